@@ -1,0 +1,91 @@
+//! Owns the list of checks that must be green before a change lands, and runs them in order of cost.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::layers;
+
+/// A named check; the name is what `cargo xtask ci NAME` takes.
+type Step = (&'static str, fn(&Shell) -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("fmt", fmt),
+    ("layers", |_| layers::run()),
+    ("clippy", clippy),
+    ("test", test),
+    ("test-alone", test_alone),
+    ("doc", doc),
+];
+
+/// The published crates, bottom layer first.
+const CRATES: &[&str] = &[
+    "malloc-api",
+    "pymem-sync",
+    "pymalloc-core",
+    "mimalloc-heaps",
+    "memdebug",
+    "malloc-trace",
+    "pymem-domains",
+    "heap-report",
+    "pymem-preload",
+];
+
+pub(crate) fn run(only: Option<&str>) -> Result<()> {
+    let steps: Vec<&Step> = match only {
+        None => STEPS.iter().collect(),
+        Some("list") => {
+            STEPS.iter().for_each(|(name, _)| println!("{name}"));
+            return Ok(());
+        }
+        Some(name) => STEPS.iter().filter(|(step, _)| *step == name).collect(),
+    };
+    if steps.is_empty() {
+        let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+        bail!("no step `{}`; the steps are {}", only.unwrap_or_default(), names.join(", "));
+    }
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
+    let start = Instant::now();
+    let mut times = Vec::new();
+    for (name, step) in steps {
+        println!("=== {name}");
+        let begin = Instant::now();
+        step(&shell).with_context(|| format!("`cargo xtask ci {name}` failed"))?;
+        times.push(format!("{name} {} s", begin.elapsed().as_secs()));
+    }
+    println!("=== ci: all green in {} s ({})", start.elapsed().as_secs(), times.join(", "));
+    Ok(())
+}
+
+fn fmt(shell: &Shell) -> Result<()> {
+    Ok(cmd!(shell, "cargo fmt --all --check").run()?)
+}
+
+fn clippy(shell: &Shell) -> Result<()> {
+    cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    cmd!(shell, "cargo clippy --all-targets --all-features -- -D warnings").run()?;
+    for name in CRATES {
+        cmd!(shell, "cargo clippy -q -p {name} --no-default-features -- -D warnings").run()?;
+    }
+    Ok(())
+}
+
+fn test(shell: &Shell) -> Result<()> {
+    Ok(cmd!(shell, "cargo test --workspace --all-targets").run()?)
+}
+
+/// Each crate by itself, so that no crate leans on a feature that only another one switches on.
+fn test_alone(shell: &Shell) -> Result<()> {
+    for name in CRATES {
+        cmd!(shell, "cargo test -q -p {name} --no-default-features").run()?;
+    }
+    Ok(())
+}
+
+fn doc(shell: &Shell) -> Result<()> {
+    let _warnings = shell.push_env("RUSTDOCFLAGS", "-D warnings");
+    cmd!(shell, "cargo doc --workspace --no-deps --all-features").run()?;
+    Ok(cmd!(shell, "cargo test --workspace --doc --all-features").run()?)
+}
