@@ -32,10 +32,12 @@ pub const MAX_REQUEST: usize = isize::MAX as usize;
 /// An implementation promises that
 ///
 /// 1. a block it returns is valid for reads and writes of the requested size, aligned to [`MIN_ALIGN`], and
-///    overlaps no other live block, until the block is given back to `free` or successfully `realloc`ated;
+///    overlaps no other live block, until the block is given back to `free` or successfully `realloc`ated, or the
+///    allocator and all its clones are dropped;
 /// 2. `calloc`ed bytes are zero, and `realloc` keeps the first `min(old, new)` bytes;
 /// 3. a failed `realloc` leaves the old block live and unchanged;
-/// 4. no method unwinds, and none allocates through the allocator that it implements.
+/// 4. no method unwinds, and none allocates through the allocator that it implements;
+/// 5. moving the allocator leaves its blocks live, and a clone of it serves the same blocks as the original.
 pub unsafe trait Malloc {
     /// Allocates `size` bytes with undefined content.
     ///
@@ -68,7 +70,7 @@ pub unsafe trait Malloc {
     unsafe fn free(&self, ptr: Option<NonNull<u8>>);
 }
 
-// SAFETY: each method forwards to the same method of `A`, which keeps promises 1-4.
+// SAFETY: each method forwards to the same method of `A`, which keeps promises 1-5.
 unsafe impl<A: Malloc + ?Sized> Malloc for &A {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {

@@ -1,0 +1,12 @@
+//! What tests of an allocator need: the contract as a program, and wrappers that fail or count.
+//!
+//! Nothing here allocates except through the allocator under test, so the module works without `std`.
+
+mod block;
+mod conformance;
+mod counting;
+mod fail_after;
+
+pub use conformance::{Nonconformance, conformance, try_conformance};
+pub use counting::{Counting, Counts};
+pub use fail_after::FailAfter;
