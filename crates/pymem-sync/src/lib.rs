@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod lock;
+mod ownerless;
+mod published;
+mod remote_stack;
+#[doc(hidden)]
+pub mod sync;
+
+pub use lock::{Lock, LockGuard, RawLock};
+pub use ownerless::{Node, Owned, Ownerless};
+pub use published::Published;
+pub use remote_stack::{Drain, Pushed, RemoteStack};

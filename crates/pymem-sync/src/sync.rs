@@ -1,0 +1,22 @@
+//! Owns the loom switch of the workspace, the only one: atomics, fences, yields and [`Site`] in two equal faces.
+//!
+//! Every other file is written against the names re-exported here. The real face is `core`; the model face is loom, and it
+//! alone can plant a fault at one [`Site`] at run time, so that one build runs every model and every negative control.
+
+#[cfg(pymem_loom)]
+#[path = "sync/model.rs"]
+mod face;
+#[cfg(not(pymem_loom))]
+#[path = "sync/real.rs"]
+mod face;
+#[path = "sync/site.rs"]
+mod site;
+
+#[doc(hidden)]
+pub use face::plant;
+pub(crate) use face::{
+    AtomicBool, AtomicPtr, AtomicU64, Ordering, chosen, const_in_real, ordering, spin_loop,
+    yield_now,
+};
+#[doc(hidden)]
+pub use site::Site;

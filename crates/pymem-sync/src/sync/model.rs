@@ -1,0 +1,43 @@
+//! The model face: loom's atomics, and one planted fault at a time.
+
+use core::sync::atomic::{AtomicU8, Ordering as Real};
+
+pub(crate) use loom::hint::spin_loop;
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+pub(crate) use loom::thread::yield_now;
+
+use super::Site;
+
+/// No site has this number.
+const NONE: u8 = u8::MAX;
+
+/// The site at which the running model plants its fault; set before the model starts, read by all its executions.
+static PLANTED: AtomicU8 = AtomicU8::new(NONE);
+
+/// Chooses the fault of every model that runs from now on in this process; `None` plants none.
+#[doc(hidden)]
+pub fn plant(site: Option<Site>) {
+    PLANTED.store(site.map_or(NONE, |site| site as u8), Real::Relaxed);
+}
+
+fn is_planted(site: Site) -> bool {
+    PLANTED.load(Real::Relaxed) == site as u8
+}
+
+/// `ordering`, or `Relaxed` when the fault is planted at `site`.
+pub(crate) fn ordering(site: Site, ordering: Ordering) -> Ordering {
+    chosen(site, ordering, Ordering::Relaxed)
+}
+
+/// `right`, or `planted` when the fault is planted at `site`.
+pub(crate) fn chosen<T: Copy>(site: Site, right: T, planted: T) -> T {
+    if is_planted(site) { planted } else { right }
+}
+
+/// Declares constructors that are `const` in the real face only.
+macro_rules! const_in_real {
+    ($($(#[$meta:meta])* $vis:vis const fn $name:ident($($arguments:tt)*) -> $result:ty $body:block)+) => {
+        $($(#[$meta])* $vis fn $name($($arguments)*) -> $result $body)+
+    };
+}
+pub(crate) use const_in_real;

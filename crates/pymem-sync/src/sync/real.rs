@@ -1,0 +1,34 @@
+//! The real face: `core`'s atomics, and planted faults that compile to nothing.
+
+pub(crate) use core::hint::spin_loop;
+#[cfg(not(feature = "std"))]
+pub(crate) use core::hint::spin_loop as yield_now;
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+#[cfg(feature = "std")]
+pub(crate) use std::thread::yield_now;
+
+use super::Site;
+
+/// Only the model face plants faults.
+#[doc(hidden)]
+pub const fn plant(_site: Option<Site>) {}
+
+/// `ordering` as written: its partner and its model are named where it is used.
+#[inline(always)]
+pub(crate) const fn ordering(_site: Site, ordering: Ordering) -> Ordering {
+    ordering
+}
+
+/// `right` as written.
+#[inline(always)]
+pub(crate) const fn chosen<T: Copy>(_site: Site, right: T, _planted: T) -> T {
+    right
+}
+
+/// Declares constructors that are `const` here and plain in the model face, whose atomics register themselves.
+macro_rules! const_in_real {
+    ($($(#[$meta:meta])* $vis:vis const fn $name:ident($($arguments:tt)*) -> $result:ty $body:block)+) => {
+        $($(#[$meta])* $vis const fn $name($($arguments)*) -> $result $body)+
+    };
+}
+pub(crate) use const_in_real;
