@@ -1,0 +1,286 @@
+//! Owns the shadow model: what every live block must look like, checked at every operation.
+//! Leaves whole programs to `run.rs`, and timing to `replay.rs`, which checks nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ptr::NonNull;
+
+use malloc_api::{MIN_ALIGN, Malloc};
+
+use crate::block::Block;
+use crate::op::{DOMAINS, Op, OpKind};
+
+/// What an allocator did wrong; addresses, sizes and offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A block is not aligned to [`MIN_ALIGN`].
+    #[error("it answered {address:#x}, which is not a multiple of {MIN_ALIGN}")]
+    Misaligned {
+        /// The address answered.
+        address: usize,
+    },
+    /// A block shares bytes with a live one; a zero-size block takes one byte, since its address must be its own.
+    #[error(
+        "it answered {address:#x}, which overlaps the live block of slot {slot}: {size} bytes at {start:#x}"
+    )]
+    Overlap {
+        /// The address answered.
+        address: usize,
+        /// The slot of the live block.
+        slot: u32,
+        /// The address of the live block.
+        start: usize,
+        /// The size of the live block.
+        size: usize,
+    },
+    /// A byte from `calloc` is not zero.
+    #[error("the byte at offset {offset} is {found:#04x}; expected zeroed memory")]
+    NotZeroed {
+        /// The first byte that is wrong.
+        offset: usize,
+        /// What it holds.
+        found: u8,
+    },
+    /// `realloc` did not keep a byte within `min(old_size, new_size)`.
+    #[error("the byte at offset {offset} was lost; expected the first {kept} bytes kept")]
+    ContentLost {
+        /// The first byte that is wrong.
+        offset: usize,
+        /// How many bytes had to be kept.
+        kept: usize,
+    },
+    /// `realloc` answered `None` and changed the old block nevertheless.
+    #[error("it answered None but changed the old block at offset {offset}; expected it untouched")]
+    FailedReallocTouched {
+        /// The first byte that is wrong.
+        offset: usize,
+    },
+    /// A live block changed although its owner did not write to it.
+    #[error("the block of slot {slot} ({size} bytes) changed at offset {offset} while it was live")]
+    Changed {
+        /// The slot of the block.
+        slot: u32,
+        /// Its size.
+        size: usize,
+        /// The first byte that is wrong.
+        offset: usize,
+    },
+}
+
+/// What a program of operations did, when nothing was wrong.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Operations performed.
+    pub ops: usize,
+    /// Calls that answered `None`: out of memory is not a fault, a caller that expects none asserts 0 here.
+    pub failed: usize,
+    /// Live blocks after the last operation.
+    pub live_blocks: usize,
+    /// Bytes requested for the live blocks after the last operation.
+    pub live_bytes: usize,
+    /// The most blocks ever live at one time.
+    pub peak_blocks: usize,
+    /// The most bytes ever live at one time, by the sizes requested.
+    pub peak_bytes: usize,
+}
+
+/// One allocator per domain, and what its live blocks must hold.
+///
+/// Every block is filled with a pattern of its own. A block's alignment, its overlap with every other live block, the
+/// zeros of `calloc`, and the content of the block that an operation touches are checked at every operation; the
+/// content of all others when they are next touched and by [`check_all`](ShadowModel::check_all).
+///
+/// The model's own memory comes from the program's global allocator, never from the allocators under test.
+/// Dropping a model leaks its live blocks; [`free_all`](ShadowModel::free_all) frees them.
+#[derive(Debug)]
+pub struct ShadowModel<'a, A: ?Sized> {
+    allocators: [&'a A; DOMAINS],
+    /// The block in each slot that has one, and its domain.
+    slots: HashMap<u32, (Block, u8)>,
+    /// The slot of each live block by its address.
+    by_address: BTreeMap<usize, u32>,
+    next_id: u64,
+    summary: Summary,
+}
+
+impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
+    /// A model with no blocks; `allocators` serve the domains raw, mem and obj and may be the same.
+    #[must_use]
+    pub fn new(allocators: [&'a A; DOMAINS]) -> Self {
+        Self {
+            allocators,
+            slots: HashMap::new(),
+            by_address: BTreeMap::new(),
+            next_id: 0,
+            summary: Summary::default(),
+        }
+    }
+
+    /// What was done so far.
+    pub const fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Performs one operation and checks what came of it.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Fault`] seen. The allocator's state is then unknown: the model must not be used any more.
+    pub fn step(&mut self, op: Op) -> Result<(), Fault> {
+        self.summary.ops += 1;
+        let slot = op.slot();
+        match op.kind() {
+            OpKind::Malloc => {
+                self.free(slot)?;
+                let answer = self.allocator(op.domain()).malloc(op.size());
+                self.fill_slot(op, answer).map(drop)
+            }
+            OpKind::Calloc => {
+                self.free(slot)?;
+                let (nelem, elsize) = factors(op.size());
+                let answer = self.allocator(op.domain()).calloc(nelem, elsize);
+                self.fill_slot(op, answer)
+            }
+            OpKind::Realloc => match self.take(slot)? {
+                Some((old, domain)) => self.realloc(op, old, domain),
+                None => {
+                    // SAFETY: (1) `None` is allowed; (2) there is no old block.
+                    let answer = unsafe { self.allocator(op.domain()).realloc(None, op.size()) };
+                    self.fill_slot(op, answer)
+                }
+            },
+            OpKind::Free => {
+                if !self.free(slot)? {
+                    // SAFETY: (1) `None` is allowed; (2) there is no block.
+                    unsafe { self.allocator(op.domain()).free(None) };
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks that every live block still holds its pattern.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Changed`] for the live block with the lowest address that does not.
+    pub fn check_all(&self) -> Result<(), Fault> {
+        for slot in self.by_address.values() {
+            let (block, _) = &self.slots[slot];
+            check_unchanged(*slot, block)?;
+        }
+        Ok(())
+    }
+
+    /// Checks and frees every live block, in the order of the addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Changed`] for the first block that does not hold its pattern; the later ones are then leaked.
+    pub fn free_all(mut self) -> Result<(), Fault> {
+        while let Some((_, &slot)) = self.by_address.first_key_value() {
+            self.free(slot)?;
+        }
+        Ok(())
+    }
+
+    fn allocator(&self, domain: u8) -> &'a A {
+        self.allocators[usize::from(domain)]
+    }
+
+    /// Puts the answer of a fresh allocation into the slot of `op`, which is empty.
+    fn fill_slot(&mut self, op: Op, answer: Option<NonNull<u8>>) -> Result<(), Fault> {
+        let Some(ptr) = answer else {
+            self.summary.failed += 1;
+            return Ok(());
+        };
+        let mut block = self.inspect(ptr, op.size())?;
+        if op.kind() == OpKind::Calloc {
+            if let Some((offset, found)) = block.first_nonzero() {
+                return Err(Fault::NotZeroed { offset, found });
+            }
+        }
+        self.next_id += 1;
+        block.fill(self.next_id);
+        self.insert(op.slot(), block, op.domain());
+        Ok(())
+    }
+
+    /// Resizes the block `old`, which was taken out of the slot of `op`.
+    fn realloc(&mut self, op: Op, old: Block, domain: u8) -> Result<(), Fault> {
+        let (slot, new_size) = (op.slot(), op.size());
+        // SAFETY: (1) `old` is live and its domain's own; (2) after success only the answer is used.
+        let answer = unsafe { self.allocator(domain).realloc(Some(old.ptr()), new_size) };
+        let Some(ptr) = answer else {
+            self.summary.failed += 1;
+            if let Some(offset) = old.first_changed() {
+                return Err(Fault::FailedReallocTouched { offset });
+            }
+            self.insert(slot, old, domain);
+            return Ok(());
+        };
+        let mut block = self.inspect(ptr, new_size)?;
+        let kept = old.size().min(new_size);
+        if let Some(offset) = block.first_unlike(&old, kept) {
+            return Err(Fault::ContentLost { offset, kept });
+        }
+        block.fill(old.id());
+        self.insert(slot, block, domain);
+        Ok(())
+    }
+
+    /// Frees the block in `slot`; whether there was one.
+    fn free(&mut self, slot: u32) -> Result<bool, Fault> {
+        let Some((block, domain)) = self.take(slot)? else { return Ok(false) };
+        // SAFETY: (1) the block is live and its domain's own; (2) it was taken out of the table.
+        unsafe { self.allocator(domain).free(Some(block.ptr())) };
+        Ok(true)
+    }
+
+    fn inspect(&self, ptr: NonNull<u8>, size: usize) -> Result<Block, Fault> {
+        let address = ptr.addr().get();
+        if address % MIN_ALIGN != 0 {
+            return Err(Fault::Misaligned { address });
+        }
+        let end = address.saturating_add(size.max(1));
+        if let Some((&start, &slot)) = self.by_address.range(..end).next_back() {
+            let size = self.slots[&slot].0.size();
+            if start + size.max(1) > address {
+                return Err(Fault::Overlap { address, slot, start, size });
+            }
+        }
+        Ok(Block::new(ptr, size))
+    }
+
+    fn insert(&mut self, slot: u32, block: Block, domain: u8) {
+        let summary = &mut self.summary;
+        summary.live_blocks += 1;
+        summary.live_bytes += block.size();
+        summary.peak_blocks = summary.peak_blocks.max(summary.live_blocks);
+        summary.peak_bytes = summary.peak_bytes.max(summary.live_bytes);
+        self.by_address.insert(block.ptr().addr().get(), slot);
+        self.slots.insert(slot, (block, domain));
+    }
+
+    fn take(&mut self, slot: u32) -> Result<Option<(Block, u8)>, Fault> {
+        let Some((block, domain)) = self.slots.remove(&slot) else { return Ok(None) };
+        self.by_address.remove(&block.ptr().addr().get());
+        self.summary.live_blocks -= 1;
+        self.summary.live_bytes -= block.size();
+        check_unchanged(slot, &block)?;
+        Ok(Some((block, domain)))
+    }
+}
+
+fn check_unchanged(slot: u32, block: &Block) -> Result<(), Fault> {
+    match block.first_changed() {
+        Some(offset) => Err(Fault::Changed { slot, size: block.size(), offset }),
+        None => Ok(()),
+    }
+}
+
+/// Splits a size into the two factors of a `calloc`: elements of 8 bytes where that divides it.
+const fn factors(size: usize) -> (usize, usize) {
+    if size % 8 == 0 { (size / 8, 8) } else { (size, 1) }
+}
