@@ -1,0 +1,76 @@
+//! Owns the three domains: their order, their numbers and their debug ids.
+
+use core::fmt;
+
+use thiserror::Error;
+
+/// One of CPython's three memory domains.
+///
+/// A block goes back to the domain that it came from. The discriminants are those of `PyMemAllocatorDomain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[repr(u8)]
+pub enum Domain {
+    /// Memory needed without an attached thread state: any thread, any time.
+    Raw = 0,
+    /// Python buffers and general use: attached threads only.
+    Mem = 1,
+    /// Python objects: attached threads only.
+    Obj = 2,
+}
+
+impl Domain {
+    /// Every domain, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Raw, Self::Mem, Self::Obj];
+
+    /// The domain's number: 0, 1 or 2; also its place in [`Domain::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The byte by which the debug hooks mark the domain's blocks: `r`, `m` or `o`.
+    #[must_use]
+    pub const fn api_id(self) -> u8 {
+        match self {
+            Self::Raw => b'r',
+            Self::Mem => b'm',
+            Self::Obj => b'o',
+        }
+    }
+
+    /// The domain's name in lower case.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Mem => "mem",
+            Self::Obj => "obj",
+        }
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A number that names no domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("no domain has number {0}; the domains are raw (0), mem (1) and obj (2)")]
+pub struct UnknownDomain(pub i64);
+
+/// From the number that C code uses; CPython ignores any other one silently, here it is an error.
+impl TryFrom<i64> for Domain {
+    type Error = UnknownDomain;
+
+    fn try_from(number: i64) -> Result<Self, UnknownDomain> {
+        match number {
+            0 => Ok(Self::Raw),
+            1 => Ok(Self::Mem),
+            2 => Ok(Self::Obj),
+            _ => Err(UnknownDomain(number)),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Owns [`Domains`]: three domains configured by one row of the table, with get, set and debug hooks.
+//! Leaves what is installed in a domain to `layers.rs`, and the first call to `gate.rs`.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use malloc_api::Malloc;
+use pymem_sync::{Lock, Published};
+
+use crate::backend::Backends;
+use crate::domain::Domain;
+use crate::error::{DomainsError, SetAllocatorError};
+use crate::gate::{Gated, gate};
+use crate::immortal;
+use crate::layers::Layers;
+use crate::name::{AllocatorName, UnknownAllocator};
+use crate::profile::Profile;
+use crate::record::AllocatorRecord;
+use crate::table::Row;
+
+/// Three domains, raw, mem and obj, served as one row of the [table](crate::TABLE) says.
+///
+/// A `Domains` is a handle: it is copied freely, and what it stands for lives as long as the process, since blocks and
+/// records outlive any scope. Several can live side by side, each with its own pools and heaps.
+///
+/// # Examples
+///
+/// ```
+/// use pymem_domains::{AllocatorName, Domain, Domains, Profile};
+/// use malloc_api::Malloc;
+///
+/// let domains = Domains::new(Profile::CURRENT, Some(AllocatorName::Debug))?;
+/// let mem = domains.get(Domain::Mem);
+/// let block = mem.malloc(100).expect("100 bytes");
+/// // SAFETY: the block is live, of this domain, and not used again.
+/// unsafe { mem.free(Some(block)) };
+/// # Ok::<(), pymem_domains::DomainsError>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Domains {
+    shared: &'static Shared,
+}
+
+pub(crate) struct Shared {
+    profile: Profile,
+    row: &'static Row,
+    cells: &'static [Published<AllocatorRecord>; 3],
+    layers: Lock<[Layers; 3]>,
+    backends: Backends,
+}
+
+impl Domains {
+    /// Domains for `profile`, configured by `name`; `None`, "not set", is the profile's default.
+    ///
+    /// # Errors
+    ///
+    /// [`DomainsError::UnknownAllocator`] when the profile rejects the name, [`DomainsError::Unavailable`] when the row
+    /// needs an allocator that this build of the crate leaves out.
+    pub fn new(profile: Profile, name: Option<AllocatorName>) -> Result<Self, DomainsError> {
+        let name = name.unwrap_or(AllocatorName::Default);
+        let row = profile
+            .row(name)
+            .map_err(|reason| UnknownAllocator::new(name.as_str().as_bytes(), reason))?;
+        let backends = Backends::new();
+        let base = |domain| {
+            let backend = row.backend(domain);
+            backends.record(backend).ok_or(DomainsError::Unavailable { domain, backend })
+        };
+        let layers = [
+            Layers::new(Domain::Raw, base(Domain::Raw)?),
+            Layers::new(Domain::Mem, base(Domain::Mem)?),
+            Layers::new(Domain::Obj, base(Domain::Obj)?),
+        ];
+        let cells = immortal::leak(layers.each_ref().map(|layers| Published::new(layers.top())));
+        let shared =
+            immortal::leak(Shared { profile, row, cells, layers: Lock::new(layers), backends });
+        let gates = immortal::leak([
+            gate::<Shared, 0>(shared),
+            gate::<Shared, 1>(shared),
+            gate::<Shared, 2>(shared),
+        ]);
+        if row.debug() {
+            // The row's hooks go over bases that nobody has used yet.
+            let _fresh = Self { shared }.setup_debug_hooks();
+        }
+        for (cell, gate) in cells.iter().zip(gates) {
+            cell.store(gate);
+        }
+        Ok(Self { shared })
+    }
+
+    /// The profile whose table applies.
+    #[must_use]
+    pub fn profile(self) -> Profile {
+        self.shared.profile
+    }
+
+    /// The row of the table that the domains were made from. A later set does not change it.
+    #[must_use]
+    pub fn row(self) -> &'static Row {
+        self.shared.row
+    }
+
+    /// The allocator of a domain: a [`Malloc`] that stays valid for ever and follows every later set.
+    #[must_use]
+    pub fn get(self, domain: Domain) -> DomainAllocator {
+        DomainAllocator { cell: &self.shared.cells[domain.index()] }
+    }
+
+    /// The record that serves `domain` now; C's `PyMem_GetAllocator`.
+    ///
+    /// Whoever calls the record's functions without going through the domain calls [`Domains::start`] first.
+    #[must_use]
+    pub fn get_allocator(self, domain: Domain) -> AllocatorRecord {
+        *self.shared.layers.lock()[domain.index()].top()
+    }
+
+    /// Makes `allocator` serve `domain` in place of what does, debug hooks included; C's `PyMem_SetAllocator`.
+    ///
+    /// To put a wrapper around the current allocator, use [`Domains::wrap_allocator`]; to take wrappers off again, set
+    /// the record that they wrap. Returns the record that served before.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is changed by
+    /// - [`SetAllocatorError::AfterFirstAllocation`]: the domain has handed out blocks, and the record is not one that
+    ///   only wrappers were put on;
+    /// - [`SetAllocatorError::WrongDomain`]: the record is the debug hooks of another domain.
+    pub fn set_allocator(
+        self,
+        domain: Domain,
+        allocator: AllocatorRecord,
+    ) -> Result<AllocatorRecord, SetAllocatorError> {
+        let mut layers = self.shared.layers.lock();
+        if let Some(owner) = Domain::ALL
+            .into_iter()
+            .find(|owner| *owner != domain && layers[owner.index()].owns_hooks(&allocator))
+        {
+            return Err(SetAllocatorError::WrongDomain { domain, owner });
+        }
+        let layers = &mut layers[domain.index()];
+        let old = *layers.top();
+        layers.replace(allocator)?;
+        self.shared.publish(domain, layers);
+        Ok(old)
+    }
+
+    /// Puts a wrapper around the allocator of `domain`, at any time; returns the wrapped record.
+    ///
+    /// `wrap` is given the record that serves the domain and returns the record of the wrapper. It runs again if the
+    /// domain changed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`SetAllocatorError::TooManyLayers`] when the domain can stack no more records; nothing is changed.
+    ///
+    /// # Safety
+    ///
+    /// 1. The wrapper's blocks are those of the record that it was given: each takes back the blocks of the other.
+    pub unsafe fn wrap_allocator(
+        self,
+        domain: Domain,
+        mut wrap: impl FnMut(AllocatorRecord) -> AllocatorRecord,
+    ) -> Result<AllocatorRecord, SetAllocatorError> {
+        loop {
+            let inner = self.get_allocator(domain);
+            // Not under the lock: `wrap` may allocate from a domain whose gate takes it.
+            let wrapper = wrap(inner);
+            let layers = &mut self.shared.layers.lock()[domain.index()];
+            if layers.wrap(&inner, wrapper)? {
+                self.shared.publish(domain, layers);
+                return Ok(inner);
+            }
+        }
+    }
+
+    /// Puts the debug hooks on every domain that does not have them; C's `PyMem_SetupDebugHooks`.
+    ///
+    /// Hooks under a wrapper count: calling it again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SetAllocatorError::AfterFirstAllocation`] when a domain without hooks has handed out blocks, whose frees the
+    /// hooks would report as corrupt; no domain is changed.
+    pub fn setup_debug_hooks(self) -> Result<(), SetAllocatorError> {
+        let mut layers = self.shared.layers.lock();
+        for layers in layers.iter() {
+            layers.check_hooks()?;
+        }
+        for domain in Domain::ALL {
+            let layers = &mut layers[domain.index()];
+            layers.set_hooks(|inner| self.shared.backends.hooks(domain, inner))?;
+            self.shared.publish(domain, layers);
+        }
+        Ok(())
+    }
+
+    /// The name of the row whose records serve the three domains now, as CPython finds it.
+    ///
+    /// The records are compared, not the history: `malloc`, `pymalloc`, `mimalloc`, or their `_debug` form when the
+    /// outermost layer of all three is the debug hooks. `None` with any other record, such as a wrapper.
+    #[must_use]
+    pub fn current_name(self) -> Option<AllocatorName> {
+        use AllocatorName as N;
+        const NAMES: [(AllocatorName, AllocatorName); 3] = [
+            (N::Malloc, N::MallocDebug),
+            (N::Pymalloc, N::PymallocDebug),
+            (N::Mimalloc, N::MimallocDebug),
+        ];
+        let layers = self.shared.layers.lock();
+        let outer = layers.each_ref().map(|layers| Some(layers.top()));
+        let under = layers.each_ref().map(Layers::under_hooks);
+        NAMES.into_iter().find_map(|(plain, debug)| {
+            let row = self.shared.profile.row(plain).ok()?;
+            let wanted = Domain::ALL.map(|domain| self.shared.backends.record(row.backend(domain)));
+            if outer.map(Option::<&_>::copied) == wanted {
+                Some(plain)
+            } else if under.iter().all(Option::is_some) && under.map(Option::<&_>::copied) == wanted
+            {
+                Some(debug)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Fixes the allocators: from now on every domain counts as having handed out blocks.
+    pub fn start(self) {
+        for domain in Domain::ALL {
+            self.shared.open(domain.index());
+        }
+    }
+}
+
+impl fmt::Debug for Domains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domains")
+            .field("profile", &self.shared.profile)
+            .field("row", &self.shared.row)
+            .field("layers", &self.shared.layers)
+            .finish()
+    }
+}
+
+impl Shared {
+    /// Lets calls see the domain's top record; an unused domain keeps its gate.
+    fn publish(&self, domain: Domain, layers: &Layers) {
+        if layers.used() {
+            self.cells[domain.index()].store(layers.top());
+        }
+    }
+}
+
+impl Gated for Shared {
+    fn open(&self, domain: usize) -> &'static AllocatorRecord {
+        let layers = &mut self.layers.lock()[domain];
+        layers.mark_used();
+        self.cells[domain].store(layers.top());
+        layers.top()
+    }
+
+    fn peek(&self, domain: usize) -> &'static AllocatorRecord {
+        self.layers.lock()[domain].top()
+    }
+}
+
+/// The allocator of one domain of a [`Domains`].
+///
+/// A handle of one word, valid for ever. A call loads the domain's record by one atomic load and calls it.
+#[derive(Clone, Copy)]
+pub struct DomainAllocator {
+    cell: &'static Published<AllocatorRecord>,
+}
+
+impl fmt::Debug for DomainAllocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DomainAllocator").field(self.cell.load()).finish()
+    }
+}
+
+// SAFETY: every method is the same method of the domain's record, which keeps promises 1-4. Whatever record a call
+// loads takes the domain's blocks: a base never changes after the first block, and wrappers serve the same blocks.
+unsafe impl Malloc for DomainAllocator {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        self.cell.load().malloc(size)
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        self.cell.load().calloc(nelem, elsize)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's duties 1 and 2 are those of the record.
+        unsafe { self.cell.load().realloc(ptr, new_size) }
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        // SAFETY: the caller's duties 1 and 2 are those of the record.
+        unsafe { self.cell.load().free(ptr) }
+    }
+}

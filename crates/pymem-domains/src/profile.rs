@@ -1,0 +1,197 @@
+//! Owns the profile: which interpreter's table applies, and which combinations cannot exist.
+
+use core::fmt;
+
+use thiserror::Error;
+
+#[cfg(all(feature = "free-threaded", not(feature = "mimalloc")))]
+compile_error!(
+    "the feature `free-threaded` requires the feature `mimalloc`: a free-threaded build serves mem and obj by mimalloc"
+);
+
+/// The CPython version whose table applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum Version {
+    /// 3.13, and the earlier ones: they differ in no row that they know.
+    #[cfg_attr(feature = "serde", serde(rename = "3.13"))]
+    V3_13,
+    /// 3.14.
+    #[cfg_attr(feature = "serde", serde(rename = "3.14"))]
+    V3_14,
+    /// 3.15 and newer: the mimalloc rows serve raw by mimalloc too.
+    #[cfg_attr(feature = "serde", serde(rename = "3.15"))]
+    V3_15,
+}
+
+impl Version {
+    /// Every version, oldest first.
+    pub const ALL: [Self; 3] = [Self::V3_13, Self::V3_14, Self::V3_15];
+
+    /// The newest version: the default profile's.
+    pub const NEWEST: Self = Self::V3_15;
+
+    /// The version whose table an interpreter with this minor version uses: 13 and below give 3.13, 15 and above 3.15.
+    #[must_use]
+    pub const fn from_minor(minor: u32) -> Self {
+        match minor {
+            0..=13 => Self::V3_13,
+            14 => Self::V3_14,
+            _ => Self::V3_15,
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::V3_13 => "3.13",
+            Self::V3_14 => "3.14",
+            Self::V3_15 => "3.15",
+        })
+    }
+}
+
+/// Whether the interpreter has a global lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+pub enum Build {
+    /// The default build: threads hold the global interpreter lock in mem and obj.
+    Gil,
+    /// Built with `--disable-gil`: threads run at once, and mem and obj are mimalloc's.
+    FreeThreaded,
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Gil => "GIL",
+            Self::FreeThreaded => "free-threaded",
+        })
+    }
+}
+
+/// Which interpreter's configuration table applies: its version and how it was built.
+///
+/// A profile describes an interpreter, not this library: a profile with mimalloc can be named in a build of the library
+/// without it, and [`Domains::new`](crate::Domains::new) then says what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Profile {
+    version: Version,
+    build: Build,
+    pymalloc: bool,
+    mimalloc: bool,
+    pydebug: bool,
+}
+
+impl Profile {
+    /// The profile that the crate's features name, with the newest version's table.
+    pub const CURRENT: Self = Self {
+        version: Version::NEWEST,
+        build: if cfg!(feature = "free-threaded") { Build::FreeThreaded } else { Build::Gil },
+        pymalloc: cfg!(feature = "pymalloc"),
+        mimalloc: cfg!(feature = "mimalloc"),
+        pydebug: cfg!(feature = "pydebug"),
+    };
+
+    /// A profile: table version, build, whether pymalloc and mimalloc are built in, and whether it is a debug build.
+    ///
+    /// # Errors
+    ///
+    /// [`ProfileError::FreeThreadedNeedsMimalloc`] for a free-threaded build without mimalloc, which CPython refuses to
+    /// configure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use pymem_domains::{Build, Profile, ProfileError, Version};
+    ///
+    /// let release = Profile::new(Version::V3_13, Build::Gil, true, true, false)?;
+    /// assert!(release.pymalloc());
+    /// assert_eq!(
+    ///     Profile::new(Version::V3_15, Build::FreeThreaded, true, false, false),
+    ///     Err(ProfileError::FreeThreadedNeedsMimalloc),
+    /// );
+    /// # Ok::<(), ProfileError>(())
+    /// ```
+    pub const fn new(
+        version: Version,
+        build: Build,
+        pymalloc: bool,
+        mimalloc: bool,
+        pydebug: bool,
+    ) -> Result<Self, ProfileError> {
+        if matches!(build, Build::FreeThreaded) && !mimalloc {
+            return Err(ProfileError::FreeThreadedNeedsMimalloc);
+        }
+        Ok(Self { version, build, pymalloc, mimalloc, pydebug })
+    }
+
+    /// The same build with another version's table.
+    #[must_use]
+    pub const fn with_version(self, version: Version) -> Self {
+        Self { version, ..self }
+    }
+
+    /// The version whose table applies.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// With or without a global lock.
+    #[must_use]
+    pub const fn build(&self) -> Build {
+        self.build
+    }
+
+    /// Whether pymalloc is built in. A free-threaded build never uses it.
+    #[must_use]
+    pub const fn pymalloc(&self) -> bool {
+        self.pymalloc
+    }
+
+    /// Whether mimalloc is built in.
+    #[must_use]
+    pub const fn mimalloc(&self) -> bool {
+        self.mimalloc
+    }
+
+    /// Whether this is a debug build, whose default row carries the debug hooks.
+    #[must_use]
+    pub const fn pydebug(&self) -> bool {
+        self.pydebug
+    }
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self::CURRENT
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.pydebug { "debug" } else { "release" };
+        write!(f, "{} {} {kind} build", self.version, self.build)?;
+        match (self.pymalloc, self.mimalloc) {
+            (true, true) => Ok(()),
+            (false, true) => f.write_str(" without pymalloc"),
+            (true, false) => f.write_str(" without mimalloc"),
+            (false, false) => f.write_str(" without pymalloc and mimalloc"),
+        }
+    }
+}
+
+/// A profile that no interpreter can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// Mem and obj of a free-threaded build are mimalloc's, so mimalloc cannot be left out.
+    #[error(
+        "a free-threaded build requires mimalloc, which serves its mem and obj domains; give `mimalloc: true` or `Build::Gil`"
+    )]
+    FreeThreadedNeedsMimalloc,
+}
