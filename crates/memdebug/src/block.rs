@@ -1,0 +1,174 @@
+//! Owns the byte layout of a debug block: where size, API id, pads, data and serial number stand.
+//!
+//! ```text
+//!          p - 16          p - 8  p - 7         p               p + n           p + n + 8
+//!            |               |      |           |                 |               |
+//!   base --> | n, big-endian | id   | FD x 7    | n bytes of data | FD x 8        | serial, big-endian |
+//!            | 8             | 1    | 7         | CD, then live   | 8, unaligned  | 8, if asked for    |
+//! ```
+//!
+//! `p` is what the caller gets. After a free every byte of it is `DD`. The layout is CPython's
+//! (`Objects/obmalloc.c`), so that its tools and its tests read it.
+//! Leaves the checks and what follows from them to `hooks.rs`.
+
+use core::ptr::NonNull;
+
+use malloc_api::MAX_REQUEST;
+
+use crate::pattern::{FORBIDDENBYTE, word};
+
+/// Bytes before the data: size and API id with its pads.
+pub const HEADER_BYTES: usize = 16;
+/// Bytes of the guard after the data.
+pub const TAIL_BYTES: usize = 8;
+/// Bytes of the serial number after the guard, where serial numbers are on.
+pub const SERIAL_BYTES: usize = 8;
+
+// The header keeps the alignment of the block below it.
+const _: () = assert!(HEADER_BYTES % malloc_api::MIN_ALIGN == 0);
+
+/// Bytes that a block costs beyond the request.
+#[inline]
+pub(crate) const fn overhead(serial: bool) -> usize {
+    HEADER_BYTES + TAIL_BYTES + if serial { SERIAL_BYTES } else { 0 }
+}
+
+/// Largest request that still fits with its header and tail.
+#[inline]
+pub(crate) const fn max_request(serial: bool) -> usize {
+    MAX_REQUEST - overhead(serial)
+}
+
+/// The domain whose functions made a block: one letter, kept in the block and verified when it comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ApiId {
+    /// `PyMem_Raw*`: `r`.
+    Raw = b'r',
+    /// `PyMem_*`: `m`.
+    Mem = b'm',
+    /// `PyObject_*`: `o`.
+    Obj = b'o',
+}
+
+impl ApiId {
+    /// All three, in CPython's order of domains.
+    pub const ALL: [Self; 3] = [Self::Raw, Self::Mem, Self::Obj];
+
+    /// The letter.
+    #[inline]
+    #[must_use]
+    pub const fn byte(self) -> u8 {
+        self as u8
+    }
+
+    /// The domain of a letter; `None` for any byte but `r`, `m` and `o`.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            b'r' => Some(Self::Raw),
+            b'm' => Some(Self::Mem),
+            b'o' => Some(Self::Obj),
+            _ => None,
+        }
+    }
+
+    /// `raw`, `mem` or `obj`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Mem => "mem",
+            Self::Obj => "obj",
+        }
+    }
+
+    /// The second header word of an intact block: the letter and seven pads.
+    #[inline]
+    pub(crate) const fn word(self) -> u64 {
+        let f = FORBIDDENBYTE;
+        u64::from_ne_bytes([self.byte(), f, f, f, f, f, f, f])
+    }
+}
+
+/// The guard after the data of an intact block.
+pub(crate) const TAIL_WORD: u64 = word(FORBIDDENBYTE);
+
+/// Where the underlying block of the data at `p` starts. Wraps for a `p` that no block can have.
+#[inline]
+pub(crate) fn base_of(p: NonNull<u8>) -> *mut u8 {
+    p.as_ptr().wrapping_sub(HEADER_BYTES)
+}
+
+/// The two header words for `size` bytes of `api`.
+#[inline]
+pub(crate) const fn header(size: usize, api: ApiId) -> [u64; 2] {
+    [(size as u64).to_be(), api.word()]
+}
+
+/// The size that a header's first word states.
+#[inline]
+pub(crate) const fn size_of_header(first: u64) -> u64 {
+    u64::from_be(first)
+}
+
+/// Writes size, id and pads at `base`.
+///
+/// # Safety
+///
+/// 1. The 16 bytes at `base` are valid for writes.
+/// 2. `base` is 8-aligned.
+#[inline]
+pub(crate) unsafe fn write_header(base: *mut u8, size: usize, api: ApiId) {
+    // SAFETY: duties 1 and 2.
+    unsafe { base.cast::<[u64; 2]>().write(header(size, api)) };
+}
+
+/// Writes the guard after `size` bytes of data, and `serial` after it.
+///
+/// # Safety
+///
+/// 1. The 8 bytes (16 with a serial number) at `base + 16 + size` are valid for writes.
+#[inline]
+pub(crate) unsafe fn write_tail(base: *mut u8, size: usize, serial: Option<u64>) {
+    let tail = base.wrapping_add(HEADER_BYTES + size);
+    // SAFETY: duty 1.
+    unsafe { tail.cast::<u64>().write_unaligned(TAIL_WORD) };
+    if let Some(number) = serial {
+        let place = tail.wrapping_add(TAIL_BYTES).cast::<u64>();
+        // SAFETY: duty 1.
+        unsafe { place.write_unaligned(number.to_be()) };
+    }
+}
+
+/// Reads the serial number of a block.
+///
+/// # Safety
+///
+/// 1. `base` is a live block of `size` bytes that was written with a serial number.
+pub(crate) unsafe fn read_serial(base: *const u8, size: usize) -> u64 {
+    let place = base.wrapping_add(HEADER_BYTES + size + TAIL_BYTES).cast::<u64>();
+    // SAFETY: duty 1.
+    u64::from_be(unsafe { place.read_unaligned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_bytes_of_mem() {
+        let mut block = [0xCD_u64; 5];
+        let base = block.as_mut_ptr().cast::<u8>();
+        // SAFETY: 1 and 2: an array of words.
+        unsafe { write_header(base, 5, ApiId::Mem) };
+        // SAFETY: 1: 16 + 5 + 8 + 8 <= 40.
+        unsafe { write_tail(base, 5, Some(0x0102)) };
+        let bytes: Vec<u8> = block.iter().flat_map(|w| w.to_ne_bytes()).collect();
+        assert_eq!(bytes[..16], [0, 0, 0, 0, 0, 0, 0, 5, 0x6d, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]);
+        assert_eq!(bytes[21..29], [0xfd; 8]);
+        assert_eq!(bytes[29..37], [0, 0, 0, 0, 0, 0, 1, 2]);
+        // SAFETY: 1: just written.
+        assert_eq!(unsafe { read_serial(base, 5) }, 0x0102);
+    }
+}

@@ -1,0 +1,274 @@
+//! Owns the text of a report: CPython's dump of a block line for line, and what we know beyond it.
+//! Leaves the facts to `facts.rs`.
+
+use core::fmt::{self, Write};
+
+use crate::facts::{BlockFacts, SHOWN_BYTES};
+use crate::host::{FrameSink, Tracing};
+use crate::pattern::FORBIDDENBYTE;
+use crate::violation::{Call, DumpSink, Message, Violation, ViolationKind};
+
+/// A text sink as a sink of bytes: a byte that is no ASCII character becomes its Latin-1 character.
+pub(crate) struct Latin1<'a, W: Write>(pub(crate) &'a mut W);
+
+impl<W: Write> Write for Latin1<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write_str(text)
+    }
+}
+
+impl<W: Write> DumpSink for Latin1<'_, W> {
+    fn write_byte(&mut self, byte: u8) -> fmt::Result {
+        self.0.write_char(char::from(byte))
+    }
+}
+
+/// The message after `FUNC: `.
+pub(crate) fn message(violation: &Violation) -> Message {
+    let mut message = Message::new();
+    // A `Message` takes what fits and never fails.
+    let _ = write_message(violation, &mut message);
+    message
+}
+
+fn write_message(violation: &Violation, out: &mut Message) -> fmt::Result {
+    let api = violation.api.byte();
+    let found = violation.block.as_ref().and_then(BlockFacts::id).filter(|&id| id != api);
+    match (violation.kind, found) {
+        (ViolationKind::WrongThread, _) => out.write_str(violation.thread_message),
+        (ViolationKind::LeadingPad, _) => out.write_str("bad leading pad byte"),
+        (ViolationKind::TrailingPad, _) => out.write_str("bad trailing pad byte"),
+        (ViolationKind::UseAfterFree { .. }, _) => out.write_str("write to a freed block"),
+        (ViolationKind::GuardPage { freed: true, .. }, _) => out.write_str("use of a freed block"),
+        (ViolationKind::GuardPage { .. }, _) => out.write_str("access outside a block"),
+        (ViolationKind::WrongDomain { allocated }, _) => bad_id(out, allocated.byte(), api),
+        // CPython's message wherever its own check would have given it.
+        (_, Some(id)) => bad_id(out, id, api),
+        (ViolationKind::DoubleFree, None) => out.write_str("double free"),
+        (ViolationKind::InteriorPointer { .. }, None) => out.write_str("pointer inside a block"),
+        (ViolationKind::BadId | ViolationKind::ForeignPointer, None) => {
+            out.write_str("pointer that is no block")
+        }
+    }
+}
+
+fn bad_id(out: &mut Message, allocated: u8, verified: u8) -> fmt::Result {
+    out.write_str("bad ID: Allocated using API '")?;
+    out.write_byte(allocated)?;
+    out.write_str("', verified using API '")?;
+    out.write_byte(verified)?;
+    out.write_str("'")
+}
+
+/// The whole dump.
+pub(crate) fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
+    if let Some(block) = &violation.block {
+        write_block(block, out)?;
+        if block.address != 0 {
+            write_traceback(violation, block.address, out)?;
+        }
+    }
+    write_verdict(violation, out)?;
+    for (site, what) in [(violation.allocated, "allocated"), (violation.freed, "freed")] {
+        if let Some(site) = site {
+            writeln!(out, "Memory block {what} by (most recent call first):")?;
+            write!(out, "{site}")?;
+            out.write_str("\n")?;
+        }
+    }
+    Ok(())
+}
+
+/// CPython's part. Every line of it is one of `_PyObject_DebugDumpAddress`'s, but for those about unreadable memory, where
+/// CPython dies.
+fn write_block(block: &BlockFacts, out: &mut dyn DumpSink) -> fmt::Result {
+    if block.address == 0 {
+        return out.write_str("Debug memory block at address p=(nil):\n");
+    }
+    write!(out, "Debug memory block at address p={:#x}:", block.address)?;
+    let (Some(id), Some(size), Some(pads)) = (block.id(), block.size(), block.pads()) else {
+        return out.write_str("\n    The 16 header bytes at p-16 cannot be read.\n\n");
+    };
+    out.write_str(" API '")?;
+    out.write_byte(id)?;
+    out.write_str("'\n")?;
+    writeln!(out, "    {size} bytes originally requested")?;
+    write_pads(pads, block.pads_intact(), out)?;
+    write_tail(block, size, out)?;
+    if let Some(serial) = block.serial {
+        match serial {
+            Some(bytes) => writeln!(
+                out,
+                "    The block was made by call #{} to debug malloc/realloc.",
+                u64::from_be_bytes(bytes)
+            )?,
+            None => out.write_str("    The number of the call that made it cannot be read.\n")?,
+        }
+    }
+    write_data(block, size, out)?;
+    out.write_str("\n")
+}
+
+fn write_pads(pads: &[u8], intact: bool, out: &mut dyn DumpSink) -> fmt::Result {
+    let count = pads.len();
+    write!(out, "    The {count} pad bytes at p-{count} are ")?;
+    if intact {
+        return out.write_str("FORBIDDENBYTE, as expected.\n");
+    }
+    writeln!(out, "not all FORBIDDENBYTE (0x{FORBIDDENBYTE:02x}):")?;
+    for (index, &byte) in pads.iter().enumerate() {
+        write!(out, "        at p-{}: ", count - index)?;
+        write_guard_byte(byte, out)?;
+    }
+    out.write_str(
+        "    Because memory is corrupted at the start, the count of bytes requested\n       \
+         may be bogus, and checking the trailing pad bytes may segfault.\n",
+    )
+}
+
+fn write_tail(block: &BlockFacts, size: u64, out: &mut dyn DumpSink) -> fmt::Result {
+    if block.plausible_size().is_none() {
+        return writeln!(out, "    No block has {size} bytes: the trailing pad bytes are not read.");
+    }
+    let at = block.address as u64 + size;
+    let Some(tail) = block.tail else {
+        return writeln!(out, "    The 8 pad bytes at tail={at:#x} cannot be read.");
+    };
+    write!(out, "    The {} pad bytes at tail={at:#x} are ", tail.len())?;
+    if tail.iter().all(|&b| b == FORBIDDENBYTE) {
+        return out.write_str("FORBIDDENBYTE, as expected.\n");
+    }
+    writeln!(out, "not all FORBIDDENBYTE (0x{FORBIDDENBYTE:02x}):")?;
+    for (index, &byte) in tail.iter().enumerate() {
+        write!(out, "        at tail+{index}: ")?;
+        write_guard_byte(byte, out)?;
+    }
+    Ok(())
+}
+
+fn write_guard_byte(byte: u8, out: &mut dyn DumpSink) -> fmt::Result {
+    let mark = if byte == FORBIDDENBYTE { "" } else { " *** OUCH" };
+    writeln!(out, "0x{byte:02x}{mark}")
+}
+
+fn write_data(block: &BlockFacts, size: u64, out: &mut dyn DumpSink) -> fmt::Result {
+    let Some(size) = block.plausible_size().filter(|_| size > 0) else {
+        return Ok(());
+    };
+    let (Some(first), Some(last)) = (block.first, block.last) else {
+        return out.write_str("    Data at p cannot be read.\n");
+    };
+    out.write_str("    Data at p:")?;
+    let head = size.min(SHOWN_BYTES);
+    for byte in &first[..head] {
+        write!(out, " {byte:02x}")?;
+    }
+    let rest = size - head;
+    if rest > SHOWN_BYTES {
+        out.write_str(" ...")?;
+    }
+    for byte in &last[..rest.min(SHOWN_BYTES)] {
+        write!(out, " {byte:02x}")?;
+    }
+    out.write_str("\n")
+}
+
+/// Frames in CPython's form for a block's traceback: without the function.
+struct AllocationFrames<'a> {
+    out: &'a mut dyn DumpSink,
+    result: fmt::Result,
+    any: bool,
+}
+
+impl FrameSink for AllocationFrames<'_> {
+    fn frame(&mut self, file: &str, line: u32, _function: Option<&str>) {
+        if self.result.is_err() {
+            return;
+        }
+        if !self.any {
+            self.any = true;
+            self.result = self.out.write_str("Memory block allocated at (most recent call first):\n");
+        }
+        self.result = self
+            .result
+            .and_then(|()| writeln!(self.out, "  File \"{}\", line {line}", Ascii(file)));
+    }
+}
+
+/// Text with everything but ASCII escaped, as CPython writes file names to a file descriptor.
+pub(crate) struct Ascii<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Ascii<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match u32::from(c) {
+                0x20..0x7f => f.write_char(c)?,
+                n @ 0..0x100 => write!(f, "\\x{n:02x}")?,
+                n @ 0x100..0x1_0000 => write!(f, "\\u{n:04x}")?,
+                n => write!(f, "\\U{n:08x}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn write_traceback(violation: &Violation, address: usize, out: &mut dyn DumpSink) -> fmt::Result {
+    let off = "Enable tracemalloc to get the memory block allocation traceback\n\n";
+    let Some(supplier) = violation.traceback else {
+        return out.write_str(off);
+    };
+    let mut frames = AllocationFrames { out: &mut *out, result: Ok(()), any: false };
+    let tracing = supplier(address, &mut frames);
+    let (result, any) = (frames.result, frames.any);
+    result?;
+    match tracing {
+        Tracing::Off => out.write_str(off),
+        Tracing::Known if any => out.write_str("\n"),
+        Tracing::Known | Tracing::Unknown => Ok(()),
+    }
+}
+
+/// What we found beyond CPython's own checks. Nothing for the kinds that CPython reports alike.
+fn write_verdict(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
+    match violation.kind {
+        ViolationKind::BadId
+        | ViolationKind::WrongDomain { .. }
+        | ViolationKind::LeadingPad
+        | ViolationKind::TrailingPad
+        | ViolationKind::WrongThread => return Ok(()),
+        ViolationKind::DoubleFree => out.write_str("memdebug: double free: the block was freed before.")?,
+        ViolationKind::UseAfterFree { offset, found, changed } => write!(
+            out,
+            "memdebug: use after free: {changed} of the freed block's bytes changed, the first at p{offset:+} is \
+             0x{found:02x} instead of DEADBYTE (0xdd)."
+        )?,
+        ViolationKind::InteriorPointer { block, size } => {
+            let address = violation.address().unwrap_or(block);
+            write!(
+                out,
+                "memdebug: interior pointer: it points {} bytes into the block of {size} bytes at {block:#x}.",
+                address.wrapping_sub(block)
+            )?;
+        }
+        ViolationKind::ForeignPointer => out.write_str(
+            "memdebug: foreign pointer: these hooks never returned it, or its memory is already gone.",
+        )?,
+        ViolationKind::GuardPage { offset, freed, write } => {
+            let access = match write {
+                Some(true) => "write",
+                Some(false) => "read",
+                None => "access",
+            };
+            let what = match (freed, offset < 0) {
+                (true, _) => "use after free",
+                (false, true) => "underflow",
+                (false, false) => "overflow",
+            };
+            write!(out, "memdebug: {what}: {access} at p{offset:+} of a guarded block.")?;
+        }
+    }
+    if violation.call == Call::Check {
+        out.write_str(" Found by a later check of the block.")?;
+    }
+    out.write_str("\n\n")
+}

@@ -1,0 +1,159 @@
+//! Owns what the surroundings supply: the thread rule, what to do on a violation, and traceback lines.
+//! Leaves when to ask for them to `hooks.rs`, and ready-made violation handlers to `handler.rs`.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use crate::handler;
+use crate::violation::Violation;
+
+/// Says whether the calling thread may call this domain: it holds the GIL, or has an attached thread state.
+pub type ThreadCheck = fn() -> bool;
+
+/// Decides what follows a violation: it may end the process, panic, or return to go on.
+///
+/// After a return the faulty call has no effect: a bad block is neither freed nor resized, and a call from the wrong
+/// thread is carried out.
+pub type ViolationHandler = fn(&Violation);
+
+/// Takes traceback lines one by one, most recent call first.
+pub trait FrameSink {
+    /// Adds one frame: a file, a line counted from 1, and the function where it is known.
+    fn frame(&mut self, file: &str, line: u32, function: Option<&str>);
+}
+
+/// What a [`Traceback`] supplier knows of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tracing {
+    /// Allocations are not traced.
+    Off,
+    /// They are, but not this block: it is older than the tracing.
+    Unknown,
+    /// They are, and its frames were given to the sink.
+    Known,
+}
+
+/// Gives where the block at this address (the caller's pointer) was allocated, as `tracemalloc` does.
+///
+/// It is called while a violation is being reported. It must not allocate from the hooks.
+pub type Traceback = fn(usize, &mut dyn FrameSink) -> Tracing;
+
+/// Gives the calling thread's current frames, for the sites of allocations and frees.
+///
+/// It is called on each allocation and free while backtraces are on; it must not allocate from the hooks, and must cope
+/// with a thread that has no frames.
+pub type CurrentFrames = fn(&mut dyn FrameSink);
+
+/// Bytes from the start of the underlying block that a fill must leave alone, for blocks of the obj domain in a
+/// free-threaded host: readers without a lock may still read these fields.
+///
+/// `None` asks for a block about to be allocated by the calling thread, `Some(base)` for one about to be freed. The
+/// count includes the 16 header bytes of the hooks, as CPython's `debug_offset` does; less than 16 means no data byte.
+pub type DebugOffset = fn(Option<NonNull<u8>>) -> usize;
+
+/// What the surroundings supply to [`DebugHooks`](crate::DebugHooks).
+///
+/// Without any of it: no thread rule; a violation is written to stderr and aborts the process (without the `std`
+/// feature, it panics); no traceback lines.
+///
+/// # Examples
+///
+/// ```
+/// use memdebug::{Host, handler};
+///
+/// fn gil_held() -> bool {
+///     true
+/// }
+/// static HOST: Host = Host::new().with_thread_check(gil_held).with_handler(handler::panic);
+/// # let _ = &HOST;
+/// ```
+#[derive(Clone, Copy)]
+pub struct Host {
+    pub(crate) thread_check: Option<ThreadCheck>,
+    pub(crate) thread_message: &'static str,
+    pub(crate) handler: ViolationHandler,
+    pub(crate) traceback: Option<Traceback>,
+    pub(crate) current_frames: Option<CurrentFrames>,
+    pub(crate) debug_offset: Option<DebugOffset>,
+}
+
+impl Host {
+    /// CPython's words for a call without the GIL (3.13 and before, and GIL builds).
+    pub const WITHOUT_GIL: &'static str = "Python memory allocator called without holding the GIL";
+    /// CPython's words for a call without an attached thread state (free-threaded builds after 3.13).
+    pub const WITHOUT_THREAD_STATE: &'static str = "Python memory allocator called without an active thread state. \
+        Are you trying to call it inside of a Py_BEGIN_ALLOW_THREADS block?";
+
+    /// A host that supplies nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            thread_check: None,
+            thread_message: Self::WITHOUT_GIL,
+            handler: handler::DEFAULT,
+            traceback: None,
+            current_frames: None,
+            debug_offset: None,
+        }
+    }
+
+    /// Sets the thread rule of the mem and obj domains; raw has none.
+    #[must_use]
+    pub const fn with_thread_check(mut self, check: ThreadCheck) -> Self {
+        self.thread_check = Some(check);
+        self
+    }
+
+    /// Sets the words of the report when the thread rule is broken.
+    #[must_use]
+    pub const fn with_thread_message(mut self, message: &'static str) -> Self {
+        self.thread_message = message;
+        self
+    }
+
+    /// Sets what a violation leads to.
+    #[must_use]
+    pub const fn with_handler(mut self, handler: ViolationHandler) -> Self {
+        self.handler = handler;
+        self
+    }
+
+    /// Sets the supplier of a block's allocation traceback.
+    #[must_use]
+    pub const fn with_traceback(mut self, traceback: Traceback) -> Self {
+        self.traceback = Some(traceback);
+        self
+    }
+
+    /// Sets the supplier of the current frames, used when backtraces are on.
+    #[must_use]
+    pub const fn with_current_frames(mut self, frames: CurrentFrames) -> Self {
+        self.current_frames = Some(frames);
+        self
+    }
+
+    /// Follows the rules of free-threaded hosts: fills of obj blocks leave the first fields alone, and `realloc` does
+    /// not erase the old block.
+    #[must_use]
+    pub const fn with_debug_offset(mut self, offset: DebugOffset) -> Self {
+        self.debug_offset = Some(offset);
+        self
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("thread_check", &self.thread_check.is_some())
+            .field("traceback", &self.traceback.is_some())
+            .field("current_frames", &self.current_frames.is_some())
+            .field("debug_offset", &self.debug_offset.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,352 @@
+//! Owns the run-time options and their text form (`PYMEM_DEBUG`).
+//! Leaves what each does to the file of that noun.
+
+use core::num::NonZeroU32;
+use core::str::FromStr;
+
+use thiserror::Error;
+
+/// How much freed memory the quarantine holds before the oldest block goes back to the allocator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuarantineBounds {
+    /// Most bytes held, headers included. A block above half of it is checked and given back at once.
+    pub bytes: usize,
+    /// Most blocks held.
+    pub blocks: usize,
+}
+
+impl QuarantineBounds {
+    /// 4 MiB or 4,096 blocks, whichever is reached first.
+    pub const DEFAULT: Self = Self::of_bytes(4 << 20);
+
+    /// `bytes`, and one block for each KiB of them, but at least 64.
+    #[must_use]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        let blocks = bytes >> 10;
+        Self { bytes, blocks: if blocks < 64 { 64 } else { blocks } }
+    }
+}
+
+/// How a leak report is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LeakFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What is done about blocks still live at exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeakReport {
+    /// How the report is written.
+    pub format: LeakFormat,
+    /// Exit status of the process if any block leaked; `None` leaves it alone.
+    pub exit_code: Option<u8>,
+}
+
+/// Checks beyond CPython's hooks, each at its price (`docs/design/debug-blocks.md` has the figures).
+///
+/// The default is none: plain hooks. The text form is a comma-separated list of the words below; the empty text is the
+/// default.
+///
+/// | word | means | argument |
+/// | --- | --- | --- |
+/// | `serial` | number each allocation, and keep the number in the block | none |
+/// | `full_erase` | fill every byte that leaves a block with DEADBYTE, also when `realloc` shrinks or moves it | none |
+/// | `quarantine` | hold freed blocks and verify that nobody writes to them | `=16M`, `=16M:4096` (bytes; K, M, G; then blocks) |
+/// | `registry` | keep live blocks out of line: foreign, interior and doubly freed pointers are certain | none |
+/// | `strict` | `registry` and `quarantine` | none |
+/// | `backtrace` | keep where each block was allocated and freed; implies `registry` | `=8` frames, 1 to 32 |
+/// | `guard` | put one block in N between guard pages | `=1/1000` |
+/// | `leaks` | report live blocks at exit; implies `registry` | `=text`, `=json` |
+/// | `leak_exit` | exit status if any block leaked; implies `leaks` | `=23`, 1 to 255 |
+///
+/// # Examples
+///
+/// ```
+/// use memdebug::{Options, QuarantineBounds};
+///
+/// let options: Options = "quarantine=16M,serial".parse()?;
+/// assert!(options.serial);
+/// assert_eq!(options.quarantine, Some(QuarantineBounds { bytes: 16 << 20, blocks: 16384 }));
+///
+/// let error = "serial,gard=1/10".parse::<Options>().unwrap_err();
+/// assert!(error.to_string().starts_with("unknown option `gard`: expected one of serial, full_erase,"));
+/// # Ok::<(), memdebug::ParseOptionsError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Options {
+    /// Number each allocation. Costs 8 bytes a block.
+    pub serial: bool,
+    /// Fill every byte that leaves a block with DEADBYTE.
+    pub full_erase: bool,
+    /// Keep live blocks out of line. Needs the `std` feature, as all below.
+    pub registry: bool,
+    /// Hold freed blocks. The bounds are each hooks' own.
+    pub quarantine: Option<QuarantineBounds>,
+    /// Frames kept of each allocation and free, 0 to [`Options::MAX_FRAMES`]; 0 keeps none.
+    pub backtrace: u8,
+    /// Put one block in this many between guard pages.
+    pub guard: Option<NonZeroU32>,
+    /// Report live blocks at exit.
+    pub leaks: Option<LeakReport>,
+}
+
+impl Options {
+    /// Most frames that are kept of a backtrace.
+    pub const MAX_FRAMES: u8 = 32;
+
+    /// No option: plain hooks.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            serial: false,
+            full_erase: false,
+            registry: false,
+            quarantine: None,
+            backtrace: 0,
+            guard: None,
+            leaks: None,
+        }
+    }
+
+    /// Registry and quarantine with its default bounds.
+    #[must_use]
+    pub const fn strict() -> Self {
+        Self { registry: true, quarantine: Some(QuarantineBounds::DEFAULT), ..Self::new() }
+    }
+
+    /// Whether live blocks are kept out of line: asked for, or needed by another option.
+    #[must_use]
+    pub const fn needs_registry(&self) -> bool {
+        self.registry || self.backtrace > 0 || self.leaks.is_some()
+    }
+}
+
+/// Why a text is no [`Options`].
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum ParseOptionsError {
+    /// A word that is no option.
+    #[error("unknown option `{word}`: expected one of {EXPECTED_WORDS}")]
+    UnknownOption {
+        /// The word, cut to its first 32 bytes.
+        word: Word,
+    },
+    /// An option's argument that it does not accept.
+    #[error("bad value `{value}` of option `{option}`: expected {expected}")]
+    BadValue {
+        /// The option.
+        option: &'static str,
+        /// The value, cut to its first 32 bytes; empty if there was none.
+        value: Word,
+        /// What it accepts.
+        expected: &'static str,
+    },
+}
+
+const EXPECTED_WORDS: &str = "serial, full_erase, registry, strict, quarantine=BYTES[:BLOCKS], \
+    backtrace=FRAMES, guard=1/N, leaks[=text|json], leak_exit=STATUS";
+
+/// The beginning of a faulty word, kept without allocating.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Word {
+    bytes: [u8; 32],
+    len: u8,
+}
+
+impl Word {
+    fn new(text: &str) -> Self {
+        let mut word = Self { bytes: [0; 32], len: 0 };
+        for c in text.chars() {
+            let end = usize::from(word.len) + c.len_utf8();
+            if end > word.bytes.len() {
+                break;
+            }
+            c.encode_utf8(&mut word.bytes[usize::from(word.len)..end]);
+            word.len += c.len_utf8() as u8;
+        }
+        word
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Whole characters only were put in, so the text is never cut to nothing here.
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+}
+
+impl core::fmt::Display for Word {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl core::fmt::Debug for Word {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl FromStr for Options {
+    type Err = ParseOptionsError;
+
+    fn from_str(text: &str) -> Result<Self, ParseOptionsError> {
+        let mut options = Self::new();
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word, None),
+            };
+            options.set(name, value)?;
+        }
+        Ok(options)
+    }
+}
+
+impl Options {
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), ParseOptionsError> {
+        let bad = |option, expected| {
+            let value = Word::new(value.unwrap_or_default());
+            Err(ParseOptionsError::BadValue { option, value, expected })
+        };
+        match (name, value) {
+            ("serial", None) => self.serial = true,
+            ("serial", Some(_)) => return bad("serial", "no value"),
+            ("full_erase", None) => self.full_erase = true,
+            ("full_erase", Some(_)) => return bad("full_erase", "no value"),
+            ("registry", None) => self.registry = true,
+            ("registry", Some(_)) => return bad("registry", "no value"),
+            ("strict", None) => {
+                self.registry = true;
+                self.quarantine.get_or_insert(QuarantineBounds::DEFAULT);
+            }
+            ("strict", Some(_)) => return bad("strict", "no value"),
+            ("quarantine", None) => self.quarantine = Some(QuarantineBounds::DEFAULT),
+            ("quarantine", Some(value)) => match bounds(value) {
+                Some(bounds) => self.quarantine = Some(bounds),
+                None => return bad("quarantine", "BYTES or BYTES:BLOCKS, as 16M or 16M:4096"),
+            },
+            ("backtrace", value) => match value.unwrap_or("8").parse() {
+                Ok(frames @ 1..=Self::MAX_FRAMES) => self.backtrace = frames,
+                _ => return bad("backtrace", "a number of frames from 1 to 32"),
+            },
+            ("guard", value) => match one_in(value.unwrap_or("1/1000")) {
+                Some(rate) => self.guard = Some(rate),
+                None => return bad("guard", "1/N with N from 1 to 4294967295"),
+            },
+            ("leaks", value) => {
+                let format = match value {
+                    None | Some("text") => LeakFormat::Text,
+                    Some("json") => LeakFormat::Json,
+                    Some(_) => return bad("leaks", "text or json"),
+                };
+                self.leaks.get_or_insert_default().format = format;
+            }
+            ("leak_exit", value) => match value.unwrap_or_default().parse() {
+                Ok(status @ 1..=u8::MAX) => {
+                    self.leaks.get_or_insert_default().exit_code = Some(status);
+                }
+                _ => return bad("leak_exit", "an exit status from 1 to 255"),
+            },
+            _ => return Err(ParseOptionsError::UnknownOption { word: Word::new(name) }),
+        }
+        Ok(())
+    }
+}
+
+/// `BYTES` or `BYTES:BLOCKS`; neither may be 0.
+fn bounds(text: &str) -> Option<QuarantineBounds> {
+    let (bytes, blocks) = match text.split_once(':') {
+        Some((bytes, blocks)) => (bytes, Some(blocks)),
+        None => (text, None),
+    };
+    let mut bounds = QuarantineBounds::of_bytes(size(bytes)?);
+    if let Some(blocks) = blocks {
+        bounds.blocks = size(blocks)?;
+    }
+    Some(bounds)
+}
+
+/// A number above 0 with an optional K, M or G for powers of 1024.
+fn size(text: &str) -> Option<usize> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number = digits.parse::<usize>().ok()?;
+    (number > 0).then(|| number.checked_mul(1 << shift)).flatten()
+}
+
+/// `1/N`.
+fn one_in(text: &str) -> Option<NonZeroU32> {
+    text.strip_prefix("1/")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Options, String> {
+        text.parse().map_err(|e: ParseOptionsError| e.to_string())
+    }
+
+    #[test]
+    fn every_word() {
+        assert_eq!(parse(""), Ok(Options::new()));
+        assert_eq!(parse("strict"), Ok(Options::strict()));
+        let all = parse("quarantine=16M,backtrace=8,guard=1/1000,leaks,serial,full_erase").unwrap();
+        assert_eq!(
+            all,
+            Options {
+                serial: true,
+                full_erase: true,
+                registry: false,
+                quarantine: Some(QuarantineBounds { bytes: 16 << 20, blocks: 16 << 10 }),
+                backtrace: 8,
+                guard: NonZeroU32::new(1000),
+                leaks: Some(LeakReport { format: LeakFormat::Text, exit_code: None }),
+            }
+        );
+        assert!(all.needs_registry());
+        assert_eq!(
+            parse("leaks=json,leak_exit=23").unwrap().leaks,
+            Some(LeakReport { format: LeakFormat::Json, exit_code: Some(23) })
+        );
+        let bounds = |t: &str| parse(t).unwrap().quarantine.unwrap();
+        assert_eq!(bounds("quarantine=64k:9"), QuarantineBounds { bytes: 65536, blocks: 9 });
+        assert_eq!(bounds("quarantine=64k:9,strict"), QuarantineBounds { bytes: 65536, blocks: 9 });
+        assert_eq!(bounds("quarantine=1000"), QuarantineBounds { bytes: 1000, blocks: 64 });
+        assert_eq!(bounds("quarantine"), QuarantineBounds::DEFAULT);
+    }
+
+    #[test]
+    fn a_faulty_word_is_named() {
+        for (text, expected) in [
+            ("serial,bogus", "unknown option `bogus`: expected one of serial,"),
+            ("Serial", "unknown option `Serial`: "),
+            ("serial=1", "bad value `1` of option `serial`: expected no value"),
+            ("quarantine=0", "bad value `0` of option `quarantine`: expected BYTES or"),
+            ("quarantine=-1", "bad value `-1` of option `quarantine`"),
+            ("quarantine=99999999999999G", "bad value `99999999999999G` of option"),
+            ("quarantine=1M:", "bad value `1M:` of option"),
+            ("backtrace=0", "bad value `0` of option `backtrace`: expected a number of frames"),
+            ("backtrace=33", "bad value `33`"),
+            ("guard=1000", "bad value `1000` of option `guard`: expected 1/N"),
+            ("guard=1/0", "bad value `1/0`"),
+            ("leaks=xml", "bad value `xml` of option `leaks`: expected text or json"),
+            ("leak_exit", "bad value `` of option `leak_exit`: expected an exit status"),
+            ("leak_exit=256", "bad value `256`"),
+            ("ééééééééééééééééééééé", "unknown option `éééééééééééééééé`"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Owns the three fill bytes and how memory is filled with them and compared against them.
+//! Leaves where each byte belongs to `block.rs`.
+
+use core::ptr;
+
+/// Handed out and not yet written.
+pub const CLEANBYTE: u8 = 0xCD;
+/// Freed.
+pub const DEADBYTE: u8 = 0xDD;
+/// Guard around a block.
+pub const FORBIDDENBYTE: u8 = 0xFD;
+
+/// `byte` in all eight bytes of a word.
+#[inline]
+pub(crate) const fn word(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Bytes from which on the C library's `memset` beats stores written inline.
+const INLINE_FILL_BYTES: usize = 128;
+
+/// Writes `byte` to the `len` bytes at `start`, and to the bytes up to eight where `len` is less.
+///
+/// Sizes up to 128 bytes are a few overlapping stores without a loop or a call; they are most of an interpreter's
+/// requests.
+///
+/// # Safety
+///
+/// 1. The `max(len, 8)` bytes at `start` are valid for writes.
+#[inline]
+pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
+    let half = word(byte);
+    let full = [half; 2];
+    if len <= 16 {
+        // SAFETY: duty 1: 8 bytes at `start`.
+        unsafe { start.cast::<u64>().write_unaligned(half) };
+        let last = start.wrapping_add(len.saturating_sub(8));
+        // SAFETY: duty 1: `last` is `start`, or 8 bytes before the end of `len` bytes.
+        unsafe { last.cast::<u64>().write_unaligned(half) };
+    } else if len <= INLINE_FILL_BYTES {
+        let end = start.wrapping_add(len);
+        let pair = |offset: usize| {
+            // SAFETY: duty 1: each caller below has `offset + 16 <= len`.
+            unsafe { start.wrapping_add(offset).cast::<[u64; 2]>().write_unaligned(full) };
+            // SAFETY: as above, counted from the end.
+            unsafe { end.wrapping_sub(offset + 16).cast::<[u64; 2]>().write_unaligned(full) };
+        };
+        pair(0);
+        if len > 32 {
+            pair(16);
+            if len > 64 {
+                pair(32);
+                pair(48);
+            }
+        }
+    } else {
+        // SAFETY: duty 1.
+        unsafe { ptr::write_bytes(start, byte, len) };
+    }
+}
+
+/// Offset of the first byte at or after `from` in `bytes` that is not `expected`.
+pub(crate) fn first_other(bytes: &[u8], expected: u8) -> Option<usize> {
+    let chunks = bytes.chunks_exact(8);
+    let tail = bytes.len() - chunks.remainder().len();
+    for (index, chunk) in chunks.enumerate() {
+        if chunk != [expected; 8] {
+            return chunk.iter().position(|&b| b != expected).map(|at| index * 8 + at);
+        }
+    }
+    bytes[tail..].iter().position(|&b| b != expected).map(|at| tail + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fill_touches_exactly_its_bytes() {
+        for len in 0..600_usize {
+            let mut bytes = [0_u8; 700];
+            // SAFETY: 1: 600 bytes from offset 16 of 700.
+            unsafe { fill_at_least_8(bytes.as_mut_ptr().add(16), DEADBYTE, len) };
+            let filled = len.max(8);
+            assert!(bytes[..16].iter().all(|&b| b == 0), "{len}");
+            assert!(bytes[16..16 + filled].iter().all(|&b| b == DEADBYTE), "{len}");
+            assert!(bytes[16 + filled..].iter().all(|&b| b == 0), "{len}");
+        }
+    }
+
+    #[test]
+    fn first_other_names_the_first() {
+        for len in 0..70 {
+            let mut bytes = vec![DEADBYTE; len];
+            assert_eq!(first_other(&bytes, DEADBYTE), None);
+            for at in (0..len).rev() {
+                bytes[at] = 1;
+                assert_eq!(first_other(&bytes, DEADBYTE), Some(at));
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Owns naming what is wrong with a block that failed its check, from nothing but memory.
+//! Leaves reading to `facts.rs`; where a registry knows better, `checked.rs` asks it first.
+
+use core::ptr::NonNull;
+
+use malloc_api::MIN_ALIGN;
+
+use crate::block::{ApiId, HEADER_BYTES, TAIL_BYTES, max_request};
+use crate::facts::BlockFacts;
+use crate::host::Host;
+use crate::pattern::FORBIDDENBYTE;
+use crate::probe;
+use crate::region;
+use crate::violation::{Call, Violation, ViolationKind};
+
+/// Bytes searched in front of a pointer for the block that it may point into.
+const SEARCH_BYTES: usize = 16 << 20;
+/// Bytes read at a time in that search.
+const WINDOW_BYTES: usize = 4096;
+
+/// The violation of a block that failed its check.
+pub(crate) fn on_block(
+    p: NonNull<u8>,
+    call: Call,
+    api: ApiId,
+    serial: bool,
+    host: &Host,
+) -> Violation {
+    let facts = BlockFacts::read(p.as_ptr().addr(), serial);
+    Violation::new(kind(&facts, api), call, api, Some(facts), host)
+}
+
+/// CPython's order of checks, each refined by what the memory around it shows.
+fn kind(facts: &BlockFacts, api: ApiId) -> ViolationKind {
+    let Some(id) = facts.id() else {
+        return ViolationKind::ForeignPointer;
+    };
+    if id != api.byte() {
+        return bad_id(facts, id);
+    }
+    if !facts.pads_intact() || facts.tail.is_none() {
+        // A size that leads nowhere was overwritten from the front, too.
+        return ViolationKind::LeadingPad;
+    }
+    ViolationKind::TrailingPad
+}
+
+fn bad_id(facts: &BlockFacts, id: u8) -> ViolationKind {
+    if facts.header_is_dead() {
+        return ViolationKind::DoubleFree;
+    }
+    if facts.pads_intact()
+        && let Some(allocated) = ApiId::from_byte(id)
+    {
+        return ViolationKind::WrongDomain { allocated };
+    }
+    if let Some((block, size)) = enclosing_block(facts.address) {
+        return ViolationKind::InteriorPointer { block, size };
+    }
+    if facts.address % MIN_ALIGN != 0 || region::is_no_heap(facts.address) {
+        return ViolationKind::ForeignPointer;
+    }
+    ViolationKind::BadId
+}
+
+/// The live block whose data `address` lies in, found by its intact header and guard.
+fn enclosing_block(address: usize) -> Option<(usize, usize)> {
+    let mut window = [0_u8; WINDOW_BYTES + HEADER_BYTES];
+    // Headers are 16-aligned; the nearest one before `address` comes first.
+    let mut end = address & !(HEADER_BYTES - 1);
+    let lowest = end.saturating_sub(SEARCH_BYTES);
+    while end > lowest {
+        let start = (end - 1) & !(WINDOW_BYTES - 1);
+        let bytes = &mut window[..end - start];
+        if !probe::read(start, bytes) {
+            return None;
+        }
+        for (index, header) in bytes.chunks_exact(HEADER_BYTES).enumerate().rev() {
+            let block = start + (index + 1) * HEADER_BYTES;
+            if let Some(size) = stated_by_intact_header(header)
+                && address > block
+                && address - block < size
+                && guard_is_intact(block + size)
+            {
+                return Some((block, size));
+            }
+        }
+        end = start;
+    }
+    None
+}
+
+fn stated_by_intact_header(header: &[u8]) -> Option<usize> {
+    let (size, id) = header.split_first_chunk::<8>()?;
+    ApiId::from_byte(id[0])?;
+    if id[1..].iter().any(|&b| b != FORBIDDENBYTE) {
+        return None;
+    }
+    let size = usize::try_from(u64::from_be_bytes(*size)).ok()?;
+    (size <= max_request(false)).then_some(size)
+}
+
+fn guard_is_intact(tail: usize) -> bool {
+    probe::peek::<TAIL_BYTES>(tail) == Some([FORBIDDENBYTE; TAIL_BYTES])
+}
