@@ -2,7 +2,7 @@
 
 use malloc_api::LibcMalloc;
 
-use crate::domain::Domain;
+use crate::domains::DomainAllocator;
 use crate::record::AllocatorRecord;
 use crate::table::Backend;
 
@@ -13,7 +13,7 @@ static LIBC: LibcMalloc = LibcMalloc;
 pub(crate) struct Backends;
 
 impl Backends {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(_raw: DomainAllocator) -> Self {
         Self
     }
 
@@ -23,10 +23,5 @@ impl Backends {
             Backend::Malloc => Some(AllocatorRecord::new(&LIBC)),
             _ => None,
         }
-    }
-
-    /// The debug hooks of `domain` over `inner`.
-    pub(crate) fn hooks(&self, _domain: Domain, inner: AllocatorRecord) -> AllocatorRecord {
-        inner
     }
 }

@@ -4,10 +4,11 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use malloc_api::Malloc;
+use malloc_api::{LibcMalloc, Malloc};
 use pymem_sync::{Lock, Published};
 
 use crate::backend::Backends;
+use crate::debug::DebugConfig;
 use crate::domain::Domain;
 use crate::error::{DomainsError, SetAllocatorError};
 use crate::gate::{Gated, gate};
@@ -27,7 +28,7 @@ use crate::table::Row;
 ///
 /// ```
 /// use pymem_domains::{AllocatorName, Domain, Domains, Profile};
-/// use malloc_api::Malloc;
+/// use malloc_api::{LibcMalloc, Malloc};
 ///
 /// let domains = Domains::new(Profile::CURRENT, Some(AllocatorName::Debug))?;
 /// let mem = domains.get(Domain::Mem);
@@ -41,12 +42,20 @@ pub struct Domains {
     shared: &'static Shared,
 }
 
-pub(crate) struct Shared {
+/// Where the calls of the three domains find their records.
+pub(crate) type Cells = [Published<AllocatorRecord>; 3];
+
+static LIBC: LibcMalloc = LibcMalloc;
+
+/// What the copies of one `Domains` stand for.
+struct Shared {
     profile: Profile,
     row: &'static Row,
-    cells: &'static [Published<AllocatorRecord>; 3],
+    debug: DebugConfig,
+    cells: &'static Cells,
     layers: Lock<[Layers; 3]>,
-    backends: Backends,
+    backends: &'static Backends,
+    default_raw: AllocatorRecord,
 }
 
 impl Domains {
@@ -57,11 +66,45 @@ impl Domains {
     /// [`DomainsError::UnknownAllocator`] when the profile rejects the name, [`DomainsError::Unavailable`] when the row
     /// needs an allocator that this build of the crate leaves out.
     pub fn new(profile: Profile, name: Option<AllocatorName>) -> Result<Self, DomainsError> {
+        Self::with_debug(profile, name, DebugConfig::new())
+    }
+
+    /// [`Domains::new`] with what the debug hooks are to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domains::new`], and [`DomainsError::Hooks`] when the row has hooks whose options cannot be switched on.
+    pub fn with_debug(
+        profile: Profile,
+        name: Option<AllocatorName>,
+        debug: DebugConfig,
+    ) -> Result<Self, DomainsError> {
+        let row = Self::row_of(&profile, name)?;
+        let libc = AllocatorRecord::new(&LIBC);
+        let libc = immortal::leak(libc);
+        let cells = immortal::leak(Domain::ALL.map(|_| Published::new(libc)));
+        Self::build(profile, row, debug, cells)
+    }
+
+    /// The profile's row for `name`; what is not set is the default.
+    pub(crate) fn row_of(
+        profile: &Profile,
+        name: Option<AllocatorName>,
+    ) -> Result<&'static Row, DomainsError> {
         let name = name.unwrap_or(AllocatorName::Default);
-        let row = profile
-            .row(name)
-            .map_err(|reason| UnknownAllocator::new(name.as_str().as_bytes(), reason))?;
-        let backends = Backends::new();
+        let row = profile.row(name);
+        Ok(row.map_err(|reason| UnknownAllocator::new(name.as_str().as_bytes(), reason))?)
+    }
+
+    /// Domains that publish their records in `cells`, made without the program's global allocator.
+    pub(crate) fn build(
+        profile: Profile,
+        row: &'static Row,
+        debug: DebugConfig,
+        cells: &'static Cells,
+    ) -> Result<Self, DomainsError> {
+        let raw = DomainAllocator { cell: &cells[Domain::Raw.index()] };
+        let backends = immortal::leak(Backends::new(raw));
         let base = |domain| {
             let backend = row.backend(domain);
             backends.record(backend).ok_or(DomainsError::Unavailable { domain, backend })
@@ -71,22 +114,24 @@ impl Domains {
             Layers::new(Domain::Mem, base(Domain::Mem)?),
             Layers::new(Domain::Obj, base(Domain::Obj)?),
         ];
-        let cells = immortal::leak(layers.each_ref().map(|layers| Published::new(layers.top())));
-        let shared =
-            immortal::leak(Shared { profile, row, cells, layers: Lock::new(layers), backends });
+        let libc = AllocatorRecord::new(&LIBC);
+        let default_raw = if profile.pydebug() { debug.hooks(Domain::Raw, libc)? } else { libc };
+        let layers = Lock::new(layers);
+        let shared = Shared { profile, row, debug, cells, layers, backends, default_raw };
+        let shared = immortal::leak(shared);
+        let domains = Self { shared };
+        if row.debug() {
+            domains.setup_debug_hooks()?;
+        }
         let gates = immortal::leak([
             gate::<Shared, 0>(shared),
             gate::<Shared, 1>(shared),
             gate::<Shared, 2>(shared),
         ]);
-        if row.debug() {
-            // The row's hooks go over bases that nobody has used yet.
-            let _fresh = Self { shared }.setup_debug_hooks();
-        }
         for (cell, gate) in cells.iter().zip(gates) {
             cell.store(gate);
         }
-        Ok(Self { shared })
+        Ok(domains)
     }
 
     /// The profile whose table applies.
@@ -189,7 +234,7 @@ impl Domains {
         }
         for domain in Domain::ALL {
             let layers = &mut layers[domain.index()];
-            layers.set_hooks(|inner| self.shared.backends.hooks(domain, inner))?;
+            layers.set_hooks(|inner| self.shared.debug.hooks(domain, inner))?;
             self.shared.publish(domain, layers);
         }
         Ok(())
@@ -224,11 +269,29 @@ impl Domains {
         })
     }
 
+    /// The default raw allocator, which no set replaces: the C library, under debug hooks in a debug build.
+    ///
+    /// It is for what must outlive a change of allocators. Its blocks are not the raw domain's.
+    #[must_use]
+    pub fn default_raw(self) -> AllocatorRecord {
+        self.shared.default_raw
+    }
+
     /// Fixes the allocators: from now on every domain counts as having handed out blocks.
     pub fn start(self) {
         for domain in Domain::ALL {
-            self.shared.open(domain.index());
+            self.open(domain.index());
         }
+    }
+
+    /// Marks domain number `domain` as used, publishes its record and returns it.
+    pub(crate) fn open(self, domain: usize) -> &'static AllocatorRecord {
+        self.shared.open(domain)
+    }
+
+    /// The record that serves domain number `domain`, without marking it.
+    pub(crate) fn peek(self, domain: usize) -> &'static AllocatorRecord {
+        self.shared.peek(domain)
     }
 }
 

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::domain::Domain;
-use crate::name::UnknownAllocator;
+use crate::name::{AllocatorName, UnknownAllocator};
 use crate::table::Backend;
 
 /// A configuration that cannot be made.
@@ -23,6 +23,26 @@ pub enum DomainsError {
         /// The allocator that is missing.
         backend: Backend,
     },
+    /// The row carries debug hooks that cannot be made.
+    #[error(transparent)]
+    Hooks(#[from] SetAllocatorError),
+}
+
+/// Process-wide domains that cannot be configured.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigureError {
+    /// They are configured: by an earlier call, or by the first allocation.
+    #[error(
+        "the process-wide domains already run as `{name}`; configure them once, before the first allocation"
+    )]
+    AlreadyConfigured {
+        /// The name that they were configured by.
+        name: AllocatorName,
+    },
+    /// The configuration cannot be made.
+    #[error(transparent)]
+    Domains(#[from] DomainsError),
 }
 
 /// A change of a domain's allocator that would lose or corrupt blocks. The domain is unchanged.
@@ -57,5 +77,13 @@ pub enum SetAllocatorError {
         domain: Domain,
         /// How many records a domain can stack.
         limit: usize,
+    },
+    /// The options of the debug hooks cannot be switched on.
+    #[error("the debug hooks of the {domain} domain cannot be made: {error}")]
+    Options {
+        /// The domain.
+        domain: Domain,
+        /// Why.
+        error: memdebug::ConfigureError,
     },
 }

@@ -148,7 +148,7 @@ impl Layers {
     /// Puts debug hooks on top, unless the stack has some; `make` makes hooks over a record.
     pub(crate) fn set_hooks(
         &mut self,
-        make: impl FnOnce(AllocatorRecord) -> AllocatorRecord,
+        make: impl FnOnce(AllocatorRecord) -> Result<AllocatorRecord, SetAllocatorError>,
     ) -> Result<(), SetAllocatorError> {
         self.check_hooks()?;
         if self.hooked() {
@@ -158,7 +158,7 @@ impl Layers {
         let hooks = match self.find_hooks(|hooks| hooks.inner == inner) {
             Some(hooks) => hooks,
             None => {
-                let made = Hooks { record: make(inner), inner, next: self.hooks };
+                let made = Hooks { record: make(inner)?, inner, next: self.hooks };
                 let made = immortal::leak(made);
                 self.hooks = Some(made);
                 made

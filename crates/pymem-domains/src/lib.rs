@@ -2,10 +2,13 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backend;
+mod debug;
 mod domain;
 mod domains;
+mod environment;
 mod error;
 mod gate;
+pub mod global;
 mod immortal;
 mod layers;
 mod name;
@@ -13,10 +16,12 @@ mod preconfig;
 mod profile;
 mod record;
 mod table;
+mod typed;
 
+pub use debug::DebugConfig;
 pub use domain::{Domain, UnknownDomain};
 pub use domains::{DomainAllocator, Domains};
-pub use error::{DomainsError, SetAllocatorError};
+pub use error::{ConfigureError, DomainsError, SetAllocatorError};
 pub use name::{AllocatorName, Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
 pub use preconfig::Preconfig;
 pub use profile::{Build, Profile, ProfileError, Version};
@@ -25,3 +30,4 @@ pub use record::{
     ThreadSafety,
 };
 pub use table::{Backend, Row, TABLE};
+pub use typed::{OutOfMemory, TypedMalloc};

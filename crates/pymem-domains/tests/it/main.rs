@@ -1,0 +1,4 @@
+//! The crate's promises, one module a subject.
+
+mod names;
+mod table;

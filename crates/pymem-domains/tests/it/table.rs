@@ -1,0 +1,122 @@
+//! The configuration table against CPython's, cell by cell.
+
+use pymem_domains::{AllocatorName as N, Backend, Build, Domain, Profile, TABLE, Version};
+use rstest::rstest;
+
+const LIBC: [Backend; 3] = [Backend::Malloc; 3];
+const POOLS: [Backend; 3] = [Backend::Malloc, Backend::Pymalloc, Backend::Pymalloc];
+const MI_LIBC_RAW: [Backend; 3] = [Backend::Malloc, Backend::Mimalloc, Backend::MimallocObject];
+const MI: [Backend; 3] = [Backend::MimallocRaw, Backend::Mimalloc, Backend::MimallocObject];
+
+/// Every profile that there can be.
+pub(crate) fn every_profile() -> Vec<Profile> {
+    let mut profiles = Vec::new();
+    for version in Version::ALL {
+        for build in [Build::Gil, Build::FreeThreaded] {
+            for bits in 0..8_u8 {
+                let (pymalloc, mimalloc, pydebug) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+                profiles.extend(Profile::new(version, build, pymalloc, mimalloc, pydebug));
+            }
+        }
+    }
+    assert_eq!(profiles.len(), 3 * (8 + 4));
+    profiles
+}
+
+/// What CPython installs, from its rules rather than from a table: `None` where the name is rejected.
+fn expected(profile: &Profile, name: N) -> Option<([Backend; 3], bool)> {
+    let mimalloc = if profile.version() >= Version::V3_15 { MI } else { MI_LIBC_RAW };
+    let free_threaded = profile.build() == Build::FreeThreaded;
+    let base = match name {
+        N::Default | N::Debug if free_threaded => mimalloc,
+        N::Default | N::Debug if profile.pymalloc() => POOLS,
+        N::Default | N::Debug => LIBC,
+        N::Malloc | N::MallocDebug => (!free_threaded).then_some(LIBC)?,
+        N::Pymalloc | N::PymallocDebug => {
+            (!free_threaded && profile.pymalloc()).then_some(POOLS)?
+        }
+        N::Mimalloc | N::MimallocDebug => profile.mimalloc().then_some(mimalloc)?,
+    };
+    let debug = match name {
+        N::Default => profile.pydebug(),
+        N::Debug | N::MallocDebug | N::PymallocDebug | N::MimallocDebug => true,
+        N::Malloc | N::Pymalloc | N::Mimalloc => false,
+    };
+    Some((base, debug))
+}
+
+#[rstest]
+fn every_cell_is_cpythons(
+    #[values(
+        N::Default,
+        N::Debug,
+        N::Malloc,
+        N::MallocDebug,
+        N::Pymalloc,
+        N::PymallocDebug,
+        N::Mimalloc,
+        N::MimallocDebug
+    )]
+    name: N,
+) {
+    for profile in every_profile() {
+        let row = profile.row(name);
+        let found =
+            row.ok().map(|row| (Domain::ALL.map(|domain| row.backend(domain)), row.debug()));
+        assert_eq!(found, expected(&profile, name), "{name} in {profile}");
+        assert_eq!(row.err(), name.rejected_by(&profile), "{name} in {profile}");
+    }
+}
+
+#[test]
+fn exactly_one_row_applies_to_an_accepted_name() {
+    for profile in every_profile() {
+        for name in N::ALL {
+            let rows = TABLE.iter().filter(|row| row.name() == name && row.applies_to(&profile));
+            let wanted = usize::from(name.rejected_by(&profile).is_none());
+            assert_eq!(rows.count(), wanted, "{name} in {profile}");
+        }
+    }
+}
+
+#[test]
+fn every_row_applies_to_some_profile() {
+    for row in TABLE {
+        assert!(every_profile().iter().any(|profile| row.applies_to(profile)), "{row:?}");
+    }
+}
+
+#[test]
+fn the_canonical_name_selects_the_same_allocators() {
+    for profile in every_profile() {
+        for name in N::ALL {
+            let Ok(row) = profile.row(name) else { continue };
+            let canonical = profile.row(row.canonical_name()).unwrap();
+            for domain in Domain::ALL {
+                assert_eq!(canonical.serves(domain), row.serves(domain), "{name} in {profile}");
+            }
+        }
+    }
+}
+
+/// The six default configurations as the documentation prints them.
+#[rstest]
+#[case(Build::Gil, true, false, "pymalloc", "malloc", "pymalloc")]
+#[case(Build::Gil, true, true, "pymalloc_debug", "malloc + debug", "pymalloc + debug")]
+#[case(Build::Gil, false, false, "malloc", "malloc", "malloc")]
+#[case(Build::Gil, false, true, "malloc_debug", "malloc + debug", "malloc + debug")]
+#[case(Build::FreeThreaded, true, false, "mimalloc", "mimalloc", "mimalloc")]
+#[case(Build::FreeThreaded, true, true, "mimalloc_debug", "mimalloc + debug", "mimalloc + debug")]
+fn defaults(
+    #[case] build: Build,
+    #[case] pymalloc: bool,
+    #[case] pydebug: bool,
+    #[case] name: &str,
+    #[case] raw: &str,
+    #[case] others: &str,
+) {
+    let profile = Profile::new(Version::NEWEST, build, pymalloc, true, pydebug).unwrap();
+    let row = profile.row(N::Default).unwrap();
+    assert_eq!(row.canonical_name().as_str(), name);
+    assert_eq!(Domain::ALL.map(|domain| row.serves(domain)), [raw, others, others]);
+}
