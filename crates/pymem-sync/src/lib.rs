@@ -5,6 +5,8 @@
 mod lock;
 mod ownerless;
 mod published;
+#[cfg(feature = "std")]
+pub mod qsbr;
 mod remote_stack;
 #[doc(hidden)]
 pub mod sync;

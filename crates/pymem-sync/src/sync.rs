@@ -18,5 +18,7 @@ pub(crate) use face::{
     AtomicBool, AtomicPtr, AtomicU64, Ordering, chosen, const_in_real, ordering, spin_loop,
     yield_now,
 };
+#[cfg(feature = "std")]
+pub(crate) use face::{CHUNK_SLOTS, array_in_face, fence};
 #[doc(hidden)]
 pub use site::Site;

@@ -8,6 +8,9 @@ pub(crate) use loom::thread::yield_now;
 
 use super::Site;
 
+/// One, so that two participants meet the growth of the slot list.
+pub(crate) const CHUNK_SLOTS: usize = 1;
+
 /// No site has this number.
 const NONE: u8 = u8::MAX;
 
@@ -34,6 +37,13 @@ pub(crate) fn chosen<T: Copy>(site: Site, right: T, planted: T) -> T {
     if is_planted(site) { planted } else { right }
 }
 
+/// A sequentially consistent fence, unless the fault is its absence.
+pub(crate) fn fence(site: Site) {
+    if !is_planted(site) {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+}
+
 /// Declares constructors that are `const` in the real face only.
 macro_rules! const_in_real {
     ($($(#[$meta:meta])* $vis:vis const fn $name:ident($($arguments:tt)*) -> $result:ty $body:block)+) => {
@@ -41,3 +51,11 @@ macro_rules! const_in_real {
     };
 }
 pub(crate) use const_in_real;
+
+/// An array of equal elements, each registered with the model.
+macro_rules! array_in_face {
+    ($element:expr; $length:expr) => {
+        core::array::from_fn::<_, { $length }, _>(|_| $element)
+    };
+}
+pub(crate) use array_in_face;

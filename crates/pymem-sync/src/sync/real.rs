@@ -7,7 +7,21 @@ pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 #[cfg(feature = "std")]
 pub(crate) use std::thread::yield_now;
 
+#[cfg(all(feature = "std", not(pymem_tsan)))]
+#[path = "fence.rs"]
+mod fences;
+#[cfg(all(feature = "std", pymem_tsan))]
+#[path = "fence_tsan.rs"]
+mod fences;
+
+#[cfg(feature = "std")]
+pub(crate) use fences::fence;
+
 use super::Site;
+
+/// Participants' slots in one chunk of the list.
+#[cfg(feature = "std")]
+pub(crate) const CHUNK_SLOTS: usize = 8;
 
 /// Only the model face plants faults.
 #[doc(hidden)]
@@ -32,3 +46,13 @@ macro_rules! const_in_real {
     };
 }
 pub(crate) use const_in_real;
+
+/// An array of equal elements, built at compile time.
+#[cfg(feature = "std")]
+macro_rules! array_in_face {
+    ($element:expr; $length:expr) => {
+        [const { $element }; $length]
+    };
+}
+#[cfg(feature = "std")]
+pub(crate) use array_in_face;

@@ -48,4 +48,48 @@ sites! {
     OwnerlessTake = "ownerless-take",
     /// The version that each give counts up; planted: it stays, and a stale take succeeds (ABA).
     OwnerlessVersion = "ownerless-version",
+    /// The Release of an advance; weakened: a reader that has seen the new value misses the unlink.
+    QsbrAdvance = "qsbr-advance",
+    /// The Acquire with which readers and scans read the write sequence; weakened: as above.
+    QsbrCurrent = "qsbr-current",
+    /// The fence between the unlink and a deferred goal; removed: a reader misses the unlink.
+    QsbrNextFence = "qsbr-next-fence",
+    /// A deferred goal lies one advance ahead; planted: it is the present, and reached too early.
+    QsbrNextStep = "qsbr-next-step",
+    /// The fence after attaching; removed: the scan misses the reader, and the reader the unlink.
+    QsbrAttachFence = "qsbr-attach-fence",
+    /// The fence after a quiescent state; removed: a reader misses the unlink before a deferred goal.
+    QsbrQuiescentFence = "qsbr-quiescent-fence",
+    /// The Release of a quiescent state; weakened: the free overtakes the reader's last reads.
+    QsbrQuiescent = "qsbr-quiescent",
+    /// The Release of a detach; weakened: as above.
+    QsbrDetach = "qsbr-detach",
+    /// The fence of a scan; removed: the scan misses a reader that the unlink did not reach.
+    QsbrScanFence = "qsbr-scan-fence",
+    /// The Acquire with which a scan reads a slot; weakened: the free overtakes a reader's last reads.
+    QsbrScan = "qsbr-scan",
+    /// The Release that raises the read sequence; weakened: another reclaimer's free overtakes a reader's last reads.
+    QsbrRaise = "qsbr-raise",
+    /// The Acquire that reads the read sequence; weakened: as above.
+    QsbrReached = "qsbr-reached",
+    /// The read sequence only rises; planted: a late scan lowers it.
+    QsbrMonotonic = "qsbr-monotonic",
+    /// The Release that links a new chunk of slots; weakened: a scan reads unwritten slots.
+    QsbrGrow = "qsbr-grow",
+    /// The Acquire that follows the link; weakened: as above.
+    QsbrFollow = "qsbr-follow",
+    /// A dropped participant leaves its slot offline; planted: its last value holds back every goal.
+    QsbrLeave = "qsbr-leave",
+    /// Sequences are compared by their difference; planted: by size, which is wrong after the wrap.
+    QsbrWrap = "qsbr-wrap",
+    /// The Acquire that takes a slot over; weakened: its next owner sees the last one's sequence.
+    QsbrOwn = "qsbr-own",
+    /// The Release that gives a slot up; weakened: as above.
+    QsbrDisown = "qsbr-disown",
+    /// The Release that hands a queue over; weakened: the taker misses its items.
+    OrphansGive = "orphans-give",
+    /// The Acquire that takes queues; weakened: as above.
+    OrphansTake = "orphans-take",
+    /// Queues with unreached goals go back; planted: their items are lost.
+    OrphansReturn = "orphans-return",
 }
