@@ -1,0 +1,283 @@
+//! Owns the address test: is this address a block of this allocator, and of which class?
+//!
+//! Arenas of the source's span are found by one compare and one byte: a map of class bytes, one a unit. Arenas
+//! elsewhere are entered in a hash table by arena number, which nobody asks while it is empty.
+
+use core::ptr::NonNull;
+
+use malloc_api::Malloc;
+
+use crate::arena::ArenaPtr;
+use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
+use crate::size_class::SizeClass;
+use crate::source::Span;
+
+/// Class bytes by address.
+///
+/// The hot paths read the first three fields; all zero, as before the first arena, they say "not ours".
+#[repr(C)]
+pub(crate) struct AddressMap {
+    base: *mut u8,
+    /// 0 as long as there is no map.
+    bytes: usize,
+    /// Invariant 1: `bytes >> POOL_SHIFT` bytes; byte u is the class of the open pool that unit u belongs to, else 0.
+    classes: *mut u8,
+    foreign: ForeignArenas,
+}
+
+impl AddressMap {
+    pub(crate) const fn new() -> Self {
+        Self {
+            base: core::ptr::null_mut(),
+            bytes: 0,
+            classes: core::ptr::null_mut(),
+            foreign: ForeignArenas::new(),
+        }
+    }
+
+    /// Bytes that a table for `span` needs.
+    pub(crate) fn table_bytes(span: Span) -> usize {
+        span.bytes >> POOL_SHIFT
+    }
+
+    /// Begins to cover `span`.
+    ///
+    /// # Safety
+    ///
+    /// 1. `table` is valid for reads and writes of `table_bytes(span)` zero bytes, and this map's alone.
+    pub(crate) unsafe fn cover(&mut self, span: Span, table: NonNull<u8>) {
+        self.base = span.base.as_ptr();
+        self.bytes = span.bytes;
+        self.classes = table.as_ptr();
+    }
+
+    /// The span's table, to be given back, and its length in bytes.
+    pub(crate) fn table(&self) -> Option<(NonNull<u8>, usize)> {
+        Some((NonNull::new(self.classes)?, self.bytes >> POOL_SHIFT))
+    }
+
+    /// The class byte of a block at `address`, if an arena of the span holds it; 0 for every other address.
+    #[inline(always)]
+    pub(crate) fn class_byte_in_span(&self, address: usize) -> u8 {
+        let offset = address.wrapping_sub(self.base.addr());
+        if offset >= self.bytes {
+            return 0;
+        }
+        // SAFETY: invariant 1: `offset` is below `bytes`, so the unit is in the table.
+        unsafe { *self.classes.wrapping_add(offset >> POOL_SHIFT) }
+    }
+
+    /// The class of a block at `address`, wherever its arena is; `None` if it is not in an open pool of ours.
+    pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
+        if let Some(class) = SizeClass::from_byte(self.class_byte_in_span(address)) {
+            return Some(class);
+        }
+        let arena = self.foreign.find(address)?;
+        let unit = arena.pool_unit(arena.unit_of(address)?);
+        if unit == 0 || arena.free_mask() >> unit & 1 == 1 {
+            return None;
+        }
+        arena.pool(unit).class()
+    }
+
+    /// The arena of a block.
+    ///
+    /// # Safety
+    ///
+    /// 1. `class_of(address)` is not `None`.
+    #[inline]
+    pub(crate) unsafe fn arena_of_block(&self, address: usize) -> ArenaPtr {
+        let offset = address.wrapping_sub(self.base.addr());
+        if offset < self.bytes {
+            // SAFETY: `offset` is below `bytes`, so rounded down it stays in the span.
+            let header = unsafe { self.base.add(offset & !(ARENA_BYTES - 1)) };
+            // SAFETY: in the span, so not null.
+            let header = unsafe { NonNull::new_unchecked(header) };
+            // SAFETY: 1: the unit has a class, so its arena is live; arenas of the span are aligned to their size
+            // (`ArenaSource` 3), so the header is at the arena's start.
+            return unsafe { ArenaPtr::from_header(header) };
+        }
+        match self.foreign.find(address) {
+            Some(arena) => arena,
+            // SAFETY: 1: outside of the span only an arena in the table has a class.
+            None => unsafe { core::hint::unreachable_unchecked() },
+        }
+    }
+
+    /// Is `arena` in the span?
+    pub(crate) fn spans(&self, arena: NonNull<u8>) -> bool {
+        arena.addr().get().wrapping_sub(self.base.addr()) < self.bytes
+    }
+
+    /// Enters a new arena. `false`: no memory for the table, and nothing has changed.
+    pub(crate) fn insert(&mut self, arena: ArenaPtr, raw: &impl Malloc) -> bool {
+        self.spans(arena.address()) || self.foreign.insert(arena, raw)
+    }
+
+    /// Removes an arena without open pools.
+    pub(crate) fn remove(&mut self, arena: ArenaPtr) {
+        if !self.spans(arena.address()) {
+            self.foreign.remove(arena);
+        }
+    }
+
+    /// Notes the class of a pool of `units` units at `start`, or with 0 that it is closed.
+    #[inline]
+    pub(crate) fn set_class(&mut self, start: NonNull<u8>, units: usize, class: u8) {
+        if !self.spans(start) {
+            return;
+        }
+        let first = start.addr().get().wrapping_sub(self.base.addr()) >> POOL_SHIFT;
+        for unit in first..first + units {
+            // SAFETY: the pool is in the span, so its units are in the table (invariant 1).
+            unsafe { *self.classes.wrapping_add(unit) = class };
+        }
+    }
+
+    /// Frees the table of foreign arenas. There are no arenas any more.
+    pub(crate) fn clear(&mut self, raw: &impl Malloc) {
+        self.foreign.clear(raw);
+    }
+
+    /// Tables in use and their bytes: of the span, then of arenas elsewhere.
+    ///
+    /// Of the span's table the pages up to the highest open pool count.
+    pub(crate) fn footprint(&self, highest: usize) -> [(usize, usize); 2] {
+        let span = if self.bytes == 0 || highest == 0 {
+            (0, 0)
+        } else {
+            let units = highest.saturating_sub(self.base.addr()) >> POOL_SHIFT;
+            (1, (units / PAGE_BYTES + 1) * PAGE_BYTES)
+        };
+        let slots = self.foreign.capacity;
+        [span, (usize::from(slots > 0), slots * size_of::<Slot>())]
+    }
+}
+
+/// What lies in one piece of `ARENA_BYTES` at a multiple of that.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Arena number plus 1; 0 for an unused slot.
+    key: usize,
+    /// The arena that begins here, and the one that ends here.
+    begins: Option<ArenaPtr>,
+    ends: Option<ArenaPtr>,
+}
+
+/// Arenas outside of the span: open addressing by arena number.
+///
+/// An arena at a multiple of its size has one number, any other one two.
+struct ForeignArenas {
+    slots: *mut Slot,
+    /// Slots, a power of two, or 0.
+    capacity: usize,
+    /// Invariant 1: slots with a key; at most half of `capacity`, so that every search ends.
+    keys: usize,
+    /// Arenas entered; at 0 no search begins.
+    arenas: usize,
+}
+
+impl ForeignArenas {
+    const fn new() -> Self {
+        Self { slots: core::ptr::null_mut(), capacity: 0, keys: 0, arenas: 0 }
+    }
+
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the table is behind a raw pointer that this value owns"
+    )]
+    fn slot(&self, index: usize) -> &mut Slot {
+        // SAFETY: `index` is masked by the callers to `capacity`, which `slots` points to, zeroed (valid) or written;
+        // the borrow ends within the caller's statement.
+        unsafe { &mut *self.slots.wrapping_add(index) }
+    }
+
+    /// The index of the slot of `number`, or of the unused one where it would go.
+    fn probe(&self, number: usize) -> usize {
+        let mask = self.capacity - 1;
+        let mut index = number.wrapping_mul(0x9E37_79B9).wrapping_shr(7) & mask;
+        loop {
+            let key = self.slot(index).key;
+            if key == 0 || key == number + 1 {
+                return index;
+            }
+            index = (index + 1) & mask;
+        }
+    }
+
+    fn find(&self, address: usize) -> Option<ArenaPtr> {
+        if self.arenas == 0 {
+            return None;
+        }
+        let slot = *self.slot(self.probe(address >> ARENA_SHIFT));
+        let holds =
+            |arena: &ArenaPtr| address.wrapping_sub(arena.address().addr().get()) < ARENA_BYTES;
+        slot.begins.filter(holds).or(slot.ends.filter(holds))
+    }
+
+    fn insert(&mut self, arena: ArenaPtr, raw: &impl Malloc) -> bool {
+        if (self.keys + 2) * 2 > self.capacity && !self.grow(raw) {
+            return false;
+        }
+        self.enter(arena);
+        self.arenas += 1;
+        true
+    }
+
+    fn enter(&mut self, arena: ArenaPtr) {
+        let [first, last] = Self::numbers(arena);
+        let index = self.probe(first);
+        let slot = self.slot(index);
+        let mut new_keys = usize::from(slot.key == 0);
+        slot.key = first + 1;
+        slot.begins = Some(arena);
+        if last != first {
+            let index = self.probe(last);
+            let slot = self.slot(index);
+            new_keys += usize::from(slot.key == 0);
+            slot.key = last + 1;
+            slot.ends = Some(arena);
+        }
+        self.keys += new_keys;
+    }
+
+    fn remove(&mut self, arena: ArenaPtr) {
+        let [first, last] = Self::numbers(arena);
+        // The keys stay, so that no search breaks; `grow` drops those without an arena.
+        self.slot(self.probe(first)).begins = None;
+        if last != first {
+            self.slot(self.probe(last)).ends = None;
+        }
+        self.arenas -= 1;
+    }
+
+    fn numbers(arena: ArenaPtr) -> [usize; 2] {
+        let first = arena.address().addr().get();
+        [first >> ARENA_SHIFT, (first + (ARENA_BYTES - 1)) >> ARENA_SHIFT]
+    }
+
+    fn grow(&mut self, raw: &impl Malloc) -> bool {
+        let old = Self { ..*self };
+        let capacity = (self.arenas * 8).next_power_of_two().max(16);
+        let Some(slots) = raw.calloc(capacity, size_of::<Slot>()) else {
+            return false;
+        };
+        self.slots = slots.as_ptr().cast();
+        self.capacity = capacity;
+        self.keys = 0;
+        for index in 0..old.capacity {
+            if let Some(arena) = old.slot(index).begins {
+                self.enter(arena);
+            }
+        }
+        // SAFETY: `calloc` of the same allocator gave it, or it is null; nothing points to it any more.
+        unsafe { raw.free(NonNull::new(old.slots.cast())) };
+        true
+    }
+
+    fn clear(&mut self, raw: &impl Malloc) {
+        // SAFETY: `calloc` of the same allocator gave it, or it is null; `self` forgets it next.
+        unsafe { raw.free(NonNull::new(self.slots.cast())) };
+        *self = Self::new();
+    }
+}

@@ -1,0 +1,40 @@
+//! Owns the geometry: the sizes of arena, pool and block, and the relations between them, asserted at compile time.
+
+use malloc_api::MIN_ALIGN;
+
+/// Bytes in an arena, what a pool allocator takes from its source at a time: 1 MiB.
+pub const ARENA_BYTES: usize = 1 << ARENA_SHIFT;
+
+/// Bytes in a small pool, the unit in which an arena is divided: 16 KiB.
+pub const POOL_BYTES: usize = 1 << POOL_SHIFT;
+
+/// Largest request in bytes that CPython's pymalloc serves from its pools, the documented threshold: 512.
+pub const SMALL_MAX: usize = 512;
+
+/// Largest request in bytes that this allocator serves from its pools; larger ones go to the fallback.
+pub const POOLED_MAX: usize = 8192;
+
+pub(crate) const ARENA_SHIFT: u32 = 20;
+pub(crate) const POOL_SHIFT: u32 = 14;
+
+/// Bytes between two block sizes of the small classes, and the alignment of every block.
+pub(crate) const GRAIN_BYTES: usize = 16;
+
+/// Units of [`POOL_BYTES`] in an arena.
+pub(crate) const ARENA_UNITS: usize = ARENA_BYTES / POOL_BYTES;
+
+/// Units in a pool of a medium class (513 bytes and more): 64 KiB keep the waste at a pool's end below 1 %.
+pub(crate) const MEDIUM_POOL_UNITS: usize = 4;
+
+/// Bytes in an operating-system page, the grain of commit and purge.
+///
+/// Larger real pages only make a hint coarser: every page operation is advice.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
+const _: () = assert!(GRAIN_BYTES >= MIN_ALIGN && GRAIN_BYTES % MIN_ALIGN == 0);
+const _: () = assert!(SMALL_MAX % GRAIN_BYTES == 0 && POOLED_MAX % GRAIN_BYTES == 0);
+const _: () = assert!(ARENA_UNITS == 64, "an arena's free pools are the bits of a u64");
+const _: () = assert!(POOL_BYTES / GRAIN_BYTES <= u16::MAX as usize);
+const _: () =
+    assert!(POOLED_MAX * 8 <= MEDIUM_POOL_UNITS * POOL_BYTES, "8 blocks in a pool at least");
+const _: () = assert!(POOL_BYTES % PAGE_BYTES == 0);

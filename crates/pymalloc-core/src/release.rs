@@ -1,0 +1,92 @@
+//! Owns the way back: what memory can go back to the system, and how much of it at which price.
+
+use core::ptr::NonNull;
+
+use malloc_api::Malloc;
+
+use crate::config::{ARENA_BYTES, PAGE_BYTES, POOL_BYTES};
+use crate::pymalloc::Pymalloc;
+use crate::size_class::SizeClass;
+use crate::source::ArenaSource;
+
+/// How thoroughly [`release`](crate::LocalPymalloc::release) looks for memory; each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    /// Arenas without a live block.
+    Arenas,
+    /// Pools without a live block, in arenas that have others.
+    Pools,
+    /// Pages of 4 KiB without a live block, in pools that have others.
+    Pages,
+}
+
+impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
+    /// Gives memory back to the system; returns the bytes given back.
+    ///
+    /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a record
+    /// set at run time made go back as wholes only.
+    pub fn release(&mut self, level: Release) -> usize {
+        for class in SizeClass::all() {
+            self.drain(class, self.magazines.len(class));
+        }
+        let mut bytes = 0;
+        while self.release_arena() {
+            bytes += ARENA_BYTES;
+        }
+        if level >= Release::Pools {
+            bytes += self.purge_free_pools();
+        }
+        if level >= Release::Pages {
+            bytes += self.purge_free_pages();
+        }
+        bytes
+    }
+
+    fn purge_free_pools(&mut self) -> usize {
+        let mut bytes = 0;
+        for arena in self.arenas.iter().filter(|arena| arena.is_from_source()) {
+            let pool_bytes = arena.kind().units() * POOL_BYTES;
+            let mut units = arena.resident_mask();
+            while units != 0 {
+                let unit = units.trailing_zeros() as usize;
+                units &= units - 1;
+                // SAFETY: a free pool of an arena that the source made: nothing in it is in use.
+                bytes += unsafe { self.source.purge(arena.unit_address(unit), pool_bytes) };
+                arena.set_purged(unit);
+            }
+        }
+        bytes
+    }
+
+    fn purge_free_pages(&mut self) -> usize {
+        let mut bytes = 0;
+        for arena in self.arenas.iter().filter(|arena| arena.is_from_source()) {
+            for unit in arena.open_units() {
+                let pool = arena.pool(unit);
+                let Some(class) = pool.class() else { continue };
+                // The pages that the next live block leaves free, joined into runs.
+                let start = arena.unit_address(unit);
+                let mut from = 0;
+                for block in 0..class.blocks_per_pool() {
+                    if !pool.is_free(block) {
+                        bytes += self.purge_between(start, from, block * class.size());
+                        from = (block + 1) * class.size();
+                    }
+                }
+                bytes += self.purge_between(start, from, class.pool_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// Purges the whole pages from `from` to `to`, offsets into the pool at `start` between which no block lives.
+    fn purge_between(&self, start: NonNull<u8>, from: usize, to: usize) -> usize {
+        if to - from < PAGE_BYTES {
+            return 0;
+        }
+        // SAFETY: `from` is below the pool's length, which is mapped.
+        let first = unsafe { start.add(from) };
+        // SAFETY: in an arena that the source made; no live block in the range, and free blocks hold nothing.
+        unsafe { self.source.purge(first, to - from) }
+    }
+}

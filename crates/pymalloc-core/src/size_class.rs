@@ -1,0 +1,200 @@
+//! Owns the size classes: which class serves a size, and the geometry of that class's pools.
+
+use crate::config::{GRAIN_BYTES, MEDIUM_POOL_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
+
+const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
+
+/// Blocks in a pool of each medium class: 10 to 13 % between two sizes, and nearly nothing left over at the end.
+const MEDIUM_BLOCKS: [usize; 25] = [
+    113, 102, 91, 80, 72, 64, 57, 51, 45, 40, 36, 32, 28, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10,
+    9, 8,
+];
+
+/// One of the [`SizeClass::COUNT`] block sizes.
+///
+/// 32 small classes step by 16 bytes to 512, as CPython's do; the medium ones step by about an eighth to 8192.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SizeClass(
+    /// Invariant 1: from 1 to `COUNT`. 0 is free to mean "no class" in maps of bytes.
+    u8,
+);
+
+/// What the slow paths know of a class.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry {
+    /// Bytes in a block.
+    pub(crate) size: u32,
+    /// Blocks in a pool.
+    pub(crate) blocks: u16,
+    /// Units of `POOL_BYTES` in a pool.
+    pub(crate) units: u8,
+    /// `ceil(2^32 / size)`: multiplying by it divides an offset in the pool by `size`.
+    reciprocal: u32,
+}
+
+impl SizeClass {
+    /// Number of classes.
+    pub const COUNT: usize = SMALL_CLASSES + MEDIUM_BLOCKS.len();
+
+    /// Number of classes that CPython has too: those up to [`SMALL_MAX`] bytes.
+    pub const SMALL_COUNT: usize = SMALL_CLASSES;
+
+    /// The class that serves `size` bytes; `None` for 0 and for more than [`POOLED_MAX`].
+    #[inline]
+    #[must_use]
+    pub const fn of(size: usize) -> Option<Self> {
+        if size == 0 || size > POOLED_MAX {
+            return None;
+        }
+        Some(Self(CLASS_OF_GRAINS[size.div_ceil(GRAIN_BYTES)]))
+    }
+
+    /// The class at `index`, from 0 to `COUNT - 1`; `None` beyond.
+    #[must_use]
+    pub const fn from_index(index: usize) -> Option<Self> {
+        if index < Self::COUNT { Some(Self(index as u8 + 1)) } else { None }
+    }
+
+    /// Position from 0, CPython's class number for the small classes.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize - 1
+    }
+
+    /// Bytes in a block of this class.
+    #[inline]
+    #[must_use]
+    pub const fn size(self) -> usize {
+        self.geometry().size as usize
+    }
+
+    /// Blocks in a pool of this class.
+    #[inline]
+    #[must_use]
+    pub const fn blocks_per_pool(self) -> usize {
+        self.geometry().blocks as usize
+    }
+
+    /// Bytes in a pool of this class.
+    #[inline]
+    #[must_use]
+    pub const fn pool_bytes(self) -> usize {
+        self.geometry().units as usize * POOL_BYTES
+    }
+
+    /// The byte that stands for this class in maps and in the tables of magazines; never 0.
+    #[inline]
+    pub(crate) const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// The class of a map's byte; `None` for 0.
+    #[inline]
+    pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
+        if byte == 0 || byte as usize > Self::COUNT { None } else { Some(Self(byte)) }
+    }
+
+    #[inline]
+    pub(crate) const fn geometry(self) -> &'static Geometry {
+        &GEOMETRY[self.0 as usize]
+    }
+
+    /// All classes, from the smallest.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).filter_map(Self::from_index)
+    }
+}
+
+impl Geometry {
+    /// The block that `offset` bytes into a pool lie in. It is `offset / size` for every offset in a pool.
+    #[inline]
+    pub(crate) const fn block_at(&self, offset: usize) -> usize {
+        ((offset as u64 * self.reciprocal as u64) >> 32) as usize
+    }
+}
+
+/// The class byte of a size in grains, rounded up; 0 for no bytes.
+pub(crate) static CLASS_OF_GRAINS: [u8; POOLED_MAX / GRAIN_BYTES + 1] = {
+    let mut table = [0; POOLED_MAX / GRAIN_BYTES + 1];
+    let mut grains = 1;
+    let mut class = 1;
+    while grains < table.len() {
+        if GEOMETRY[class].size as usize / GRAIN_BYTES < grains {
+            class += 1;
+        }
+        table[grains] = class as u8;
+        grains += 1;
+    }
+    table
+};
+
+const GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
+    let none = Geometry { size: 0, blocks: 0, units: 0, reciprocal: 0 };
+    let mut table = [none; SizeClass::COUNT + 1];
+    let mut class = 1;
+    while class <= SizeClass::COUNT {
+        let (size, units) = if class <= SMALL_CLASSES {
+            (class * GRAIN_BYTES, 1)
+        } else {
+            let bytes = MEDIUM_POOL_UNITS * POOL_BYTES;
+            let blocks = MEDIUM_BLOCKS[class - SMALL_CLASSES - 1];
+            (bytes / blocks / GRAIN_BYTES * GRAIN_BYTES, MEDIUM_POOL_UNITS)
+        };
+        table[class] = Geometry {
+            size: size as u32,
+            blocks: (units * POOL_BYTES / size) as u16,
+            units: units as u8,
+            reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
+        };
+        class += 1;
+    }
+    table
+};
+
+const _: () = assert!(SizeClass::COUNT < u8::MAX as usize);
+const _: () = assert!(GEOMETRY[SizeClass::COUNT].size as usize == POOLED_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_holds_it() {
+        for size in 1..=POOLED_MAX {
+            let class = SizeClass::of(size).unwrap();
+            assert!(class.size() >= size);
+            if let Some(smaller) = class.index().checked_sub(1).and_then(SizeClass::from_index) {
+                assert!(smaller.size() < size);
+            }
+        }
+        assert_eq!(SizeClass::of(0), None);
+        assert_eq!(SizeClass::of(POOLED_MAX + 1), None);
+    }
+
+    #[test]
+    fn small_classes_are_cpythons() {
+        for size in 1..=SMALL_MAX {
+            let class = SizeClass::of(size).unwrap();
+            assert_eq!(class.index(), (size - 1) >> 4);
+            assert_eq!(class.size(), (class.index() + 1) * 16);
+        }
+    }
+
+    #[test]
+    fn division_by_multiplication_is_exact() {
+        for class in SizeClass::all() {
+            for offset in 0..class.pool_bytes() {
+                assert_eq!(class.geometry().block_at(offset), offset / class.size());
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_wastes_less_than_a_block() {
+        for class in SizeClass::all() {
+            let used = class.blocks_per_pool() * class.size();
+            assert!(used <= class.pool_bytes() && class.pool_bytes() - used < class.size());
+        }
+    }
+}

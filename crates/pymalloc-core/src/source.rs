@@ -1,0 +1,150 @@
+//! Owns the seam to the system: where arenas come from (`ArenaSource`), and CPython's record of two functions that
+//! can replace that at run time (`ArenaAllocator`).
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+/// A range of addresses in which every arena of a source lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// First address, aligned to [`ARENA_BYTES`](crate::ARENA_BYTES).
+    pub base: NonNull<u8>,
+    /// Length in bytes, a multiple of [`ARENA_BYTES`](crate::ARENA_BYTES).
+    pub bytes: usize,
+}
+
+/// Where arenas come from: memory in pieces of [`ARENA_BYTES`](crate::ARENA_BYTES).
+///
+/// Sizes are in bytes. Only `alloc` and `free` are required; the rest makes address tests and page faults cheaper.
+///
+/// # Safety
+///
+/// An implementation promises that
+///
+/// 1. what `alloc` returns is valid for reads and writes of `size` bytes, overlaps nothing else in use, and stays
+///    so until it is given to `free`; its alignment is free to choose;
+/// 2. if `IS_ZEROED`, it holds zero bytes;
+/// 3. `span` always answers the same, and nothing but arenas of sources that report this very span, or memory that
+///    no pool allocator sees, lies in it; an arena inside of it is aligned to its own size;
+/// 4. `alloc_table` returns zeroed memory that overlaps nothing else in use, until `free_table`;
+/// 5. `populate` keeps every byte, and `purge` changes no byte outside of the range it is given;
+/// 6. no method unwinds or allocates through the allocator that uses the source.
+pub unsafe trait ArenaSource {
+    /// Does `alloc` return zero bytes?
+    const IS_ZEROED: bool = false;
+
+    /// An arena of `size` bytes; `None` when there is none.
+    fn alloc(&self, size: usize) -> Option<NonNull<u8>>;
+
+    /// Takes an arena back.
+    ///
+    /// # Safety
+    ///
+    /// 1. `alloc(size)` of this source returned `arena`, and it is not used afterwards.
+    unsafe fn free(&self, arena: NonNull<u8>, size: usize);
+
+    /// The range of addresses in which arenas lie, if there is one; asked once, before the first arena.
+    ///
+    /// Arenas outside of it are still found, by a slower way.
+    fn span(&self) -> Option<Span> {
+        None
+    }
+
+    /// `bytes` zero bytes for a table that may stay mostly untouched; `None` when there is no memory.
+    fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
+        let _ = bytes;
+        None
+    }
+
+    /// Takes a table back.
+    ///
+    /// # Safety
+    ///
+    /// 1. `alloc_table(bytes)` of this source returned `table`, and it is not used afterwards.
+    unsafe fn free_table(&self, table: NonNull<u8>, bytes: usize) {
+        let _ = (table, bytes);
+    }
+
+    /// Advice: the pages of this range are about to be written.
+    ///
+    /// # Safety
+    ///
+    /// 1. The range lies in one arena of this source.
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
+        let _ = (start, bytes);
+    }
+
+    /// Gives the memory behind the whole pages of this range back to the system, and keeps the addresses.
+    ///
+    /// Returns the bytes given back, 0 where the source cannot do that. The range's content is then unspecified.
+    ///
+    /// # Safety
+    ///
+    /// 1. The range lies in one arena of this source, and nothing in it is in use.
+    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
+        let _ = (start, bytes);
+        0
+    }
+}
+
+/// CPython's `PyObjectArenaAllocator`: a context and the two functions that get and return arenas.
+///
+/// Three words in the order of the C structure. Set with `set_arena_allocator`; arenas that exist by then are later
+/// given to the new `free`, which must cope with them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ArenaAllocator {
+    /// First argument of both functions.
+    pub ctx: *mut c_void,
+    /// Returns `size` bytes at any alignment, or null.
+    pub alloc: unsafe extern "C" fn(ctx: *mut c_void, size: usize) -> *mut c_void,
+    /// Takes back what an `alloc` returned.
+    pub free: unsafe extern "C" fn(ctx: *mut c_void, ptr: *mut c_void, size: usize),
+}
+
+impl PartialEq for ArenaAllocator {
+    /// Equal if all three words are.
+    fn eq(&self, other: &Self) -> bool {
+        self.ctx == other.ctx
+            && core::ptr::fn_addr_eq(self.alloc, other.alloc)
+            && core::ptr::fn_addr_eq(self.free, other.free)
+    }
+}
+
+impl Eq for ArenaAllocator {}
+
+impl ArenaAllocator {
+    /// The record that stands for `source`: its functions call `source`'s.
+    ///
+    /// It is usable as long as `source` stays where it is.
+    #[must_use]
+    pub fn of<S: ArenaSource>(source: &S) -> Self {
+        Self {
+            ctx: core::ptr::from_ref(source).cast_mut().cast(),
+            alloc: source_alloc::<S>,
+            free: source_free::<S>,
+        }
+    }
+}
+
+/// # Safety
+///
+/// 1. `ctx` points to an `S`.
+unsafe extern "C" fn source_alloc<S: ArenaSource>(ctx: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: 1.
+    let source = unsafe { &*ctx.cast::<S>().cast_const() };
+    source.alloc(size).map_or(core::ptr::null_mut(), |arena| arena.as_ptr().cast())
+}
+
+/// # Safety
+///
+/// 1. `ctx` points to an `S`.
+/// 2. `ptr` is null, or `alloc(size)` of it returned `ptr`, which is not used afterwards.
+unsafe extern "C" fn source_free<S: ArenaSource>(ctx: *mut c_void, ptr: *mut c_void, size: usize) {
+    // SAFETY: 1.
+    let source = unsafe { &*ctx.cast::<S>().cast_const() };
+    if let Some(arena) = NonNull::new(ptr.cast::<u8>()) {
+        // SAFETY: 2 is the duty of `ArenaSource::free`.
+        unsafe { source.free(arena, size) };
+    }
+}
