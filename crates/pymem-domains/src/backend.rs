@@ -1,4 +1,12 @@
 //! Owns the allocators that serve one set of domains: their instances and their records.
+//! Leaves each library behind a pair of files of one name, of which the features choose one.
+
+#[cfg_attr(feature = "mimalloc", path = "backend/mimalloc.rs")]
+#[cfg_attr(not(feature = "mimalloc"), path = "backend/no_mimalloc.rs")]
+mod mimalloc;
+#[cfg_attr(feature = "pymalloc", path = "backend/pymalloc.rs")]
+#[cfg_attr(not(feature = "pymalloc"), path = "backend/no_pymalloc.rs")]
+mod pymalloc;
 
 use malloc_api::LibcMalloc;
 
@@ -6,22 +14,37 @@ use crate::domains::DomainAllocator;
 use crate::record::AllocatorRecord;
 use crate::table::Backend;
 
+pub(crate) use mimalloc::Heaps;
+pub(crate) use pymalloc::Pools;
+
 static LIBC: LibcMalloc = LibcMalloc;
+
+/// The record of the C library's allocator.
+pub(crate) const fn libc_record() -> AllocatorRecord {
+    AllocatorRecord::new(&LIBC)
+}
 
 /// The allocators of one set of domains.
 #[derive(Debug)]
-pub(crate) struct Backends;
+pub(crate) struct Backends {
+    pub(crate) pools: Pools,
+    pub(crate) heaps: Heaps,
+}
 
 impl Backends {
-    pub(crate) const fn new(_raw: DomainAllocator) -> Self {
-        Self
+    /// Allocators whose pools send what is not for them to `raw`.
+    pub(crate) const fn new(raw: DomainAllocator) -> Self {
+        Self { pools: Pools::new(raw), heaps: Heaps::new() }
     }
 
     /// The record of `backend`; `None` when it is not compiled in.
-    pub(crate) fn record(&self, backend: Backend) -> Option<AllocatorRecord> {
+    pub(crate) fn record(&'static self, backend: Backend) -> Option<AllocatorRecord> {
         match backend {
-            Backend::Malloc => Some(AllocatorRecord::new(&LIBC)),
-            _ => None,
+            Backend::Malloc => Some(libc_record()),
+            Backend::Pymalloc => self.pools.record(),
+            Backend::MimallocRaw => self.heaps.raw(),
+            Backend::Mimalloc => self.heaps.mem(),
+            Backend::MimallocObject => self.heaps.object(),
         }
     }
 }

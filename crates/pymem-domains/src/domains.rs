@@ -4,10 +4,10 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use malloc_api::{LibcMalloc, Malloc};
+use malloc_api::Malloc;
 use pymem_sync::{Lock, Published};
 
-use crate::backend::Backends;
+use crate::backend::{Backends, libc_record};
 use crate::debug::DebugConfig;
 use crate::domain::Domain;
 use crate::error::{DomainsError, SetAllocatorError};
@@ -28,7 +28,7 @@ use crate::table::Row;
 ///
 /// ```
 /// use pymem_domains::{AllocatorName, Domain, Domains, Profile};
-/// use malloc_api::{LibcMalloc, Malloc};
+/// use malloc_api::Malloc;
 ///
 /// let domains = Domains::new(Profile::CURRENT, Some(AllocatorName::Debug))?;
 /// let mem = domains.get(Domain::Mem);
@@ -44,8 +44,6 @@ pub struct Domains {
 
 /// Where the calls of the three domains find their records.
 pub(crate) type Cells = [Published<AllocatorRecord>; 3];
-
-static LIBC: LibcMalloc = LibcMalloc;
 
 /// What the copies of one `Domains` stand for.
 struct Shared {
@@ -80,8 +78,7 @@ impl Domains {
         debug: DebugConfig,
     ) -> Result<Self, DomainsError> {
         let row = Self::row_of(&profile, name)?;
-        let libc = AllocatorRecord::new(&LIBC);
-        let libc = immortal::leak(libc);
+        let libc = immortal::leak(libc_record());
         let cells = immortal::leak(Domain::ALL.map(|_| Published::new(libc)));
         Self::build(profile, row, debug, cells)
     }
@@ -114,7 +111,7 @@ impl Domains {
             Layers::new(Domain::Mem, base(Domain::Mem)?),
             Layers::new(Domain::Obj, base(Domain::Obj)?),
         ];
-        let libc = AllocatorRecord::new(&LIBC);
+        let libc = libc_record();
         let default_raw = if profile.pydebug() { debug.hooks(Domain::Raw, libc)? } else { libc };
         let layers = Lock::new(layers);
         let shared = Shared { profile, row, debug, cells, layers, backends, default_raw };
@@ -343,6 +340,7 @@ impl fmt::Debug for DomainAllocator {
 
 // SAFETY: every method is the same method of the domain's record, which keeps promises 1-4. Whatever record a call
 // loads takes the domain's blocks: a base never changes after the first block, and wrappers serve the same blocks.
+// 5: copies share the domain.
 unsafe impl Malloc for DomainAllocator {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {

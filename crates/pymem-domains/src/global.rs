@@ -154,7 +154,7 @@ macro_rules! global_domain {
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $type;
 
-        // SAFETY: every method is the same method of the domain's record, which keeps promises 1-4.
+        // SAFETY: every method is the same method of the domain's record, which keeps promises 1-4; 5: the domain is one.
         unsafe impl Malloc for $type {
             #[inline]
             fn malloc(&self, size: usize) -> Option<NonNull<u8>> {

@@ -162,6 +162,7 @@ impl fmt::Debug for AllocatorRecord {
 
 // SAFETY: promises 1-4 are those of the allocator behind the record: by its own `Malloc` in `new` and `leak`, by
 // promise 2 in `from_parts` and `from_c`; larger requests answer `None` here. `extern "C"` functions never unwind.
+// 5: copies share the allocator.
 unsafe impl Malloc for AllocatorRecord {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
