@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hot::Path;
 use crate::trace::Prepared;
 
 /// Environment variable with the path of the job's file; a process without it is no worker.
@@ -13,29 +14,54 @@ pub const JOB_VARIABLE: &str = "PYMEM_BENCH_JOB";
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Job {
     /// What to measure.
-    pub mode: Mode,
-    /// What to replay.
-    pub trace: Prepared,
+    pub task: Task,
     /// Where to write the [`Answer`].
     pub answer: PathBuf,
 }
 
 /// What a worker measures.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Mode {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Task {
     /// Which of the named rows this process can open.
     Probe(Vec<String>),
     /// Several passes of each row in one process, in rounds.
     Warm {
+        /// What to replay.
+        trace: Prepared,
         /// Names of the rows.
         rows: Vec<String>,
         /// Times that all rows take their turn.
         rounds: usize,
-        /// Passes a turn.
+        /// Passes a turn; the fastest counts.
         passes: usize,
     },
     /// One pass of one row.
-    Cold(String),
+    Cold {
+        /// What to replay.
+        trace: Prepared,
+        /// Name of the row.
+        row: String,
+    },
+    /// One row in several threads at once.
+    Threads {
+        /// What each thread replays.
+        trace: Prepared,
+        /// Name of the row.
+        row: String,
+        /// Number of threads.
+        threads: usize,
+        /// Passes; the fastest counts.
+        passes: usize,
+    },
+    /// One hot path in a loop, for an instruction counter around the process.
+    Hot {
+        /// Name of the row.
+        row: String,
+        /// The path.
+        path: Path,
+        /// Repetitions.
+        repetitions: usize,
+    },
 }
 
 /// What a worker found.
@@ -47,12 +73,12 @@ pub struct Answer {
     pub rows: Vec<Measured>,
 }
 
-/// One row's figures.
+/// One row's figures; those that a task does not measure are zero.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct Measured {
     /// The row's name.
     pub row: String,
-    /// Nanoseconds of each pass; the first passes of a warm job are in it.
+    /// Nanoseconds of the fastest pass of each round.
     pub nanoseconds: Vec<u64>,
     /// Growth of the resident set at the end of the operations, in bytes.
     pub end_bytes: i64,

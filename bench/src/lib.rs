@@ -4,12 +4,16 @@
 //! Without the variable of [`job::JOB_VARIABLE`], and in a process that is no interpreter, loading it does nothing.
 
 pub mod host;
+pub mod hot;
 mod initializers;
 pub mod job;
 pub mod memory;
+mod mimalloc2;
+mod peers;
 pub mod record;
 pub mod replay;
 pub mod rows;
+pub mod threads;
 pub mod trace;
 pub mod worker;
 

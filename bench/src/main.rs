@@ -1,53 +1,106 @@
 //! The driving half of the benchmarks: prepares traces, starts workers, and shows what they measured.
 
 mod driver;
+mod inputs;
+mod measure;
+mod origin;
+mod report;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
 
+use driver::Driver;
+use measure::Effort;
+use report::{Report, RowInfo};
+
 /// Replays allocation traces through our allocators, CPython's own and their peers, in one process and one run.
 #[derive(Debug, Parser)]
-#[command(name = "bench", version)]
+#[command(name = "cargo xtask bench", version)]
 struct Cli {
-    /// Trace files, or folders of them; otherwise those of PYMEM_TRACES.
-    #[arg(long = "trace", value_name = "FILE")]
+    /// Trace files or folders of them; otherwise those of PYMEM_TRACES, otherwise those of the repository.
+    #[arg(long = "trace", value_name = "FILE", num_args = 1..)]
     traces: Vec<PathBuf>,
-    /// Only the traces whose name contains one of these words.
-    #[arg(long = "only", value_name = "WORD", value_delimiter = ',')]
+    /// Only the traces (with --python: the programs) whose name contains one of these words.
+    #[arg(long, value_name = "WORD", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these allocators (cpython is always measured: ratios are relative to it).
-    #[arg(long = "rows", value_name = "NAME", value_delimiter = ',')]
+    /// Only these allocators, besides the baseline and the cost of replaying.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     rows: Vec<String>,
-    /// The interpreter whose allocators are the baseline.
-    #[arg(long, default_value = "/usr/bin/python3")]
-    python: PathBuf,
-    /// Rounds of warm passes; each round gives every allocator its turn.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Passes a turn.
-    #[arg(long, default_value_t = 3)]
-    passes: usize,
-    /// Fresh processes for each cold figure.
-    #[arg(long, default_value_t = 5)]
-    cold: usize,
+    /// Fewer rounds: less than three minutes for the traces of the repository.
+    #[arg(long)]
+    quick: bool,
+    /// The interpreter whose allocators are the baseline, best a build with profile-guided optimisation.
+    #[arg(long, value_name = "PATH", default_value = "/usr/bin/python3")]
+    interpreter: PathBuf,
+    /// Warm rounds; in each every allocator takes its turn.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Passes a warm round; the fastest counts.
+    #[arg(long)]
+    passes: Option<usize>,
+    /// Fresh processes a row for the cold figures.
+    #[arg(long)]
+    cold: Option<usize>,
+    /// Numbers of threads; 0 for none of these.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
+    threads: Vec<usize>,
+    /// The folder that gets `benchmarks.md` and `benchmarks/` with JSON and plots; nothing is written without it.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+impl Cli {
+    fn effort(&self) -> Effort {
+        let usual = if self.quick {
+            Effort { rounds: 3, passes: 2, cold: 3, threads: 1 }
+        } else {
+            Effort { rounds: 7, passes: 3, cold: 7, threads: 3 }
+        };
+        Effort {
+            rounds: self.rounds.unwrap_or(usual.rounds),
+            passes: self.passes.unwrap_or(usual.passes),
+            cold: self.cold.unwrap_or(usual.cold),
+            threads: usual.threads,
+        }
+    }
 }
 
 fn main() -> Result<()> {
     // A worker without an interpreter around it.
     if let Some(job) = std::env::var_os(pymem_bench::job::JOB_VARIABLE) {
-        return pymem_bench::worker::run(&PathBuf::from(job));
+        return pymem_bench::worker::run(Path::new(&job));
     }
     let cli = Cli::parse();
-    let traces = driver::find_traces(&cli.traces, &cli.only)?;
-    let driver = driver::Driver::new(&cli.python)?;
-    let rows = driver.rows(&cli.rows)?;
-    let mut results = Vec::new();
+    replay(&cli)
+}
+
+fn replay(cli: &Cli) -> Result<()> {
+    let traces = inputs::find(&cli.traces, &cli.only)?;
+    let driver = Driver::new(&cli.interpreter)?;
+    let (rows, baseline) = driver.rows(&cli.rows)?;
+    let counts: Vec<usize> = cli.threads.iter().copied().filter(|&count| count > 0).collect();
+    let mut report = Report {
+        origin: origin::here(),
+        baseline: format!("CPython {baseline} ({})", cli.interpreter.display()),
+        rows: infos(&rows),
+        traces: Vec::new(),
+        threads: Vec::new(),
+    };
+    println!("baseline: {}\nmachine: {}", report.baseline, report.origin.machine);
     for path in &traces {
-        results.push(driver.measure(path, &rows, cli.rounds, cli.passes, cli.cold)?);
+        report.traces.push(measure::one_thread(&driver, path, &rows, cli.effort())?);
     }
-    println!("{}", table::ratios(&results));
+    if let (Some(path), false) = (traces.first(), counts.is_empty()) {
+        report.threads = measure::many_threads(&driver, path, &rows, &counts, cli.effort())?;
+    }
+    println!("{}", table::all(&report));
     Ok(())
+}
+
+fn infos(names: &[String]) -> Vec<RowInfo> {
+    let rows = names.iter().filter_map(|name| pymem_bench::rows::find(name));
+    rows.map(|row| RowInfo { name: row.name.to_owned(), about: row.about.to_owned() }).collect()
 }

@@ -1,49 +1,121 @@
 //! Owns the tables on the terminal.
 
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
-use pymem_bench::job::Measured;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{CellAlignment, LineStyle, Table};
 
-use crate::driver::TraceResult;
+use crate::report::{Metric, Ratio, Report, median};
 
-/// Ratios to the first row: geometric means first, then each trace.
-pub(crate) fn ratios(results: &[TraceResult]) -> String {
-    let mut out = String::new();
-    let best = |row: &Measured| row.nanoseconds.iter().min().copied().unwrap_or(0) as f64;
-    out += &one("warm time (best pass)", results, |result| result.warm.iter().map(best).collect());
-    out +=
-        &one("cold time (best process)", results, |result| result.cold.iter().map(best).collect());
-    out += &one("RSS growth at the end", results, |result| {
-        result.cold.iter().map(|row| row.end_bytes as f64).collect()
-    });
-    out += &one("peak RSS growth", results, |result| {
-        result.cold.iter().map(|row| row.peak_bytes as f64).collect()
-    });
-    out += &one("RSS after freeing all", results, |result| {
-        result.cold.iter().map(|row| row.freed_bytes as f64).collect()
-    });
+/// Geometric means of all metrics first, then each metric trace by trace, then threads.
+pub(crate) fn all(report: &Report) -> String {
+    let mut out = overview(report);
+    for metric in Metric::ALL {
+        out += &by_trace(report, metric);
+    }
+    if !report.threads.is_empty() {
+        out += &threads(report);
+    }
     out
 }
 
-fn one(title: &str, results: &[TraceResult], of: impl Fn(&TraceResult) -> Vec<f64>) -> String {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
-    let mut header = vec![title.to_owned(), "geomean".to_owned()];
-    header.extend(results.iter().map(|result| result.trace.clone()));
-    table.set_header(header);
-    let columns: Vec<Vec<f64>> = results.iter().map(of).collect();
-    let names = results
-        .first()
-        .map(|result| result.warm.iter().map(|row| row.row.clone()).collect::<Vec<_>>());
-    for (at, name) in names.unwrap_or_default().into_iter().enumerate() {
-        let ratios: Vec<f64> =
-            columns.iter().map(|column| column[at].max(0.0) / column[0]).collect();
-        let logs: f64 = ratios.iter().map(|ratio| ratio.max(1e-9).ln()).sum();
-        let mut cells = vec![name, format!("{:.3}", (logs / ratios.len() as f64).exp())];
-        cells.extend(ratios.iter().map(|ratio| format!("{ratio:.3}")));
-        table.add_row(cells);
+fn overview(report: &Report) -> String {
+    let mut lines = Lines::new("relative to cpython, geomean");
+    for metric in Metric::ALL {
+        lines.column(metric.title());
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    lines.column("warm (best)");
+    lines.column("cold (best)");
+    for (at, row) in report.rows.iter().enumerate() {
+        let mut cells: Vec<String> =
+            Metric::ALL.iter().map(|&metric| with_spread(report.geomean(at, metric))).collect();
+        cells.extend(
+            [Metric::Warm, Metric::Cold]
+                .map(|metric| format!("{:.3}", report.geomean(at, metric).best)),
+        );
+        lines.row(&row.name, cells);
     }
-    format!("{table}\n\n")
+    lines.draw()
+}
+
+fn by_trace(report: &Report, metric: Metric) -> String {
+    let mut lines = Lines::new(metric.title());
+    for trace in &report.traces {
+        lines.column(&trace.trace);
+    }
+    for (at, row) in report.rows.iter().enumerate() {
+        lines.row(
+            &row.name,
+            report.traces.iter().map(|trace| with_spread(trace.ratio(at, metric))).collect(),
+        );
+    }
+    lines.draw()
+}
+
+/// Rates of several threads, relative to the C library with as many threads.
+fn threads(report: &Report) -> String {
+    let mut lines = Lines::new("Mops/s (relative to libc)");
+    for result in &report.threads {
+        lines.column(&format!("{}, {}", result.trace, threads_text(result.threads)));
+    }
+    let names = report.threads.first().map_or(&[][..], |result| &result.rates[..]);
+    for (at, (name, _)) in names.iter().enumerate() {
+        let cells = report.threads.iter().map(|result| {
+            let rate = median(&result.rates[at].1);
+            let libc = result
+                .rates
+                .iter()
+                .find(|(name, _)| name == "libc")
+                .map(|(_, rates)| median(rates));
+            libc.map_or(format!("{rate:.1}"), |libc| format!("{rate:.1} ({:.2})", rate / libc))
+        });
+        lines.row(name, cells.collect());
+    }
+    lines.draw()
+}
+
+/// `1 thread`, `2 threads`.
+pub(crate) fn threads_text(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
+}
+
+/// A median and how far the rounds lie from it: `0.62 ±0.01`, or without the second part where it rounds to nothing.
+pub(crate) fn with_spread(ratio: Ratio) -> String {
+    let spread = (ratio.high - ratio.median).max(ratio.median - ratio.low);
+    if spread < 0.005 {
+        format!("{:.2}", ratio.median)
+    } else {
+        format!("{:.2} ±{spread:.2}", ratio.median)
+    }
+}
+
+/// A table whose first column is text and whose others are figures.
+struct Lines {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Lines {
+    fn new(title: &str) -> Self {
+        Self { header: vec![title.to_owned()], rows: Vec::new() }
+    }
+
+    fn column(&mut self, title: &str) {
+        self.header.push(title.to_owned());
+    }
+
+    fn row(&mut self, name: &str, cells: Vec<String>) {
+        let mut row = vec![name.to_owned()];
+        row.extend(cells);
+        self.rows.push(row);
+    }
+
+    fn draw(self) -> String {
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
+        table.set_header(self.header);
+        table.add_rows(self.rows);
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        format!("{table}\n\n")
+    }
 }

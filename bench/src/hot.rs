@@ -1,0 +1,96 @@
+//! Owns the hot paths whose instructions are counted: short loops over one record, without a trace.
+
+use std::ffi::c_void;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::Record;
+
+/// Blocks that [`Path::Batch`] keeps alive at once.
+const BATCH_BLOCKS: usize = 1000;
+
+/// A path through an allocator that programs take most of the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Path {
+    /// `malloc(48)` and `free` of the same block.
+    Pair,
+    /// `malloc(1024)` and `free` of the same block.
+    MediumPair,
+    /// `calloc(1, 64)` and `free` of the same block.
+    ZeroedPair,
+    /// `realloc` from 48 to 44 bytes and back.
+    ReallocInPlace,
+    /// 1000 blocks of 64 bytes, then their frees in the order of their birth.
+    Batch,
+}
+
+impl Path {
+    /// Every path.
+    pub const ALL: [Self; 5] =
+        [Self::Pair, Self::MediumPair, Self::ZeroedPair, Self::ReallocInPlace, Self::Batch];
+
+    /// The path's name in the baseline.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pair => "malloc(48) + free",
+            Self::MediumPair => "malloc(1024) + free",
+            Self::ZeroedPair => "calloc(64) + free",
+            Self::ReallocInPlace => "realloc 48 to 44 and back",
+            Self::Batch => "malloc(64) + free, 1000 at a time",
+        }
+    }
+
+    /// Takes the path `repetitions` times; [`Path::Batch`] rounds up to whole batches.
+    pub fn run(self, record: &Record, repetitions: usize) {
+        match self {
+            Self::Pair => pairs(record, 48, repetitions),
+            Self::MediumPair => pairs(record, 1024, repetitions),
+            Self::ZeroedPair => {
+                for _ in 0..repetitions {
+                    // SAFETY: any size is allowed.
+                    let block = unsafe { (record.calloc)(record.ctx, 1, 64) };
+                    free(record, block);
+                }
+            }
+            Self::ReallocInPlace => {
+                let mut block = malloc(record, 48);
+                for _ in 0..repetitions {
+                    block = realloc(record, block, 44);
+                    block = realloc(record, block, 48);
+                }
+                free(record, block);
+            }
+            Self::Batch => {
+                let mut blocks = Vec::with_capacity(BATCH_BLOCKS);
+                for _ in 0..repetitions.div_ceil(BATCH_BLOCKS) {
+                    blocks.extend((0..BATCH_BLOCKS).map(|_| malloc(record, 64)));
+                    blocks.drain(..).for_each(|block| free(record, block));
+                }
+            }
+        }
+    }
+}
+
+fn pairs(record: &Record, size: usize, repetitions: usize) {
+    for _ in 0..repetitions {
+        free(record, malloc(record, size));
+    }
+}
+
+#[inline]
+fn malloc(record: &Record, size: usize) -> *mut c_void {
+    // SAFETY: any size is allowed.
+    unsafe { (record.malloc)(record.ctx, size) }
+}
+
+#[inline]
+fn realloc(record: &Record, block: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the callers here pass the only block they have, alive and of this record, and keep only the result.
+    unsafe { (record.realloc)(record.ctx, block, size) }
+}
+
+#[inline]
+fn free(record: &Record, block: *mut c_void) {
+    // SAFETY: the callers here pass a live block of this record, or null, and forget it.
+    unsafe { (record.free)(record.ctx, block) }
+}

@@ -1,0 +1,124 @@
+//! Owns the order of the measurements: rounds in which every row takes its turn, so that what else the machine does
+//! falls on all of them alike.
+
+use std::path::Path;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use pymem_bench::job::{Measured, Task};
+use pymem_bench::rows;
+use pymem_bench::trace::{self, Prepared};
+
+use crate::driver::Driver;
+use crate::report::{Cell, ThreadsResult, TraceResult, bounds, median};
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Warm rounds.
+    pub(crate) rounds: usize,
+    /// Passes a warm round; the fastest counts.
+    pub(crate) passes: usize,
+    /// Fresh processes a row for the cold figures.
+    pub(crate) cold: usize,
+    /// Fresh processes a row for the figures of several threads.
+    pub(crate) threads: usize,
+}
+
+/// Every row on the trace at `path`, in one thread.
+pub(crate) fn one_thread(
+    driver: &Driver,
+    path: &Path,
+    rows: &[String],
+    effort: Effort,
+) -> Result<TraceResult> {
+    let trace = trace::prepare(path, driver.folder())?;
+    let bar = progress(&trace.name, 1 + effort.cold * rows.len());
+    let task = Task::Warm {
+        trace: trace.clone(),
+        rows: rows.to_vec(),
+        rounds: effort.rounds,
+        passes: effort.passes,
+    };
+    let warm = driver.work(task)?.rows;
+    bar.inc(1);
+    let mut cold: Vec<Vec<Measured>> = vec![Vec::new(); rows.len()];
+    for _ in 0..effort.cold {
+        for (row, samples) in rows.iter().zip(&mut cold) {
+            samples.push(driver.one(Task::Cold { trace: trace.clone(), row: row.clone() })?);
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    std::fs::remove_file(&trace.file)?;
+    let cells = warm.into_iter().zip(&cold).map(|(warm, cold)| cell(warm, cold)).collect();
+    Ok(TraceResult { trace: trace.name, operations: trace.operations, cells })
+}
+
+fn cell(warm: Measured, cold: &[Measured]) -> Cell {
+    let middle = |of: fn(&Measured) -> i64| {
+        let values: Vec<f64> = cold.iter().map(|sample| of(sample) as f64).collect();
+        if values.is_empty() { 0 } else { median(&values) as i64 }
+    };
+    Cell {
+        warm: warm.nanoseconds,
+        cold: cold.iter().flat_map(|sample| sample.nanoseconds.iter().copied()).collect(),
+        end_bytes: middle(|sample| sample.end_bytes),
+        peak_bytes: middle(|sample| sample.peak_bytes),
+        freed_bytes: middle(|sample| sample.freed_bytes),
+    }
+}
+
+/// Every row that allows threads on the trace at `path`, once for each number of threads.
+pub(crate) fn many_threads(
+    driver: &Driver,
+    path: &Path,
+    names: &[String],
+    counts: &[usize],
+    effort: Effort,
+) -> Result<Vec<ThreadsResult>> {
+    let trace = trace::prepare(path, driver.folder())?;
+    let names: Vec<&String> =
+        names.iter().filter(|name| rows::find(name).is_some_and(|row| row.threads)).collect();
+    let bar =
+        progress(&format!("{}, threads", trace.name), counts.len() * effort.threads * names.len());
+    let mut results = Vec::new();
+    for &threads in counts {
+        let mut rates: Vec<(String, Vec<f64>)> =
+            names.iter().map(|name| ((*name).clone(), Vec::new())).collect();
+        for _ in 0..effort.threads {
+            for (row, samples) in &mut rates {
+                samples.push(rate(driver, &trace, row, threads, effort.passes)?);
+                bar.inc(1);
+            }
+        }
+        results.push(ThreadsResult { trace: trace.name.clone(), threads, rates });
+    }
+    bar.finish_and_clear();
+    std::fs::remove_file(&trace.file)?;
+    Ok(results)
+}
+
+/// Millions of operations a second in the fastest pass of a fresh process.
+fn rate(
+    driver: &Driver,
+    trace: &Prepared,
+    row: &str,
+    threads: usize,
+    passes: usize,
+) -> Result<f64> {
+    let task = Task::Threads { trace: trace.clone(), row: row.to_owned(), threads, passes };
+    let times = driver.one(task)?.nanoseconds;
+    let times: Vec<f64> = times.into_iter().map(|time| time as f64).collect();
+    let operations = (threads * (trace.operations + trace.leftovers)) as f64;
+    Ok(1e3 * operations / bounds(&times).0)
+}
+
+fn progress(name: &str, steps: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {pos}/{len}");
+    let bar = ProgressBar::new(steps as u64).with_prefix(name.to_owned());
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,42 @@
+//! Owns `cargo xtask bench`: builds the benchmark and what it measures, then hands over to it.
+//!
+//! What is measured and how it is shown belongs to the package `bench`; this file knows only what must be built first
+//! and where results belong: a whole run renews `docs/`, a part of one writes below the target folder.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
+
+/// Arguments after which a run says less than the documentation shows.
+const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output"];
+
+/// Arguments of modes that write no results.
+const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--list", "--instructions"];
+
+/// Builds and runs the benchmark with `arguments` (see `cargo xtask bench --help`).
+pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
+    let given = |names: &[&str]| {
+        arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
+            let name = argument.split_once('=').map_or(argument, |(name, _)| name);
+            names.contains(&name)
+        })
+    };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
+    let mut arguments = arguments.to_vec();
+    if given(&["--python"]) {
+        cmd!(shell, "cargo build --profile preload -p pymem-preload").run()?;
+        arguments.extend(["--preload".into(), target.join("preload/libpymem_preload.so").into()]);
+    }
+    if !given(&["--output"]) && !given(SILENT) {
+        let output = if given(PARTIAL) { target.join("benchmarks") } else { crate::root().join("docs") };
+        arguments.extend(["--output".into(), output.into()]);
+    }
+    cmd!(shell, "cargo build --release -p bench").run()?;
+    let program = target.join("release/bench");
+    let program: &OsStr = program.as_os_str();
+    cmd!(shell, "{program} {arguments...}").quiet().run().context("the benchmark failed")
+}
