@@ -2,12 +2,20 @@
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(any(feature = "api2", feature = "api2-02"))]
+mod allocator;
+mod global;
+mod layout;
 #[cfg(feature = "libc")]
 mod libc_malloc;
 mod malloc;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+#[cfg(any(feature = "api2", feature = "api2-02"))]
+pub use allocator::AllocatorAdapter;
+pub use global::GlobalAdapter;
+pub use layout::{aligned_calloc, aligned_free, aligned_malloc, aligned_realloc};
 #[cfg(feature = "libc")]
 pub use libc_malloc::LibcMalloc;
 pub use malloc::{MAX_REQUEST, MIN_ALIGN, Malloc};

@@ -6,7 +6,10 @@ mod block;
 mod conformance;
 mod counting;
 mod fail_after;
+mod live;
+mod nonconformance;
 
-pub use conformance::{Nonconformance, conformance, try_conformance};
+pub use conformance::{conformance, try_conformance};
 pub use counting::{Counting, Counts};
 pub use fail_after::FailAfter;
+pub use nonconformance::Nonconformance;
