@@ -5,6 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use malloc_api::Malloc;
+use pymem_sync::Lock;
 
 use crate::pymalloc::Pymalloc;
 use crate::release::Release;
@@ -49,9 +50,11 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
 }
 
 /// A pool allocator for all threads, behind one lock.
-#[cfg(feature = "std")]
+///
+/// A process that forks while other threads allocate must hold the lock over the fork:
+/// [`lock_for_fork`](Self::lock_for_fork).
 pub struct LockedPymalloc<R: Malloc, S: ArenaSource> {
-    core: std::sync::Mutex<Pymalloc<R, S>>,
+    core: Lock<Pymalloc<R, S>>,
 }
 
 #[cfg(feature = "std")]
@@ -63,19 +66,31 @@ impl<R: Malloc> LockedPymalloc<R, MmapArenas> {
     }
 }
 
-#[cfg(feature = "std")]
 impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     /// An allocator with arenas from `source`.
     #[must_use]
     pub const fn with_source(raw: R, source: S) -> Self {
-        Self { core: std::sync::Mutex::new(Pymalloc::new(raw, source)) }
+        Self { core: Lock::new(Pymalloc::new(raw, source)) }
     }
 
     #[inline]
     fn with<T>(&self, f: impl FnOnce(&mut Pymalloc<R, S>) -> T) -> T {
-        // Only `check_invariants` can panic under the lock, and it changes nothing.
-        let mut core = self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        f(&mut core)
+        f(&mut self.core.lock())
+    }
+
+    /// Takes the lock, for the prepare handler of a fork.
+    pub fn lock_for_fork(&self) {
+        self.core.raw().lock();
+    }
+
+    /// Gives the lock back, for the handlers after a fork, in the parent and in the child.
+    ///
+    /// # Safety
+    ///
+    /// 1. This thread, or in the child the thread that forked, called [`lock_for_fork`](Self::lock_for_fork) before.
+    pub unsafe fn unlock_after_fork(&self) {
+        // SAFETY: 1.
+        unsafe { self.core.raw().unlock() };
     }
 }
 
@@ -201,5 +216,4 @@ macro_rules! face {
 }
 
 face!(LocalPymalloc);
-#[cfg(feature = "std")]
 face!(LockedPymalloc);

@@ -23,9 +23,7 @@ mod stats;
 mod stats_text;
 mod used_pools;
 
-pub use access::LocalPymalloc;
-#[cfg(feature = "std")]
-pub use access::LockedPymalloc;
+pub use access::{LocalPymalloc, LockedPymalloc};
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use pymalloc::Pymalloc;
 #[cfg(feature = "std")]

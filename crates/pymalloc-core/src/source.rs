@@ -87,6 +87,43 @@ pub unsafe trait ArenaSource {
     }
 }
 
+// SAFETY: each method forwards to the same method of `S`, which keeps promises 1-6.
+unsafe impl<S: ArenaSource> ArenaSource for &S {
+    const IS_ZEROED: bool = S::IS_ZEROED;
+
+    fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
+        (**self).alloc(size)
+    }
+
+    unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
+        // SAFETY: the caller's duty is that of `S::free`.
+        unsafe { (**self).free(arena, size) };
+    }
+
+    fn span(&self) -> Option<Span> {
+        (**self).span()
+    }
+
+    fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
+        (**self).alloc_table(bytes)
+    }
+
+    unsafe fn free_table(&self, table: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's duty is that of `S::free_table`.
+        unsafe { (**self).free_table(table, bytes) };
+    }
+
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's duty is that of `S::populate`.
+        unsafe { (**self).populate(start, bytes) };
+    }
+
+    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
+        // SAFETY: the caller's duty is that of `S::purge`.
+        unsafe { (**self).purge(start, bytes) }
+    }
+}
+
 /// CPython's `PyObjectArenaAllocator`: a context and the two functions that get and return arenas.
 ///
 /// Three words in the order of the C structure. Set with `set_arena_allocator`; arenas that exist by then are later

@@ -1,0 +1,174 @@
+//! Arenas: sources of every alignment, records swapped at run time, limits, and the way back to the system.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use malloc_api::testing::conformance;
+use malloc_api::{LibcMalloc, Malloc};
+use pymalloc_core::{ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, Release};
+use rstest::rstest;
+
+/// Arenas that begin `offset` bytes after a multiple of their size.
+#[derive(Default)]
+struct Shifted {
+    offset: usize,
+    live: Cell<usize>,
+    left: Cell<usize>,
+}
+
+fn layout() -> Layout {
+    Layout::from_size_align(2 * ARENA_BYTES, ARENA_BYTES).unwrap()
+}
+
+// SAFETY: 1: each arena is an allocation of its own, long enough for the offset; 2-5: defaults; 6: std's heap.
+unsafe impl ArenaSource for Shifted {
+    fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
+        assert_eq!(size, ARENA_BYTES);
+        self.left.set(self.left.get().checked_sub(1)?);
+        self.live.set(self.live.get() + 1);
+        // SAFETY: the layout is not empty.
+        let start = NonNull::new(unsafe { alloc(layout()) }).unwrap();
+        // SAFETY: the allocation is twice as long as an arena.
+        unsafe { start.write_bytes(0xA5, 2 * ARENA_BYTES) };
+        // SAFETY: the offset is less than an arena.
+        Some(unsafe { start.add(self.offset) })
+    }
+
+    unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
+        assert_eq!(size, ARENA_BYTES);
+        self.live.set(self.live.get() - 1);
+        // SAFETY: `alloc` added the offset.
+        let start = unsafe { arena.sub(self.offset) };
+        // SAFETY: `alloc` made it with this layout.
+        unsafe { dealloc(start.as_ptr(), layout()) };
+    }
+}
+
+#[rstest]
+fn arenas_anywhere_serve_blocks(
+    #[values(0, 1, 16, 4096, 16384, 524_288, ARENA_BYTES - 1)] offset: usize,
+) {
+    let source = Shifted { offset, live: Cell::new(0), left: Cell::new(usize::MAX) };
+    let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
+    conformance(&alloc);
+    let blocks: Vec<_> = (0..50_000).map(|i| alloc.malloc(1 + i % 700).unwrap()).collect();
+    alloc.check_invariants();
+    assert!(source.live.get() >= 8);
+    assert_eq!(alloc.stats().arenas_current, source.live.get());
+    for (index, block) in blocks.iter().enumerate() {
+        if index % 3 != 0 {
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(Some(*block)) };
+        }
+    }
+    alloc.check_invariants();
+    for block in blocks.into_iter().step_by(3) {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+    alloc.check_invariants();
+    assert!(source.live.get() > 0, "hot blocks are kept");
+    drop(alloc);
+    assert_eq!(source.live.get(), 0);
+}
+
+#[test]
+fn the_address_test_is_exact_at_an_arenas_edges() {
+    let source = Shifted { offset: 16_400, live: Cell::new(0), left: Cell::new(1) };
+    let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
+    let first = alloc.malloc(16).unwrap();
+    let arena = first.addr().get() & !(16_384 - 1);
+    for address in [0, 1, 16, arena - 16_384, arena - 1, usize::MAX, usize::MAX >> 1] {
+        assert!(!alloc.owns(std::ptr::without_provenance(address)), "{address:#x}");
+    }
+    assert!(alloc.owns(first.as_ptr()));
+    // SAFETY: live, and forgotten.
+    unsafe { alloc.free(Some(first)) };
+}
+
+#[test]
+fn without_arenas_requests_go_to_the_fallback() {
+    let source = Shifted { offset: 0, live: Cell::new(0), left: Cell::new(1) };
+    let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
+    let blocks: Vec<_> = (0..5_000).map(|_| alloc.malloc(512).unwrap()).collect();
+    alloc.check_invariants();
+    let stats = alloc.stats();
+    assert_eq!(stats.arenas_current, 1);
+    assert_eq!(stats.raw_blocks, 5_000 - 63 * 32);
+    assert_eq!(alloc.allocated_blocks(), 5_000);
+    for block in blocks {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+    assert_eq!(alloc.allocated_blocks(), 0);
+    alloc.check_invariants();
+}
+
+#[test]
+fn a_memory_limit_stops_new_arenas() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    alloc.set_memory_limit(2 * ARENA_BYTES);
+    let blocks: Vec<_> = (0..10_000).map(|_| alloc.malloc(512).unwrap()).collect();
+    assert_eq!(alloc.stats().arenas_current, 2);
+    assert_eq!(alloc.allocated_blocks(), 10_000);
+    for block in blocks {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+    alloc.check_invariants();
+}
+
+/// What the swapped-in record counts.
+#[derive(Default)]
+struct Calls {
+    allocs: Cell<usize>,
+    frees: Cell<usize>,
+    inner: Option<ArenaAllocator>,
+}
+
+unsafe extern "C" fn counted_alloc(ctx: *mut c_void, size: usize) -> *mut c_void {
+    // SAFETY: the tests set a `Calls` as context.
+    let calls = unsafe { &*ctx.cast::<Calls>() };
+    calls.allocs.set(calls.allocs.get() + 1);
+    let inner = calls.inner.unwrap();
+    // SAFETY: the record of a live allocator.
+    unsafe { (inner.alloc)(inner.ctx, size) }
+}
+
+unsafe extern "C" fn counted_free(ctx: *mut c_void, ptr: *mut c_void, size: usize) {
+    // SAFETY: the tests set a `Calls` as context.
+    let calls = unsafe { &*ctx.cast::<Calls>() };
+    calls.frees.set(calls.frees.get() + 1);
+    let inner = calls.inner.unwrap();
+    // SAFETY: the record of a live allocator made the arena.
+    unsafe { (inner.free)(inner.ctx, ptr, size) };
+}
+
+#[test]
+fn a_record_set_at_run_time_takes_old_arenas_too() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    let old: Vec<_> = (0..5_000).map(|_| alloc.malloc(512).unwrap()).collect();
+    let before = alloc.stats().arenas_current;
+    let inner = alloc.arena_allocator();
+    let calls = Calls { inner: Some(inner), ..Calls::default() };
+    let ctx = (&raw const calls).cast_mut().cast();
+    let record = ArenaAllocator { ctx, alloc: counted_alloc, free: counted_free };
+    // SAFETY: the record forwards to the one it replaces.
+    unsafe { alloc.set_arena_allocator(record) };
+    assert_eq!(alloc.arena_allocator(), record);
+    let new: Vec<_> = (0..5_000).map(|_| alloc.malloc(512).unwrap()).collect();
+    let arenas = alloc.stats().arenas_current;
+    assert_eq!(calls.allocs.get(), arenas - before);
+    alloc.check_invariants();
+    for block in old.into_iter().chain(new) {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+    alloc.release(Release::Arenas);
+    assert_eq!(calls.frees.get(), arenas);
+    // SAFETY: the record that stands for the source.
+    unsafe { alloc.set_arena_allocator(inner) };
+    assert_eq!(alloc.arena_allocator(), inner);
+}
