@@ -1,0 +1,80 @@
+//! Owns the library's C interface, `pymem.h`: for embedders, and for tools inside a running process.
+
+use core::ffi::{CStr, c_char, c_int};
+
+use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx};
+
+use crate::host::host;
+use crate::load;
+use crate::service;
+
+/// `pymem_setup`: done.
+const OK: c_int = 0;
+/// `pymem_setup`: a name that is none, or that this interpreter cannot have.
+const UNKNOWN_NAME: c_int = -1;
+/// `pymem_setup`: the interpreter has started, allocators are installed already, or there is no interpreter.
+const TOO_LATE: c_int = -2;
+
+/// Installs the configuration `name` in the interpreter of this process, before it is initialized.
+///
+/// `name` is one of CPython's `PYTHONMALLOC` names; null or empty is `default`. It goes before the variable
+/// `PYTHONMALLOC`, which the interpreter does not see until it has chosen its allocators. Nothing is printed.
+///
+/// Returns 0 when the allocators are installed; -1, with nothing changed, for an unknown name, one that this interpreter
+/// cannot have, or a `PYMEM_DEBUG` that cannot be had; -2, with nothing changed, when it is too late: the interpreter is
+/// initialized, the library was preloaded or has been set up before, or no interpreter that takes allocators is there.
+///
+/// # Safety
+///
+/// 1. `name` is null or a text that ends with a NUL.
+/// 2. No other thread uses the interpreter or the environment during the call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
+    let text = if name.is_null() {
+        c""
+    } else {
+        // SAFETY: by duty 1.
+        unsafe { CStr::from_ptr(name) }
+    };
+    let Ok(name) = parse(text) else { return UNKNOWN_NAME };
+    let Some(host) = host() else { return TOO_LATE };
+    if service::installed().is_some() || host.is_initialized() {
+        return TOO_LATE;
+    }
+    if name.rejected_by(&host.profile()).is_some() {
+        return UNKNOWN_NAME;
+    }
+    // SAFETY: 1: not initialized, and by duty 2.
+    match unsafe { load::setup(host, name) } {
+        Ok(()) => OK,
+        Err(_) => UNKNOWN_NAME,
+    }
+}
+
+fn parse(text: &CStr) -> Result<AllocatorName, ()> {
+    match text.to_str() {
+        Ok("") => Ok(AllocatorName::Default),
+        Ok(name) => name.parse().map_err(drop),
+        Err(_) => Err(()),
+    }
+}
+
+/// Stores in `out` the record that serves `domain`: 0 for raw, 1 for mem, 2 for obj.
+///
+/// It is the record that is installed; where nothing is, one of the `default` configuration, to be installed by the
+/// caller. Its functions may be called from any thread, and it stays valid for ever. Any other number stores five nulls.
+/// A null `out` does nothing.
+///
+/// # Safety
+///
+/// 1. `out` is null or points to five writable words.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_get_allocator(domain: c_int, out: *mut PyMemAllocatorEx) {
+    if out.is_null() {
+        return;
+    }
+    let record = Domain::try_from(i64::from(domain)).ok().and_then(service::record);
+    let record = record.map_or(PyMemAllocatorEx::NULL, |record| record.to_c());
+    // SAFETY: by duty 1.
+    unsafe { out.write(record) };
+}

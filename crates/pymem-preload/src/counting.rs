@@ -1,0 +1,134 @@
+//! Owns the counts of a report: calls of each domain, live blocks, and live and peak bytes. A counted record wraps the one
+//! that serves; without a request for a report there is none, and nothing is counted.
+//!
+//! Sizes are kept out of line, since the blocks are the wrapped record's and other code may free them too. Their table
+//! takes its memory from the C library.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::HashMap;
+
+use malloc_api::Malloc;
+use pymem_domains::{AllocatorRecord, Domain};
+use pymem_sync::Lock;
+
+/// What one domain was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) malloc: AtomicU64,
+    pub(crate) calloc: AtomicU64,
+    pub(crate) realloc: AtomicU64,
+    pub(crate) free: AtomicU64,
+    /// Calls that gave no block.
+    pub(crate) failed: AtomicU64,
+}
+
+impl Counts {
+    const fn new() -> Self {
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Self { malloc: ZERO, calloc: ZERO, realloc: ZERO, free: ZERO, failed: ZERO }
+    }
+}
+
+/// The live blocks of one domain.
+#[derive(Debug, Default)]
+struct Live {
+    sizes: HashMap<usize, usize>,
+    bytes: usize,
+    peak_bytes: usize,
+}
+
+impl Live {
+    fn add(&mut self, block: usize, size: usize) {
+        self.bytes += size;
+        self.bytes -= self.sizes.insert(block, size).unwrap_or(0);
+        self.peak_bytes = self.peak_bytes.max(self.bytes);
+    }
+
+    /// The size of a block that is no longer live; `None` for one from before the counting.
+    fn remove(&mut self, block: usize) -> Option<usize> {
+        let size = self.sizes.remove(&block)?;
+        self.bytes -= size;
+        Some(size)
+    }
+}
+
+static COUNTS: [Counts; 3] = [const { Counts::new() }; 3];
+static LIVE: [Lock<Option<Live>>; 3] = [const { Lock::new(None) }; 3];
+
+fn with_live<T>(domain: Domain, f: impl FnOnce(&mut Live) -> T) -> T {
+    f(LIVE[domain.index()].lock().get_or_insert_default())
+}
+
+/// What was counted in `domain`.
+pub(crate) fn counts(domain: Domain) -> &'static Counts {
+    &COUNTS[domain.index()]
+}
+
+/// Live blocks, their bytes, and the most bytes that were ever live, of `domain`, as requested.
+pub(crate) fn live(domain: Domain) -> (usize, usize, usize) {
+    with_live(domain, |live| (live.sizes.len(), live.bytes, live.peak_bytes))
+}
+
+/// The record of `inner` with its calls counted as those of `domain`.
+pub(crate) fn counted(domain: Domain, inner: AllocatorRecord) -> AllocatorRecord {
+    AllocatorRecord::leak(Counted { domain, inner })
+}
+
+struct Counted {
+    domain: Domain,
+    inner: AllocatorRecord,
+}
+
+impl Counted {
+    fn count(&self, counter: impl FnOnce(&Counts) -> &AtomicU64) {
+        counter(counts(self.domain)).fetch_add(1, Relaxed);
+    }
+
+    /// Notes what a call gave.
+    fn note(&self, block: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+        match block {
+            Some(block) => with_live(self.domain, |live| live.add(block.addr().get(), size)),
+            None => self.count(|counts| &counts.failed),
+        }
+        block
+    }
+}
+
+// SAFETY: each method is the same one of a record, which keeps promises 1-5; what is added allocates from the C library
+// and does not unwind.
+unsafe impl Malloc for Counted {
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        self.count(|counts| &counts.malloc);
+        self.note(self.inner.malloc(size), size)
+    }
+
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        self.count(|counts| &counts.calloc);
+        self.note(self.inner.calloc(nelem, elsize), nelem.saturating_mul(elsize))
+    }
+
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        self.count(|counts| &counts.realloc);
+        // Before the call: afterwards another thread may own the address.
+        let old = ptr.and_then(|block| {
+            let block = block.addr().get();
+            Some((block, with_live(self.domain, |live| live.remove(block))?))
+        });
+        // SAFETY: the caller's duties 1 and 2 are the record's.
+        let block = unsafe { self.inner.realloc(ptr, new_size) };
+        if let (None, Some((old, size))) = (block, old) {
+            with_live(self.domain, |live| live.add(old, size));
+        }
+        self.note(block, new_size)
+    }
+
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        self.count(|counts| &counts.free);
+        if let Some(block) = ptr {
+            with_live(self.domain, |live| live.remove(block.addr().get()));
+        }
+        // SAFETY: the caller's duties 1 and 2 are the record's.
+        unsafe { self.inner.free(ptr) }
+    }
+}

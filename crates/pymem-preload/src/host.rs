@@ -1,0 +1,126 @@
+//! Owns the question which Python this is: whether there is one, its version, whether it runs without the GIL.
+//! Leaves the lookup of functions to `capi.rs`.
+
+use core::ffi::{CStr, c_int};
+use std::sync::OnceLock;
+
+use pymem_domains::{
+    AllocatorRecord, Build, Domain, Profile, PyMemAllocatorEx, ThreadSafety, Version,
+};
+
+use crate::capi::Api;
+
+/// The oldest minor version of Python 3 on which the library installs anything.
+pub(crate) const OLDEST_MINOR: u32 = 8;
+
+/// The interpreter in this process.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) api: Api,
+    /// The minor version: 13 for 3.13.
+    pub(crate) minor: u32,
+    pub(crate) build: Build,
+}
+
+static HOST: OnceLock<Option<Host>> = OnceLock::new();
+
+/// The interpreter in this process; `None` without one, and for versions before 3.8.
+pub(crate) fn host() -> Option<&'static Host> {
+    HOST.get_or_init(Host::find).as_ref()
+}
+
+impl Host {
+    fn find() -> Option<Self> {
+        let api = Api::find()?;
+        // SAFETY: `Py_GetVersion` may be called at any time, before initialization too.
+        let version = unsafe { (api.get_version)() };
+        // SAFETY: it gives a text that ends with a NUL and is never freed.
+        let version = unsafe { CStr::from_ptr(version) }.to_str().ok()?;
+        let minor = minor_version(version)?;
+        if minor < OLDEST_MINOR {
+            return None;
+        }
+        let build =
+            if version.contains("free-threading") { Build::FreeThreaded } else { Build::Gil };
+        Some(Self { api, minor, build })
+    }
+
+    /// Whether `Py_Initialize` has run: too late to replace allocators.
+    pub(crate) fn is_initialized(&self) -> bool {
+        // SAFETY: `Py_IsInitialized` may be called at any time from any thread.
+        unsafe { (self.api.is_initialized)() != 0 }
+    }
+
+    /// The table that applies.
+    ///
+    /// Raw stays with the C library on every version: the interpreter hands raw blocks between the installed record and
+    /// its own default, so both must be of one heap. The 3.14 table says so for every row; 3.15 differs in nothing else.
+    pub(crate) fn profile(&self) -> Profile {
+        let version = Version::from_minor(self.minor).min(Version::V3_14);
+        Profile::new(version, self.build, true, true, false).unwrap_or_else(|_| {
+            unreachable!("mimalloc is built in, the only thing a profile can lack")
+        })
+    }
+
+    /// The record that serves `domain` now.
+    pub(crate) fn get_allocator(&self, domain: Domain) -> PyMemAllocatorEx {
+        let mut record = PyMemAllocatorEx::NULL;
+        // SAFETY: `record` is writable; `PyMem_GetAllocator` may be called at any time.
+        unsafe { (self.api.get_allocator)(number(domain), &raw mut record) };
+        record
+    }
+
+    /// Makes `record` serve `domain`.
+    ///
+    /// # Safety
+    ///
+    /// 1. Blocks that `domain` handed out before can be freed by `record`.
+    /// 2. No other thread calls `domain` during the call, unless it can cope with a mix of the old record's words and
+    ///    the new one's: the interpreter publishes them one by one.
+    pub(crate) unsafe fn set_allocator(&self, domain: Domain, mut record: PyMemAllocatorEx) {
+        // SAFETY: five valid words; by duties 1 and 2.
+        unsafe { (self.api.set_allocator)(number(domain), &raw mut record) };
+    }
+
+    /// The host's own record of `domain`, for wrapping; `None` if one of its functions is missing.
+    pub(crate) fn own_record(&self, domain: Domain) -> Option<AllocatorRecord> {
+        // SAFETY: 1-3: the record of a running interpreter, which must be thread-safe in every domain since 3.12, and is
+        // called under the GIL before.
+        unsafe { AllocatorRecord::from_c(self.get_allocator(domain), ThreadSafety::AnyThread) }.ok()
+    }
+
+    /// Ends the process through the interpreter's fatal error, so that its traceback follows.
+    pub(crate) fn fatal_error(&self, func: &CStr, message: &CStr) -> ! {
+        match self.api.fatal_error_func {
+            // SAFETY: two texts that end with a NUL.
+            Some(fatal_error) => unsafe { fatal_error(func.as_ptr(), message.as_ptr()) },
+            // SAFETY: as above.
+            None => unsafe { (self.api.fatal_error)(message.as_ptr()) },
+        }
+    }
+}
+
+fn number(domain: Domain) -> c_int {
+    domain.index() as c_int
+}
+
+/// The minor version in a text like `3.13.0 (main, ...)`; `None` for anything but Python 3.
+fn minor_version(version: &str) -> Option<u32> {
+    let rest = version.strip_prefix("3.")?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    rest[..digits].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::minor_version;
+
+    #[test]
+    fn versions() {
+        assert_eq!(minor_version("3.13.0 (main, Oct  7 2024, 12:00:00) [GCC 12.2.0]"), Some(13));
+        assert_eq!(minor_version("3.9.18"), Some(9));
+        assert_eq!(minor_version("2.7.18 (default)"), None);
+        assert_eq!(minor_version("3."), None);
+        assert_eq!(minor_version(""), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! Owns what happens when the library is loaded: nothing, unless it was preloaded into an interpreter that has not
+//! started. The dynamic linker runs it after relocation and before `main`, on the only thread.
+
+use core::ffi::{CStr, c_char, c_int};
+use std::io::Write as _;
+
+use pymem_domains::{AllocatorName, Build, Rejection};
+
+use crate::command_line::CommandLine;
+use crate::debugging;
+use crate::environment;
+use crate::exit;
+use crate::host::{Host, host};
+use crate::options::{self, Choice};
+use crate::service::{self, InstallError};
+
+// The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static ON_LOAD: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = on_load;
+
+extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *const c_char) {
+    // SAFETY: 1: constructors run one after another; threads of an earlier one are not known to change the environment.
+    if !unsafe { is_preloaded() } {
+        return;
+    }
+    let Some(host) = host() else { return };
+    if host.is_initialized() {
+        return;
+    }
+    // SAFETY: 1: the arguments of the process, as the linker passes them.
+    let line = unsafe { CommandLine::of_process(argc, argv) };
+    // SAFETY: 1: as above.
+    unsafe { on_start(host, line) };
+}
+
+/// Installs what the environment asks for, and ends the process on a request that cannot be met.
+///
+/// # Safety
+///
+/// 1. The host is not initialized, and no other thread uses it or the environment.
+unsafe fn on_start(host: &'static Host, line: CommandLine) {
+    // SAFETY: 1: by duty 1.
+    match unsafe { Choice::of_process(line, &host.profile()) } {
+        // SAFETY: 1: by duty 1.
+        Choice::Serve(name) => match unsafe { setup(host, name) } {
+            Ok(()) => {}
+            Err(message) => refuse(&message),
+        },
+        // SAFETY: 1: by duty 1.
+        Choice::StepAside => unsafe { explain(host, line) },
+    }
+}
+
+/// Installs `name` with what the environment asks for besides.
+///
+/// # Errors
+///
+/// One sentence.
+///
+/// # Safety
+///
+/// 1. The host is not initialized, and no other thread uses it or the environment.
+pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(), String> {
+    // SAFETY: 1: by duty 1.
+    let options =
+        unsafe { options::debug_options() }.map_err(|error| format!("PYMEM_DEBUG: {error}"))?;
+    // SAFETY: 1: by duty 1.
+    let count = unsafe { options::take_stats_request() };
+    // SAFETY: 1: by duty 1.
+    unsafe { environment::hide_pythonmalloc() };
+    // SAFETY: 1: by duty 1.
+    let result = unsafe { service::install(host, name, debugging::config(options), count) };
+    if let Err(error) = result {
+        // SAFETY: 1: by duty 1.
+        unsafe { environment::restore() };
+        return Err(match error {
+            InstallError::TooLate => String::from("allocators are installed already"),
+            InstallError::Domains(error) => error.to_string(),
+        });
+    }
+    if count {
+        exit::report_at_exit();
+    }
+    Ok(())
+}
+
+/// Says why a free-threaded host cannot have the configuration that is asked for; the host then refuses it too.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+unsafe fn explain(host: &Host, line: CommandLine) {
+    if host.build == Build::Gil || line.ignores_environment {
+        return;
+    }
+    // SAFETY: 1: by duty 1.
+    let Some(value) = (unsafe { environment::value(c"PYTHONMALLOC") }) else { return };
+    let rejected = AllocatorName::parse(value, &host.profile()).err();
+    if rejected.is_some_and(|error| error.reason() == Rejection::FreeThreaded) {
+        say(&format!(
+            "PYTHONMALLOC={}: a free-threaded interpreter keeps mem and obj on its own heaps, which its collector walks; \
+             use default, debug, mimalloc or mimalloc_debug.",
+            String::from_utf8_lossy(value)
+        ));
+    }
+}
+
+/// Whether the dynamic linker was told to preload this very library. One that a program links or opens waits for
+/// `pymem_setup`.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+unsafe fn is_preloaded() -> bool {
+    let mut this = libc::Dl_info {
+        dli_fname: core::ptr::null(),
+        dli_fbase: core::ptr::null_mut(),
+        dli_sname: core::ptr::null(),
+        dli_saddr: core::ptr::null_mut(),
+    };
+    let address: *const () = on_load as *const ();
+    // SAFETY: any address may be asked for; `this` is writable.
+    if unsafe { libc::dladdr(address.cast(), &raw mut this) } == 0 || this.dli_fname.is_null() {
+        return false;
+    }
+    // SAFETY: `dladdr` gives a text that ends with a NUL and lives as long as the library.
+    let path = unsafe { CStr::from_ptr(this.dli_fname) }.to_bytes();
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    // SAFETY: 1: by duty 1.
+    let preloads = unsafe { environment::value(c"LD_PRELOAD") }.unwrap_or_default();
+    preloads
+        .split(|byte| matches!(byte, b' ' | b':'))
+        .any(|entry| entry.rsplit(|byte| *byte == b'/').next() == Some(name))
+}
+
+/// Writes one line to stderr.
+fn say(message: &str) {
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "pymem-preload: {message}");
+}
+
+/// Ends the process with status 1 after one line.
+fn refuse(message: &str) -> ! {
+    say(message);
+    // SAFETY: always allowed; nothing of the process has started that a handler would have to end.
+    unsafe { libc::_exit(1) }
+}

@@ -1,0 +1,153 @@
+//! Owns what serves this process: one set of domains, made once, and its installation in the host.
+//! Leaves the choice of a configuration to `options.rs`.
+
+use std::sync::OnceLock;
+
+use pymem_domains::{
+    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, DomainsError, Profile,
+    Version,
+};
+
+use crate::counting;
+use crate::environment;
+use crate::host::Host;
+use crate::shim;
+
+/// The domains of this process, and what of them the host uses.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) domains: Domains,
+    records: [AllocatorRecord; 3],
+    /// Which domains the host was given.
+    pub(crate) served: [bool; 3],
+}
+
+static SERVICE: OnceLock<Service> = OnceLock::new();
+
+/// Why a configuration cannot be installed.
+#[derive(Debug)]
+pub(crate) enum InstallError {
+    /// Something is installed already.
+    TooLate,
+    /// The table has no such row, or the debug hooks cannot have their options.
+    Domains(DomainsError),
+}
+
+/// What was installed, if anything.
+pub(crate) fn installed() -> Option<&'static Service> {
+    SERVICE.get()
+}
+
+/// Serves the host by the configuration `name`, from now on.
+///
+/// # Errors
+///
+/// [`InstallError`]; nothing is changed.
+///
+/// # Safety
+///
+/// 1. The host is not initialized, and no other thread uses it or the environment.
+pub(crate) unsafe fn install(
+    host: &'static Host,
+    name: AllocatorName,
+    debug: DebugConfig,
+    count: bool,
+) -> Result<(), InstallError> {
+    let mut service = Service::new(host.profile(), name, debug).map_err(InstallError::Domains)?;
+    service.own_hosts_part(host, debug);
+    if count {
+        service.count();
+    }
+    if SERVICE.set(service).is_err() {
+        return Err(InstallError::TooLate);
+    }
+    if let Some(service) = SERVICE.get() {
+        // SAFETY: 1: by duty 1.
+        unsafe { service.install_in(host) };
+    }
+    Ok(())
+}
+
+/// The record that serves `domain`: of what is installed, else of a set of domains made for those who install a record
+/// themselves, with the default configuration of a build with the GIL.
+pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
+    static SPARE: OnceLock<Option<Service>> = OnceLock::new();
+    let service = match SERVICE.get() {
+        Some(service) => Some(service),
+        None => SPARE
+            .get_or_init(|| {
+                let profile = Profile::new(Version::V3_14, Build::Gil, true, true, false).ok()?;
+                Service::new(profile, AllocatorName::Default, DebugConfig::new()).ok()
+            })
+            .as_ref(),
+    };
+    Some(service?.records[domain.index()])
+}
+
+impl Service {
+    fn new(
+        profile: Profile,
+        name: AllocatorName,
+        debug: DebugConfig,
+    ) -> Result<Self, DomainsError> {
+        let domains = Domains::with_debug(profile, Some(name), debug)?;
+        // The host calls the records itself, past the domains' own record of the first use.
+        domains.start();
+        let records = Domain::ALL.map(|domain| domains.get_allocator(domain));
+        Ok(Self { domains, records, served: [true; 3] })
+    }
+
+    /// Leaves mem and obj to a host without the GIL: its collector finds objects by walking its own heaps.
+    fn own_hosts_part(&mut self, host: &Host, _debug: DebugConfig) {
+        if host.build == Build::Gil {
+            return;
+        }
+        for domain in [Domain::Mem, Domain::Obj] {
+            self.served[domain.index()] = false;
+            if let Some(record) = host.own_record(domain) {
+                self.records[domain.index()] = record;
+            }
+        }
+    }
+
+    /// Counts calls and bytes of each domain from now on.
+    fn count(&mut self) {
+        for domain in Domain::ALL {
+            let record = &mut self.records[domain.index()];
+            *record = counting::counted(domain, *record);
+        }
+    }
+
+    /// Gives the host its records.
+    ///
+    /// # Safety
+    ///
+    /// 1. Those of [`install`].
+    unsafe fn install_in(&self, host: &Host) {
+        for domain in Domain::ALL {
+            let record = self.records[domain.index()];
+            let first = if domain == Domain::Obj && environment::is_hidden() {
+                shim::first_call_shim(record)
+            } else {
+                record.to_c()
+            };
+            // SAFETY: 1 and 2: the host has handed out no block yet, and no other thread uses it (duty 1).
+            unsafe { host.set_allocator(domain, first) };
+        }
+    }
+}
+
+impl Service {
+    /// What serves this process, in one line.
+    pub(crate) fn describe(&self) -> String {
+        let row = self.domains.row();
+        let parts = Domain::ALL.map(|domain| {
+            let serves = match self.served[domain.index()] {
+                true => row.serves(domain),
+                false => String::from("the interpreter's own"),
+            };
+            format!("{domain} {serves}")
+        });
+        format!("{} ({})", row.canonical_name(), parts.join(", "))
+    }
+}

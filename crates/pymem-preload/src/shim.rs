@@ -1,0 +1,79 @@
+//! Owns the record that serves the obj domain until its first call. That call comes after the interpreter has read its
+//! configuration and before it builds `os.environ`: the moment to put the hidden `PYTHONMALLOC` back. The shim then
+//! installs the real record, so that later calls go straight to the allocator, and passes the call on.
+//!
+//! Its context is that of the real record: a thread that sees some words of the one and some of the other while the host
+//! exchanges them calls either function with the context that both take.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use std::sync::OnceLock;
+
+use malloc_api::Malloc;
+use pymem_domains::{AllocatorRecord, Domain, PyMemAllocatorEx};
+
+use crate::environment;
+use crate::host::{Host, host};
+
+/// The real record; set before the shim is installed.
+static REAL: OnceLock<AllocatorRecord> = OnceLock::new();
+
+/// The record that the obj domain starts with, on the way to `real`.
+pub(crate) fn first_call_shim(real: AllocatorRecord) -> PyMemAllocatorEx {
+    let real = REAL.get_or_init(|| real);
+    PyMemAllocatorEx {
+        ctx: real.ctx(),
+        malloc: Some(malloc),
+        calloc: Some(calloc),
+        realloc: Some(realloc),
+        free: Some(free),
+    }
+}
+
+/// What the first call does, and any later one that still finds the shim installed (below somebody's wrapper).
+#[cold]
+fn pass() -> &'static AllocatorRecord {
+    let real = REAL.get().expect("set before the shim was installed");
+    if let Some(host) = host() {
+        // SAFETY: 1: the first object of a starting interpreter is made before it lets other threads run.
+        unsafe { environment::restore() };
+        retire(host, real);
+    }
+    real
+}
+
+/// Installs the real record, unless somebody put another one over the shim.
+fn retire(host: &Host, real: &AllocatorRecord) {
+    if host.get_allocator(Domain::Obj).malloc.is_some_and(|f| f as usize == malloc as *const () as usize) {
+        // SAFETY: 1: the shim's blocks are the real record's. 2: the two records mix, as the header says.
+        unsafe { host.set_allocator(Domain::Obj, real.to_c()) };
+    }
+}
+
+unsafe extern "C" fn malloc(_ctx: *mut c_void, size: usize) -> Option<NonNull<u8>> {
+    pass().malloc(size)
+}
+
+unsafe extern "C" fn calloc(_ctx: *mut c_void, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+    pass().calloc(nelem, elsize)
+}
+
+/// # Safety
+///
+/// 1. The duties of [`Malloc::realloc`].
+unsafe extern "C" fn realloc(
+    _ctx: *mut c_void,
+    ptr: Option<NonNull<u8>>,
+    new_size: usize,
+) -> Option<NonNull<u8>> {
+    // SAFETY: by duty 1; the shim's blocks are the real record's.
+    unsafe { pass().realloc(ptr, new_size) }
+}
+
+/// # Safety
+///
+/// 1. The duties of [`Malloc::free`].
+unsafe extern "C" fn free(_ctx: *mut c_void, ptr: Option<NonNull<u8>>) {
+    // SAFETY: by duty 1; the shim's blocks are the real record's.
+    unsafe { pass().free(ptr) }
+}
