@@ -165,7 +165,10 @@ mod tests {
         // SAFETY: 1: 16 + 5 + 8 + 8 <= 40.
         unsafe { write_tail(base, 5, Some(0x0102)) };
         let bytes: Vec<u8> = block.iter().flat_map(|w| w.to_ne_bytes()).collect();
-        assert_eq!(bytes[..16], [0, 0, 0, 0, 0, 0, 0, 5, 0x6d, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]);
+        assert_eq!(
+            bytes[..16],
+            [0, 0, 0, 0, 0, 0, 0, 5, 0x6d, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]
+        );
         assert_eq!(bytes[21..29], [0xfd; 8]);
         assert_eq!(bytes[29..37], [0, 0, 0, 0, 0, 0, 1, 2]);
         // SAFETY: 1: just written.

@@ -1,46 +1,406 @@
-//! Owns the calls with options beyond CPython's.
+//! Owns the four calls with options beyond CPython's: registry, quarantine, backtraces, guard pages.
+//! Leaves each of these to the file of its name. Built without `std` its twin `checked_core.rs` stands here.
 
-use core::ptr::NonNull;
+use core::num::NonZeroU32;
+use core::ptr::{self, NonNull};
+
+use std::sync::OnceLock;
 
 use malloc_api::Malloc;
 
+use crate::at_exit::{self, VerifiedAtExit};
+use crate::block::ApiId;
+use crate::configure::ConfigureError;
+use crate::guard::{self, Guarded};
 use crate::hooks::DebugHooks;
+use crate::host::Host;
 use crate::options::Options;
+use crate::quarantine::{Held, Offer, Owner, Quarantine, pointer, underlying};
+use crate::registry::{Entry, LIVE, Rejection};
+use crate::sites::Site;
+use crate::violation::{Call, Violation, ViolationKind};
+use crate::{fault, fork, leaks, verdict};
 
-/// Why options cannot be switched on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigureError {
-    /// They were switched on before.
-    #[error("options of these hooks are already set: they can be set once")]
-    AlreadySet,
+/// The options of this file, once they are set.
+#[derive(Debug)]
+pub(crate) struct Checked(OnceLock<State>);
+
+#[derive(Debug)]
+struct State {
+    registry: bool,
+    /// Frames of a site, 0 for none.
+    backtrace: u8,
+    guard: Option<Guard>,
+    quarantine: Option<VerifiedAtExit>,
 }
 
-pub(crate) struct Checked;
+#[derive(Clone, Copy, Debug)]
+struct Guard {
+    /// One block in how many.
+    rate: NonZeroU32,
+    /// Whom a fault is reported to.
+    host: u32,
+}
 
 impl Checked {
     pub(crate) const fn new() -> Self {
-        Self
+        Self(OnceLock::new())
     }
 
-    pub(crate) fn configure(&self, _options: &Options) -> Result<bool, ConfigureError> {
-        Ok(false)
+    /// `Ok(true)` if an option of this file is on now.
+    pub(crate) fn configure(
+        &self,
+        options: &Options,
+        api: ApiId,
+        host: &Host,
+    ) -> Result<bool, ConfigureError> {
+        let registry = options.needs_registry();
+        if !registry && options.quarantine.is_none() && options.guard.is_none() {
+            return Ok(self.0.get().is_some());
+        }
+        if self.0.get().is_some() {
+            return Err(ConfigureError::AlreadySet);
+        }
+        let guard = options.guard.map(|rate| set_up_guard(rate, host)).transpose()?;
+        let owner = Owner { api, serial: options.serial, host: *host };
+        let quarantine = options.quarantine.map(|bounds| {
+            at_exit::verify(Quarantine::new(bounds, owner))
+                .ok_or(ConfigureError::NoMemory { option: "quarantine" })
+        });
+        let quarantine = quarantine.transpose()?;
+        if let Some(report) = options.leaks {
+            leaks::report_leaks_at_exit(report);
+        }
+        fork::install();
+        let state = State { registry, backtrace: options.backtrace, guard, quarantine };
+        self.0.set(state).map(|()| true).map_err(|_| ConfigureError::AlreadySet)
+    }
+
+    fn state(&self) -> Option<&State> {
+        self.0.get()
+    }
+}
+
+fn set_up_guard(rate: NonZeroU32, host: &Host) -> Result<Guard, ConfigureError> {
+    fault::install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
+        errno: error.raw_os_error().unwrap_or_default(),
+    })?;
+    if !guard::set_up() {
+        return Err(ConfigureError::NoMemory { option: "guard" });
+    }
+    let host = guard::add_host(*host).ok_or(ConfigureError::TooManyHooks)?;
+    Ok(Guard { rate, host })
+}
+
+/// A verified block that is about to be freed or resized.
+enum Verified {
+    /// With header and guard bytes.
+    Block { size: usize, allocated: Option<Site> },
+    /// Between guard pages.
+    Guarded(Guarded),
+}
+
+impl Verified {
+    fn size(&self) -> usize {
+        match self {
+            Self::Block { size, .. } => *size,
+            Self::Guarded(guarded) => guarded.size,
+        }
+    }
+}
+
+impl State {
+    fn site(&self, host: &Host) -> Option<Site> {
+        match self.backtrace {
+            0 => None,
+            depth => Site::here(depth, host.current_frames),
+        }
     }
 }
 
 impl<A: Malloc> DebugHooks<A> {
+    #[inline(never)]
     pub(crate) fn malloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
-        self.malloc_numbered(size)
+        self.allocate(size, false)
     }
+
+    #[inline(never)]
     pub(crate) fn calloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
-        self.calloc_bytes(size)
+        self.allocate(size, true)
     }
-    pub(crate) unsafe fn realloc_checked(
-        &self,
-        _p: NonNull<u8>,
-        _new: usize,
-    ) -> Option<NonNull<u8>> {
-        None
+
+    fn allocate(&self, size: usize, zero: bool) -> Option<NonNull<u8>> {
+        let state = self.checked.state()?;
+        let site = state.site(&self.host);
+        let guarded = state
+            .guard
+            .filter(|guard| guard::sampled(guard.rate))
+            .and_then(|guard| guard::malloc(size, self.api, zero, guard.host, site));
+        if guarded.is_some() {
+            return guarded;
+        }
+        let p = if zero { self.calloc_bytes(size) } else { self.malloc_numbered(size) }?;
+        if state.registry {
+            let address = p.as_ptr().expose_provenance();
+            let entry = Entry { address, size, api: self.api, site, freed: false };
+            if !LIVE.insert(entry) {
+                // SAFETY: 1: just allocated, and nobody has it.
+                unsafe { self.free_numbered(p, size) };
+                return None;
+            }
+        }
+        Some(p)
     }
-    pub(crate) unsafe fn free_checked(&self, _p: NonNull<u8>) {}
+
+    /// # Safety
+    ///
+    /// As [`Malloc::realloc`].
+    #[inline(never)]
+    pub(crate) unsafe fn realloc_checked(&self, p: NonNull<u8>, new: usize) -> Option<NonNull<u8>> {
+        let state = self.checked.state()?;
+        let verified = self.verify(state, p, Call::Realloc)?;
+        // Always a new block: a stale pointer to the old one then meets dead bytes that the quarantine verifies.
+        let fresh = self.allocate(new, false)?;
+        let kept = verified.size().min(new);
+        // SAFETY: two live blocks that do not overlap, each of at least this size.
+        unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), kept) };
+        // SAFETY: 1: verified above; 2: the caller's duty 2.
+        unsafe { self.release(state, p, &verified, Call::Realloc) };
+        Some(fresh)
+    }
+
+    /// # Safety
+    ///
+    /// As [`Malloc::free`].
+    #[inline(never)]
+    pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>) {
+        let Some(state) = self.checked.state() else {
+            return;
+        };
+        if let Some(verified) = self.verify(state, p, Call::Free) {
+            // SAFETY: 1: verified above; 2: the caller's duty 2.
+            unsafe { self.release(state, p, &verified, Call::Free) };
+        }
+    }
+
+    /// Checks that `p` is a live, intact block of these hooks; reports it otherwise.
+    fn verify(&self, state: &State, p: NonNull<u8>, call: Call) -> Option<Verified> {
+        let address = p.as_ptr().addr();
+        if guard::contains(address) {
+            let guarded = guard::at(address);
+            let Some(kind) = guard::check(address, guarded.as_ref(), self.api) else {
+                return guarded.map(Verified::Guarded);
+            };
+            let guarded = guarded.as_ref();
+            let report = guard::violation(kind, call, address, guarded, self.api, &self.host);
+            (self.host.handler)(&report);
+            return None;
+        }
+        let entry = if state.registry {
+            match LIVE.get(address) {
+                Some(entry) if entry.api == self.api && !entry.freed => Some(entry),
+                other => {
+                    self.reject(state, p, call, other);
+                    return None;
+                }
+            }
+        } else {
+            None
+        };
+        let allocated = entry.and_then(|entry| entry.site);
+        let size = match (self.intact_size(p), entry) {
+            (Some(size), None) => size,
+            (Some(size), Some(entry)) if size == entry.size => size,
+            _ => {
+                self.report(state, p, call, entry);
+                return None;
+            }
+        };
+        Some(Verified::Block { size, allocated })
+    }
+
+    /// Reports a pointer that the registry does not know as a live block of this domain.
+    #[cold]
+    fn reject(&self, state: &State, p: NonNull<u8>, call: Call, known: Option<Entry>) {
+        let address = p.as_ptr().addr();
+        let mut report = self.violation_at(p, call);
+        match known {
+            Some(entry) if entry.freed => {
+                report.kind = ViolationKind::DoubleFree;
+                report.freed = entry.site;
+                report.allocated =
+                    self.held(state, address).and_then(|h| Site::from_bits(h.allocated));
+            }
+            Some(entry) => {
+                report.kind = ViolationKind::WrongDomain { allocated: entry.api };
+                report.allocated = entry.site;
+            }
+            None => {
+                report.kind = match LIVE.enclosing(address) {
+                    Some(entry) => {
+                        report.allocated = entry.site;
+                        ViolationKind::InteriorPointer { block: entry.address, size: entry.size }
+                    }
+                    // A block that has left the quarantine, or was never in one.
+                    None if report.kind == ViolationKind::DoubleFree => ViolationKind::DoubleFree,
+                    None => ViolationKind::ForeignPointer,
+                };
+            }
+        }
+        (self.host.handler)(&report);
+    }
+
+    /// Reports a block whose header or guard is not intact.
+    #[cold]
+    fn report(&self, state: &State, p: NonNull<u8>, call: Call, entry: Option<Entry>) {
+        let mut report = self.violation_at(p, call);
+        if let Some(entry) = entry {
+            report.allocated = entry.site;
+            // It is live: whatever its header looks like, somebody wrote there.
+            if !matches!(report.kind, ViolationKind::TrailingPad)
+                || report.stated_size() != Some(entry.size as u64)
+            {
+                report.kind = ViolationKind::LeadingPad;
+            }
+        } else if let Some(held) = self.held(state, p.as_ptr().addr()) {
+            report.kind = ViolationKind::DoubleFree;
+            report.allocated = Site::from_bits(held.allocated);
+            report.freed = Site::from_bits(held.freed);
+        }
+        (self.host.handler)(&report);
+    }
+
+    fn violation_at(&self, p: NonNull<u8>, call: Call) -> Violation {
+        verdict::on_block(p, call, self.api, self.has_serial(), &self.host)
+    }
+
+    fn held(&self, state: &State, address: usize) -> Option<Held> {
+        state.quarantine.as_ref()?.find(address)
+    }
+
+    /// Frees a verified block, into the quarantine where there is one.
+    ///
+    /// # Safety
+    ///
+    /// 1. `p` is the block that `verified` was made of.
+    /// 2. It is not used again.
+    unsafe fn release(&self, state: &State, p: NonNull<u8>, verified: &Verified, call: Call) {
+        let freed = state.site(&self.host);
+        let (size, allocated) = match *verified {
+            Verified::Block { size, allocated } => (size, allocated),
+            Verified::Guarded(guarded) => return guard::free(&guarded, freed),
+        };
+        let address = p.as_ptr().expose_provenance();
+        let hold = state.quarantine.is_some();
+        let taken = state.registry.then(|| LIVE.take(address, self.api, hold, freed));
+        if let Some(Err(rejection)) = taken {
+            // Another thread freed it since it was verified.
+            let entry = match rejection {
+                Rejection::Missing => None,
+                Rejection::Freed(entry) | Rejection::WrongDomain(entry) => Some(entry),
+            };
+            return self.reject(state, p, call, entry);
+        }
+        // SAFETY: 1: duties 1 and 2.
+        let unfilled = unsafe { self.fill_dead(p, size) };
+        let Some(quarantine) = &state.quarantine else {
+            // SAFETY: duties 1 and 2: the underlying block is live, and never used again.
+            return unsafe { self.inner.free(NonNull::new(crate::block::base_of(p))) };
+        };
+        let held = Held {
+            p: address,
+            size,
+            unfilled,
+            allocated: Site::to_bits(allocated),
+            freed: Site::to_bits(freed),
+        };
+        loop {
+            match quarantine.offer(&held) {
+                Offer::Held => break,
+                Offer::Evicted(oldest) => self.leave(state, quarantine, &oldest),
+                Offer::Refused => {
+                    self.leave(state, quarantine, &held);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Verifies a block that leaves the quarantine, and gives it back to its allocator.
+    fn leave(&self, state: &State, quarantine: &Quarantine, held: &Held) {
+        if let Some(report) = quarantine.owner.verify(held, Call::Check) {
+            (self.host.handler)(&report);
+        }
+        if state.registry {
+            LIVE.remove(held.p);
+        }
+        debug_assert!(pointer(held).is_some());
+        // SAFETY: the block was freed by its owner, and nobody but the quarantine has had it since.
+        unsafe { self.inner.free(underlying(held)) };
+    }
+
+    /// Gives all blocks in the quarantine back to the allocator, each verified first; gives how many there were.
+    ///
+    /// Where the allocator below needs a lock that its callers hold, so does this.
+    pub fn release_quarantine(&self) -> usize {
+        let Some(state) = self.checked.state() else {
+            return 0;
+        };
+        let Some(quarantine) = &state.quarantine else {
+            return 0;
+        };
+        let mut count = 0;
+        while let Some(held) = quarantine.pop() {
+            self.leave(state, quarantine, &held);
+            count += 1;
+        }
+        count
+    }
+
+    /// Bytes and blocks that the quarantine holds.
+    #[must_use]
+    pub fn quarantined(&self) -> (usize, usize) {
+        let quarantine = self.checked.state().and_then(|state| state.quarantine.as_ref());
+        quarantine.map_or((0, 0), |quarantine| quarantine.held())
+    }
+
+    /// Verifies all blocks that can be found: those in the quarantine, and with a registry the live ones of this domain.
+    /// Each violation goes to the handler; gives how many there were.
+    ///
+    /// A block that another thread is writing past the end of right now may be missed; no intact block is reported.
+    pub fn check_all(&self) -> usize {
+        let Some(state) = self.checked.state() else {
+            return 0;
+        };
+        let mut found = state.quarantine.as_ref().map_or(0, |quarantine| quarantine.verify_all());
+        if !state.registry {
+            return found;
+        }
+        // The handler runs without the registry's lock, so that one violation a walk is carried out of it.
+        let mut after = 0;
+        while let Some(entry) = self.next_damaged(after) {
+            after = entry.address;
+            if let Some(p) = NonNull::new(ptr::with_exposed_provenance_mut(entry.address)) {
+                self.report(state, p, Call::Check, Some(entry));
+                found += 1;
+            }
+        }
+        found
+    }
+
+    /// The damaged live block of this domain with the lowest address above `after`.
+    fn next_damaged(&self, after: usize) -> Option<Entry> {
+        let mut lowest: Option<Entry> = None;
+        LIVE.for_each(|entry| {
+            let candidate = entry.api == self.api
+                && !entry.freed
+                && entry.address > after
+                && lowest.is_none_or(|l| entry.address < l.address);
+            let p = NonNull::new(ptr::with_exposed_provenance_mut(entry.address));
+            if candidate && p.and_then(|p| self.intact_size(p)) != Some(entry.size) {
+                lowest = Some(entry);
+            }
+        });
+        lowest
+    }
 }

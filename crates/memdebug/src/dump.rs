@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 
-use crate::facts::{BlockFacts, SHOWN_BYTES};
+use crate::facts::{BlockFacts, SHOWN_BYTES, Shape};
 use crate::host::{FrameSink, Tracing};
 use crate::pattern::FORBIDDENBYTE;
 use crate::violation::{Call, DumpSink, Message, Violation, ViolationKind};
@@ -71,6 +71,7 @@ pub(crate) fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Resul
     write_verdict(violation, out)?;
     for (site, what) in [(violation.allocated, "allocated"), (violation.freed, "freed")] {
         if let Some(site) = site {
+            out.pass_on()?;
             writeln!(out, "Memory block {what} by (most recent call first):")?;
             write!(out, "{site}")?;
             out.write_str("\n")?;
@@ -93,8 +94,14 @@ fn write_block(block: &BlockFacts, out: &mut dyn DumpSink) -> fmt::Result {
     out.write_byte(id)?;
     out.write_str("'\n")?;
     writeln!(out, "    {size} bytes originally requested")?;
-    write_pads(pads, block.pads_intact(), out)?;
-    write_tail(block, size, out)?;
+    match block.shape {
+        Shape::Full => {
+            write_pads(pads, block.pads_intact(), out)?;
+            write_tail(block, size, out)?;
+        }
+        Shape::Freed => out.write_str("    The block is freed, and held in the quarantine.\n")?,
+        Shape::Guarded => out.write_str("    The block stands between guard pages.\n")?,
+    }
     if let Some(serial) = block.serial {
         match serial {
             Some(bytes) => writeln!(
@@ -128,7 +135,10 @@ fn write_pads(pads: &[u8], intact: bool, out: &mut dyn DumpSink) -> fmt::Result 
 
 fn write_tail(block: &BlockFacts, size: u64, out: &mut dyn DumpSink) -> fmt::Result {
     if block.plausible_size().is_none() {
-        return writeln!(out, "    No block has {size} bytes: the trailing pad bytes are not read.");
+        return writeln!(
+            out,
+            "    No block has {size} bytes: the trailing pad bytes are not read."
+        );
     }
     let at = block.address as u64 + size;
     let Some(tail) = block.tail else {
@@ -187,7 +197,8 @@ impl FrameSink for AllocationFrames<'_> {
         }
         if !self.any {
             self.any = true;
-            self.result = self.out.write_str("Memory block allocated at (most recent call first):\n");
+            self.result =
+                self.out.write_str("Memory block allocated at (most recent call first):\n");
         }
         self.result = self
             .result

@@ -11,11 +11,25 @@ pub(crate) const SHOWN_BYTES: usize = 8;
 /// `N` bytes of memory, if they could be read.
 pub(crate) type Peek<const N: usize> = Option<[u8; N]>;
 
+/// How much of the hooks' layout a block has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// All of it, or so it should be.
+    Full,
+    /// Filled dead; size and domain are known from elsewhere.
+    #[cfg_attr(not(feature = "std"), expect(dead_code, reason = "made by the quarantine alone"))]
+    Freed,
+    /// Between guard pages, without header and guard bytes.
+    #[cfg_attr(not(feature = "std"), expect(dead_code, reason = "made by guard pages alone"))]
+    Guarded,
+}
+
 /// What stood at and around a pointer when a violation was met. A copy: nothing in it is read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockFacts {
     /// The caller's pointer.
     pub(crate) address: usize,
+    pub(crate) shape: Shape,
     /// Size, id and pads.
     pub(crate) header: Peek<HEADER_BYTES>,
     /// The guard after the data; `None` too if the size is none that a block can have.
@@ -34,6 +48,7 @@ impl BlockFacts {
         let header = probe::peek::<HEADER_BYTES>(address.wrapping_sub(HEADER_BYTES));
         let mut facts = Self {
             address,
+            shape: Shape::Full,
             header,
             tail: None,
             serial: serial.then_some(None),
@@ -48,10 +63,45 @@ impl BlockFacts {
         if serial {
             facts.serial = Some(probe::peek(tail.wrapping_add(TAIL_BYTES)));
         }
-        facts.first = peek_up_to(address, size.min(SHOWN_BYTES));
-        let rest = size.saturating_sub(SHOWN_BYTES).min(SHOWN_BYTES);
-        facts.last = peek_up_to(tail.wrapping_sub(rest), rest);
+        facts.read_data(size);
         facts
+    }
+
+    fn read_data(&mut self, size: usize) {
+        self.first = peek_up_to(self.address, size.min(SHOWN_BYTES));
+        let rest = size.saturating_sub(SHOWN_BYTES).min(SHOWN_BYTES);
+        self.last = peek_up_to(self.address.wrapping_add(size - rest), rest);
+    }
+
+    /// The facts of a block whose size and domain are known, with the ends of its data as they are now.
+    #[cfg(feature = "std")]
+    fn known(address: usize, size: usize, api: crate::ApiId, shape: Shape) -> Self {
+        let mut header = [FORBIDDENBYTE; HEADER_BYTES];
+        header[..8].copy_from_slice(&(size as u64).to_be_bytes());
+        header[8] = api.byte();
+        let mut facts = Self {
+            address,
+            shape,
+            header: Some(header),
+            tail: None,
+            serial: None,
+            first: None,
+            last: None,
+        };
+        facts.read_data(size);
+        facts
+    }
+
+    /// A block that a quarantine holds.
+    #[cfg(feature = "std")]
+    pub(crate) fn of_freed(address: usize, size: usize, api: crate::ApiId) -> Self {
+        Self::known(address, size, api, Shape::Freed)
+    }
+
+    /// A block between guard pages.
+    #[cfg(feature = "std")]
+    pub(crate) fn guarded(address: usize, size: usize, api: crate::ApiId) -> Self {
+        Self::known(address, size, api, Shape::Guarded)
     }
 
     /// The size that the header states.

@@ -118,7 +118,7 @@ impl<A> DebugHooks<A> {
     }
 
     #[inline]
-    fn has_serial(&self) -> bool {
+    pub(crate) fn has_serial(&self) -> bool {
         self.flags() & SERIAL != 0
     }
 
@@ -139,9 +139,7 @@ impl<A> DebugHooks<A> {
 
     #[inline]
     fn check_thread(&self, call: Call) {
-        if let Some(check) = self.thread_check
-            && !check()
-        {
+        if self.thread_check.is_some_and(|check| !check()) {
             self.wrong_thread(call);
         }
     }
@@ -161,19 +159,27 @@ impl<A> DebugHooks<A> {
         (self.host.handler)(&violation);
     }
 
-    /// The size of the block at `p` if its id, its pads and its guard are intact; reports it otherwise.
+    /// The size of the block at `p` if its id, its pads and its guard are intact.
     ///
-    /// Nothing is believed before it is checked: a pointer to nowhere and a size that leads to nowhere are reported too,
+    /// Nothing is believed before it is checked: a pointer to nowhere and a size that leads to nowhere are no intact block,
     /// where the fault handler is installed.
     #[inline]
-    pub(crate) fn verified_size(&self, p: NonNull<u8>, call: Call) -> Option<usize> {
+    pub(crate) fn intact_size(&self, p: NonNull<u8>) -> Option<usize> {
         let [size, id] = load::header(base_of(p));
         let size = block::size_of_header(size) as usize;
-        if id != self.api.word() || load::word(p.as_ptr().wrapping_add(size)) != TAIL_WORD {
+        let intact =
+            id == self.api.word() && load::word(p.as_ptr().wrapping_add(size)) == TAIL_WORD;
+        intact.then_some(size)
+    }
+
+    /// [`intact_size`](Self::intact_size), with a report of a block that is not intact.
+    #[inline]
+    fn verified_size(&self, p: NonNull<u8>, call: Call) -> Option<usize> {
+        let size = self.intact_size(p);
+        if size.is_none() {
             self.bad_block(p, call);
-            return None;
         }
-        Some(size)
+        size
     }
 }
 
@@ -206,7 +212,7 @@ impl<A: Malloc> DebugHooks<A> {
         if options.full_erase {
             flags |= FULL_ERASE;
         }
-        if self.checked.configure(options)? {
+        if self.checked.configure(options, self.api, &self.host)? {
             flags |= CHECKED;
         }
         self.flags.store(flags, Relaxed);
@@ -271,12 +277,13 @@ impl<A: Malloc> DebugHooks<A> {
         Some(unsafe { base.add(HEADER_BYTES) })
     }
 
-    /// Fills a whole block dead, but for what the host keeps readable.
+    /// Fills a whole block dead, but for the bytes at the front of the data that the host keeps readable; gives how many
+    /// these are.
     ///
     /// # Safety
     ///
     /// 1. `p` is a live block of these hooks of `size` bytes, not used again.
-    pub(crate) unsafe fn fill_dead(&self, p: NonNull<u8>, size: usize) {
+    pub(crate) unsafe fn fill_dead(&self, p: NonNull<u8>, size: usize) -> usize {
         let base = base_of(p);
         let skip = self.unfilled(NonNull::new(base), size);
         // SAFETY: the header of a live block (duty 1).
@@ -284,6 +291,7 @@ impl<A: Malloc> DebugHooks<A> {
         let rest = size - skip + overhead(self.has_serial()) - HEADER_BYTES;
         // SAFETY: the rest of it.
         unsafe { ptr::write_bytes(p.as_ptr().wrapping_add(skip), DEADBYTE, rest) };
+        skip
     }
 
     /// `free` with any of the options of this file.
@@ -293,7 +301,7 @@ impl<A: Malloc> DebugHooks<A> {
     /// 1. `p` is a live block of these hooks of `size` bytes, not used again.
     #[cold]
     #[inline(never)]
-    unsafe fn free_numbered(&self, p: NonNull<u8>, size: usize) {
+    pub(crate) unsafe fn free_numbered(&self, p: NonNull<u8>, size: usize) {
         // SAFETY: 1: duty 1.
         unsafe { self.fill_dead(p, size) };
         // SAFETY: duty 1: the underlying block is live, and never used again.
@@ -361,6 +369,39 @@ impl<A: Malloc> DebugHooks<A> {
         unsafe { self.free_numbered(p, old) };
         Some(fresh)
     }
+
+    /// `realloc` with the options of this file.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::realloc`].
+    #[inline]
+    pub(crate) unsafe fn realloc_plain(&self, p: NonNull<u8>, new: usize) -> Option<NonNull<u8>> {
+        let old = self.verified_size(p, Call::Realloc)?;
+        // SAFETY: 1 and 2: the caller's; the block is intact.
+        unsafe { self.resize(p, old, new) }
+    }
+
+    /// `free` with the options of this file.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::free`].
+    #[inline]
+    pub(crate) unsafe fn free_plain(&self, p: NonNull<u8>) {
+        let Some(size) = self.verified_size(p, Call::Free) else {
+            return;
+        };
+        if self.flags() != 0 {
+            // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
+            return unsafe { self.free_numbered(p, size) };
+        }
+        let base = base_of(p);
+        // SAFETY: 1: all of a live block that nobody uses any more.
+        unsafe { fill_at_least_8(base, DEADBYTE, size + overhead(false)) };
+        // SAFETY: the underlying block of a live block, not used again.
+        unsafe { self.inner.free(NonNull::new(base)) };
+    }
 }
 
 // SAFETY: a block of the hooks is the data part of a block of `A`, which keeps promises 1-3 for it (16 bytes of header keep
@@ -407,9 +448,8 @@ unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
             // SAFETY: 1 and 2: the caller's.
             return unsafe { self.realloc_checked(p, new_size) };
         }
-        let old = self.verified_size(p, Call::Realloc)?;
-        // SAFETY: 1 and 2: the caller's; the block is intact.
-        unsafe { self.resize(p, old, new_size) }
+        // SAFETY: 1 and 2: the caller's.
+        unsafe { self.realloc_plain(p, new_size) }
     }
 
     #[inline]
@@ -418,23 +458,12 @@ unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
         let Some(p) = ptr else {
             return;
         };
-        let flags = self.flags();
-        if flags & CHECKED != 0 {
-            // SAFETY: 1: the caller's duties 1 and 2.
+        if self.flags() & CHECKED != 0 {
+            // SAFETY: 1 and 2: the caller's.
             return unsafe { self.free_checked(p) };
         }
-        let Some(size) = self.verified_size(p, Call::Free) else {
-            return;
-        };
-        if flags != 0 {
-            // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
-            return unsafe { self.free_numbered(p, size) };
-        }
-        let base = base_of(p);
-        // SAFETY: 1: all of a live block that nobody uses any more.
-        unsafe { fill_at_least_8(base, DEADBYTE, size + overhead(false)) };
-        // SAFETY: the underlying block of a live block, not used again.
-        unsafe { self.inner.free(NonNull::new(base)) };
+        // SAFETY: 1 and 2: the caller's.
+        unsafe { self.free_plain(p) };
     }
 }
 

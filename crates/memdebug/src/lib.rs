@@ -2,35 +2,80 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "std")]
+mod at_exit;
 mod block;
+#[cfg(feature = "std")]
+mod capture;
+#[cfg_attr(not(feature = "std"), path = "checked_core.rs")]
 mod checked;
+mod configure;
 mod dump;
 mod erase;
 mod facts;
+#[cfg(feature = "std")]
+mod fault;
+#[cfg(feature = "std")]
+mod fork;
+#[cfg(feature = "std")]
+mod guard;
 pub mod handler;
 mod hooks;
 mod host;
+#[cfg(feature = "std")]
+mod leaks;
+#[cfg_attr(
+    all(feature = "std", target_os = "linux", target_arch = "x86_64"),
+    path = "load/x86_64.rs"
+)]
+#[cfg_attr(
+    all(feature = "std", target_os = "linux", target_arch = "aarch64"),
+    path = "load/aarch64.rs"
+)]
+#[cfg_attr(
+    not(all(
+        feature = "std",
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    )),
+    path = "load/plain.rs"
+)]
 mod load;
+#[cfg(feature = "std")]
+mod mapping;
 mod options;
 mod pattern;
 #[cfg_attr(not(feature = "std"), path = "probe_core.rs")]
 mod probe;
+#[cfg(feature = "std")]
+mod quarantine;
+#[cfg_attr(not(feature = "std"), path = "region_core.rs")]
 mod region;
+#[cfg(feature = "std")]
+mod registry;
+#[cfg(feature = "std")]
+mod report;
+#[cfg_attr(not(feature = "std"), path = "sites_core.rs")]
 mod sites;
 #[cfg(feature = "std")]
 mod stderr;
+#[cfg(feature = "std")]
+#[cfg_attr(feature = "backtrace", path = "symbols_backtrace.rs")]
+mod symbols;
 mod verdict;
 mod violation;
 
 pub use block::{ApiId, HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
-pub use checked::ConfigureError;
+pub use configure::ConfigureError;
+#[cfg(feature = "std")]
+pub use fault::install_fault_handler;
 pub use hooks::DebugHooks;
 pub use host::{
     CurrentFrames, DebugOffset, FrameSink, Host, ThreadCheck, Traceback, Tracing, ViolationHandler,
 };
-pub use options::{
-    LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word,
-};
+#[cfg(feature = "std")]
+pub use leaks::{LiveBlocks, LiveGroup, report_leaks_at_exit};
+pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 pub use sites::Site;
 pub use violation::{Call, DumpSink, Message, Violation, ViolationKind};

@@ -59,7 +59,8 @@ pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
     }
 }
 
-/// Offset of the first byte at or after `from` in `bytes` that is not `expected`.
+/// Offset of the first byte of `bytes` that is not `expected`.
+#[cfg(feature = "std")]
 pub(crate) fn first_other(bytes: &[u8], expected: u8) -> Option<usize> {
     let chunks = bytes.chunks_exact(8);
     let tail = bytes.len() - chunks.remainder().len();
@@ -88,6 +89,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "std")]
     #[test]
     fn first_other_names_the_first() {
         for len in 0..70 {

@@ -30,10 +30,8 @@ pub(crate) fn peek<const N: usize>(address: usize) -> Option<[u8; N]> {
 #[cfg(target_os = "linux")]
 fn read_by_kernel(address: usize, bytes: &mut [u8]) -> Option<bool> {
     let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec {
-        iov_base: core::ptr::without_provenance_mut(address),
-        iov_len: bytes.len(),
-    };
+    let remote =
+        libc::iovec { iov_base: core::ptr::without_provenance_mut(address), iov_len: bytes.len() };
     // SAFETY: no arguments, always succeeds.
     let pid = unsafe { libc::getpid() };
     // SAFETY: `local` is writable for its length, and the kernel checks `remote` itself.
@@ -67,13 +65,13 @@ fn read_by_pipe(address: usize, bytes: &mut [u8]) -> bool {
         let source = core::ptr::without_provenance::<libc::c_void>(at);
         // SAFETY: the kernel checks `source` itself.
         let sent = unsafe { libc::write(ends[1], source, chunk.len()) };
-        if sent.cast_unsigned() != chunk.len() {
+        if usize::try_from(sent) != Ok(chunk.len()) {
             complete = false;
             break;
         }
         // SAFETY: `chunk` is writable for its length.
         let got = unsafe { libc::read(ends[0], chunk.as_mut_ptr().cast(), chunk.len()) };
-        complete &= got.cast_unsigned() == chunk.len();
+        complete &= usize::try_from(got) == Ok(chunk.len());
         at = at.wrapping_add(chunk.len());
     }
     for end in ends {
@@ -95,7 +93,14 @@ mod tests {
         let at = known.as_ptr().addr();
         // SAFETY: a fresh mapping; nothing else is touched.
         let gone = unsafe {
-            libc::mmap(core::ptr::null_mut(), 8192, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+            libc::mmap(
+                core::ptr::null_mut(),
+                8192,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
         };
         let by_kernel: Reader = |a, b| read_by_kernel(a, b) == Some(true);
         for reader in [by_kernel, read_by_pipe, read] {

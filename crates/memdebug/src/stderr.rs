@@ -78,4 +78,9 @@ impl DumpSink for Stderr {
         self.put(&[byte]);
         Ok(())
     }
+
+    fn pass_on(&mut self) -> fmt::Result {
+        self.drain();
+        Ok(())
+    }
 }

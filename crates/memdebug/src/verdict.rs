@@ -49,9 +49,7 @@ fn bad_id(facts: &BlockFacts, id: u8) -> ViolationKind {
     if facts.header_is_dead() {
         return ViolationKind::DoubleFree;
     }
-    if facts.pads_intact()
-        && let Some(allocated) = ApiId::from_byte(id)
-    {
+    if let Some(allocated) = ApiId::from_byte(id).filter(|_| facts.pads_intact()) {
         return ViolationKind::WrongDomain { allocated };
     }
     if let Some((block, size)) = enclosing_block(facts.address) {
@@ -77,11 +75,9 @@ fn enclosing_block(address: usize) -> Option<(usize, usize)> {
         }
         for (index, header) in bytes.chunks_exact(HEADER_BYTES).enumerate().rev() {
             let block = start + (index + 1) * HEADER_BYTES;
-            if let Some(size) = stated_by_intact_header(header)
-                && address > block
-                && address - block < size
-                && guard_is_intact(block + size)
-            {
+            let inside = |&size: &usize| address > block && address - block < size;
+            let size = stated_by_intact_header(header).filter(inside);
+            if let Some(size) = size.filter(|&size| guard_is_intact(block + size)) {
                 return Some((block, size));
             }
         }

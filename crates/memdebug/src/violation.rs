@@ -219,6 +219,15 @@ pub trait DumpSink: fmt::Write {
     ///
     /// Those of the place written to.
     fn write_byte(&mut self, byte: u8) -> fmt::Result;
+
+    /// Passes on what is gathered so far. Called before text whose making may go wrong: names of functions.
+    ///
+    /// # Errors
+    ///
+    /// Those of the place written to.
+    fn pass_on(&mut self) -> fmt::Result {
+        Ok(())
+    }
 }
 
 /// Bytes in the longest message, with room for its closing NUL.

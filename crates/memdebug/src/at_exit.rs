@@ -1,0 +1,67 @@
+//! Owns verifying the quarantines of the process when it exits.
+
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use crate::mapping::Mapped;
+use crate::quarantine::Quarantine;
+
+/// Quarantines of a process that are verified at exit, at most.
+const MAX: usize = 64;
+
+/// Addresses of the quarantines. An address is removed before its quarantine goes.
+static ALL: Mutex<[Option<Place>; MAX]> = Mutex::new([const { None }; MAX]);
+
+struct Place(core::ptr::NonNull<Quarantine>);
+
+// SAFETY: a `Quarantine` is `Sync`; the pointer is used under the lock alone.
+unsafe impl Send for Place {}
+
+/// A quarantine that is verified at exit, if it lives until then.
+#[derive(Debug)]
+pub(crate) struct VerifiedAtExit(Mapped<Quarantine>);
+
+impl core::ops::Deref for VerifiedAtExit {
+    type Target = Quarantine;
+
+    fn deref(&self) -> &Quarantine {
+        &self.0
+    }
+}
+
+/// Puts a quarantine on the list; `None` if there is no memory for it.
+pub(crate) fn verify(quarantine: Quarantine) -> Option<VerifiedAtExit> {
+    static REGISTER: Once = Once::new();
+    let quarantine = Mapped::new(quarantine)?;
+    if let Some(place) = lock().iter_mut().find(|place| place.is_none()) {
+        *place = Some(Place((&*quarantine).into()));
+    }
+    REGISTER.call_once(|| {
+        // SAFETY: a function without arguments that does not unwind. If it cannot be registered nothing is verified.
+        unsafe { libc::atexit(at_exit) };
+    });
+    Some(VerifiedAtExit(quarantine))
+}
+
+impl Drop for VerifiedAtExit {
+    fn drop(&mut self) {
+        let gone = core::ptr::NonNull::from(&*self.0);
+        for place in lock().iter_mut() {
+            if place.as_ref().is_some_and(|place| place.0 == gone) {
+                *place = None;
+            }
+        }
+    }
+}
+
+/// A panicking handler leaves the list as it is.
+fn lock() -> MutexGuard<'static, [Option<Place>; MAX]> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn at_exit() {
+    for place in lock().iter().flatten() {
+        // SAFETY: on the list, so not dropped: `drop` takes the lock first.
+        let quarantine = unsafe { place.0.as_ref() };
+        quarantine.verify_all();
+    }
+}

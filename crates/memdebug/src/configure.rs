@@ -1,0 +1,33 @@
+//! Owns why options cannot be switched on.
+
+use thiserror::Error;
+
+/// Why [`DebugHooks::with_options`](crate::DebugHooks::with_options) could not do what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigureError {
+    /// Options beyond serial numbers and erasing can be set once for a `DebugHooks`.
+    #[error("the options of these hooks are already set: they can be set once")]
+    AlreadySet,
+    /// The system has no memory for what an option needs.
+    #[error("no memory for `{option}`: ask for less, or raise the limit of address space")]
+    NoMemory {
+        /// The option's word.
+        option: &'static str,
+    },
+    /// More than 64 hooks with guard pages.
+    #[error("too many hooks with `guard`: at most 64 in a process")]
+    TooManyHooks,
+    /// The fault handler that guard pages need cannot be installed.
+    #[error("the fault handler that `guard` needs cannot be installed: system error {errno}")]
+    FaultHandler {
+        /// The system's error number.
+        errno: i32,
+    },
+    /// The option needs the `std` feature.
+    #[error("`{option}` needs an operating system: build memdebug with its `std` feature")]
+    Unsupported {
+        /// The option's word.
+        option: &'static str,
+    },
+}

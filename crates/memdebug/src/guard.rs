@@ -1,0 +1,390 @@
+//! Owns the pool of guarded blocks: a block alone on its pages, with a page that faults on either side of them.
+//!
+//! ```text
+//!   | no access | data pages (RW while live) | no access | data pages | no access | ...
+//!               |FD FD FD ... FD|block|FD FD|              right-aligned: up to 15 bytes short of the end
+//!               |block|FD FD FD ...      FD|               left-aligned: an underrun faults at once
+//! ```
+//!
+//! A freed slot faults on any access until it is reused; slots are reused in the order of their frees. The block has no
+//! header and no tail: what they would say is in the slot's record. The rest of its pages is FORBIDDENBYTE and checked
+//! when it comes back. Leaves when to use it to `checked.rs`, and the signal to `fault.rs`.
+
+use core::cell::Cell;
+use core::num::NonZeroU32;
+use core::ptr::{self, NonNull};
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use malloc_api::MIN_ALIGN;
+
+use crate::block::ApiId;
+use crate::facts::BlockFacts;
+use crate::host::Host;
+use crate::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
+use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
+use crate::sites::Site;
+use crate::violation::{Call, Violation, ViolationKind};
+
+/// Slots in the pool: address space, not memory; only live blocks have any.
+const SLOTS: usize = 4096;
+/// Largest block in bytes that is guarded.
+pub(crate) const MAX_GUARDED: usize = 16 << 10;
+
+static POOL: OnceLock<Option<Pool>> = OnceLock::new();
+/// Hosts of the hooks with guards: what a fault is reported to. Slots name one by its place.
+static HOSTS: [OnceLock<Host>; MAX_HOSTS] = [const { OnceLock::new() }; MAX_HOSTS];
+const MAX_HOSTS: usize = 64;
+
+pub(crate) struct Pool {
+    pages: Mapping,
+    page: usize,
+    /// Bytes from one slot's first guard page to the next one's.
+    stride: usize,
+    slots: MappedSlice<Slot>,
+    free: Mutex<Free>,
+}
+
+/// Free slots, oldest first. Slots that were never used come before any other.
+pub(crate) struct Free {
+    ring: MappedSlice<u32>,
+    first: usize,
+    len: usize,
+    unused: usize,
+}
+
+/// What is known of a slot's block. Written by the thread that allocates or frees it; read by whoever is handed the
+/// pointer, and by the fault handler, which takes what it finds.
+struct Slot {
+    /// Address of the block; 0 if there never was one.
+    block: AtomicUsize,
+    size: AtomicUsize,
+    api: AtomicU32,
+    host: AtomicU32,
+    live: AtomicBool,
+    allocated: AtomicU32,
+    freed: AtomicU32,
+}
+
+// SAFETY: 1: atomics of integers and a `bool`.
+unsafe impl Zeroed for Slot {}
+
+/// A guarded block as its slot describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guarded {
+    pub(crate) block: usize,
+    pub(crate) size: usize,
+    pub(crate) api: ApiId,
+    pub(crate) live: bool,
+    pub(crate) allocated: Option<Site>,
+    pub(crate) freed: Option<Site>,
+    slot: usize,
+    host: usize,
+}
+
+impl Slot {
+    fn read(&self, slot: usize) -> Option<Guarded> {
+        let block = self.block.load(Relaxed);
+        if block == 0 {
+            return None;
+        }
+        Some(Guarded {
+            block,
+            size: self.size.load(Relaxed),
+            api: ApiId::from_byte(self.api.load(Relaxed) as u8)?,
+            live: self.live.load(Relaxed),
+            allocated: Site::from_bits(self.allocated.load(Relaxed)),
+            freed: Site::from_bits(self.freed.load(Relaxed)),
+            slot,
+            host: self.host.load(Relaxed) as usize,
+        })
+    }
+}
+
+impl Pool {
+    fn new() -> Option<Self> {
+        let page = page_bytes();
+        let stride = MAX_GUARDED.next_multiple_of(page) + page;
+        Some(Self {
+            pages: Mapping::reserved(stride * SLOTS + page)?,
+            page,
+            stride,
+            slots: MappedSlice::new(SLOTS)?,
+            free: Mutex::new(Free { ring: MappedSlice::new(SLOTS)?, first: 0, len: 0, unused: 0 }),
+        })
+    }
+
+    /// The slot whose data pages or whose left guard page `address` lies in.
+    fn slot_at(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.pages.start().addr().get());
+        (offset < self.pages.bytes()).then(|| (offset / self.stride).min(SLOTS - 1))
+    }
+
+    /// First data byte of a slot.
+    fn data(&self, slot: usize) -> *mut u8 {
+        self.pages.start().as_ptr().wrapping_add(slot * self.stride + self.page)
+    }
+
+    /// Pages of the block, as the offset of the first and the count of bytes.
+    fn extent(&self, block: usize, size: usize, slot: usize) -> (usize, usize) {
+        let data = self.data(slot).addr();
+        let start = (block - data) / self.page * self.page;
+        let end = (block - data + size).max(start + 1).next_multiple_of(self.page);
+        (start, end - start)
+    }
+
+    fn protect(&self, start: *mut u8, bytes: usize, protection: libc::c_int) -> bool {
+        // SAFETY: whole pages of the pool that belong to one slot, which the caller has to itself.
+        unsafe { libc::mprotect(start.cast(), bytes, protection) == 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Free> {
+        // Nothing in here panics.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Free {
+    fn take(&mut self) -> Option<usize> {
+        if self.unused < SLOTS {
+            self.unused += 1;
+            return Some(self.unused - 1);
+        }
+        if self.len == 0 {
+            return None;
+        }
+        let slot = self.ring[self.first] as usize;
+        self.first = (self.first + 1) % SLOTS;
+        self.len -= 1;
+        Some(slot)
+    }
+
+    fn give(&mut self, slot: usize) {
+        let place = (self.first + self.len) % SLOTS;
+        self.ring[place] = slot as u32;
+        self.len += 1;
+    }
+}
+
+fn pool() -> Option<&'static Pool> {
+    POOL.get()?.as_ref()
+}
+
+/// Makes the pool; `false` if the system has no address space for it.
+pub(crate) fn set_up() -> bool {
+    POOL.get_or_init(Pool::new).is_some()
+}
+
+/// The pool's lock, for a fork.
+pub(crate) fn lock_all() -> Option<MutexGuard<'static, Free>> {
+    pool().map(Pool::lock)
+}
+
+/// Remembers whom to tell of faults in blocks of these hooks; `None` if there are too many hooks.
+pub(crate) fn add_host(host: Host) -> Option<u32> {
+    HOSTS.iter().position(|place| place.set(host).is_ok()).map(|index| index as u32)
+}
+
+/// Whether `address` is in the pool.
+#[inline]
+pub(crate) fn contains(address: usize) -> bool {
+    pool().is_some_and(|pool| pool.slot_at(address).is_some())
+}
+
+/// Whether the next block of this thread is to be guarded: about one in `rate`, at random distances.
+pub(crate) fn sampled(rate: NonZeroU32) -> bool {
+    thread_local! {
+        /// Allocations until the next guarded one; 0 at first.
+        static LEFT: Cell<u32> = const { Cell::new(0) };
+    }
+    if rate.get() == 1 {
+        return true;
+    }
+    LEFT.try_with(|left| match left.get() {
+        0 => {
+            left.set(1 + random() % rate.get().saturating_mul(2).saturating_sub(1));
+            false
+        }
+        1 => {
+            left.set(0);
+            true
+        }
+        n => {
+            left.set(n - 1);
+            false
+        }
+    })
+    .unwrap_or(false)
+}
+
+/// A xorshift generator a thread, seeded from where its state lies.
+fn random() -> u32 {
+    thread_local! {
+        static STATE: Cell<u64> = const { Cell::new(0) };
+    }
+    STATE
+        .try_with(|state| {
+            let mut x = state.get();
+            if x == 0 {
+                x = ptr::from_ref(state).addr() as u64 | 1;
+            }
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            state.set(x);
+            (x >> 24) as u32
+        })
+        .unwrap_or(1)
+}
+
+/// A guarded block of `size` bytes, clean or zero; `None` if it is too large or no slot is free.
+pub(crate) fn malloc(
+    size: usize,
+    api: ApiId,
+    zero: bool,
+    host: u32,
+    allocated: Option<Site>,
+) -> Option<NonNull<u8>> {
+    let pool = pool()?;
+    if size > MAX_GUARDED {
+        return None;
+    }
+    let slot = pool.lock().take()?;
+    let data = pool.data(slot);
+    let whole = pool.stride - pool.page;
+    let bytes = size.max(1).next_multiple_of(pool.page);
+    let right = random() & 1 == 1;
+    // A block of no bytes still has an address inside its pages.
+    let offset = if right { (whole - size.max(1)) & !(MIN_ALIGN - 1) } else { 0 };
+    let start = data.wrapping_add(offset / pool.page * pool.page);
+    if !pool.protect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) {
+        pool.lock().give(slot);
+        return None;
+    }
+    let block = data.wrapping_add(offset);
+    // SAFETY: the slot's pages, writable now.
+    unsafe { ptr::write_bytes(start, FORBIDDENBYTE, bytes) };
+    // SAFETY: inside them.
+    unsafe { ptr::write_bytes(block, if zero { 0 } else { CLEANBYTE }, size) };
+    let record = &pool.slots[slot];
+    record.block.store(block.addr(), Relaxed);
+    record.size.store(size, Relaxed);
+    record.api.store(u32::from(api.byte()), Relaxed);
+    record.host.store(host, Relaxed);
+    record.allocated.store(Site::to_bits(allocated), Relaxed);
+    record.freed.store(0, Relaxed);
+    record.live.store(true, Relaxed);
+    NonNull::new(block)
+}
+
+/// The block of the slot that `address` lies in.
+pub(crate) fn at(address: usize) -> Option<Guarded> {
+    let pool = pool()?;
+    let slot = pool.slot_at(address)?;
+    pool.slots[slot].read(slot)
+}
+
+/// Why the live, guarded block at `p` must not be freed or resized by `api`.
+pub(crate) fn check(p: usize, guarded: Option<&Guarded>, api: ApiId) -> Option<ViolationKind> {
+    let Some(guarded) = guarded else {
+        return Some(ViolationKind::ForeignPointer);
+    };
+    let inside = guarded.block < p && p < guarded.block + guarded.size;
+    if p != guarded.block {
+        return Some(if guarded.live && inside {
+            ViolationKind::InteriorPointer { block: guarded.block, size: guarded.size }
+        } else {
+            ViolationKind::ForeignPointer
+        });
+    }
+    if !guarded.live {
+        return Some(ViolationKind::DoubleFree);
+    }
+    if guarded.api != api {
+        return Some(ViolationKind::WrongDomain { allocated: guarded.api });
+    }
+    let pool = pool()?;
+    let (start, bytes) = pool.extent(guarded.block, guarded.size, guarded.slot);
+    let start = pool.data(guarded.slot).wrapping_add(start);
+    // SAFETY: the pages of a live slot.
+    let pages = unsafe { core::slice::from_raw_parts(start, bytes) };
+    let (before, rest) = pages.split_at(guarded.block - start.addr());
+    if first_other(before, FORBIDDENBYTE).is_some() {
+        return Some(ViolationKind::LeadingPad);
+    }
+    first_other(&rest[guarded.size..], FORBIDDENBYTE).map(|_| ViolationKind::TrailingPad)
+}
+
+/// Frees a checked block: its pages fault from now on.
+pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) {
+    let Some(pool) = pool() else {
+        return;
+    };
+    let record = &pool.slots[guarded.slot];
+    record.freed.store(Site::to_bits(freed), Relaxed);
+    record.live.store(false, Relaxed);
+    let (start, bytes) = pool.extent(guarded.block, guarded.size, guarded.slot);
+    let start = pool.data(guarded.slot).wrapping_add(start);
+    // SAFETY: the pages of a slot that nobody may use any more.
+    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) };
+    if pool.protect(start, bytes, libc::PROT_NONE) {
+        pool.lock().give(guarded.slot);
+    }
+}
+
+/// Calls `f` with every live guarded block.
+pub(crate) fn for_each(mut f: impl FnMut(Guarded)) {
+    if let Some(pool) = pool() {
+        let blocks = pool.slots.iter().enumerate().filter_map(|(index, slot)| slot.read(index));
+        blocks.filter(|guarded| guarded.live).for_each(&mut f);
+    }
+}
+
+/// The violation of a guarded block.
+pub(crate) fn violation(
+    kind: ViolationKind,
+    call: Call,
+    p: usize,
+    guarded: Option<&Guarded>,
+    api: ApiId,
+    host: &Host,
+) -> Violation {
+    let facts = guarded.map(|g| BlockFacts::guarded(p, g.size, g.api));
+    let mut violation = Violation::new(kind, call, api, facts, host);
+    violation.allocated = guarded.and_then(|g| g.allocated);
+    violation.freed = guarded.and_then(|g| g.freed).filter(|_| guarded.is_some_and(|g| !g.live));
+    violation
+}
+
+/// Reports the access to `address` that faulted, if it is in the pool.
+pub(crate) fn on_fault(address: usize, write: Option<bool>) {
+    let Some(guarded) = nearest(address) else {
+        return;
+    };
+    let Some(host) = HOSTS.get(guarded.host).and_then(OnceLock::get) else {
+        return;
+    };
+    let offset = address.wrapping_sub(guarded.block) as isize;
+    let kind = ViolationKind::GuardPage { offset, freed: !guarded.live, write };
+    let report = violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.api, host);
+    (host.handler)(&report);
+}
+
+/// The block that an access to `address` most likely meant: of the slots on both sides of a guard page the one whose block
+/// is nearer.
+fn nearest(address: usize) -> Option<Guarded> {
+    let pool = pool()?;
+    let right = pool.slot_at(address)?;
+    let offset = address - pool.pages.start().addr().get();
+    let on_guard_page = offset % pool.stride < pool.page || offset / pool.stride >= SLOTS;
+    let left = right.checked_sub(1).filter(|_| on_guard_page);
+    let distance = |g: &Guarded| {
+        if address < g.block { g.block - address } else { address.saturating_sub(g.block + g.size) }
+    };
+    [Some(right), left]
+        .into_iter()
+        .flatten()
+        .filter_map(|slot| pool.slots[slot].read(slot))
+        .min_by_key(|g| (!g.live, distance(g)))
+}

@@ -1,0 +1,260 @@
+//! Owns the report of blocks that are still live: grouped by domain and allocation site, as text or JSON.
+//! Leaves knowing the live blocks to `registry.rs` and `guard.rs`.
+
+use core::fmt::{self, Write};
+
+use std::sync::{Mutex, Once, PoisonError};
+
+use crate::block::ApiId;
+use crate::guard;
+use crate::mapping::{MappedSlice, Zeroed};
+use crate::options::{LeakFormat, LeakReport};
+use crate::registry::LIVE;
+use crate::sites::Site;
+use crate::stderr::Stderr;
+
+/// Blocks of one domain from one site.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Group {
+    /// The letter.
+    api: u32,
+    site: u32,
+    blocks: usize,
+    bytes: usize,
+}
+
+// SAFETY: 1: integers.
+unsafe impl Zeroed for Group {}
+
+/// The live blocks of all hooks that keep a registry, at one moment, grouped by domain and allocation site, the most
+/// bytes first.
+///
+/// `Display` is the text report. Blocks allocated while it is made may or may not be in it; freed blocks in a quarantine
+/// are not. What is kept for it comes from the system, not from any hooks.
+///
+/// # Examples
+///
+/// ```
+/// use malloc_api::{LibcMalloc, Malloc};
+/// use memdebug::{ApiId, DebugHooks, LiveBlocks, Options};
+///
+/// let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_options(&"registry".parse()?)?;
+/// let block = hooks.malloc(100);
+/// let live = LiveBlocks::now();
+/// assert_eq!((live.blocks(), live.bytes()), (1, 100));
+/// // SAFETY: live, and not used again.
+/// unsafe { hooks.free(block) };
+/// assert_eq!(LiveBlocks::now().blocks(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct LiveBlocks {
+    groups: Option<MappedSlice<Group>>,
+    count: usize,
+    blocks: usize,
+    bytes: usize,
+}
+
+/// One line of [`LiveBlocks`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LiveGroup {
+    /// The domain.
+    pub api: ApiId,
+    /// Where they were allocated; `None` unless backtraces are on.
+    pub site: Option<Site>,
+    /// How many blocks.
+    pub blocks: usize,
+    /// Their sizes' sum in bytes, without what the hooks add.
+    pub bytes: usize,
+}
+
+impl LiveBlocks {
+    /// What is live now.
+    #[must_use]
+    pub fn now() -> Self {
+        let mut count = 0;
+        each(|_, _, _| count += 1);
+        // Blocks that other threads allocate meanwhile have some room.
+        let Some(mut all) = MappedSlice::<Group>::new(count + count / 8 + 64) else {
+            return Self { groups: None, count: 0, blocks: 0, bytes: 0 };
+        };
+        let mut blocks = 0;
+        let mut bytes = 0;
+        each(|api, site, size| {
+            if let Some(place) = all.get_mut(blocks) {
+                *place = Group { api: api.byte().into(), site, blocks: 1, bytes: size };
+                blocks += 1;
+                bytes += size;
+            }
+        });
+        all[..blocks].sort_unstable_by_key(|group| (group.api, group.site));
+        let mut count = 0_usize;
+        for index in 0..blocks {
+            let next = all[index];
+            match count.checked_sub(1).map(|last| &mut all[last]) {
+                Some(last) if (last.api, last.site) == (next.api, next.site) => {
+                    last.blocks += next.blocks;
+                    last.bytes += next.bytes;
+                }
+                _ => {
+                    all[count] = next;
+                    count += 1;
+                }
+            }
+        }
+        all[..count]
+            .sort_unstable_by_key(|g| (core::cmp::Reverse((g.bytes, g.blocks)), g.api, g.site));
+        Self { groups: Some(all), count, blocks, bytes }
+    }
+
+    /// How many blocks.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// The sum of their sizes in bytes, without what the hooks add.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The groups, the most bytes first.
+    pub fn groups(&self) -> impl Iterator<Item = LiveGroup> {
+        self.groups.iter().flat_map(|all| &all[..self.count]).filter_map(|group| {
+            Some(LiveGroup {
+                api: ApiId::from_byte(group.api as u8)?,
+                site: Site::from_bits(group.site),
+                blocks: group.blocks,
+                bytes: group.bytes,
+            })
+        })
+    }
+
+    /// Writes the report as one line of JSON:
+    /// `{"blocks":N,"bytes":N,"groups":[{"domain":"mem","blocks":N,"bytes":N,"site":["frame",..]},..]}`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn write_json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "{{\"blocks\":{},\"bytes\":{},\"groups\":[", self.blocks, self.bytes)?;
+        for (index, group) in self.groups().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            write!(
+                out,
+                "{comma}{{\"domain\":\"{}\",\"blocks\":{},\"bytes\":{},\"site\":[",
+                group.api.name(),
+                group.blocks,
+                group.bytes
+            )?;
+            if let Some(site) = group.site {
+                write!(JsonLines { out, in_line: false, any: false }, "{site}")?;
+            }
+            out.write_str("]}")?;
+        }
+        out.write_str("]}\n")
+    }
+}
+
+/// All live blocks: domain, site, size.
+fn each(mut f: impl FnMut(ApiId, u32, usize)) {
+    LIVE.for_each(|entry| {
+        if !entry.freed {
+            f(entry.api, Site::to_bits(entry.site), entry.size);
+        }
+    });
+    guard::for_each(|guarded| f(guarded.api, Site::to_bits(guarded.allocated), guarded.size));
+}
+
+impl fmt::Display for LiveBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "memdebug: {} blocks with {} bytes are still live.", self.blocks, self.bytes)?;
+        for group in self.groups() {
+            write!(
+                f,
+                "\n{} blocks with {} bytes in the {} domain",
+                group.blocks,
+                group.bytes,
+                group.api.name()
+            )?;
+            match group.site {
+                Some(site) => write!(f, ", allocated by (most recent call first):\n{site}")?,
+                None => f.write_str("\n")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lines of text as the elements of a JSON array.
+struct JsonLines<'a> {
+    out: &'a mut dyn fmt::Write,
+    in_line: bool,
+    any: bool,
+}
+
+impl Write for JsonLines<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if c == '\n' {
+                if self.in_line {
+                    self.out.write_char('"')?;
+                }
+                self.in_line = false;
+                continue;
+            }
+            if !self.in_line {
+                if c == ' ' {
+                    continue;
+                }
+                self.out.write_str(if self.any { ",\"" } else { "\"" })?;
+                (self.any, self.in_line) = (true, true);
+            }
+            match c {
+                '"' | '\\' => write!(self.out, "\\{c}")?,
+                c if u32::from(c) < 0x20 => write!(self.out, "\\u{:04x}", u32::from(c))?,
+                c => self.out.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+static AT_EXIT: Mutex<Option<LeakReport>> = Mutex::new(None);
+
+/// Writes a report of the live blocks to stderr when the process exits, if there are any.
+///
+/// Hooks with [`Options::leaks`](crate::Options) ask for this by themselves. The report comes when `exit` runs its
+/// functions, after those that were registered later; `_exit` and signals come without one.
+pub fn report_leaks_at_exit(report: LeakReport) {
+    static REGISTER: Once = Once::new();
+    *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    REGISTER.call_once(|| {
+        // SAFETY: a function without arguments that does not unwind. If it cannot be registered there is no report.
+        unsafe { libc::atexit(at_exit) };
+    });
+}
+
+extern "C" fn at_exit() {
+    let Some(report) = *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) else {
+        return;
+    };
+    let live = LiveBlocks::now();
+    if live.blocks() == 0 {
+        return;
+    }
+    let mut err = Stderr::new();
+    // Nobody is left to tell that stderr is closed.
+    let _ = match report.format {
+        LeakFormat::Text => write!(err, "{live}"),
+        LeakFormat::Json => live.write_json(&mut err),
+    };
+    drop(err);
+    if let Some(status) = report.exit_code {
+        // SAFETY: the process is at its end; what `exit` has left to do is given up for the status.
+        unsafe { libc::_exit(status.into()) };
+    }
+}

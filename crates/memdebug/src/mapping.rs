@@ -1,0 +1,147 @@
+//! Owns pages straight from the system: what this crate keeps for itself never comes from an allocator that it wraps.
+
+use core::ptr::{self, NonNull};
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// Bytes in a page of this system.
+pub(crate) fn page_bytes() -> usize {
+    static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
+    let known = PAGE_BYTES.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: no memory is involved.
+    let asked = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let bytes = usize::try_from(asked).unwrap_or(4096);
+    PAGE_BYTES.store(bytes, Relaxed);
+    bytes
+}
+
+/// Private pages of this process, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: plain memory; who may touch which part of it is up to the owner.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// At least `bytes` zeroed, writable bytes; `None` if the system has none.
+    pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
+        Self::map(bytes, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// Address space of at least `bytes` bytes that faults on any access.
+    pub(crate) fn reserved(bytes: usize) -> Option<Self> {
+        Self::map(bytes, libc::PROT_NONE)
+    }
+
+    fn map(bytes: usize, protection: libc::c_int) -> Option<Self> {
+        let bytes = bytes.checked_next_multiple_of(page_bytes())?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at a place of the system's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return None;
+        }
+        Some(Self { start: NonNull::new(start.cast())?, bytes })
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size, and not used after.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// An array of `T` in pages of its own, zeroed at first.
+#[derive(Debug)]
+pub(crate) struct MappedSlice<T> {
+    pages: Mapping,
+    len: usize,
+    of: core::marker::PhantomData<T>,
+}
+
+/// Types for which all zero bytes are a value, and that need no drop.
+///
+/// # Safety
+///
+/// 1. All bytes zero is a valid value.
+pub(crate) unsafe trait Zeroed: Sized {}
+
+// SAFETY: 1: an integer.
+unsafe impl Zeroed for u32 {}
+// SAFETY: 1: an integer.
+unsafe impl Zeroed for u128 {}
+
+impl<T: Zeroed> MappedSlice<T> {
+    /// `len` zeroed elements; `None` if the system has no memory.
+    pub(crate) fn new(len: usize) -> Option<Self> {
+        let pages = Mapping::zeroed(len.checked_mul(size_of::<T>())?.max(1))?;
+        Some(Self { pages, len, of: core::marker::PhantomData })
+    }
+}
+
+impl<T: Zeroed> core::ops::Deref for MappedSlice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: page-aligned memory for `len` elements, zeroed at first, which is a value (`Zeroed` 1).
+        unsafe { core::slice::from_raw_parts(self.pages.start().cast().as_ptr(), self.len) }
+    }
+}
+
+impl<T: Zeroed> core::ops::DerefMut for MappedSlice<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `self` is borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(self.pages.start().cast().as_ptr(), self.len) }
+    }
+}
+
+/// A `T` in pages of its own, at an address that never changes.
+#[derive(Debug)]
+pub(crate) struct Mapped<T> {
+    pages: Mapping,
+    of: core::marker::PhantomData<T>,
+}
+
+impl<T> Mapped<T> {
+    /// `None` if the system has no memory.
+    pub(crate) fn new(value: T) -> Option<Self> {
+        const { assert!(align_of::<T>() <= 4096) };
+        let pages = Mapping::zeroed(size_of::<T>())?;
+        // SAFETY: page-aligned memory of at least this size.
+        unsafe { pages.start().cast::<T>().write(value) };
+        Some(Self { pages, of: core::marker::PhantomData })
+    }
+}
+
+impl<T> core::ops::Deref for Mapped<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: `new` wrote it, and `drop` alone ends it.
+        unsafe { self.pages.start().cast().as_ref() }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: `new` wrote it, and nobody can refer to it any more. The pages go after it.
+        unsafe { self.pages.start().cast::<T>().drop_in_place() };
+    }
+}

@@ -1,0 +1,274 @@
+//! Owns freed blocks until they are old: first in, first out, bounded in bytes and blocks, and verified when they leave.
+//!
+//! A held block is all DEADBYTE. A byte that differs when it leaves, or at exit, was written by somebody who no longer
+//! owned it. Small blocks are spread over up to eight rings by address, so that threads seldom meet on a lock; blocks that
+//! would push too many others out of one share a ring of their own, with half of the bytes.
+//!
+//! A ring whose lock is busy is passed over for the next one. A child of `fork` may find one locked for ever: it uses
+//! the others. Leaves giving a block back to its allocator to `checked.rs`.
+
+use core::ptr::NonNull;
+
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use crate::block::{ApiId, HEADER_BYTES, base_of, overhead};
+use crate::facts::BlockFacts;
+use crate::host::Host;
+use crate::mapping::{MappedSlice, Zeroed};
+use crate::options::QuarantineBounds;
+use crate::pattern::{DEADBYTE, first_other};
+use crate::sites::Site;
+use crate::violation::{Call, Violation, ViolationKind};
+
+/// Rings of small blocks, at most.
+const SMALL_RINGS: usize = 8;
+/// Blocks that a ring should have room for at least, before there is one more ring.
+const RING_BLOCKS: usize = 64;
+/// A block above this part of a small ring's bytes goes to the large ring.
+const SMALL_PART: usize = 16;
+
+/// A freed block.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Held {
+    /// Address of the data.
+    pub(crate) p: usize,
+    pub(crate) size: usize,
+    /// Bytes at the front of the data that were not filled.
+    pub(crate) unfilled: usize,
+    /// [`Site::to_bits`] of where it was allocated.
+    pub(crate) allocated: u32,
+    /// And freed.
+    pub(crate) freed: u32,
+}
+
+// SAFETY: 1: integers.
+unsafe impl Zeroed for Held {}
+
+/// What a quarantine must know to verify and report a block by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) api: ApiId,
+    pub(crate) serial: bool,
+    pub(crate) host: Host,
+}
+
+impl Owner {
+    /// Checks that nobody wrote to a freed block.
+    pub(crate) fn verify(&self, held: &Held, call: Call) -> Option<Violation> {
+        let data = core::ptr::with_exposed_provenance::<u8>(held.p);
+        let base = data.wrapping_sub(HEADER_BYTES);
+        let rest = held.size - held.unfilled + overhead(self.serial) - HEADER_BYTES;
+        // SAFETY: a block that its allocator has not got back yet, whose address `Held` exposed.
+        let header = unsafe { core::slice::from_raw_parts(base, HEADER_BYTES) };
+        // SAFETY: as above.
+        let rest = unsafe { core::slice::from_raw_parts(data.wrapping_add(held.unfilled), rest) };
+        let in_header = first_other(header, DEADBYTE);
+        let in_rest = first_other(rest, DEADBYTE);
+        let (offset, found) = match (in_header, in_rest) {
+            (Some(at), _) => (at as isize - HEADER_BYTES as isize, header[at]),
+            (None, Some(at)) => ((at + held.unfilled) as isize, rest[at]),
+            (None, None) => return None,
+        };
+        let changed = header.iter().chain(rest).filter(|&&b| b != DEADBYTE).count();
+        let kind = ViolationKind::UseAfterFree { offset, found, changed };
+        let facts = BlockFacts::of_freed(held.p, held.size, self.api);
+        let mut violation = Violation::new(kind, call, self.api, Some(facts), &self.host);
+        violation.allocated = Site::from_bits(held.allocated);
+        violation.freed = Site::from_bits(held.freed);
+        Some(violation)
+    }
+}
+
+#[derive(Debug)]
+struct Ring {
+    blocks: Option<MappedSlice<Held>>,
+    first: usize,
+    len: usize,
+    bytes: usize,
+}
+
+/// Room of one ring.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    bytes: usize,
+    blocks: usize,
+}
+
+impl Ring {
+    const fn new() -> Self {
+        Self { blocks: None, first: 0, len: 0, bytes: 0 }
+    }
+
+    /// Takes `held` in and gives `None`, or makes room and gives the oldest block: then `held` must be offered again.
+    fn offer(&mut self, held: &Held, footprint: usize, room: Room, serial: bool) -> Option<Held> {
+        if self.blocks.is_none() {
+            self.blocks = MappedSlice::new(room.blocks);
+        }
+        // Without memory for the ring nothing is held.
+        let Some(blocks) = self.blocks.as_deref_mut() else {
+            return Some(*held);
+        };
+        if self.len == blocks.len() || self.bytes + footprint > room.bytes {
+            return self.pop(serial);
+        }
+        let place = (self.first + self.len) % blocks.len();
+        blocks[place] = *held;
+        self.len += 1;
+        self.bytes += footprint;
+        None
+    }
+
+    fn pop(&mut self, serial: bool) -> Option<Held> {
+        let blocks = self.blocks.as_deref()?;
+        if self.len == 0 {
+            return None;
+        }
+        let held = blocks[self.first];
+        self.first = (self.first + 1) % blocks.len();
+        self.len -= 1;
+        self.bytes -= held.size + overhead(serial);
+        Some(held)
+    }
+
+    /// The block that is `index` younger than the oldest.
+    fn get(&self, index: usize) -> Option<Held> {
+        let blocks = self.blocks.as_deref()?;
+        (index < self.len).then(|| blocks[(self.first + index) % blocks.len()])
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Held> {
+        (0..self.len).filter_map(|index| self.get(index))
+    }
+}
+
+/// What became of a block that was offered.
+pub(crate) enum Offer {
+    /// It is held.
+    Held,
+    /// This older block leaves first; offer again.
+    Evicted(Held),
+    /// It cannot be held: it is too large, or every lock is busy.
+    Refused,
+}
+
+/// The freed blocks of one `DebugHooks`.
+#[derive(Debug)]
+pub(crate) struct Quarantine {
+    small: [Mutex<Ring>; SMALL_RINGS],
+    large: Mutex<Ring>,
+    small_rings: usize,
+    small_room: Room,
+    large_room: Room,
+    pub(crate) owner: Owner,
+}
+
+impl Quarantine {
+    pub(crate) const fn new(bounds: QuarantineBounds, owner: Owner) -> Self {
+        let wanted = bounds.blocks / 2 / RING_BLOCKS;
+        let small_rings = if wanted == 0 {
+            1
+        } else if wanted > SMALL_RINGS {
+            SMALL_RINGS
+        } else {
+            wanted
+        };
+        let part = bounds.blocks / 8;
+        let large_blocks = if part == 0 { 1 } else { part };
+        let left = bounds.blocks - large_blocks;
+        let small_blocks = if left < small_rings { 1 } else { left / small_rings };
+        Self {
+            small: [const { Mutex::new(Ring::new()) }; SMALL_RINGS],
+            large: Mutex::new(Ring::new()),
+            small_rings,
+            small_room: Room { bytes: bounds.bytes / 2 / small_rings, blocks: small_blocks },
+            large_room: Room { bytes: bounds.bytes / 2, blocks: large_blocks },
+            owner,
+        }
+    }
+
+    /// Offers a freed block, filled dead.
+    pub(crate) fn offer(&self, held: &Held) -> Offer {
+        let footprint = held.size + overhead(self.owner.serial);
+        let serial = self.owner.serial;
+        let offer = |mut ring: MutexGuard<'_, Ring>, room: Room| match ring
+            .offer(held, footprint, room, serial)
+        {
+            None => Offer::Held,
+            Some(oldest) if oldest.p == held.p => Offer::Refused,
+            Some(oldest) => Offer::Evicted(oldest),
+        };
+        if footprint > self.large_room.bytes {
+            return Offer::Refused;
+        }
+        if footprint <= self.small_room.bytes / SMALL_PART {
+            let first = (held.p >> 4).wrapping_mul(0x9E37_79B9) >> 16;
+            for turn in 0..self.small_rings {
+                if let Some(ring) = try_lock(&self.small[(first + turn) % self.small_rings]) {
+                    return offer(ring, self.small_room);
+                }
+            }
+        }
+        match try_lock(&self.large) {
+            Some(ring) => offer(ring, self.large_room),
+            None => Offer::Refused,
+        }
+    }
+
+    fn rings(&self) -> impl Iterator<Item = &Mutex<Ring>> {
+        self.small.iter().chain([&self.large])
+    }
+
+    /// Takes any block out.
+    pub(crate) fn pop(&self) -> Option<Held> {
+        self.rings().find_map(|ring| try_lock(ring)?.pop(self.owner.serial))
+    }
+
+    /// The held block at `p`: for reports.
+    pub(crate) fn find(&self, p: usize) -> Option<Held> {
+        self.rings().find_map(|ring| try_lock(ring)?.iter().find(|held| held.p == p))
+    }
+
+    /// Bytes and blocks held now.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        self.rings()
+            .filter_map(try_lock)
+            .fold((0, 0), |(bytes, blocks), ring| (bytes + ring.bytes, blocks + ring.len))
+    }
+
+    /// Verifies every held block, and leaves it held; gives how many were written to.
+    pub(crate) fn verify_all(&self) -> usize {
+        let mut found = 0;
+        for ring in self.rings() {
+            // One at a time, so that the handler runs without the lock.
+            let mut index = 0;
+            while let Some(held) = try_lock(ring).and_then(|ring| ring.get(index)) {
+                index += 1;
+                if let Some(violation) = self.owner.verify(&held, Call::Check) {
+                    found += 1;
+                    (self.owner.host.handler)(&violation);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The lock, unless somebody has it. A panic never leaves a ring half changed: nothing in here panics.
+fn try_lock(ring: &Mutex<Ring>) -> Option<MutexGuard<'_, Ring>> {
+    match ring.try_lock() {
+        Ok(ring) => Some(ring),
+        Err(TryLockError::Poisoned(ring)) => Some(PoisonError::into_inner(ring)),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// The pointer of a held block.
+pub(crate) fn pointer(held: &Held) -> Option<NonNull<u8>> {
+    NonNull::new(core::ptr::with_exposed_provenance_mut(held.p))
+}
+
+/// The underlying block of a held block.
+pub(crate) fn underlying(held: &Held) -> Option<NonNull<u8>> {
+    NonNull::new(base_of(pointer(held)?))
+}
