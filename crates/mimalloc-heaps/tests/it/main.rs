@@ -1,0 +1,3 @@
+//! What the heaps promise, on real threads.
+
+mod family;
