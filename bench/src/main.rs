@@ -2,8 +2,12 @@
 
 mod driver;
 mod inputs;
+mod instructions;
 mod measure;
 mod origin;
+mod page;
+mod plot;
+mod programs;
 mod report;
 mod table;
 
@@ -47,6 +51,18 @@ struct Cli {
     /// Numbers of threads; 0 for none of these.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
     threads: Vec<usize>,
+    /// Instead of traces, run the Python programs of the repository with and without our library.
+    #[arg(long, requires = "preload")]
+    python: bool,
+    /// The library that --python preloads.
+    #[arg(long, value_name = "FILE")]
+    preload: Option<PathBuf>,
+    /// Instead of times, count the instructions of hot paths and compare them with the committed baseline.
+    #[arg(long)]
+    instructions: bool,
+    /// Make the counted instructions the new baseline.
+    #[arg(long, requires = "instructions")]
+    accept: bool,
     /// The folder that gets `benchmarks.md` and `benchmarks/` with JSON and plots; nothing is written without it.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
@@ -74,7 +90,26 @@ fn main() -> Result<()> {
         return pymem_bench::worker::run(Path::new(&job));
     }
     let cli = Cli::parse();
-    replay(&cli)
+    if cli.instructions {
+        return instructions::run(&Driver::new(&cli.interpreter)?, cli.accept);
+    }
+    match &cli.preload {
+        Some(library) if cli.python => whole_programs(&cli, library),
+        _ => replay(&cli),
+    }
+}
+
+fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
+    let rounds = cli.rounds.unwrap_or(if cli.quick { 1 } else { 5 });
+    let scratch = tempfile::tempdir()?;
+    let origin = origin::here();
+    let programs =
+        programs::run(&cli.interpreter, library, &cli.only, rounds, scratch.path(), origin)?;
+    println!("{}", table::programs(&programs));
+    match &cli.output {
+        Some(output) => page::publish(output, page::PROGRAMS, &programs),
+        None => Ok(()),
+    }
 }
 
 fn replay(cli: &Cli) -> Result<()> {
@@ -97,7 +132,10 @@ fn replay(cli: &Cli) -> Result<()> {
         report.threads = measure::many_threads(&driver, path, &rows, &counts, cli.effort())?;
     }
     println!("{}", table::all(&report));
-    Ok(())
+    match &cli.output {
+        Some(output) => page::publish(output, page::REPLAY, &report),
+        None => Ok(()),
+    }
 }
 
 fn infos(names: &[String]) -> Vec<RowInfo> {

@@ -3,6 +3,7 @@
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, LineStyle, Table};
 
+use crate::programs::Programs;
 use crate::report::{Metric, Ratio, Report, median};
 
 /// Geometric means of all metrics first, then each metric trace by trace, then threads.
@@ -69,6 +70,22 @@ fn threads(report: &Report) -> String {
         });
         lines.row(name, cells.collect());
     }
+    lines.draw()
+}
+
+/// Whole programs, relative to the interpreter without our library.
+pub(crate) fn programs(programs: &Programs) -> String {
+    let mut lines = Lines::new("relative to the plain interpreter");
+    for variant in &programs.variants {
+        lines.column(&format!("CPU time, {variant}"));
+        lines.column(&format!("peak RSS, {variant}"));
+    }
+    for result in &programs.results {
+        let ratios = |variant| [result.time(variant), result.memory(variant)].map(with_spread);
+        lines.row(&result.program, (0..programs.variants.len()).flat_map(ratios).collect());
+    }
+    let means = |variant| [programs.time(variant), programs.memory(variant)].map(with_spread);
+    lines.row("geomean", (0..programs.variants.len()).flat_map(means).collect());
     lines.draw()
 }
 
