@@ -19,6 +19,6 @@ pub(crate) use face::{
     yield_now,
 };
 #[cfg(feature = "std")]
-pub(crate) use face::{CHUNK_SLOTS, array_in_face, fence};
+pub(crate) use face::{CHUNK_SLOTS, Witness, array_in_face, fence};
 #[doc(hidden)]
 pub use site::Site;

@@ -115,7 +115,7 @@ impl Drop for Participant<'_> {
         }
         self.slot.disown();
         debug_assert!(
-            !attached || thread::panicking() || !chosen(Site::QsbrLeave, true, false),
+            !attached || thread::panicking(),
             "a participant was dropped while attached; call detach() before the thread ends"
         );
     }

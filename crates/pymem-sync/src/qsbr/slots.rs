@@ -7,7 +7,8 @@ use std::alloc::{Layout, alloc};
 use crossbeam_utils::CachePadded;
 
 use crate::sync::{
-    AtomicPtr, AtomicU64, CHUNK_SLOTS, Ordering, Site, array_in_face, const_in_real, ordering,
+    AtomicPtr, AtomicU64, CHUNK_SLOTS, Ordering, Site, Witness, array_in_face, const_in_real,
+    ordering,
 };
 
 /// No participant has this id.
@@ -55,6 +56,8 @@ struct Chunk {
     slots: [CachePadded<Slot>; CHUNK_SLOTS],
     /// Null at the end; written once.
     next: AtomicPtr<Chunk>,
+    /// The chunk is written before it is linked.
+    written: Witness,
 }
 
 impl Chunk {
@@ -63,6 +66,7 @@ impl Chunk {
             Self {
                 slots: array_in_face!(CachePadded::new(Slot::new(NOBODY)); CHUNK_SLOTS),
                 next: AtomicPtr::new(ptr::null_mut()),
+                written: Witness::new(),
             }
         }
     }
@@ -126,6 +130,7 @@ impl Slots {
     pub(super) fn own(&self, id: u64) -> Result<&Slot, RegisterError> {
         let mut chunk = &self.first;
         loop {
+            chunk.written.see();
             if let Some(slot) = chunk.slots.iter().find(|slot| slot.try_own(id)) {
                 return Ok(slot);
             }
@@ -136,6 +141,7 @@ impl Slots {
     /// Every slot, owned or free, oldest chunk first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
         iter::successors(Some(&self.first), |chunk| chunk.next())
+            .inspect(|chunk| chunk.written.see())
             .flat_map(|chunk| chunk.slots.iter().map(|slot| &**slot))
     }
 }

@@ -1,10 +1,17 @@
 //! The model face: loom's atomics, and one planted fault at a time.
 
+#[path = "model/atomics.rs"]
+mod atomics;
+#[path = "model/turn.rs"]
+mod turn;
+
 use core::sync::atomic::{AtomicU8, Ordering as Real};
 
 pub(crate) use loom::hint::spin_loop;
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::Ordering;
 pub(crate) use loom::thread::yield_now;
+
+pub(crate) use atomics::{AtomicBool, AtomicPtr, AtomicU64, fence};
 
 use super::Site;
 
@@ -37,10 +44,22 @@ pub(crate) fn chosen<T: Copy>(site: Site, right: T, planted: T) -> T {
     if is_planted(site) { planted } else { right }
 }
 
-/// A sequentially consistent fence, unless the fault is its absence.
-pub(crate) fn fence(site: Site) {
-    if !is_planted(site) {
-        loom::sync::atomic::fence(Ordering::SeqCst);
+/// Stands for plain memory that must have been written before it is read.
+#[derive(Debug)]
+pub(crate) struct Witness(loom::cell::UnsafeCell<()>);
+
+// SAFETY: only reads after the constructor, and loom checks that they come after it.
+unsafe impl Sync for Witness {}
+
+impl Witness {
+    /// Written now.
+    pub(crate) fn new() -> Self {
+        Self(loom::cell::UnsafeCell::new(()))
+    }
+
+    /// Read now.
+    pub(crate) fn see(&self) {
+        self.0.with(|_| ());
     }
 }
 

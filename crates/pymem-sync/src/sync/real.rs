@@ -39,6 +39,23 @@ pub(crate) const fn chosen<T: Copy>(_site: Site, right: T, _planted: T) -> T {
     right
 }
 
+/// Stands for plain memory that must have been written before it is read; checked in the model face.
+#[cfg(feature = "std")]
+#[derive(Debug)]
+pub(crate) struct Witness;
+
+#[cfg(feature = "std")]
+impl Witness {
+    /// Written now.
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    /// Read now.
+    #[inline(always)]
+    pub(crate) const fn see(&self) {}
+}
+
 /// Declares constructors that are `const` here and plain in the model face, whose atomics register themselves.
 macro_rules! const_in_real {
     ($($(#[$meta:meta])* $vis:vis const fn $name:ident($($arguments:tt)*) -> $result:ty $body:block)+) => {

@@ -1,0 +1,98 @@
+//! A deferred goal is reached only after somebody has advanced, covers the unlink before it though its maker did not
+//! advance, and never lies below an earlier goal.
+#![cfg(pymem_loom)]
+
+#[path = "model/cell.rs"]
+mod cell;
+#[path = "model/mod.rs"]
+mod model;
+
+use cell::Linked;
+use loom::thread;
+use model::{Leak, Model};
+use pymem_sync::qsbr::Shared;
+use pymem_sync::sync::Site;
+
+#[test]
+fn an_advance_by_somebody_else_covers_the_unlink() {
+    let model = Model {
+        name: "an_advance_by_somebody_else_covers_the_unlink",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::QsbrNextFence, Site::QsbrQuiescentFence, Site::QsbrNextStep],
+    };
+    model.check(|| {
+        let world = Leak::new((Shared::new(), Linked::new()));
+        let (shared, linked) = world.get();
+        let participant = shared.register().unwrap();
+        participant.attach();
+        let reader = thread::spawn(move || {
+            shared.advance();
+            participant.quiescent_state();
+            linked.read();
+            participant
+        });
+        linked.unlink();
+        let goal = shared.next();
+        if shared.poll(goal) {
+            linked.free();
+        }
+        let participant = reader.join().unwrap();
+        participant.detach();
+        drop(participant);
+        world.free();
+    });
+}
+
+#[test]
+fn a_reader_that_attaches_after_the_advance_misses_nothing() {
+    let model = Model {
+        name: "a_reader_that_attaches_after_the_advance_misses_nothing",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::QsbrNextFence, Site::QsbrAttachFence, Site::QsbrScanFence],
+    };
+    model.check(|| {
+        let world = Leak::new((Shared::new(), Linked::new()));
+        let (shared, linked) = world.get();
+        let participant = shared.register().unwrap();
+        let reader = thread::spawn(move || {
+            shared.advance();
+            participant.attach();
+            linked.read();
+            participant.detach();
+        });
+        linked.unlink();
+        let goal = shared.next();
+        if shared.poll(goal) {
+            linked.free();
+        }
+        reader.join().unwrap();
+        world.free();
+    });
+}
+
+#[test]
+fn a_deferred_goal_waits_for_an_advance_and_never_falls() {
+    let model = Model {
+        name: "a_deferred_goal_waits_for_an_advance_and_never_falls",
+        preemptions: None,
+        floor: 3,
+        controls: &[Site::QsbrNextStep],
+    };
+    model.check(|| {
+        let world = Leak::new(Shared::new());
+        let shared = world.get();
+        let other = thread::spawn(move || shared.advance());
+        let (first, second, third) = (shared.next(), shared.advance(), shared.next());
+        assert!(!second.seq().is_before(first.seq()), "an advance fell below a deferred goal");
+        assert!(third.seq() != second.seq() && !third.seq().is_before(second.seq()));
+        other.join().unwrap();
+        let last = shared.next();
+        assert!(!last.seq().is_before(third.seq()), "a deferred goal fell");
+        assert!(!shared.poll(last), "reached without an advance");
+        assert_eq!(shared.advance(), last);
+        assert!(shared.poll(last));
+        world.free();
+    });
+}

@@ -1,0 +1,41 @@
+//! Detach publishes its reads: what a reader read before it detached comes before the free.
+#![cfg(pymem_loom)]
+
+#[path = "model/cell.rs"]
+mod cell;
+#[path = "model/mod.rs"]
+mod model;
+
+use cell::Linked;
+use loom::thread;
+use model::{Leak, Model};
+use pymem_sync::qsbr::Shared;
+use pymem_sync::sync::Site;
+
+#[test]
+fn the_reads_before_a_detach_come_before_the_free() {
+    let model = Model {
+        name: "the_reads_before_a_detach_come_before_the_free",
+        preemptions: None,
+        floor: 20,
+        controls: &[Site::QsbrDetach, Site::QsbrScan],
+    };
+    model.check(|| {
+        let world = Leak::new((Shared::new(), Linked::new()));
+        let (shared, linked) = world.get();
+        let participant = shared.register().unwrap();
+        participant.attach();
+        let reader = thread::spawn(move || {
+            linked.read();
+            participant.detach();
+        });
+        linked.unlink();
+        let goal = shared.advance();
+        if shared.poll(goal) {
+            linked.free();
+        }
+        reader.join().unwrap();
+        assert!(shared.poll(goal), "everybody has left");
+        world.free();
+    });
+}

@@ -1,0 +1,114 @@
+//! An exiting thread's items are reclaimed exactly once, whoever finds them, and not before the readers have left.
+#![cfg(pymem_loom)]
+
+#[path = "model/cell.rs"]
+mod cell;
+#[path = "model/mod.rs"]
+mod model;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cell::Linked;
+use loom::thread;
+use model::{Leak, Model, Plain};
+use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
+use pymem_sync::sync::Site;
+
+struct Item {
+    world: &'static World,
+    /// Written by the thread that retires, read by the one that reclaims.
+    written: Plain<bool>,
+}
+
+struct World {
+    shared: Shared,
+    orphans: Orphans<Item>,
+    linked: Linked,
+    /// Outside the model.
+    reclaimed: AtomicUsize,
+}
+
+impl Reclaim for Item {
+    fn reclaim(self) {
+        assert!(self.written.read());
+        self.world.linked.free();
+        self.world.reclaimed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn world() -> Leak<World> {
+    Leak::new(World {
+        shared: Shared::new(),
+        orphans: Orphans::new(),
+        linked: Linked::new(),
+        reclaimed: AtomicUsize::new(0),
+    })
+}
+
+/// Unlinks the block, retires it and exits.
+fn retire_and_exit(world: &'static World) {
+    let delayed = Delayed::new(&world.shared, &world.orphans, Limits::default());
+    world.linked.unlink();
+    let item = Item { world, written: Plain::new(false) };
+    item.written.write(true);
+    // SAFETY: (1) unlinked; (2) the model's reader is a participant; (3) it has been joined by then.
+    let queued = unsafe { delayed.retire(item) };
+    assert!(queued.is_ok());
+}
+
+fn settle(world: Leak<World>) {
+    let World { shared, orphans, reclaimed, .. } = world.get();
+    orphans.process(shared);
+    assert!(orphans.is_empty(), "everybody has left");
+    assert_eq!(reclaimed.load(Ordering::Relaxed), 1, "lost or reclaimed twice");
+    world.free();
+}
+
+#[test]
+fn two_processors_reclaim_once() {
+    let model = Model {
+        name: "two_processors_reclaim_once",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::OrphansGive, Site::OrphansTake, Site::OrphansReturn],
+    };
+    model.check(|| {
+        let world = world();
+        let shared = world.get();
+        let reader = shared.shared.register().unwrap();
+        reader.attach();
+        let leaver = thread::spawn(move || retire_and_exit(shared));
+        shared.linked.read();
+        shared.orphans.process(&shared.shared);
+        reader.detach();
+        shared.orphans.process(&shared.shared);
+        leaver.join().unwrap();
+        drop(reader);
+        settle(world);
+    });
+}
+
+#[test]
+fn a_third_thread_reclaims_what_the_reader_left() {
+    let model = Model {
+        name: "a_third_thread_reclaims_what_the_reader_left",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::OrphansGive, Site::OrphansTake, Site::QsbrDetach],
+    };
+    model.check(|| {
+        let world = world();
+        let shared = world.get();
+        let participant = shared.shared.register().unwrap();
+        participant.attach();
+        let reader = thread::spawn(move || {
+            shared.linked.read();
+            participant.detach();
+        });
+        let leaver = thread::spawn(move || retire_and_exit(shared));
+        shared.orphans.process(&shared.shared);
+        leaver.join().unwrap();
+        reader.join().unwrap();
+        settle(world);
+    });
+}

@@ -1,0 +1,47 @@
+//! A reader that attached before the advance is never passed: a goal waits for its quiescent state, and its reads from
+//! before come before the free.
+#![cfg(pymem_loom)]
+
+#[path = "model/cell.rs"]
+mod cell;
+#[path = "model/mod.rs"]
+mod model;
+
+use cell::Linked;
+use loom::thread;
+use model::{Leak, Model};
+use pymem_sync::qsbr::Shared;
+use pymem_sync::sync::Site;
+
+#[test]
+fn a_reader_from_before_the_advance_is_not_passed() {
+    let model = Model {
+        name: "a_reader_from_before_the_advance_is_not_passed",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::QsbrQuiescent, Site::QsbrScan, Site::QsbrAdvance, Site::QsbrCurrent],
+    };
+    model.check(|| {
+        let world = Leak::new((Shared::new(), Linked::new()));
+        let (shared, linked) = world.get();
+        let participant = shared.register().unwrap();
+        participant.attach();
+        let reader = thread::spawn(move || {
+            linked.read();
+            participant.quiescent_state();
+            linked.read();
+            participant
+        });
+        linked.unlink();
+        let goal = shared.advance();
+        if shared.poll(goal) {
+            linked.free();
+        }
+        let participant = reader.join().unwrap();
+        participant.quiescent_state();
+        assert!(shared.poll(goal), "the last reader has been quiescent");
+        participant.detach();
+        drop(participant);
+        world.free();
+    });
+}

@@ -1,0 +1,73 @@
+//! Registration racing a scan: a participant in a chunk that was just added is not missed, and is read only after it was
+//! written; two registrations get two slots.
+#![cfg(pymem_loom)]
+
+#[path = "model/cell.rs"]
+mod cell;
+#[path = "model/mod.rs"]
+mod model;
+
+use cell::Linked;
+use loom::thread;
+use model::{Leak, Model};
+use pymem_sync::qsbr::Shared;
+use pymem_sync::sync::Site;
+
+#[test]
+fn a_scan_sees_the_participant_of_a_new_chunk() {
+    let model = Model {
+        name: "a_scan_sees_the_participant_of_a_new_chunk",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::QsbrGrow, Site::QsbrFollow, Site::QsbrAttachFence, Site::QsbrScanFence],
+    };
+    model.check(|| {
+        let world = Leak::new((Shared::new(), Linked::new()));
+        let (shared, linked) = world.get();
+        // A chunk has one slot here, and this takes it.
+        let first = shared.register().unwrap();
+        let reader = thread::spawn(move || {
+            let participant = shared.register().unwrap();
+            participant.attach();
+            linked.read();
+            participant.detach();
+        });
+        linked.unlink();
+        let goal = shared.advance();
+        if shared.poll(goal) {
+            linked.free();
+        }
+        reader.join().unwrap();
+        assert!(shared.poll(goal), "everybody has left");
+        assert_eq!(shared.slots(), 2);
+        drop(first);
+        world.free();
+    });
+}
+
+#[test]
+fn two_registrations_get_two_slots() {
+    let model = Model {
+        name: "two_registrations_get_two_slots",
+        preemptions: None,
+        floor: 20,
+        controls: &[Site::QsbrGrow, Site::QsbrFollow],
+    };
+    model.check(|| {
+        let world = Leak::new(Shared::new());
+        let shared = world.get();
+        let register = move || {
+            let participant = shared.register().unwrap();
+            participant.attach();
+            participant
+        };
+        let other = thread::spawn(register);
+        let participants = [register(), other.join().unwrap()];
+        assert_eq!(shared.attached(), 2, "two participants share a slot");
+        assert_eq!(shared.slots(), 2);
+        for participant in participants {
+            participant.detach();
+        }
+        world.free();
+    });
+}

@@ -1,0 +1,35 @@
+//! Slots are used again: the next owner finds its slot offline, and an unused slot holds nothing back.
+#![cfg(pymem_loom)]
+
+#[path = "model/mod.rs"]
+mod model;
+
+use loom::thread;
+use model::{Leak, Model};
+use pymem_sync::qsbr::Shared;
+use pymem_sync::sync::Site;
+
+#[test]
+fn a_slot_is_offline_for_its_next_owner() {
+    let model = Model {
+        name: "a_slot_is_offline_for_its_next_owner",
+        preemptions: None,
+        floor: 5,
+        controls: &[Site::QsbrOwn, Site::QsbrDisown, Site::QsbrLeave],
+    };
+    model.check(|| {
+        let world = Leak::new(Shared::new());
+        let shared = world.get();
+        let last = thread::spawn(move || {
+            let participant = shared.register().unwrap();
+            participant.attach();
+            drop(participant);
+        });
+        let participant = shared.register().unwrap();
+        assert!(!participant.is_attached(), "the slot still has the last owner's value");
+        last.join().unwrap();
+        assert!(shared.poll(shared.advance()), "a slot without an owner holds the goal back");
+        drop(participant);
+        world.free();
+    });
+}

@@ -1,0 +1,47 @@
+//! The sequence wraps round: a reader from before the wrap is not passed by a goal after it.
+#![cfg(pymem_loom)]
+
+#[path = "model/cell.rs"]
+mod cell;
+#[path = "model/mod.rs"]
+mod model;
+
+use cell::Linked;
+use loom::thread;
+use model::{Leak, Model};
+use pymem_sync::qsbr::{Seq, Shared};
+use pymem_sync::sync::Site;
+
+#[test]
+fn a_goal_after_the_wrap_waits_for_a_reader_from_before() {
+    let model = Model {
+        name: "a_goal_after_the_wrap_waits_for_a_reader_from_before",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::QsbrWrap, Site::QsbrQuiescent],
+    };
+    model.check(|| {
+        let world = Leak::new((Shared::starting_at(Seq::new(u64::MAX)), Linked::new()));
+        let (shared, linked) = world.get();
+        let participant = shared.register().unwrap();
+        participant.attach();
+        let reader = thread::spawn(move || {
+            linked.read();
+            participant.quiescent_state();
+            linked.read();
+            participant
+        });
+        linked.unlink();
+        let goal = shared.advance();
+        assert_eq!(goal.seq(), Seq::FIRST);
+        if shared.poll(goal) {
+            linked.free();
+        }
+        let participant = reader.join().unwrap();
+        participant.quiescent_state();
+        assert!(shared.poll(goal), "the last reader has been quiescent");
+        participant.detach();
+        drop(participant);
+        world.free();
+    });
+}
