@@ -3,6 +3,8 @@
 //!
 //! Without the variable of [`job::JOB_VARIABLE`], and in a process that is no interpreter, loading it does nothing.
 
+#[cfg_attr(not(feature = "domains"), path = "no_domains.rs")]
+mod domains;
 pub mod host;
 pub mod hot;
 mod initializers;

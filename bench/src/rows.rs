@@ -5,7 +5,7 @@ use malloc_api::LibcMalloc;
 use pymalloc_core::{LocalPymalloc, LockedPymalloc, MmapArenas};
 
 use crate::record::{self, Records};
-use crate::{host, peers};
+use crate::{domains, host, peers};
 
 /// An allocator that can be measured by name.
 #[derive(Debug)]
@@ -46,6 +46,13 @@ pub const ROWS: &[Row] = &[
         "pymalloc-locked",
         "pymalloc-core behind a lock, for all three domains",
         pymalloc_locked,
+    )
+    .threaded(),
+    Row::new("domains-pymalloc", "pymem-domains, the row pymalloc", domains::pymalloc).threaded(),
+    Row::new(
+        "domains-mimalloc",
+        "pymem-domains, the row mimalloc: a heap a thread and kind",
+        domains::mimalloc,
     )
     .threaded(),
     Row::new("mimalloc3", "mimalloc 3, plain mi_malloc", peers::mimalloc3).threaded(),

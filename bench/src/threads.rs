@@ -1,7 +1,9 @@
 //! Owns the replay in several threads: each replays the whole trace into a table of its own; what it leaves alive is
 //! freed by its neighbour, so that every pass ends with frees of another thread's blocks.
 
+use std::panic::resume_unwind;
 use std::sync::{Barrier, Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -42,31 +44,44 @@ pub fn replay(
         tables.push(Mutex::new(Table(trace::map(trace)?)));
     }
     let shared = Shared(records);
-    let barrier = Barrier::new(threads + 1);
-    let times = std::thread::scope(|scope| {
-        for own in 0..threads {
-            let (tables, shared, barrier) = (&tables, &shared, &barrier);
-            scope.spawn(move || {
-                for _ in 0..passes {
-                    barrier.wait();
-                    allocate(&tables[own], shared);
-                    barrier.wait();
-                    free_leftovers(&tables[(own + 1) % threads], shared);
-                    barrier.wait();
-                }
-            });
-        }
-        let mut times = Vec::with_capacity(passes);
-        for _ in 0..passes {
-            barrier.wait();
-            let start = Instant::now();
-            barrier.wait();
-            barrier.wait();
-            times.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        }
-        times
+    let barrier = Barrier::new(threads);
+    let spans: Vec<Vec<Span>> = std::thread::scope(|scope| {
+        let thread = |own: usize| {
+            let (own, neighbour) = (&tables[own], &tables[(own + 1) % threads]);
+            let (shared, barrier) = (&shared, &barrier);
+            scope
+                .spawn(move || (0..passes).map(|_| pass(own, neighbour, shared, barrier)).collect())
+        };
+        let threads: Vec<_> = (0..threads).map(thread).collect();
+        let join = |thread: ScopedJoinHandle<'_, _>| thread.join();
+        let spans: Result<_, _> = threads.into_iter().map(join).collect();
+        spans.unwrap_or_else(|panic| resume_unwind(panic))
     });
-    Ok(times)
+    let whole = |at: usize| {
+        let start = spans.iter().map(|spans| spans[at].0).min();
+        let end = spans.iter().map(|spans| spans[at].1).max();
+        start
+            .zip(end)
+            .map_or(0, |(start, end)| u64::try_from((end - start).as_nanos()).unwrap_or(u64::MAX))
+    };
+    Ok((0..passes).map(whole).collect())
+}
+
+/// When a thread began and ended its part of a pass.
+type Span = (Instant, Instant);
+
+fn pass(
+    own: &Mutex<Table>,
+    neighbour: &Mutex<Table>,
+    shared: &Shared<'_>,
+    barrier: &Barrier,
+) -> Span {
+    barrier.wait();
+    let start = Instant::now();
+    allocate(own, shared);
+    barrier.wait();
+    free_leftovers(neighbour, shared);
+    (start, Instant::now())
 }
 
 fn allocate(table: &Mutex<Table>, shared: &Shared<'_>) {

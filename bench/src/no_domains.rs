@@ -1,0 +1,11 @@
+//! The twin of `domains.rs` in a build without `pymem-domains`.
+
+use crate::record::Records;
+
+pub(crate) fn pymalloc() -> Option<Records> {
+    None
+}
+
+pub(crate) fn mimalloc() -> Option<Records> {
+    None
+}
