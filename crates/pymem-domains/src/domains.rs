@@ -160,14 +160,15 @@ impl Domains {
     /// Makes `allocator` serve `domain` in place of what does, debug hooks included; C's `PyMem_SetAllocator`.
     ///
     /// To put a wrapper around the current allocator, use [`Domains::wrap_allocator`]; to take wrappers off again, set
-    /// the record that they wrap. Returns the record that served before.
+    /// the record that they wrap. A record that served the domain before comes back with what it lay on. Returns the
+    /// record that served until now.
     ///
     /// # Errors
     ///
     /// Nothing is changed by
-    /// - [`SetAllocatorError::AfterFirstAllocation`]: the domain has handed out blocks, and the record is not one that
-    ///   only wrappers were put on;
-    /// - [`SetAllocatorError::WrongDomain`]: the record is the debug hooks of another domain.
+    /// - [`SetAllocatorError::AfterFirstAllocation`]: the domain has handed out blocks, and the record is none that is
+    ///   known to serve these very blocks;
+    /// - [`SetAllocatorError::WrongDomain`]: the record is hooks or a wrapper over another domain's allocator.
     pub fn set_allocator(
         self,
         domain: Domain,
@@ -176,7 +177,7 @@ impl Domains {
         let mut layers = self.shared.layers.lock();
         if let Some(owner) = Domain::ALL
             .into_iter()
-            .find(|owner| *owner != domain && layers[owner.index()].owns_hooks(&allocator))
+            .find(|owner| *owner != domain && layers[owner.index()].owns(&allocator))
         {
             return Err(SetAllocatorError::WrongDomain { domain, owner });
         }
@@ -192,10 +193,6 @@ impl Domains {
     /// `wrap` is given the record that serves the domain and returns the record of the wrapper. It runs again if the
     /// domain changed meanwhile.
     ///
-    /// # Errors
-    ///
-    /// [`SetAllocatorError::TooManyLayers`] when the domain can stack no more records; nothing is changed.
-    ///
     /// # Safety
     ///
     /// 1. The wrapper's blocks are those of the record that it was given: each takes back the blocks of the other.
@@ -203,15 +200,15 @@ impl Domains {
         self,
         domain: Domain,
         mut wrap: impl FnMut(AllocatorRecord) -> AllocatorRecord,
-    ) -> Result<AllocatorRecord, SetAllocatorError> {
+    ) -> AllocatorRecord {
         loop {
             let inner = self.get_allocator(domain);
             // Not under the lock: `wrap` may allocate from a domain whose gate takes it.
             let wrapper = wrap(inner);
             let layers = &mut self.shared.layers.lock()[domain.index()];
-            if layers.wrap(&inner, wrapper)? {
+            if layers.wrap(&inner, wrapper) {
                 self.shared.publish(domain, layers);
-                return Ok(inner);
+                return inner;
             }
         }
     }

@@ -58,25 +58,13 @@ pub enum SetAllocatorError {
         /// The domain.
         domain: Domain,
     },
-    /// The record is the debug hooks of another domain.
-    #[error(
-        "the record is the {owner} domain's debug hooks; {domain} blocks under them would be reported as corrupt"
-    )]
+    /// The record is hooks or a wrapper over another domain's allocator.
+    #[error("the record lies on the {owner} domain's allocator; {domain} needs one of its own")]
     WrongDomain {
         /// The domain that was to be changed.
         domain: Domain,
-        /// The domain whose hooks they are.
+        /// The domain whose hooks or wrapper it is.
         owner: Domain,
-    },
-    /// The domain has as many wrappers as it can hold.
-    #[error(
-        "the {domain} domain already has {limit} allocators stacked; restore an earlier one first"
-    )]
-    TooManyLayers {
-        /// The domain.
-        domain: Domain,
-        /// How many records a domain can stack.
-        limit: usize,
     },
     /// The options of the debug hooks cannot be switched on.
     #[error("the debug hooks of the {domain} domain cannot be made: {error}")]

@@ -1,21 +1,30 @@
-//! Owns what is installed in one domain: the stack of records from the base allocator up, and the rules by which it
-//! changes. Leaves the lock around it and the publishing to `domains.rs`.
+//! Owns what is installed in one domain, and the rules by which it changes. Leaves the lock around it and the publishing
+//! to `domains.rs`.
+//!
+//! Every record that ever served the domain is remembered with what it lies on:
+//!
+//! ```text
+//!  wrapper    serves the blocks of the layer below          <- top, what calls go to
+//!  hooks      its blocks lie inside those below             <- owner: its blocks are what callers hold
+//!  wrapper
+//!  base       has blocks of its own
+//! ```
 //!
 //! Knowing the whole stack, not only its top, is what keeps debug hooks from being set up over a wrapper that is already
 //! above debug hooks.
+
+use core::iter;
+use core::ptr;
 
 use crate::domain::Domain;
 use crate::error::SetAllocatorError;
 use crate::immortal;
 use crate::record::AllocatorRecord;
 
-/// How many records one domain can stack, base and hooks included.
-pub(crate) const MAX_LAYERS: usize = 16;
-
 /// What a record is to the one below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Has blocks of its own.
+    /// Has blocks of its own, and nothing below.
     Base,
     /// The debug hooks: their blocks lie inside those of the record below.
     Hooks,
@@ -23,126 +32,124 @@ enum Kind {
     Wrapper,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A record in its place.
+///
+/// 1. `below` is `None` exactly for a `Base`.
+/// 2. From a layer down to its base there is at most one `Hooks`.
+#[derive(Debug)]
 struct Layer {
-    record: &'static AllocatorRecord,
+    record: AllocatorRecord,
     kind: Kind,
+    below: Option<&'static Layer>,
+    /// The layer that was remembered before this one.
+    older: Option<&'static Layer>,
 }
 
-/// Debug hooks that were made for a domain; kept, so that hooks over the same record are made only once.
-#[derive(Debug)]
-struct Hooks {
-    record: AllocatorRecord,
-    inner: AllocatorRecord,
-    next: Option<&'static Hooks>,
+impl Layer {
+    /// This layer and those below it, from the top.
+    fn stack(&'static self) -> impl Iterator<Item = &'static Layer> {
+        iter::successors(Some(self), |layer| layer.below)
+    }
+
+    /// The layer whose blocks this one serves.
+    fn owner(&'static self) -> &'static Layer {
+        self.stack().find(|layer| layer.kind != Kind::Wrapper).unwrap_or(self)
+    }
+
+    fn hooked(&'static self) -> bool {
+        self.stack().any(|layer| layer.kind == Kind::Hooks)
+    }
 }
 
 /// The stack of one domain.
-///
-/// 1. `stack[..len]` is `Some`, the rest `None`, and `len >= 1`.
-/// 2. `stack[0]` is the only `Base`.
-/// 3. At most one layer is `Hooks`.
 #[derive(Debug)]
 pub(crate) struct Layers {
     domain: Domain,
-    stack: [Option<Layer>; MAX_LAYERS],
-    len: usize,
-    /// Whether a block may have been handed out, so that the base must stay.
+    top: &'static Layer,
+    /// The layer that was remembered last.
+    newest: &'static Layer,
+    /// Whether a block may have been handed out, so that the owner must stay.
     used: bool,
-    hooks: Option<&'static Hooks>,
 }
 
 impl Layers {
     pub(crate) fn new(domain: Domain, base: AllocatorRecord) -> Self {
-        let mut layers =
-            Self { domain, stack: [None; MAX_LAYERS], len: 0, used: false, hooks: None };
-        layers.rebase(immortal::leak(base));
-        layers
+        let base = Layer { record: base, kind: Kind::Base, below: None, older: None };
+        let base = immortal::leak(base);
+        Self { domain, top: base, newest: base, used: false }
     }
 
     /// The record that serves the domain.
     pub(crate) fn top(&self) -> &'static AllocatorRecord {
-        self.layers().last().expect("invariant 1: a base is always there").record
+        &self.top.record
     }
 
     /// The record that the debug hooks wrap, when the hooks are the outermost layer.
     pub(crate) fn under_hooks(&self) -> Option<&'static AllocatorRecord> {
-        let outermost = self.layers().last()?;
-        (outermost.kind == Kind::Hooks)
-            .then(|| self.layers().rev().nth(1))
-            .flatten()
-            .map(|layer| layer.record)
+        let below = self.top.below.filter(|_| self.top.kind == Kind::Hooks)?;
+        Some(&below.record)
     }
 
     /// Whether debug hooks are anywhere in the stack.
     pub(crate) fn hooked(&self) -> bool {
-        self.layers().any(|layer| layer.kind == Kind::Hooks)
+        self.top.hooked()
+    }
+
+    /// How many wrappers lie over the layer that owns the blocks.
+    pub(crate) fn wrappers(&self) -> usize {
+        self.top.stack().take_while(|layer| layer.kind == Kind::Wrapper).count()
     }
 
     pub(crate) fn used(&self) -> bool {
         self.used
     }
 
-    /// From now on the base stays; says whether it was free to change before.
-    pub(crate) fn mark_used(&mut self) -> bool {
-        !core::mem::replace(&mut self.used, true)
+    /// From now on the owner stays.
+    pub(crate) fn mark_used(&mut self) {
+        self.used = true;
     }
 
-    /// Whether `record` is debug hooks that were made for this domain.
-    pub(crate) fn owns_hooks(&self, record: &AllocatorRecord) -> bool {
-        self.find_hooks(|hooks| hooks.record == *record).is_some()
+    /// Whether `record` is this domain's: hooks or a wrapper that lie on what served it.
+    pub(crate) fn owns(&self, record: &AllocatorRecord) -> bool {
+        self.known(record).any(|layer| layer.kind != Kind::Base)
     }
 
-    /// Puts `record` in place of the whole stack, or goes back to it where it is in the stack.
+    /// Puts `record` in place of the whole stack. A record that served before comes back with what it lay on.
     ///
-    /// Going back over wrappers is always allowed: the blocks stay the same. Anything else ends with the first block.
+    /// A record that serves the same blocks may come at any time, any other one until the first block.
     pub(crate) fn replace(&mut self, record: AllocatorRecord) -> Result<(), SetAllocatorError> {
-        let place = self.layers().position(|layer| *layer.record == record);
-        if let Some(place) = place {
-            let wrappers = self.layers().skip(place + 1).all(|layer| layer.kind == Kind::Wrapper);
-            if self.used && !wrappers {
-                return Err(SetAllocatorError::AfterFirstAllocation { domain: self.domain });
-            }
-            self.truncate(place + 1);
+        let owner = self.top.owner();
+        if let Some(same) = self.known(&record).find(|layer| ptr::eq(layer.owner(), owner)) {
+            self.top = same;
             return Ok(());
         }
         if self.used {
             return Err(SetAllocatorError::AfterFirstAllocation { domain: self.domain });
         }
-        match self.find_hooks(|hooks| hooks.record == record) {
-            Some(hooks) => {
-                self.rebase(&hooks.inner);
-                self.push(Layer { record: &hooks.record, kind: Kind::Hooks })
-            }
-            None => {
-                self.rebase(immortal::leak(record));
-                Ok(())
-            }
-        }
+        let known = self.known(&record).next();
+        self.top = known.unwrap_or_else(|| self.remember(record, Kind::Base, None));
+        Ok(())
     }
 
-    /// Puts a wrapper of `inner` on top. `Ok(false)`, with nothing changed, when `inner` is no longer the top.
-    pub(crate) fn wrap(
-        &mut self,
-        inner: &AllocatorRecord,
-        wrapper: AllocatorRecord,
-    ) -> Result<bool, SetAllocatorError> {
+    /// Puts a wrapper of `inner` on top; `false`, with nothing changed, when `inner` is no longer the top.
+    pub(crate) fn wrap(&mut self, inner: &AllocatorRecord, wrapper: AllocatorRecord) -> bool {
         if self.top() != inner {
-            return Ok(false);
+            return false;
         }
-        self.push(Layer { record: immortal::leak(wrapper), kind: Kind::Wrapper })?;
-        Ok(true)
+        let below = self.top;
+        let known = self.known(&wrapper).find(|layer| {
+            layer.kind == Kind::Wrapper && layer.below.is_some_and(|layer| ptr::eq(layer, below))
+        });
+        self.top = known.unwrap_or_else(|| self.remember(wrapper, Kind::Wrapper, Some(below)));
+        true
     }
 
     /// Whether `set_hooks` can do what it is for: the hooks are there, or can still be put there.
     pub(crate) fn check_hooks(&self) -> Result<(), SetAllocatorError> {
-        if self.hooked() {
-            return Ok(());
-        }
-        if self.used {
+        if self.used && !self.hooked() {
             return Err(SetAllocatorError::AfterFirstAllocation { domain: self.domain });
         }
-        self.check_room()
+        Ok(())
     }
 
     /// Puts debug hooks on top, unless the stack has some; `make` makes hooks over a record.
@@ -154,52 +161,36 @@ impl Layers {
         if self.hooked() {
             return Ok(());
         }
-        let inner = *self.top();
-        let hooks = match self.find_hooks(|hooks| hooks.inner == inner) {
+        let below = self.top;
+        let known = self.remembered().find(|layer| {
+            layer.kind == Kind::Hooks && layer.below.is_some_and(|layer| ptr::eq(layer, below))
+        });
+        self.top = match known {
             Some(hooks) => hooks,
-            None => {
-                let made = Hooks { record: make(inner)?, inner, next: self.hooks };
-                let made = immortal::leak(made);
-                self.hooks = Some(made);
-                made
-            }
+            None => self.remember(make(below.record)?, Kind::Hooks, Some(below)),
         };
-        self.push(Layer { record: &hooks.record, kind: Kind::Hooks })
-    }
-
-    fn layers(&self) -> impl DoubleEndedIterator<Item = &Layer> + ExactSizeIterator {
-        self.stack[..self.len].iter().map(|layer| layer.as_ref().expect("invariant 1"))
-    }
-
-    fn find_hooks(&self, found: impl Fn(&Hooks) -> bool) -> Option<&'static Hooks> {
-        core::iter::successors(self.hooks, |hooks| hooks.next).find(|hooks| found(hooks))
-    }
-
-    fn check_room(&self) -> Result<(), SetAllocatorError> {
-        if self.len == MAX_LAYERS {
-            return Err(SetAllocatorError::TooManyLayers {
-                domain: self.domain,
-                limit: MAX_LAYERS,
-            });
-        }
         Ok(())
     }
 
-    fn push(&mut self, layer: Layer) -> Result<(), SetAllocatorError> {
-        self.check_room()?;
-        self.stack[self.len] = Some(layer);
-        self.len += 1;
-        Ok(())
+    /// Every layer that ever served the domain, newest first.
+    fn remembered(&self) -> impl Iterator<Item = &'static Layer> + use<> {
+        iter::successors(Some(self.newest), |layer| layer.older)
     }
 
-    fn truncate(&mut self, len: usize) {
-        self.stack[len..].fill(None);
-        self.len = len;
+    /// The layers of `record`, newest first.
+    fn known(&self, record: &AllocatorRecord) -> impl Iterator<Item = &'static Layer> + use<> {
+        let record = *record;
+        self.remembered().filter(move |layer| layer.record == record)
     }
 
-    fn rebase(&mut self, base: &'static AllocatorRecord) {
-        self.truncate(0);
-        self.stack[0] = Some(Layer { record: base, kind: Kind::Base });
-        self.len = 1;
+    fn remember(
+        &mut self,
+        record: AllocatorRecord,
+        kind: Kind,
+        below: Option<&'static Layer>,
+    ) -> &'static Layer {
+        let layer = Layer { record, kind, below, older: Some(self.newest) };
+        self.newest = immortal::leak(layer);
+        self.newest
     }
 }

@@ -1,4 +1,18 @@
-//! The crate's promises, one module a subject.
+//! The crate's promises, one module a subject. The suite itself, and every crate it uses, allocates from the
+//! process-wide obj domain.
 
+use malloc_api::GlobalAdapter;
+use pymem_domains::global::Obj;
+
+mod custom;
+mod get_set;
 mod names;
+mod process;
+mod rows;
 mod table;
+mod third_party;
+mod threads;
+mod typed;
+
+#[global_allocator]
+static GLOBAL: GlobalAdapter<Obj> = GlobalAdapter::new(Obj);

@@ -1,0 +1,157 @@
+//! Every row of the table as an allocator: the contract of each function, which hooks it carries, what it is called.
+
+use malloc_api::Malloc;
+use malloc_api::testing::conformance;
+use malloc_trace::{generate, run_domains};
+use pymem_domains::{
+    AllocatorName as N, Backend, Build, Domain, Domains, DomainsError, Profile, Version,
+};
+use rstest::rstest;
+
+/// Whether this build of the crate has what `backend` needs.
+fn compiled(backend: Backend) -> bool {
+    match backend.name() {
+        "pymalloc" => cfg!(feature = "pymalloc"),
+        "mimalloc" => cfg!(feature = "mimalloc"),
+        _ => true,
+    }
+}
+
+/// The domains of a row, or the error that names what this build lacks.
+fn domains(profile: Profile, name: N) -> Option<Domains> {
+    let row = profile.row(name).ok()?;
+    let missing = Domain::ALL.into_iter().find(|domain| !compiled(row.backend(*domain)));
+    match (Domains::new(profile, Some(name)), missing) {
+        (Ok(domains), None) => Some(domains),
+        (Err(error), Some(domain)) => {
+            let backend = row.backend(domain);
+            assert_eq!(error, DomainsError::Unavailable { domain, backend });
+            None
+        }
+        (result, missing) => panic!("{name} in {profile}: {result:?}, but {missing:?} is missing"),
+    }
+}
+
+/// The byte that the debug hooks put before a block; 0 when the row has none.
+fn api_id(domains: Domains, domain: Domain) -> u8 {
+    if !domains.row().debug() {
+        return 0;
+    }
+    let allocator = domains.get(domain);
+    let block = allocator.malloc(40).unwrap();
+    // SAFETY: the hooks keep 16 bytes before each block, the id in the eighth byte before it.
+    let id = unsafe { block.sub(8) };
+    // SAFETY: as above.
+    let id = unsafe { id.read() };
+    // SAFETY: live, of this domain, not used again.
+    unsafe { allocator.free(Some(block)) };
+    id
+}
+
+#[rstest]
+fn every_row_keeps_the_contract(
+    #[values(
+        N::Default,
+        N::Debug,
+        N::Malloc,
+        N::MallocDebug,
+        N::Pymalloc,
+        N::PymallocDebug,
+        N::Mimalloc,
+        N::MimallocDebug
+    )]
+    name: N,
+    #[values(Version::V3_13, Version::V3_15)] version: Version,
+    #[values(Build::Gil, Build::FreeThreaded)] build: Build,
+    #[values(false, true)] pydebug: bool,
+) {
+    let profile = Profile::new(version, build, true, true, pydebug).unwrap();
+    let Some(domains) = domains(profile, name) else { return };
+    for domain in Domain::ALL {
+        conformance(&domains.get(domain));
+        let id = if domains.row().debug() { domain.api_id() } else { 0 };
+        assert_eq!(api_id(domains, domain), id);
+    }
+    assert_eq!(domains.current_name(), Some(domains.row().canonical_name()));
+}
+
+#[rstest]
+fn every_row_runs_a_program_over_all_domains(
+    #[values(
+        N::Malloc,
+        N::MallocDebug,
+        N::Pymalloc,
+        N::PymallocDebug,
+        N::Mimalloc,
+        N::MimallocDebug
+    )]
+    name: N,
+) {
+    let profile = Profile::new(Version::NEWEST, Build::Gil, true, true, false).unwrap();
+    let Some(domains) = domains(profile, name) else { return };
+    let allocators = Domain::ALL.map(|domain| domains.get(domain));
+    let ops = generate::random(1, 20_000, 4096);
+    run_domains(&ops, allocators.each_ref()).unwrap();
+}
+
+#[test]
+fn zero_sizes_and_limits_hold_in_every_domain() {
+    let domains = Domains::new(Profile::CURRENT, None).unwrap();
+    for domain in Domain::ALL {
+        let allocator = domains.get(domain);
+        let blocks = [
+            allocator.malloc(0),
+            allocator.calloc(0, 0),
+            allocator.calloc(0, 8),
+            allocator.calloc(8, 0),
+        ];
+        for (index, block) in blocks.iter().enumerate() {
+            assert!(block.is_some() && !blocks[..index].contains(block));
+        }
+        assert_eq!(allocator.malloc(isize::MAX as usize + 1), None);
+        assert_eq!(allocator.calloc(isize::MAX as usize / 2 + 1, 2), None);
+        assert_eq!(allocator.calloc(usize::MAX, usize::MAX), None);
+        for block in blocks {
+            // SAFETY: live, of this domain.
+            let failed = unsafe { allocator.realloc(block, isize::MAX as usize + 1) };
+            assert_eq!(failed, None);
+            // SAFETY: a failed realloc leaves the block live; it is not used again.
+            unsafe { allocator.free(block) };
+        }
+    }
+}
+
+#[test]
+fn domains_live_side_by_side() {
+    let one = Domains::new(Profile::CURRENT, None).unwrap();
+    let two = Domains::new(Profile::CURRENT, Some(N::Debug)).unwrap();
+    let blocks: Vec<_> = Domain::ALL
+        .into_iter()
+        .flat_map(|domain| [one.get(domain), two.get(domain)])
+        .map(|allocator| (allocator, allocator.malloc(64).unwrap()))
+        .collect();
+    for (allocator, block) in blocks {
+        // SAFETY: live, of this allocator, not used again.
+        unsafe { allocator.free(Some(block)) };
+    }
+    assert!(two.row().debug());
+}
+
+#[test]
+fn default_raw_is_the_c_library_whatever_is_set() {
+    for pydebug in [false, true] {
+        let profile = Profile::new(Version::NEWEST, Build::Gil, false, false, pydebug).unwrap();
+        let domains = Domains::new(profile, None).unwrap();
+        let default_raw = domains.default_raw();
+        conformance(&default_raw);
+        // In a release build it is the very record of the malloc row; in a debug build hooks of its own over it.
+        assert_eq!(default_raw == domains.get_allocator(Domain::Raw), !pydebug);
+        let other = pymem_domains::AllocatorRecord::leak(malloc_api::testing::Counting::new(
+            malloc_api::LibcMalloc,
+        ));
+        let domains = Domains::new(profile, None).unwrap();
+        domains.set_allocator(Domain::Raw, other).unwrap();
+        assert_ne!(domains.default_raw(), other);
+        conformance(&domains.default_raw());
+    }
+}
