@@ -29,6 +29,20 @@ pub(crate) fn host() -> Option<&'static Host> {
     HOST.get_or_init(Host::find).as_ref()
 }
 
+/// The newest table that is used. In every row of it raw is the C library's, and must be: the interpreter hands raw blocks
+/// between the installed record and its own default, so both are of one heap. The next one differs in nothing else.
+const RAW_ON_LIBC: Version = Version::V3_14;
+
+const FREE_THREADED: Profile = profile(Build::FreeThreaded);
+
+/// The profile of a release build with everything that this library has.
+const fn profile(build: Build) -> Profile {
+    match Profile::new(RAW_ON_LIBC, build, true, true, false) {
+        Ok(profile) => profile,
+        Err(_) => panic!("only a build without mimalloc is refused"),
+    }
+}
+
 impl Host {
     fn find() -> Option<Self> {
         let api = Api::find()?;
@@ -51,10 +65,10 @@ impl Host {
         unsafe { (self.api.is_initialized)() != 0 }
     }
 
+    /// The table where no interpreter is there.
+    pub(crate) const ANY_PROFILE: Profile = profile(Build::Gil);
+
     /// The table that applies.
-    ///
-    /// Raw stays with the C library on every version: the interpreter hands raw blocks between the installed record and
-    /// its own default, so both must be of one heap. The 3.14 table says so for every row; 3.15 differs in nothing else.
     pub(crate) fn profile(&self) -> Profile {
         let version = Version::from_minor(self.minor).min(Version::V3_14);
         Profile::new(version, self.build, true, true, false).unwrap_or_else(|_| {

@@ -4,13 +4,12 @@
 use std::sync::OnceLock;
 
 use pymem_domains::{
-    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, DomainsError, Profile,
-    Version,
+    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, DomainsError,
 };
 
 use crate::counting;
 use crate::environment;
-use crate::host::Host;
+use crate::host::{Host, host};
 use crate::shim;
 
 /// The domains of this process, and what of them the host uses.
@@ -53,8 +52,7 @@ pub(crate) unsafe fn install(
     debug: DebugConfig,
     count: bool,
 ) -> Result<(), InstallError> {
-    let mut service = Service::new(host.profile(), name, debug).map_err(InstallError::Domains)?;
-    service.own_hosts_part(host, debug);
+    let mut service = Service::new(Some(host), name, debug).map_err(InstallError::Domains)?;
     if count {
         service.count();
     }
@@ -69,16 +67,13 @@ pub(crate) unsafe fn install(
 }
 
 /// The record that serves `domain`: of what is installed, else of a set of domains made for those who install a record
-/// themselves, with the default configuration of a build with the GIL.
+/// themselves, with the default configuration for the host, or for a build with the GIL where there is none.
 pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
     static SPARE: OnceLock<Option<Service>> = OnceLock::new();
     let service = match SERVICE.get() {
         Some(service) => Some(service),
         None => SPARE
-            .get_or_init(|| {
-                let profile = Profile::new(Version::V3_14, Build::Gil, true, true, false).ok()?;
-                Service::new(profile, AllocatorName::Default, DebugConfig::new()).ok()
-            })
+            .get_or_init(|| Service::new(host(), AllocatorName::Default, DebugConfig::new()).ok())
             .as_ref(),
     };
     Some(service?.records[domain.index()])
@@ -86,19 +81,24 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
 
 impl Service {
     fn new(
-        profile: Profile,
+        host: Option<&Host>,
         name: AllocatorName,
         debug: DebugConfig,
     ) -> Result<Self, DomainsError> {
+        let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
         let domains = Domains::with_debug(profile, Some(name), debug)?;
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
         let records = Domain::ALL.map(|domain| domains.get_allocator(domain));
-        Ok(Self { domains, records, served: [true; 3] })
+        let mut service = Self { domains, records, served: [true; 3] };
+        if let Some(host) = host {
+            service.leave_hosts_part(host);
+        }
+        Ok(service)
     }
 
     /// Leaves mem and obj to a host without the GIL: its collector finds objects by walking its own heaps.
-    fn own_hosts_part(&mut self, host: &Host, _debug: DebugConfig) {
+    fn leave_hosts_part(&mut self, host: &Host) {
         if host.build == Build::Gil {
             return;
         }

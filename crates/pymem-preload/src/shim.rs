@@ -44,7 +44,11 @@ fn pass() -> &'static AllocatorRecord {
 
 /// Installs the real record, unless somebody put another one over the shim.
 fn retire(host: &Host, real: &AllocatorRecord) {
-    if host.get_allocator(Domain::Obj).malloc.is_some_and(|f| f as usize == malloc as *const () as usize) {
+    if host
+        .get_allocator(Domain::Obj)
+        .malloc
+        .is_some_and(|f| f as usize == malloc as *const () as usize)
+    {
         // SAFETY: 1: the shim's blocks are the real record's. 2: the two records mix, as the header says.
         unsafe { host.set_allocator(Domain::Obj, real.to_c()) };
     }

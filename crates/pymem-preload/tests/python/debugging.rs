@@ -1,0 +1,121 @@
+//! The debug rows on our hooks: reports word for word, through the host's fatal error, with its traceback.
+
+use rstest::rstest;
+
+use crate::process::{Outcome, python, run, with_gil};
+
+/// Mem blocks by the interpreter's own functions, so that the hooks of the row see them.
+const PRELUDE: &str = r"
+import ctypes, sys
+api = ctypes.pythonapi
+for name in ('PyMem_Malloc', 'PyMem_Realloc', 'PyObject_Malloc', 'PyMem_RawMalloc'):
+    getattr(api, name).restype = ctypes.c_void_p
+def malloc(n): return api.PyMem_Malloc(ctypes.c_size_t(n))
+def free(p): api.PyMem_Free(ctypes.c_void_p(p))
+def write(p, byte): ctypes.c_ubyte.from_address(p).value = byte
+";
+
+const ROWS: [&str; 4] = ["debug", "malloc_debug", "pymalloc_debug", "mimalloc_debug"];
+
+fn report(path: &std::path::Path, row: &str, options: &[&str], bug: &str) -> Outcome {
+    let program = format!("{PRELUDE}{bug}");
+    run(python(path, row).args(options).args(["-c", &program]))
+}
+
+/// A traceback follows the report, since the host ends the process.
+fn ends_with_traceback(outcome: &Outcome, message: &str) {
+    assert_eq!((outcome.signal, outcome.stdout.as_str()), (Some(libc::SIGABRT), ""), "{outcome:?}");
+    let fatal = format!(
+        "\nFatal Python error: {message}\nPython runtime state: initialized\n\nCurrent thread 0x"
+    );
+    assert!(outcome.stderr.contains(&fatal), "{fatal:?} in {outcome:?}");
+    assert!(outcome.stderr.contains(" (most recent call first):\n  File "), "{outcome:?}");
+}
+
+#[rstest]
+#[case::overflow("p = malloc(16); write(p + 16, 0x78); free(p)", "bad trailing pad byte")]
+#[case::underflow("p = malloc(16); write(p - 1, 0x78); free(p)", "bad leading pad byte")]
+#[case::wrong_domain(
+    "api.PyObject_Free(ctypes.c_void_p(malloc(16)))",
+    "bad ID: Allocated using API 'm', verified using API 'o'"
+)]
+fn violations_end_in_the_hosts_fatal_error(#[case] bug: &str, #[case] message: &str) {
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        for row in ROWS {
+            let outcome = report(&interpreter.path, row, &[], bug);
+            ends_with_traceback(&outcome, &format!("_PyMem_DebugRawFree: {message}"));
+            assert!(
+                outcome.stderr.starts_with("Debug memory block at address p=0x")
+                    && outcome.stderr.contains(": API 'm'\n    16 bytes originally requested\n")
+                    && outcome.stderr.contains(
+                        "\n\nEnable tracemalloc to get the memory block allocation traceback\n\nFatal"
+                    ),
+                "{interpreter} with {row}: {outcome:?}"
+            );
+        }
+    }
+}
+
+/// CPython itself dies of SIGSEGV in the middle of this report.
+#[test]
+fn a_double_free_is_reported() {
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        for row in ROWS {
+            let outcome = report(&interpreter.path, row, &[], "p = malloc(64); free(p); free(p)");
+            assert_eq!(
+                outcome.signal,
+                Some(libc::SIGABRT),
+                "{interpreter} with {row}: {outcome:?}"
+            );
+            let fatal = "Fatal Python error: _PyMem_DebugRawFree: ";
+            assert!(outcome.stderr.contains(fatal), "{interpreter} with {row}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn the_gil_must_be_held() {
+    // `CDLL` lets the GIL go during the call, `PyDLL` does not.
+    let bug = "free_threaded = ctypes.CDLL(None); free_threaded.PyMem_Malloc(ctypes.c_size_t(8))";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let outcome = report(&interpreter.path, "debug", &[], bug);
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        let fatal = "Fatal Python error: _PyMem_DebugMalloc: Python memory allocator called without holding the GIL\n";
+        assert!(outcome.stderr.starts_with(fatal), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// The host's `tracemalloc` knows where the block was allocated.
+#[test]
+fn tracebacks_come_from_the_hosts_tracemalloc() {
+    let bug = "p = malloc(16)\nwrite(p + 16, 0x78)\nfree(p)\n";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let outcome = report(&interpreter.path, "debug", &["-X", "tracemalloc=3"], bug);
+        ends_with_traceback(&outcome, "_PyMem_DebugRawFree: bad trailing pad byte");
+        let frames = "\n\nMemory block allocated at (most recent call first):\n  File \"<string>\", line 6\n  \
+                      File \"<string>\", line 9\n\nFatal Python error: ";
+        assert!(outcome.stderr.contains(frames), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// The stock hooks of a release build keep no serial numbers: a report with one comes from ours.
+#[test]
+fn options_come_from_the_environment() {
+    let bug = format!("{PRELUDE}p = malloc(16); write(p + 16, 0x78); free(p)");
+    for interpreter in with_gil() {
+        let mut command = python(&interpreter.path, "debug");
+        let outcome = run(command.env("PYMEM_DEBUG", "serial").args(["-c", &bug]));
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        assert!(
+            outcome.stderr.contains("\n    The block was made by call #"),
+            "{interpreter}: {outcome:?}"
+        );
+
+        let mut command = python(&interpreter.path, "debug");
+        let outcome = run(command.env("PYMEM_DEBUG", "bogus").args(["-c", "print(1)"]));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        let sentence = "pymem-preload: PYMEM_DEBUG: unknown option `bogus`: expected one of ";
+        assert!(outcome.stderr.starts_with(sentence), "{interpreter}: {outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{interpreter}: {outcome:?}");
+    }
+}

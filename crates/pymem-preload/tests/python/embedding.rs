@@ -1,0 +1,33 @@
+//! A program that embeds an interpreter and chooses by `pymem_setup`: the example `embed`, over every shared `libpython`.
+
+use std::env;
+use std::path::PathBuf;
+
+use crate::process::{interpreters, plain, succeed};
+
+fn example() -> PathBuf {
+    let test = env::current_exe().expect("the test knows its own path");
+    let target = test.parent().and_then(|deps| deps.parent()).expect("a target folder");
+    target.join("examples/embed")
+}
+
+#[test]
+fn an_embedder_chooses_once() {
+    let mut ran = 0;
+    for interpreter in interpreters().iter().filter(|python| !python.free_threaded) {
+        let Some(library) = &interpreter.library else { continue };
+        let home = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
+        for name in ["malloc", "pymalloc", "mimalloc_debug"] {
+            // The variable, which an embedder's choice beats, would be an error if the host saw it too early.
+            let mut command = plain(example());
+            command.env("PYTHONHOME", home).env("PYTHONMALLOC", "nonsense");
+            let output = succeed(command.arg(library).arg(name));
+            let expected = format!("{name} serves raw, mem and obj\nnonsense\n");
+            assert_eq!(output, expected, "{interpreter}");
+            ran += 1;
+        }
+    }
+    if ran == 0 {
+        eprintln!("skipped: no interpreter with a shared libpython is installed");
+    }
+}

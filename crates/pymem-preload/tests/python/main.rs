@@ -1,0 +1,12 @@
+//! Real interpreters under the preload: each one that is installed, with each row of the table.
+//!
+//! What is not there is named and left out; with the system's python3 alone every test still runs on that.
+
+mod command_line;
+mod debugging;
+mod embedding;
+mod interpreters;
+mod loading;
+mod process;
+mod rows;
+mod suite;

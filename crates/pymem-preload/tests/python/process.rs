@@ -1,0 +1,123 @@
+//! Owns how a test runs a program: with the library preloaded or without, in an environment of its own.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use crate::interpreters::Interpreter;
+
+/// Every name of the table that hosts with the GIL take.
+pub(crate) const ROWS: [&str; 8] = [
+    "default",
+    "malloc",
+    "pymalloc",
+    "mimalloc",
+    "debug",
+    "malloc_debug",
+    "pymalloc_debug",
+    "mimalloc_debug",
+];
+
+/// The library as cargo built it beside this test.
+pub(crate) fn library() -> PathBuf {
+    let test = env::current_exe().expect("the test knows its own path");
+    let folder = test.parent().expect("the test is in a folder");
+    let library = folder.join("libpymem_preload.so");
+    assert!(library.is_file(), "{} is missing; cargo builds it with the test", library.display());
+    library
+}
+
+/// The interpreters of this machine; says so when there is none.
+pub(crate) fn interpreters() -> &'static [Interpreter] {
+    static FOUND: OnceLock<Vec<Interpreter>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let found = Interpreter::installed();
+        if found.is_empty() {
+            eprintln!(
+                "skipped: no CPython 3.8 or newer that exports PyMem_SetAllocator is installed"
+            );
+        }
+        found
+    })
+}
+
+/// Those with the GIL.
+pub(crate) fn with_gil() -> impl Iterator<Item = &'static Interpreter> {
+    interpreters().iter().filter(|python| !python.free_threaded)
+}
+
+/// Those without; says so when there is none.
+pub(crate) fn free_threaded() -> Vec<&'static Interpreter> {
+    let found: Vec<_> = interpreters().iter().filter(|python| python.free_threaded).collect();
+    if found.is_empty() {
+        eprintln!("skipped: no free-threaded interpreter is installed");
+    }
+    found
+}
+
+/// A program without any of the variables that the library or the interpreter's allocators read.
+pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for name in [
+        "LD_PRELOAD",
+        "PYTHONMALLOC",
+        "PYTHONDEVMODE",
+        "PYTHONMALLOCSTATS",
+        "PYTHONTRACEMALLOC",
+        "PYMEM_DEBUG",
+        "PYMEM_STATS",
+    ] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The same with the library preloaded.
+pub(crate) fn preloaded(program: impl AsRef<OsStr>) -> Command {
+    let mut command = plain(program);
+    command.env("LD_PRELOAD", library());
+    command
+}
+
+/// An interpreter under the preload, with `PYTHONMALLOC` set to `row`.
+pub(crate) fn python(path: &Path, row: &str) -> Command {
+    let mut command = preloaded(path);
+    command.env("PYTHONMALLOC", row);
+    command
+}
+
+/// What a program did, for comparison and for messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) status: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a program to its end.
+pub(crate) fn run(command: &mut Command) -> Outcome {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let Output { status, stdout, stderr } = command.output().expect("the program starts");
+    Outcome {
+        status: status.code(),
+        signal: status.signal(),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    }
+}
+
+/// Runs a program that must succeed and write nothing to stderr; returns its stdout.
+pub(crate) fn succeed(command: &mut Command) -> String {
+    let outcome = run(command);
+    assert_eq!(
+        (outcome.status, outcome.stderr.as_str()),
+        (Some(0), ""),
+        "{command:?}: {outcome:?}"
+    );
+    outcome.stdout
+}
