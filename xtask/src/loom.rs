@@ -40,7 +40,7 @@ struct Outcome {
 }
 
 /// Runs every model whose file or name contains `filter`, or each of their negative controls.
-pub fn run(controls: bool, filter: Option<String>) -> Result<()> {
+pub(crate) fn run(controls: bool, filter: Option<String>) -> Result<()> {
     let start = Instant::now();
     let root = crate::root();
     let executables = build(&root)?;

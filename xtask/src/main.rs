@@ -2,9 +2,15 @@
 //!
 //! `main.rs` owns the command line; every command lives in the file of its name.
 
+mod bench;
 mod ci;
+mod fuzz;
 mod layers;
+mod loom;
+mod python;
+mod regrtest;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,8 +31,35 @@ enum Command {
         /// Run only the step of this name; `list` prints the names.
         step: Option<String>,
     },
+    /// Run an unmodified Python on the project's allocators.
+    Python(python::Args),
+    /// Run CPython's own tests on the preload, for every interpreter and row.
+    Regrtest(regrtest::Args),
     /// Check that crates import only what docs/architecture.md allows.
     Layers,
+    /// Model-check every lock-free structure.
+    Loom {
+        /// Run the negative controls: each weakened ordering must make its model fail.
+        #[arg(long)]
+        controls: bool,
+        /// Only models whose name contains this.
+        filter: Option<String>,
+    },
+    /// Replay traces through our allocators, CPython's own and their peers; `bench --help` lists its options.
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run every fuzz target for the same time each (needs nightly and cargo-fuzz).
+    Fuzz {
+        /// Seconds a target.
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+        /// Only this target.
+        #[arg(long)]
+        target: Option<String>,
+    },
 }
 
 /// The workspace's root folder.
@@ -48,7 +81,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Ci { step } => ci::run(step.as_deref())?,
+        Command::Python(args) => return python::run(args),
+        Command::Regrtest(args) => return regrtest::run(args),
         Command::Layers => layers::run()?,
+        Command::Loom { controls, filter } => loom::run(controls, filter)?,
+        Command::Bench { arguments } => bench::run(&arguments)?,
+        Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }
