@@ -147,7 +147,11 @@ impl ArenaPtr {
     /// Divides a wholly free arena into pools of `kind`.
     pub(crate) fn set_kind(mut self, kind: Kind) {
         let arena = self.get_mut();
-        let before = arena.resident;
+        // Every unit of a resident pool is resident.
+        let mut before = 0;
+        for shift in 0..arena.kind.units() {
+            before |= arena.resident << shift;
+        }
         arena.kind = kind;
         arena.free = 0;
         let mut unit = kind.units();
@@ -261,9 +265,9 @@ impl ArenaPtr {
         debug_assert_eq!(arena.resident & !arena.free, 0, "arena invariant 2");
     }
 
-    /// Notes that the memory of the free pool at `unit` went back to the system.
-    pub(crate) fn set_purged(mut self, unit: usize) {
-        self.get_mut().resident &= !(1 << unit);
+    /// Notes that the memory of the free pools of `mask` went back to the system.
+    pub(crate) fn set_purged(mut self, mask: u64) {
+        self.get_mut().resident &= !mask;
     }
 
     pub(crate) fn next(self) -> Option<Self> {

@@ -1,7 +1,7 @@
 //! Owns the order of arenas: by number of free pools, so that the fullest is used first and empty ones can go back.
 
 use crate::arena::{ArenaPtr, Kind};
-use crate::config::ARENA_UNITS;
+use crate::config::{ARENA_UNITS, POOL_BYTES};
 
 /// Every arena of an allocator.
 ///
@@ -19,6 +19,8 @@ pub(crate) struct Arenas {
     /// Invariant 4: every arena.
     all: Option<ArenaPtr>,
     count: usize,
+    /// Invariant 5: units of free pools that are resident, in all arenas.
+    resident_free_units: usize,
 }
 
 impl Arenas {
@@ -30,6 +32,7 @@ impl Arenas {
             empty_count: 0,
             all: None,
             count: 0,
+            resident_free_units: 0,
         }
     }
 
@@ -37,8 +40,46 @@ impl Arenas {
         self.count
     }
 
-    pub(crate) fn empty_count(&self) -> usize {
-        self.empty_count
+    /// Bytes of free pools whose memory has not gone back to the system.
+    #[inline]
+    pub(crate) fn resident_free_bytes(&self) -> usize {
+        self.resident_free_units * POOL_BYTES
+    }
+
+    /// Takes a free pool of `arena`; see [`ArenaPtr::take_pool`].
+    pub(crate) fn take_pool(&mut self, arena: ArenaPtr) -> (usize, bool) {
+        let (unit, resident) = arena.take_pool();
+        if resident {
+            self.resident_free_units -= arena.kind().units();
+        }
+        (unit, resident)
+    }
+
+    /// Gives the closed pool at `unit` of `arena` back.
+    pub(crate) fn give_pool(&mut self, arena: ArenaPtr, unit: usize) {
+        arena.give_pool(unit);
+        self.resident_free_units += arena.kind().units();
+    }
+
+    /// Notes that `count` free pools of `arena` after the one at `unit` have been populated.
+    pub(crate) fn set_resident_after(&mut self, arena: ArenaPtr, unit: usize, count: usize) {
+        arena.set_resident_after(unit, count);
+        self.resident_free_units += count * arena.kind().units();
+    }
+
+    /// Notes that the memory of the free pools of `mask`, which were resident, went back to the system.
+    pub(crate) fn set_purged(&mut self, arena: ArenaPtr, mask: u64) {
+        arena.set_purged(mask);
+        self.resident_free_units -= mask.count_ones() as usize * arena.kind().units();
+    }
+
+    /// An arena with resident free pools among pools in use, one with the most free pools first.
+    pub(crate) fn emptiest_first(&self) -> impl Iterator<Item = ArenaPtr> {
+        (1..ARENA_UNITS).rev().flat_map(move |free_pools| {
+            self.by_free_pools.iter().flat_map(move |lists| {
+                core::iter::successors(lists[free_pools], |arena| arena.next())
+            })
+        })
     }
 
     /// Enters a new arena as an empty one.
@@ -56,6 +97,8 @@ impl Arenas {
     /// Takes the empty arena that was used last out of all lists.
     pub(crate) fn remove_empty(&mut self) -> Option<ArenaPtr> {
         let arena = self.pop_empty()?;
+        self.resident_free_units -=
+            arena.resident_mask().count_ones() as usize * arena.kind().units();
         let (prev, next) = (arena.all_prev(), arena.all_next());
         match prev {
             Some(prev) => prev.set_all_next(next),
@@ -76,7 +119,12 @@ impl Arenas {
             return self.by_free_pools[kind as usize][bits.trailing_zeros() as usize];
         }
         let arena = self.pop_empty()?;
+        // The change of kind can lose the parts of pools that were resident.
+        self.resident_free_units -=
+            arena.resident_mask().count_ones() as usize * arena.kind().units();
         arena.set_kind(kind);
+        self.resident_free_units +=
+            arena.resident_mask().count_ones() as usize * arena.kind().units();
         self.push(arena, arena.free_pools());
         Some(arena)
     }
@@ -167,6 +215,11 @@ impl Arenas {
         assert_eq!(empty, self.empty_count, "arenas invariant 3: count");
         let full = self.iter().filter(|arena| arena.free_pools() == 0).count();
         assert_eq!(self.iter().count(), self.count, "arenas invariant 4");
+        let resident: usize = self
+            .iter()
+            .map(|arena| arena.resident_mask().count_ones() as usize * arena.kind().units())
+            .sum();
+        assert_eq!(resident, self.resident_free_units, "arenas invariant 5");
         assert_eq!(listed + empty + full, self.count, "arenas invariants 1 and 3: complete");
     }
 }

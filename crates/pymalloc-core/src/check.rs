@@ -17,6 +17,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let mut pools = [0; SizeClass::COUNT];
         let mut listed = [0; SizeClass::COUNT];
         let mut out = 0;
+        let mut bytes_out = 0;
         for arena in self.arenas.iter() {
             let (free, resident) = (arena.free_mask(), arena.resident_mask());
             assert_eq!(resident & !free, 0, "arena invariant 2");
@@ -51,6 +52,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 pools[class.index()] += 1;
                 listed[class.index()] += u32::from(pool.free_blocks() > 0);
                 out += blocks - pool.free_blocks();
+                bytes_out += (blocks - pool.free_blocks()) * class.size();
             }
             let mut units = free;
             while units != 0 {
@@ -61,6 +63,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             }
         }
         assert_eq!(out, self.blocks_out, "blocks out of their pools");
+        assert_eq!(bytes_out, self.bytes_out, "bytes out of their pools");
         assert_eq!(pools, self.pools, "open pools of each class");
         for class in SizeClass::all() {
             for pool in self.used.iter(class) {

@@ -19,8 +19,12 @@ use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::Stats;
 use crate::used_pools::UsedPools;
 
-/// Empty arenas that are kept for the next need.
-const EMPTY_ARENAS_KEPT: usize = 1;
+/// Bytes of free pools that stay resident for the next need, however little is in use.
+const KEPT_BYTES: usize = 6 << 20;
+
+/// Open pools after which a class has shown that it grows: its next pools are populated at one stroke. Pools of the
+/// many classes that never get there are touched page by page.
+const POPULATE_AFTER_POOLS: u32 = 4;
 
 /// Bytes of fresh memory that are committed together once a class has shown that it grows.
 const COMMIT_BYTES: usize = 64 << 10;
@@ -39,6 +43,8 @@ pub struct Pymalloc<R: Malloc, S: ArenaSource> {
     pub(crate) pools: [u32; SizeClass::COUNT],
     /// Blocks out of their pools: handed out or in a magazine.
     pub(crate) blocks_out: usize,
+    /// Bytes of those blocks.
+    pub(crate) bytes_out: usize,
     pub(crate) raw_blocks: usize,
     pub(crate) arenas_ever: usize,
     pub(crate) arenas_peak: usize,
@@ -65,6 +71,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             arenas: Arenas::new(),
             pools: [0; SizeClass::COUNT],
             blocks_out: 0,
+            bytes_out: 0,
             raw_blocks: 0,
             arenas_ever: 0,
             arenas_peak: 0,
@@ -226,6 +233,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             }
         }
         self.blocks_out += filled;
+        self.bytes_out += filled * class.size();
         // Lowest address on top: fresh memory is first touched in the order that the hardware prefetches.
         self.magazines.slots(class)[..filled].reverse();
         self.magazines.set_len(class, filled - 1);
@@ -249,6 +257,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.magazines.slots(class).copy_within(count..len, 0);
         self.magazines.set_len(class, len - count);
         self.blocks_out -= count;
+        self.bytes_out -= count * class.size();
     }
 
     /// Gives one block of a magazine back to its pool.
@@ -281,10 +290,33 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.pools[class.index()] -= 1;
         self.map.set_class(arena.unit_address(unit), arena.kind().units(), 0);
         let before = arena.free_pools();
-        arena.give_pool(unit);
+        self.arenas.give_pool(arena, unit);
         self.arenas.moved(arena, before);
-        if self.arenas.empty_count() > EMPTY_ARENAS_KEPT {
-            self.release_arena();
+        let kept = self.kept_bytes();
+        if self.arenas.resident_free_bytes() > kept {
+            self.trim(kept / 2);
+        }
+    }
+
+    /// Bytes of free pools that may stay resident: as much as is in use, and a floor.
+    ///
+    /// A program that frees half of its memory and allocates it anew meets no page fault; one that ends its life
+    /// holds little.
+    fn kept_bytes(&self) -> usize {
+        self.bytes_out.max(KEPT_BYTES)
+    }
+
+    /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of
+    /// free pools are resident.
+    #[cold]
+    fn trim(&mut self, target: usize) {
+        while self.arenas.resident_free_bytes() > target {
+            if !self.release_arena() {
+                break;
+            }
+        }
+        if self.arenas.resident_free_bytes() > target {
+            self.purge_free_pools(target);
         }
     }
 
@@ -322,15 +354,15 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             }
         };
         let before = arena.free_pools();
-        let (unit, resident) = arena.take_pool();
+        let (unit, resident) = self.arenas.take_pool(arena);
         let start = arena.unit_address(unit);
-        // The first pool of a class is touched page by page: many classes never need more.
-        if !resident && self.pools[class.index()] > 0 && arena.is_from_source() {
+        let grows = kind == Kind::Small && self.pools[class.index()] >= POPULATE_AFTER_POOLS;
+        if !resident && grows && arena.is_from_source() {
             let pool_bytes = kind.units() * POOL_BYTES;
             let more = arena.virgin_run(unit, COMMIT_BYTES / pool_bytes - 1);
             // SAFETY: the run is of pools of this arena, which the source made.
             unsafe { self.source.populate(start, (1 + more) * pool_bytes) };
-            arena.set_resident_after(unit, more);
+            self.arenas.set_resident_after(arena, unit, more);
         }
         self.arenas.moved(arena, before);
         let pool = arena.pool(unit);

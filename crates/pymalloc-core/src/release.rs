@@ -4,7 +4,8 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::config::{ARENA_BYTES, PAGE_BYTES, POOL_BYTES};
+use crate::arena::ArenaPtr;
+use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, POOL_BYTES};
 use crate::pymalloc::Pymalloc;
 use crate::size_class::SizeClass;
 use crate::source::ArenaSource;
@@ -34,7 +35,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             bytes += ARENA_BYTES;
         }
         if level >= Release::Pools {
-            bytes += self.purge_free_pools();
+            bytes += self.purge_free_pools(0);
         }
         if level >= Release::Pages {
             bytes += self.purge_free_pages();
@@ -42,18 +43,28 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         bytes
     }
 
-    fn purge_free_pools(&mut self) -> usize {
+    /// Purges free pools, those of the emptiest arenas first, until at most `target` bytes of them are resident.
+    pub(crate) fn purge_free_pools(&mut self, target: usize) -> usize {
         let mut bytes = 0;
-        for arena in self.arenas.iter().filter(|arena| arena.is_from_source()) {
-            let pool_bytes = arena.kind().units() * POOL_BYTES;
-            let mut units = arena.resident_mask();
+        while self.arenas.resident_free_bytes() > target {
+            let resident = |arena: &ArenaPtr| arena.is_from_source() && arena.resident_mask() != 0;
+            let Some(arena) = self.arenas.emptiest_first().find(resident) else { break };
+            let step = arena.kind().units();
+            let mask = arena.resident_mask();
+            let mut units = mask;
             while units != 0 {
-                let unit = units.trailing_zeros() as usize;
-                units &= units - 1;
-                // SAFETY: a free pool of an arena that the source made: nothing in it is in use.
-                bytes += unsafe { self.source.purge(arena.unit_address(unit), pool_bytes) };
-                arena.set_purged(unit);
+                // Neighbours go back in one call.
+                let first = units.trailing_zeros() as usize;
+                let mut end = first;
+                while end < ARENA_UNITS && units >> end & 1 == 1 {
+                    units &= !(1 << end);
+                    end += step;
+                }
+                let start = arena.unit_address(first);
+                // SAFETY: free pools of an arena that the source made: nothing in them is in use.
+                bytes += unsafe { self.source.purge(start, (end - first) * POOL_BYTES) };
             }
+            self.arenas.set_purged(arena, mask);
         }
         bytes
     }
