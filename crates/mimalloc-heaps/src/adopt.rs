@@ -38,6 +38,8 @@ pub(crate) struct HeapSet {
     node: AtomicPtr<Node<&'static HeapSet>>,
     /// (A2) Whether the handle is out of every interpreter's and thread's hands.
     is_parked: AtomicBool,
+    /// How many sets were made before this one.
+    number: usize,
     /// The set that was made before this one.
     next: Option<&'static HeapSet>,
 }
@@ -62,12 +64,13 @@ impl HeapSet {
         // SAFETY: fresh memory of the right size and alignment, never freed.
         unsafe {
             set.write(Self {
-                heaps: [const { () }; HeapKind::COUNT].map(|()| Heap::new()),
+                heaps: core::array::from_fn(|_| Heap::new()),
                 owner: AtomicU64::new(NOBODY),
                 interpreter: AtomicU64::new(NOBODY),
                 state: AtomicPtr::new(ptr::null_mut()),
                 node: AtomicPtr::new(ptr::null_mut()),
                 is_parked: AtomicBool::new(false),
+                number: registry.first_set().map_or(0, |last| last.number + 1),
                 next: registry.first_set(),
             });
         }
@@ -95,6 +98,11 @@ impl HeapSet {
     /// Every heap with its kind.
     pub(crate) fn heaps(&self) -> impl Iterator<Item = (HeapKind, &Heap)> {
         HeapKind::ALL.into_iter().zip(&self.heaps)
+    }
+
+    /// How many sets were made before this one.
+    pub(crate) fn number(&self) -> usize {
+        self.number
     }
 
     /// The set that was made before this one.

@@ -8,8 +8,8 @@ use core::ffi::{c_int, c_void};
 
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_heap_area_t,
-    mi_heap_new, mi_heap_t, mi_heap_visit_blocks, mi_malloc, mi_option_set, mi_option_t, mi_realloc,
-    mi_theap_t, mi_thread_done, mi_thread_init, mi_usable_size, mi_version, mi_zalloc_aligned,
+    mi_heap_delete, mi_heap_new, mi_heap_t, mi_heap_visit_blocks, mi_malloc, mi_option_set, mi_option_t, mi_realloc,
+    mi_theap_t, mi_thread_init, mi_usable_size, mi_version, mi_zalloc_aligned,
 };
 
 /// The only mimalloc that this crate has been checked against: 3.3.2, as mimalloc itself writes it.
@@ -20,14 +20,14 @@ pub(crate) const MI_OPTION_VISIT_ABANDONED: mi_option_t = 28;
 
 /// One statistic that rises and falls.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Count {
     pub(crate) total: i64,
     pub(crate) peak: i64,
     pub(crate) current: i64,
 }
 
-/// mimalloc's statistics of one heap. Of the release build's few, the first is the one that we read.
+/// mimalloc's statistics of a heap or of the process: those that the release build keeps and we read, by name.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Stats {
@@ -35,6 +35,11 @@ pub(crate) struct Stats {
     version: usize,
     /// Pages with at least one block, owned and abandoned.
     pub(crate) pages: Count,
+    _reserved: Count,
+    _committed: Count,
+    _reset: i64,
+    /// Bytes given back to the system, ever.
+    pub(crate) purged: i64,
     /// Every other statistic, in words.
     _rest: [i64; Self::REST_WORDS],
 }
@@ -42,29 +47,31 @@ pub(crate) struct Stats {
 impl Stats {
     /// mimalloc's version of the structure.
     const VERSION: usize = 5;
-    /// 19 counts and 25 counters by name and in reserve, then 74 malloc bins, 74 page bins and 5 chunk bins, less `pages`.
-    const REST_WORDS: usize = 3 * (COUNTS + 4) + (COUNTERS + 4) + 3 * (74 + 74 + 5) - 3;
+    /// 15 counts and 21 counters by name, 4 of each in reserve, 74 malloc bins, 74 page bins and 6 chunk bins; less the three
+    /// counts and two counters above.
+    const REST_WORDS: usize = 3 * (15 + 4 + 74 + 74 + 6 - 3) + (21 + 4 - 2);
 
     /// An empty structure that mimalloc accepts as a target.
     pub(crate) const fn new() -> Self {
+        const ZERO: Count = Count { total: 0, peak: 0, current: 0 };
         Self {
             size: size_of::<Self>(),
             version: Self::VERSION,
-            pages: Count { total: 0, peak: 0, current: 0 },
+            pages: ZERO,
+            _reserved: ZERO,
+            _committed: ZERO,
+            _reset: 0,
+            purged: 0,
             _rest: [0; Self::REST_WORDS],
         }
     }
 }
 
-/// Named statistics that rise and fall.
-const COUNTS: usize = 15;
-/// Named statistics that only rise.
-const COUNTERS: usize = 21;
-
 unsafe extern "C" {
     pub(crate) fn mi_heap_theap(heap: *mut mi_heap_t) -> *mut mi_theap_t;
     pub(crate) fn mi_heap_of(ptr: *const c_void) -> *mut mi_heap_t;
     pub(crate) fn mi_heap_stats_get(heap: *mut mi_heap_t, stats: *mut Stats) -> bool;
+    pub(crate) fn mi_stats_get(stats: *mut Stats) -> bool;
     pub(crate) fn mi_theap_malloc(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
     pub(crate) fn mi_theap_malloc_small(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
     pub(crate) fn mi_theap_zalloc(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
@@ -115,4 +122,91 @@ pub(crate) fn empty_theap() -> *mut mi_theap_t {
 pub(crate) fn linked_version() -> c_int {
     // SAFETY: `mi_version` has no preconditions.
     unsafe { mi_version() }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr;
+
+    use super::*;
+
+    unsafe extern "C" fn count(
+        _heap: *const mi_heap_t,
+        _area: *const mi_heap_area_t,
+        block: *mut c_void,
+        _bytes: usize,
+        blocks: *mut c_void,
+    ) -> bool {
+        // SAFETY: the tests below pass a counter.
+        let blocks = unsafe { &mut *blocks.cast::<usize>() };
+        *blocks += usize::from(!block.is_null());
+        true
+    }
+
+    /// One life of a heap, through every declaration.
+    #[test]
+    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one life of one heap, in order")]
+    fn every_declaration_links() {
+        assert_eq!(linked_version(), SUPPORTED_VERSION);
+        // SAFETY: a heap of this thread's own; each pointer is live until it is freed, and no other thread knows any.
+        unsafe {
+            mi_thread_init();
+            let _is_main = _mi_is_main_thread();
+            let heap = mi_heap_new();
+            let theap = mi_heap_theap(heap);
+            let mut stats = Stats::new();
+            assert!(mi_heap_stats_get(heap, &raw mut stats), "the layout of the statistics");
+            assert_eq!(stats.pages.current, 0);
+            assert!(mi_stats_get(&raw mut stats));
+            assert!(stats.purged >= 0);
+
+            let small = mi_theap_malloc_small(theap, 64);
+            let zeroed = mi_theap_zalloc(theap, 64);
+            let aligned = mi_theap_malloc_aligned(theap, 64, 256);
+            let block = mi_theap_realloc(theap, mi_theap_malloc(theap, 100), 5000);
+            assert!([small, zeroed, aligned, block].iter().all(|block| mi_heap_of(*block) == heap));
+            assert_eq!(aligned.addr() % 256, 0);
+            assert!(_mi_arenas_contain(block));
+            assert!(!_mi_arenas_contain(ptr::null()));
+
+            let mut blocks = 0_usize;
+            assert!(mi_theap_visit_blocks(theap, true, Some(count), (&raw mut blocks).cast()));
+            assert_eq!(blocks, 4);
+            let mut area = core::mem::zeroed::<mi_heap_area_t>();
+            unsafe extern "C" fn keep(
+                _heap: *const mi_heap_t,
+                from: *const mi_heap_area_t,
+                _block: *mut c_void,
+                _bytes: usize,
+                to: *mut c_void,
+            ) -> bool {
+                // SAFETY: mimalloc passes an area, the test a place for one.
+                unsafe { to.cast::<mi_heap_area_t>().write(*from) };
+                false
+            }
+            assert!(!mi_heap_visit_blocks(heap, false, Some(keep), (&raw mut area).cast()));
+            _mi_page_free_collect(area.reserved1, true);
+            _mi_heap_area_init(&raw mut area, area.reserved1);
+            blocks = 0;
+            let page = area.reserved1;
+            assert!(_mi_theap_area_visit_blocks(&raw const area, page, Some(count), (&raw mut blocks).cast()));
+            assert_eq!(blocks, area.used);
+
+            let key = heap.cast::<usize>().add(4).read();
+            assert_eq!(_mi_thread_local_get(key), theap.cast());
+            mi_theap_collect(theap, true);
+            _mi_theap_collect_abandon(theap);
+            _mi_theap_delete(theap, true);
+            assert!(_mi_thread_local_set(key, ptr::null_mut()));
+            assert!(mi_heap_stats_get(heap, &raw mut stats));
+            assert_ne!(stats.pages.current, 0);
+            for block in [small, zeroed, aligned, block] {
+                mi_free(block);
+            }
+            assert!(mi_heap_stats_get(heap, &raw mut stats));
+            assert_eq!(stats.pages.current, 0, "the last free of an abandoned page gives it back");
+            assert!(mi_theap_malloc(empty_theap(), 10).is_null());
+            mi_collect(false);
+        }
+    }
 }

@@ -9,12 +9,12 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use crate::ffi;
 use crate::registry::Registry;
 
-/// One mimalloc heap, made when the first block is asked of it, and never deleted.
+/// One mimalloc heap, made when the first block is asked of it. Deleted only while the world is stopped.
 ///
 /// Relaxed atomics, as others read them only with the world stopped or under the registry's lock.
 #[derive(Debug)]
 pub(crate) struct Heap {
-    /// Null until the first `open`; then the same for ever.
+    /// Null before the first `open` and after a deletion.
     heap: AtomicPtr<ffi::mi_heap_t>,
     /// (H1) The owner's theap, or the theap that serves nothing; never null, never another thread's.
     theap: AtomicPtr<ffi::mi_theap_t>,
@@ -56,7 +56,7 @@ impl Heap {
             }
             self.heap.store(heap, Ordering::Relaxed);
         }
-        // SAFETY: `heap` is live: it is never deleted. Gives the calling thread's theap, or the one that serves nothing.
+        // SAFETY: `heap` is live. Gives the calling thread's theap, or the one that serves nothing.
         let theap = unsafe { ffi::mi_heap_theap(heap) };
         if theap.is_null() || theap == ffi::empty_theap() {
             return None;
@@ -106,6 +106,20 @@ impl Heap {
         if self.is_open() {
             // SAFETY: a live theap (H1) that nobody uses meanwhile (1).
             unsafe { ffi::mi_theap_collect(self.theap(), force) };
+        }
+    }
+
+    /// Deletes a closed heap without blocks, whose records take some 200 KiB; the next `open` makes another one.
+    ///
+    /// # Safety
+    ///
+    /// 1. No thread is inside mimalloc with a block of the heap: the world is stopped.
+    pub(crate) unsafe fn delete_if_empty(&self, _registry: &mut Registry) {
+        if let Some(heap) = self.get().filter(|_| !self.is_open() && self.pages() == 0) {
+            self.heap.store(ptr::null_mut(), Ordering::Relaxed);
+            // SAFETY: it has no theap, as it is closed, and no page, so nobody reaches it but this call: the last free of a
+            // page, which may still be at work when the count is down, is over (1).
+            unsafe { ffi::mi_heap_delete(heap.as_ptr()) };
         }
     }
 

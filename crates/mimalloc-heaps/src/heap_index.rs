@@ -11,7 +11,7 @@ use crate::registry::Registry;
 /// Twice mimalloc's limit of 65,535 heaps, so the table is never more than half full. Untouched pages cost no memory.
 const SLOTS: usize = 1 << 17;
 
-/// A heap and its set: open addressing with linear steps, no removals.
+/// A heap and its set: open addressing with linear steps, no removals. What a deleted heap leaves behind matches no set.
 struct Slot {
     /// The address of the `mi_heap_t`; 0 while the slot is free.
     heap: AtomicUsize,
@@ -32,8 +32,9 @@ fn probe(heap: usize) -> impl Iterator<Item = &'static Slot> {
 /// Remembers that `heap` belongs to `set`.
 pub(crate) fn insert(_registry: &mut Registry, heap: NonNull<ffi::mi_heap_t>, set: &'static HeapSet) {
     let heap = heap.addr().get();
-    let free = probe(heap).find(|slot| slot.heap.load(Ordering::Relaxed) == 0);
-    if let Some(slot) = free {
+    // A deleted heap may have had the same address.
+    let slot = probe(heap).find(|slot| [0, heap].contains(&slot.heap.load(Ordering::Relaxed)));
+    if let Some(slot) = slot {
         slot.set.store(core::ptr::from_ref(set).cast_mut(), Ordering::Relaxed);
         slot.heap.store(heap, Ordering::Relaxed);
     }

@@ -11,6 +11,7 @@ use core::ptr::{self, NonNull};
 
 use crate::adopt::{HeapSet, NOBODY, OwnedSet};
 use crate::delayed::ThreadState;
+use crate::heap::Heap;
 use crate::heap_kind::HeapKind;
 use crate::interpreter::Interpreter;
 use crate::mi_malloc::{as_c, request, request_array};
@@ -98,7 +99,7 @@ impl ThreadHeaps {
         // SAFETY: (T2).
         unsafe { state.as_ref() }.participant.attach();
         Ok(Self {
-            theaps: [const { () }; HeapKind::COUNT].map(|()| Cell::new(ffi::empty_theap())),
+            theaps: core::array::from_fn(|_| Cell::new(ffi::empty_theap())),
             current: Cell::new(HeapKind::Object),
             set: ManuallyDrop::new(set),
             state,
@@ -277,6 +278,12 @@ impl ThreadHeaps {
         unsafe { ffi::mi_usable_size(ptr.as_ptr().cast()) }
     }
 
+    /// The heap of `kind`.
+    pub(crate) fn heap(&self, kind: HeapKind) -> &'static Heap {
+        let set: &'static HeapSet = **self.set;
+        set.heap(kind)
+    }
+
     fn is_open(&self, kind: HeapKind) -> bool {
         self.theap(kind) != ffi::empty_theap()
     }
@@ -287,13 +294,12 @@ impl ThreadHeaps {
         if self.is_open(kind) {
             return None;
         }
-        let set: &'static HeapSet = **self.set;
-        let heap = set.heap(kind);
+        let heap = self.heap(kind);
         let mut registry = registry::lock();
         let is_new = heap.get().is_none();
         let theap = heap.open(&mut registry)?;
         if is_new {
-            heap_index::insert(&mut registry, heap.get()?, set);
+            heap_index::insert(&mut registry, heap.get()?, **self.set);
         }
         self.theaps[kind.tag()].set(theap);
         Some(())

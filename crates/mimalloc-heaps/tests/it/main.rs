@@ -1,3 +1,10 @@
 //! What the heaps promise, on real threads.
 
+mod alone;
+mod delayed;
 mod family;
+mod fork;
+mod interpreters;
+mod memory;
+mod threads;
+mod visit;

@@ -1,0 +1,152 @@
+//! Memory goes back: after threads, after frees elsewhere, and when asked for.
+
+use std::thread;
+
+use mimalloc_heaps::{HeapKind, InterpreterHeaps, Level};
+
+use crate::alone::{alone, resident_bytes};
+use crate::threads::{Parcel, check, fill};
+use crate::visit::quiet_world;
+
+/// 1,000 threads exit with live blocks; every block is counted, and freed by others the memory is gone.
+#[test]
+fn a_thousand_exits_with_live_blocks_leave_nothing_behind() {
+    alone("memory::a_thousand_exits_with_live_blocks_leave_nothing_behind", || {
+        const THREADS: usize = 1000;
+        const BLOCKS: usize = 250;
+        const AT_ONCE: usize = 20;
+        let interpreter = InterpreterHeaps::new().unwrap();
+        let heaps = interpreter.attach().unwrap();
+        let start = resident_bytes();
+        let mut parcels = Vec::new();
+        for round in 0..THREADS / AT_ONCE {
+            thread::scope(|scope| {
+                let leavers: Vec<_> = (0..AT_ONCE)
+                    .map(|index| {
+                        let interpreter = &interpreter;
+                        scope.spawn(move || {
+                            let heaps = interpreter.attach().unwrap();
+                            let mut random =
+                                fastrand::Rng::with_seed((round * AT_ONCE + index) as u64);
+                            (0..BLOCKS)
+                                .map(|number| {
+                                    let kind = HeapKind::ALL[number % HeapKind::COUNT];
+                                    let size = random.usize(16..1000);
+                                    let block = heaps.malloc(kind, size).unwrap();
+                                    fill(block, size, number as u8);
+                                    (Parcel(block), size, number as u8)
+                                })
+                                .collect::<Vec<_>>()
+                        })
+                    })
+                    .collect();
+                leavers.into_iter().for_each(|leaver| parcels.extend(leaver.join().unwrap()));
+            });
+        }
+        let count = |kind| interpreter.count_blocks(&quiet_world(), kind);
+        let counts = HeapKind::ALL.map(count);
+        assert_eq!(counts.iter().sum::<usize>(), THREADS * BLOCKS);
+        let full = resident_bytes();
+        // Half is freed by an attached thread, half by one that has never been.
+        let rest = parcels.split_off(parcels.len() / 2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (Parcel(block), size, tag) in rest {
+                    check(block, size, tag);
+                    // SAFETY: a live block of mimalloc, not used afterwards.
+                    unsafe { libmimalloc_sys::mi_free(block.as_ptr().cast()) };
+                }
+            });
+        });
+        for (Parcel(block), size, tag) in parcels {
+            check(block, size, tag);
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+        }
+        assert_eq!(HeapKind::ALL.map(count), [0; 4]);
+        let released = interpreter.release(&quiet_world(), Level::All);
+        let end = resident_bytes();
+        println!(
+            "resident: start {} MiB, with blocks {} MiB, end {} MiB; released {} MiB",
+            start >> 20,
+            full >> 20,
+            end >> 20,
+            released >> 20
+        );
+        assert!(end < start + (8 << 20), "{} KiB more than at the start", (end - start) >> 10);
+        assert_ne!(released, 0);
+    });
+}
+
+#[test]
+fn release_gives_a_gigabyte_of_small_blocks_back() {
+    alone("memory::release_gives_a_gigabyte_of_small_blocks_back", || {
+        let interpreter = InterpreterHeaps::new().unwrap();
+        let start = resident_bytes();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let heaps = interpreter.attach().unwrap();
+                    let blocks: Vec<_> = (0..(1 << 30) / 8 / 256)
+                        .map(|_| heaps.malloc(HeapKind::Object, 256).unwrap())
+                        .inspect(|block| fill(*block, 256, 1))
+                        .collect();
+                    for block in blocks {
+                        // SAFETY: (1) live and (2) not used afterwards.
+                        unsafe { heaps.free(Some(block)) };
+                    }
+                });
+            }
+        });
+        let heaps = interpreter.attach().unwrap();
+        let released = heaps.release(Level::All);
+        let end = resident_bytes();
+        println!("released {} MiB, {} MiB above the start", released >> 20, (end - start) >> 20);
+        assert!(end - start < 100 << 20, "{} MiB of 1 GiB are still here", (end - start) >> 20);
+    });
+}
+
+#[test]
+fn due_is_less_than_all() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let heaps = interpreter.attach().unwrap();
+    let block = heaps.malloc(HeapKind::Mem, 100).unwrap();
+    // SAFETY: (1) live and (2) not used afterwards.
+    unsafe { heaps.free(Some(block)) };
+    heaps.release(Level::Due);
+    assert_eq!(interpreter.statistics(&quiet_world()).total().areas, 1, "kept for the next block");
+    heaps.release(Level::All);
+    assert_eq!(interpreter.statistics(&quiet_world()).total().areas, 0);
+}
+
+/// The system refuses memory: calls answer `None`, and work again after a free.
+#[test]
+fn a_refusing_system_is_survived() {
+    alone("memory::a_refusing_system_is_survived", || {
+        let interpreter = InterpreterHeaps::new().unwrap();
+        let heaps = interpreter.attach().unwrap();
+        let limit = libc::rlimit { rlim_cur: 3 << 30, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: a filled structure.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        let mut blocks = Vec::new();
+        while let Some(block) = heaps.malloc(HeapKind::Object, 64 << 20) {
+            blocks.push(block);
+        }
+        assert!(!blocks.is_empty());
+        assert_eq!(heaps.calloc(HeapKind::Gc, 1, 64 << 20), None);
+        assert_eq!(heaps.malloc_aligned(HeapKind::Gc, 64 << 20, 4096), None);
+        let last = blocks.pop();
+        fill(last.unwrap(), 1000, 9);
+        // SAFETY: (1) live and (2) used afterwards only if the call fails.
+        assert_eq!(unsafe { heaps.realloc(HeapKind::Object, last, 200 << 20) }, None);
+        check(last.unwrap(), 1000, 9);
+        // SAFETY: (1) live and (2) not used afterwards.
+        unsafe { heaps.free(last) };
+        let again = heaps.malloc(HeapKind::Object, 32 << 20);
+        assert!(again.is_some());
+        for block in blocks.into_iter().map(Some).chain([again]) {
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(block) };
+        }
+    });
+}

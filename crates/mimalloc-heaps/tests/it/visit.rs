@@ -1,0 +1,177 @@
+//! Visits count every block, whoever owns it.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::panic::{self, AssertUnwindSafe};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
+
+use crate::threads::Parcel;
+
+/// The world of a test whose other threads do nothing at the moment.
+pub(crate) struct QuietWorld;
+
+// SAFETY: 1-3: used only while the test's one thread exists, or its others have been joined.
+unsafe impl World for QuietWorld {
+    fn stop(&self) {}
+    fn start(&self) {}
+}
+
+pub(crate) fn quiet_world() -> QuietWorld {
+    QuietWorld
+}
+
+/// Counts by walking the blocks, and checks that walking the areas gives the same.
+pub(crate) fn blocks_of(interpreter: &InterpreterHeaps, kind: HeapKind) -> usize {
+    let mut starts = BTreeSet::new();
+    let flow = interpreter.visit_blocks(&quiet_world(), kind, |block| {
+        assert_eq!(block.kind, kind);
+        assert!(starts.insert(block.start), "{:?} was visited twice", block.start);
+        ControlFlow::Continue(())
+    });
+    assert!(flow.is_continue());
+    assert_eq!(interpreter.count_blocks(&quiet_world(), kind), starts.len());
+    starts.len()
+}
+
+/// Every size class, and sizes that have a page each.
+const SIZES: [usize; 14] =
+    [1, 16, 17, 48, 100, 512, 1000, 4000, 9000, 20_000, 80_000, 200_000, 600_000, 3_000_000];
+
+#[test]
+fn every_block_of_a_live_thread_is_visited_with_its_address() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let heaps = interpreter.attach().unwrap();
+    let mut expected = BTreeSet::new();
+    for count in [1, 3, 200] {
+        for size in SIZES.into_iter().filter(|size| size * count < 10_000_000) {
+            for _ in 0..count {
+                expected.insert(heaps.malloc(HeapKind::Gc, size).unwrap());
+            }
+        }
+    }
+    let noise = heaps.malloc(HeapKind::Mem, 10).unwrap();
+    let mut seen = BTreeSet::new();
+    let flow = interpreter.visit_blocks(&quiet_world(), HeapKind::Gc, |block| {
+        seen.insert(block.start);
+        ControlFlow::Continue(())
+    });
+    assert!(flow.is_continue());
+    assert_eq!(seen, expected);
+    assert_eq!(blocks_of(&interpreter, HeapKind::Mem), 1);
+    for block in expected.into_iter().chain([noise]) {
+        // SAFETY: (1) live and (2) not used afterwards.
+        unsafe { heaps.free(Some(block)) };
+    }
+    assert_eq!(blocks_of(&interpreter, HeapKind::Gc), 0);
+}
+
+/// mimalloc takes such blocks straight from the system, outside of its arenas.
+#[test]
+fn blocks_from_outside_the_arenas_are_visited_owned_and_abandoned() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let world = quiet_world();
+    let Parcel(block) = thread::scope(|scope| {
+        let leaver = scope.spawn(|| {
+            let heaps = interpreter.attach().unwrap();
+            let block = heaps.malloc_aligned(HeapKind::Object, 100, 1 << 20).unwrap();
+            let huge = heaps.malloc(HeapKind::Object, 3 << 30).expect("address space");
+            assert_eq!(blocks_of(&interpreter, HeapKind::Object), 2);
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(huge)) };
+            assert_eq!(blocks_of(&interpreter, HeapKind::Object), 1);
+            Parcel(block)
+        });
+        leaver.join().unwrap()
+    });
+    assert_eq!(blocks_of(&interpreter, HeapKind::Object), 1);
+    let heaps = interpreter.attach().unwrap();
+    assert_eq!(interpreter.kind_of(block), Some(HeapKind::Object));
+    // SAFETY: (1) live and (2) not used afterwards.
+    unsafe { heaps.free(Some(block)) };
+    assert_eq!(interpreter.statistics(&world).total().blocks, 0);
+}
+
+#[test]
+fn a_visitor_can_break_off_or_panic_and_the_world_starts_again() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let world = BarrierWorld::new();
+    // SAFETY: (1) the heaps are used between checkpoints only; (2) nothing is read lock-free.
+    let thread = unsafe { world.join() };
+    let heaps = interpreter.attach().unwrap();
+    let blocks: Vec<_> = (0..10).map(|_| heaps.malloc(HeapKind::Gc, 64).unwrap()).collect();
+    let mut calls = 0;
+    let flow = interpreter.visit_blocks(&thread, HeapKind::Gc, |_| {
+        calls += 1;
+        if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((flow, calls), (ControlFlow::Break(()), 3));
+    let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
+        interpreter.visit_blocks(&thread, HeapKind::Gc, |_| panic!("the visitor's own"))
+    }));
+    assert!(unwound.is_err());
+    assert_eq!(interpreter.count_blocks(&thread, HeapKind::Gc), 10);
+    blocks.into_iter().for_each(|block| {
+        // SAFETY: (1) live and (2) not used afterwards.
+        unsafe { heaps.free(Some(block)) };
+    });
+}
+
+#[test]
+fn visits_beside_running_threads_are_exact() {
+    const KEPT: usize = 500;
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let world = BarrierWorld::new();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|seed| {
+                let (interpreter, world, done) = (&interpreter, &world, &done);
+                scope.spawn(move || {
+                    // SAFETY: (1) the heaps are used between checkpoints only; (2) nothing is read lock-free.
+                    let thread = unsafe { world.join() };
+                    let heaps = interpreter.attach().unwrap();
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let mut blocks: Vec<NonNull<u8>> = Vec::new();
+                    while !done.load(Ordering::Relaxed) {
+                        // At each checkpoint this thread has `KEPT` blocks.
+                        while blocks.len() < KEPT {
+                            let size = SIZES[random.usize(..10)];
+                            blocks.push(heaps.malloc(HeapKind::Gc, size).unwrap());
+                        }
+                        thread.checkpoint();
+                        for _ in 0..random.usize(..KEPT) {
+                            let block = blocks.swap_remove(random.usize(..blocks.len()));
+                            // SAFETY: (1) live and (2) not used afterwards.
+                            unsafe { heaps.free(Some(block)) };
+                        }
+                    }
+                    while blocks.len() < KEPT {
+                        blocks.push(heaps.malloc(HeapKind::Gc, 32).unwrap());
+                    }
+                    blocks.into_iter().map(Parcel).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        // SAFETY: (1) as above; (2) nothing is read lock-free.
+        let thread = unsafe { world.join() };
+        for _ in 0..50 {
+            // Threads that have not allocated yet count 0, later ones `KEPT` each.
+            assert_eq!(interpreter.count_blocks(&thread, HeapKind::Gc) % KEPT, 0);
+            thread::yield_now();
+        }
+        done.store(true, Ordering::Relaxed);
+        let left: Vec<Parcel> = thread
+            .blocking(|| workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect());
+        assert_eq!(interpreter.count_blocks(&thread, HeapKind::Gc), 3 * KEPT);
+        let heaps = interpreter.attach().unwrap();
+        for Parcel(block) in left {
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+        }
+        assert_eq!(interpreter.count_blocks(&thread, HeapKind::Gc), 0);
+    });
+}
