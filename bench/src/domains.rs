@@ -1,8 +1,9 @@
 //! Owns the rows that go through `pymem-domains`, configured as `PYTHONMALLOC` would.
 
-use pymem_domains::{AllocatorName, Domain, Domains, Profile, PyMemAllocatorEx};
+use malloc_trace::Functions;
+use pymem_domains::{AllocatorName, Domain, Domains, Profile};
 
-use crate::record::{Record, Records};
+use crate::allocators::Records;
 
 /// The C library for raw, pymalloc for mem and obj.
 pub(crate) fn pymalloc() -> Option<Records> {
@@ -17,12 +18,18 @@ pub(crate) fn mimalloc() -> Option<Records> {
 fn records(name: AllocatorName) -> Option<Records> {
     let domains = Domains::new(Profile::CURRENT, Some(name)).ok()?;
     domains.start();
-    let [raw, mem, obj] = Domain::ALL.map(|domain| from_c(domains.get_allocator(domain).to_c()));
-    Some([raw, mem, obj, obj])
-}
-
-fn from_c(record: PyMemAllocatorEx) -> Record {
-    // SAFETY: both have the layout of C's `PyMemAllocatorEx`; `AllocatorRecord::to_c` leaves no function null, and an
-    // `Option<NonNull<u8>>` has the ABI of a pointer.
-    unsafe { std::mem::transmute::<PyMemAllocatorEx, Record>(record) }
+    let [raw, mem, obj] = Domain::ALL.map(|domain| {
+        let record = domains.get_allocator(domain).to_c();
+        // SAFETY: 1. the record of a `Domains`, which lives as long as the process, keeps the contract of `Malloc`.
+        Some(unsafe {
+            Functions::from_raw(
+                record.ctx,
+                record.malloc?,
+                record.calloc?,
+                record.realloc?,
+                record.free?,
+            )
+        })
+    });
+    Some([raw?, mem?, obj?, obj?])
 }

@@ -3,7 +3,9 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 
-use crate::record::{self, Record, Records};
+use malloc_trace::{CallocFn, FreeFn, Functions, MallocFn, ReallocFn};
+
+use crate::allocators::Records;
 
 fn symbol(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: a terminated name, looked up in the whole process.
@@ -57,23 +59,34 @@ fn start() -> Option<()> {
     Some(())
 }
 
+/// `PyMemAllocatorEx` of CPython's C API, field by field.
+#[repr(C)]
+struct PyMemAllocatorEx {
+    ctx: *mut c_void,
+    malloc: MallocFn,
+    calloc: CallocFn,
+    realloc: ReallocFn,
+    free: FreeFn,
+}
+
 /// CPython's own allocators, as `PyMem_GetAllocator` hands them out.
 pub fn records() -> Option<Records> {
     let get = symbol(c"PyMem_GetAllocator")?;
     start()?;
     // SAFETY: `void PyMem_GetAllocator(PyMemAllocatorDomain, PyMemAllocatorEx *)`; the enum is a C int.
     let get = unsafe {
-        std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int, *mut Record)>(get)
+        std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int, *mut PyMemAllocatorEx)>(get)
     };
-    let of_domain = |domain: c_int| {
-        let mut record = MaybeUninit::<Record>::uninit();
-        // SAFETY: domains 0 to 2 exist, and `Record` has the layout of `PyMemAllocatorEx`.
+    let [raw, mem, obj] = [0, 1, 2].map(|domain: c_int| {
+        let mut record = MaybeUninit::<PyMemAllocatorEx>::uninit();
+        // SAFETY: domains 0 to 2 exist, and the record has the layout that the function fills.
         unsafe { get(domain, record.as_mut_ptr()) };
         // SAFETY: the call has written all five fields, and CPython's functions are never null.
-        unsafe { record.assume_init() }
-    };
-    let mut records = record::all(of_domain(2));
-    records[0] = of_domain(0);
-    records[1] = of_domain(1);
-    Some(records)
+        let PyMemAllocatorEx { ctx, malloc, calloc, realloc, free } =
+            unsafe { record.assume_init() };
+        // SAFETY: 1. CPython's allocators keep C's contract for as long as the process lives, on its main thread, which
+        // is the only one that replays them.
+        unsafe { Functions::from_raw(ctx, malloc, calloc, realloc, free) }
+    });
+    Some([raw, mem, obj, obj])
 }

@@ -1,10 +1,11 @@
 //! Owns the hot paths whose instructions are counted: short loops over one record, without a trace.
 
-use std::ffi::c_void;
+use std::ptr::NonNull;
 
+use malloc_api::Malloc;
 use serde::{Deserialize, Serialize};
 
-use crate::record::Record;
+use crate::allocators::Record;
 
 /// Blocks that [`Path::Batch`] keeps alive at once.
 const BATCH_BLOCKS: usize = 1000;
@@ -47,13 +48,11 @@ impl Path {
             Self::MediumPair => pairs(record, 1024, repetitions),
             Self::ZeroedPair => {
                 for _ in 0..repetitions {
-                    // SAFETY: any size is allowed.
-                    let block = unsafe { (record.calloc)(record.ctx, 1, 64) };
-                    free(record, block);
+                    free(record, record.calloc(1, 64));
                 }
             }
             Self::ReallocInPlace => {
-                let mut block = malloc(record, 48);
+                let mut block = record.malloc(48);
                 for _ in 0..repetitions {
                     block = realloc(record, block, 44);
                     block = realloc(record, block, 48);
@@ -63,7 +62,7 @@ impl Path {
             Self::Batch => {
                 let mut blocks = Vec::with_capacity(BATCH_BLOCKS);
                 for _ in 0..repetitions.div_ceil(BATCH_BLOCKS) {
-                    blocks.extend((0..BATCH_BLOCKS).map(|_| malloc(record, 64)));
+                    blocks.extend((0..BATCH_BLOCKS).map(|_| record.malloc(64)));
                     blocks.drain(..).for_each(|block| free(record, block));
                 }
             }
@@ -73,24 +72,18 @@ impl Path {
 
 fn pairs(record: &Record, size: usize, repetitions: usize) {
     for _ in 0..repetitions {
-        free(record, malloc(record, size));
+        free(record, record.malloc(size));
     }
 }
 
 #[inline]
-fn malloc(record: &Record, size: usize) -> *mut c_void {
-    // SAFETY: any size is allowed.
-    unsafe { (record.malloc)(record.ctx, size) }
+fn realloc(record: &Record, block: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+    // SAFETY: 1. the callers here pass the only block they have, alive and of this record; 2. and keep only the result.
+    unsafe { record.realloc(block, size) }
 }
 
 #[inline]
-fn realloc(record: &Record, block: *mut c_void, size: usize) -> *mut c_void {
-    // SAFETY: the callers here pass the only block they have, alive and of this record, and keep only the result.
-    unsafe { (record.realloc)(record.ctx, block, size) }
-}
-
-#[inline]
-fn free(record: &Record, block: *mut c_void) {
-    // SAFETY: the callers here pass a live block of this record, or null, and forget it.
-    unsafe { (record.free)(record.ctx, block) }
+fn free(record: &Record, block: Option<NonNull<u8>>) {
+    // SAFETY: 1. the callers here pass a live block of this record, or `None`, 2. and forget it.
+    unsafe { record.free(block) }
 }

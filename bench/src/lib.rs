@@ -3,6 +3,7 @@
 //!
 //! Without the variable of [`job::JOB_VARIABLE`], and in a process that is no interpreter, loading it does nothing.
 
+pub mod allocators;
 #[cfg_attr(not(feature = "domains"), path = "no_domains.rs")]
 mod domains;
 pub mod host;
@@ -12,7 +13,6 @@ pub mod job;
 pub mod memory;
 mod mimalloc2;
 mod peers;
-pub mod record;
 pub mod replay;
 pub mod rows;
 pub mod threads;

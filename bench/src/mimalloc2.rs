@@ -1,44 +1,54 @@
 //! Owns mimalloc 2, which lives in a shared library of its own: its names are those of version 3.
 
 use std::ffi::{CStr, CString, c_void};
+use std::ptr::NonNull;
 
-use crate::record::{self, Record, Records};
+use malloc_trace::Functions;
+
+use crate::allocators::{self, Records};
+
+type Block = Option<NonNull<u8>>;
+
+/// The addresses of its functions.
+#[derive(Clone, Copy)]
+struct Table {
+    malloc: unsafe extern "C" fn(usize) -> Block,
+    calloc: unsafe extern "C" fn(usize, usize) -> Block,
+    realloc: unsafe extern "C" fn(Block, usize) -> Block,
+    free: unsafe extern "C" fn(Block),
+}
+
+unsafe extern "C" fn malloc(ctx: *mut c_void, size: usize) -> Block {
+    // SAFETY: the context is the leaked table of `mimalloc2`.
+    let table = unsafe { &*ctx.cast::<Table>() };
+    // SAFETY: any size is allowed.
+    unsafe { (table.malloc)(size) }
+}
+
+unsafe extern "C" fn calloc(ctx: *mut c_void, nelem: usize, elsize: usize) -> Block {
+    // SAFETY: the context is the leaked table of `mimalloc2`.
+    let table = unsafe { &*ctx.cast::<Table>() };
+    // SAFETY: any product is allowed.
+    unsafe { (table.calloc)(nelem, elsize) }
+}
+
+unsafe extern "C" fn realloc(ctx: *mut c_void, block: Block, size: usize) -> Block {
+    // SAFETY: the context is the leaked table of `mimalloc2`.
+    let table = unsafe { &*ctx.cast::<Table>() };
+    // SAFETY: the caller passes `None` or a live block of this allocator.
+    unsafe { (table.realloc)(block, size) }
+}
+
+unsafe extern "C" fn free(ctx: *mut c_void, block: Block) {
+    // SAFETY: the context is the leaked table of `mimalloc2`.
+    let table = unsafe { &*ctx.cast::<Table>() };
+    // SAFETY: the caller passes `None` or a live block, for the last time.
+    unsafe { (table.free)(block) }
+}
 
 /// mimalloc 2 from the shared library that `build.rs` made. Its functions are called through the context, which holds
 /// their addresses: one load more than a direct call, and no stub of the dynamic linker.
 pub(crate) fn mimalloc2() -> Option<Records> {
-    #[derive(Clone, Copy)]
-    struct Table {
-        malloc: unsafe extern "C" fn(usize) -> *mut c_void,
-        calloc: unsafe extern "C" fn(usize, usize) -> *mut c_void,
-        realloc: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
-        free: unsafe extern "C" fn(*mut c_void),
-    }
-    unsafe extern "C" fn malloc(ctx: *mut c_void, size: usize) -> *mut c_void {
-        // SAFETY: the context is the leaked table below.
-        let table = unsafe { &*ctx.cast::<Table>() };
-        // SAFETY: any size is allowed.
-        unsafe { (table.malloc)(size) }
-    }
-    unsafe extern "C" fn calloc(ctx: *mut c_void, nelem: usize, elsize: usize) -> *mut c_void {
-        // SAFETY: the context is the leaked table below.
-        let table = unsafe { &*ctx.cast::<Table>() };
-        // SAFETY: any product is allowed.
-        unsafe { (table.calloc)(nelem, elsize) }
-    }
-    unsafe extern "C" fn realloc(ctx: *mut c_void, ptr: *mut c_void, size: usize) -> *mut c_void {
-        // SAFETY: the context is the leaked table below.
-        let table = unsafe { &*ctx.cast::<Table>() };
-        // SAFETY: the caller of the record passes null or a live block of this allocator.
-        unsafe { (table.realloc)(ptr, size) }
-    }
-    unsafe extern "C" fn free(ctx: *mut c_void, ptr: *mut c_void) {
-        // SAFETY: the context is the leaked table below.
-        let table = unsafe { &*ctx.cast::<Table>() };
-        // SAFETY: the caller of the record passes null or a live block, for the last time.
-        unsafe { (table.free)(ptr) }
-    }
-
     let path = env!("PYMEM_BENCH_MIMALLOC2");
     if path.is_empty() {
         return None;
@@ -54,33 +64,32 @@ pub(crate) fn mimalloc2() -> Option<Records> {
         let address = unsafe { libc::dlsym(library, name.as_ptr()) };
         (!address.is_null()).then_some(address)
     };
+    let [malloc_address, calloc_address, realloc_address, free_address] =
+        [symbol(c"mi_malloc")?, symbol(c"mi_calloc")?, symbol(c"mi_realloc")?, symbol(c"mi_free")?];
     let table = Table {
-        // SAFETY: `mi_malloc(size_t) -> void*` in mimalloc.h.
+        // SAFETY: `void *mi_malloc(size_t)` in mimalloc.h.
         malloc: unsafe {
-            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(usize) -> *mut c_void>(symbol(
-                c"mi_malloc",
-            )?)
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(usize) -> Block>(malloc_address)
         },
-        // SAFETY: `mi_calloc(size_t, size_t) -> void*` in mimalloc.h.
+        // SAFETY: `void *mi_calloc(size_t, size_t)` in mimalloc.h.
         calloc: unsafe {
-            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(usize, usize) -> *mut c_void>(
-                symbol(c"mi_calloc")?,
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(usize, usize) -> Block>(
+                calloc_address,
             )
         },
-        // SAFETY: `mi_realloc(void*, size_t) -> void*` in mimalloc.h.
+        // SAFETY: `void *mi_realloc(void *, size_t)` in mimalloc.h.
         realloc: unsafe {
-            std::mem::transmute::<
-                *mut c_void,
-                unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
-            >(symbol(c"mi_realloc")?)
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(Block, usize) -> Block>(
+                realloc_address,
+            )
         },
-        // SAFETY: `mi_free(void*)` in mimalloc.h.
+        // SAFETY: `void mi_free(void *)` in mimalloc.h.
         free: unsafe {
-            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_void)>(symbol(
-                c"mi_free",
-            )?)
+            std::mem::transmute::<*mut c_void, unsafe extern "C" fn(Block)>(free_address)
         },
     };
     let ctx = std::ptr::from_mut(Box::leak(Box::new(table))).cast();
-    Some(record::all(Record { ctx, malloc, calloc, realloc, free }))
+    // SAFETY: 1. mimalloc keeps the contract for every size above 0 and below `isize::MAX`, which is all that traces ask
+    // for, on any thread; the table is leaked and the library stays open.
+    Some(allocators::all(unsafe { Functions::from_raw(ctx, malloc, calloc, realloc, free) }))
 }

@@ -1,6 +1,6 @@
 //! The twin of `domains.rs` in a build without `pymem-domains`.
 
-use crate::record::Records;
+use crate::allocators::Records;
 
 pub(crate) fn pymalloc() -> Option<Records> {
     None

@@ -1,39 +1,56 @@
 //! Owns the allocators that are measured for comparison only.
 
 use std::ffi::c_void;
+use std::ptr::NonNull;
 
-use crate::record::{self, Record, Records};
+use malloc_trace::Functions;
+
+use crate::allocators::{self, Records};
 
 pub(crate) use crate::mimalloc2::mimalloc2;
 pub(crate) use compiled::{jemalloc, snmalloc};
 
-/// A [`Record`] of functions that take no context; each is called in tail position.
+type Block = Option<NonNull<u8>>;
+
+/// What C takes for a block.
+fn as_c(block: Block) -> *mut c_void {
+    block.map_or(std::ptr::null_mut(), |block| block.as_ptr().cast())
+}
+
+/// What C has given.
+fn from_c(block: *mut c_void) -> Block {
+    NonNull::new(block.cast())
+}
+
+/// [`Functions`] that call C functions without a context, each in tail position.
 macro_rules! plain {
     ($malloc:path, $calloc:path, $realloc:path, $free:path) => {{
-        unsafe extern "C" fn malloc(_: *mut c_void, size: usize) -> *mut c_void {
+        unsafe extern "C" fn malloc(_: *mut c_void, size: usize) -> Block {
             // SAFETY: any size is allowed.
-            unsafe { $malloc(size) }
+            from_c(unsafe { $malloc(size) })
         }
-        unsafe extern "C" fn calloc(_: *mut c_void, nelem: usize, elsize: usize) -> *mut c_void {
+        unsafe extern "C" fn calloc(_: *mut c_void, nelem: usize, elsize: usize) -> Block {
             // SAFETY: any product is allowed.
-            unsafe { $calloc(nelem, elsize) }
+            from_c(unsafe { $calloc(nelem, elsize) })
         }
-        unsafe extern "C" fn realloc(_: *mut c_void, ptr: *mut c_void, size: usize) -> *mut c_void {
-            // SAFETY: the caller of the record passes null or a live block of this allocator.
-            unsafe { $realloc(ptr, size) }
+        unsafe extern "C" fn realloc(_: *mut c_void, block: Block, size: usize) -> Block {
+            // SAFETY: the caller passes `None` or a live block of this allocator.
+            from_c(unsafe { $realloc(as_c(block), size) })
         }
-        unsafe extern "C" fn free(_: *mut c_void, ptr: *mut c_void) {
-            // SAFETY: the caller of the record passes null or a live block, for the last time.
-            unsafe { $free(ptr) }
+        unsafe extern "C" fn free(_: *mut c_void, block: Block) {
+            // SAFETY: the caller passes `None` or a live block, for the last time.
+            unsafe { $free(as_c(block)) }
         }
-        $crate::record::Record { ctx: std::ptr::null_mut(), malloc, calloc, realloc, free }
+        // SAFETY: 1. these functions keep the contract for every size above 0 and below `isize::MAX`, which is all that
+        // traces ask for.
+        unsafe { Functions::from_raw(std::ptr::null_mut(), malloc, calloc, realloc, free) }
     }};
 }
 
 /// mimalloc 3 through its plain functions.
 pub(crate) fn mimalloc3() -> Option<Records> {
     use libmimalloc_sys::{mi_calloc, mi_free, mi_malloc, mi_realloc};
-    Some(record::all(plain!(mi_malloc, mi_calloc, mi_realloc, mi_free)))
+    Some(allocators::all(plain!(mi_malloc, mi_calloc, mi_realloc, mi_free)))
 }
 
 /// The memory that `null` hands out: what a replay writes and reads of a block fits.
@@ -42,34 +59,36 @@ struct Scratch([u8; 64]);
 
 /// An allocator that does nothing: each request gets the same block.
 pub(crate) fn null() -> Option<Records> {
-    unsafe extern "C" fn malloc(ctx: *mut c_void, _: usize) -> *mut c_void {
-        ctx
+    unsafe extern "C" fn malloc(ctx: *mut c_void, _: usize) -> Block {
+        from_c(ctx)
     }
-    unsafe extern "C" fn calloc(ctx: *mut c_void, _: usize, _: usize) -> *mut c_void {
-        ctx
+    unsafe extern "C" fn calloc(ctx: *mut c_void, _: usize, _: usize) -> Block {
+        from_c(ctx)
     }
-    unsafe extern "C" fn realloc(ctx: *mut c_void, _: *mut c_void, _: usize) -> *mut c_void {
-        ctx
+    unsafe extern "C" fn realloc(ctx: *mut c_void, _: Block, _: usize) -> Block {
+        from_c(ctx)
     }
-    unsafe extern "C" fn free(_: *mut c_void, _: *mut c_void) {}
+    unsafe extern "C" fn free(_: *mut c_void, _: Block) {}
     let scratch = Box::leak(Box::new(Scratch([0; 64])));
     let ctx = std::ptr::from_mut(&mut scratch.0).cast();
-    Some(record::all(Record { ctx, malloc, calloc, realloc, free }))
+    // SAFETY: 1. not kept, and not needed: a replay writes two words of a block, reads one byte of it and believes
+    // neither; both fit the scratch memory, which is never freed.
+    Some(allocators::all(unsafe { Functions::from_raw(ctx, malloc, calloc, realloc, free) }))
 }
 
 /// Allocators that are compiled from C and C++ for comparison only.
 #[cfg(feature = "peers")]
 mod compiled {
-    use super::{Records, c_void, record};
+    use super::{Block, Functions, Records, allocators, as_c, c_void, from_c};
 
     pub(crate) fn jemalloc() -> Option<Records> {
         use tikv_jemalloc_sys as je;
-        Some(record::all(plain!(je::malloc, je::calloc, je::realloc, je::free)))
+        Some(allocators::all(plain!(je::malloc, je::calloc, je::realloc, je::free)))
     }
 
     pub(crate) fn snmalloc() -> Option<Records> {
         use snmalloc_sys::{sn_calloc, sn_free, sn_malloc, sn_realloc};
-        Some(record::all(plain!(sn_malloc, sn_calloc, sn_realloc, sn_free)))
+        Some(allocators::all(plain!(sn_malloc, sn_calloc, sn_realloc, sn_free)))
     }
 }
 

@@ -1,68 +1,68 @@
-//! Owns the timed loop: a trace through the function pointers of one allocator, as CPython calls its allocators.
+//! Owns the timed loop: a trace through the functions of one allocator, as CPython calls its allocators.
+//!
+//! [`malloc_trace::Replay`] does the same for any program; this loop works on mapped memory alone, since the heap of the C
+//! library is itself measured here, and what the harness allocates would change how it serves.
 
-use std::ffi::c_void;
+use std::ptr::NonNull;
 
-use crate::record::Records;
-use crate::trace::{CALLOC, MALLOC, Op, REALLOC};
+use malloc_api::Malloc;
+
+use crate::allocators::Records;
+use crate::trace::{CALLOC, MALLOC, REALLOC, Step};
 
 /// Blocks from this size in bytes on get two words written when they are new.
 const WRITTEN_BYTES: usize = 16;
 
-/// Replays `ops`. Each new block of 16 bytes or more gets two words written, each freed block is read once.
-///
-/// # Panics
+/// Replays `steps`. Each new block of 16 bytes or more gets two words written, each freed block is read once.
 ///
 /// Aborts the process where the allocator is out of memory.
 ///
 /// # Safety
 ///
-/// 1. `ops` come from [`crate::trace::map`], in order from an empty table: every slot is inside `slots`, and is freed or
+/// 1. `steps` come from [`crate::trace::map`], in order from an empty table: every slot is inside `slots`, and is freed or
 ///    resized only while its block is alive.
 /// 2. `slots` was filled by the same `records` and by nothing else.
-/// 3. The records keep the contract of C's malloc family; blocks are readable and writable for their size.
-pub unsafe fn replay(ops: &[Op], slots: &mut [*mut u8], records: &Records) {
-    for &op in ops {
-        let record = &records[op.domain()];
+pub unsafe fn replay(steps: &[Step], slots: &mut [Option<NonNull<u8>>], records: &Records) {
+    for &step in steps {
+        let record = &records[step.domain()];
         // SAFETY: duty 1: the slot is inside the table.
-        let slot = unsafe { slots.get_unchecked_mut(op.slot as usize) };
-        let kind = op.kind();
+        let slot = unsafe { slots.get_unchecked_mut(step.slot as usize) };
+        let (kind, size) = (step.kind(), step.size());
         if kind == MALLOC {
-            // SAFETY: any size is allowed (duty 3).
-            let block = unsafe { (record.malloc)(record.ctx, op.size()) };
-            *slot = fresh(block, op.size());
+            *slot = fresh(record.malloc(size), size);
         } else if kind == CALLOC {
-            // SAFETY: any size is allowed (duty 3).
-            let block = unsafe { (record.calloc)(record.ctx, 1, op.size()) };
-            *slot = fresh(block, op.size());
+            *slot = fresh(record.calloc(1, size), size);
         } else if kind == REALLOC {
-            // SAFETY: the slot's block is alive (duty 1) and of this allocator (duty 2).
-            let block = unsafe { (record.realloc)(record.ctx, (*slot).cast(), op.size()) };
-            *slot = present(block);
+            // SAFETY: the slot's block is alive (duty 1), of this allocator (duty 2), and replaced by the result.
+            *slot = present(unsafe { record.realloc(*slot, size) });
         } else {
-            // SAFETY: the slot's block is alive (duty 1), and no block is smaller than one byte.
-            unsafe { (*slot).read_volatile() };
+            let block = *slot;
+            if let Some(block) = block {
+                // SAFETY: the slot's block is alive (duty 1), and no block is smaller than one byte.
+                unsafe { block.read_volatile() };
+            }
             // SAFETY: alive (duty 1), of this allocator (duty 2), and the slot is not read again before it is refilled.
-            unsafe { (record.free)(record.ctx, (*slot).cast()) };
+            unsafe { record.free(block) };
         }
     }
 }
 
 #[inline]
-fn fresh(block: *mut c_void, size: usize) -> *mut u8 {
-    let block = present(block);
+fn fresh(block: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+    let block = present(block)?;
     if size >= WRITTEN_BYTES {
         // SAFETY: a new block of at least 16 bytes, aligned to 16.
         unsafe { block.cast::<[usize; 2]>().write_volatile([size, 1]) };
     }
-    block
+    Some(block)
 }
 
 #[inline]
-fn present(block: *mut c_void) -> *mut u8 {
-    if block.is_null() {
+fn present(block: Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+    if block.is_none() {
         out_of_memory();
     }
-    block.cast()
+    block
 }
 
 #[cold]

@@ -4,7 +4,7 @@
 use malloc_api::LibcMalloc;
 use pymalloc_core::{LocalPymalloc, LockedPymalloc, MmapArenas};
 
-use crate::record::{self, Records};
+use crate::allocators::{self, Records};
 use crate::{domains, host, peers};
 
 /// An allocator that can be measured by name.
@@ -69,19 +69,19 @@ pub fn find(name: &str) -> Option<&'static Row> {
 }
 
 fn libc_malloc() -> Option<Records> {
-    Some(record::all(record::of(LibcMalloc)))
+    Some(allocators::all(allocators::of(LibcMalloc)))
 }
 
 fn pymalloc() -> Option<Records> {
-    Some(record::split(record::of(LibcMalloc), record::of(local())))
+    Some(allocators::split(allocators::of(LibcMalloc), allocators::of(local())))
 }
 
 fn pymalloc_all() -> Option<Records> {
-    Some(record::all(record::of(local())))
+    Some(allocators::all(allocators::of(local())))
 }
 
 fn pymalloc_locked() -> Option<Records> {
-    Some(record::all(record::of(LockedPymalloc::new(LibcMalloc))))
+    Some(allocators::all(allocators::of(LockedPymalloc::new(LibcMalloc))))
 }
 
 fn local() -> LocalPymalloc<LibcMalloc, MmapArenas> {

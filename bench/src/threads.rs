@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::record::Records;
+use crate::allocators::Records;
 use crate::replay;
 use crate::trace::{self, Mapped, Prepared};
 
@@ -86,10 +86,10 @@ fn pass(
 
 fn allocate(table: &Mutex<Table>, shared: &Shared<'_>) {
     let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-    let Mapped { ops, slots, .. } = &mut table.0;
+    let Mapped { steps, slots, .. } = &mut table.0;
     // SAFETY: 1. a prepared trace into an empty table: `free_leftovers` follows each pass; 2. only these records fill it;
     // 3. every row is an allocator of C's contract.
-    unsafe { replay::replay(ops, slots, shared.0) };
+    unsafe { replay::replay(steps, slots, shared.0) };
 }
 
 fn free_leftovers(table: &Mutex<Table>, shared: &Shared<'_>) {

@@ -4,13 +4,14 @@
 //! block has become a `malloc`, and what is alive at the end is listed behind the operations.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 
 use anyhow::{Context, Result, bail, ensure};
+use malloc_trace::{OpKind, Trace};
 
-const MAGIC: &[u8; 8] = b"PYMTRC01";
 const ZSTD_MAGIC: &[u8; 4] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// What an operation asks for.
@@ -22,17 +23,17 @@ pub const REALLOC: u32 = 2;
 /// The end of the slot's block.
 pub const FREE: u32 = 3;
 
-/// One operation, 8 bytes: the slot, then from the lowest bit kind (2 bits), domain (2 bits) and size in bytes (28 bits).
+/// One prepared operation, 8 bytes: the slot, then from the lowest bit kind (2 bits), domain (2 bits) and size in bytes (28 bits).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Op {
+pub struct Step {
     /// Index of the block's pointer in the table of slots.
     pub slot: u32,
     /// Kind, domain and size.
     pub word: u32,
 }
 
-impl Op {
+impl Step {
     /// [`MALLOC`], [`CALLOC`], [`REALLOC`] or [`FREE`].
     #[inline]
     pub fn kind(self) -> u32 {
@@ -51,8 +52,9 @@ impl Op {
         (self.word >> 4) as usize
     }
 
-    fn new(slot: u32, kind: u32, domain: u32, size: u32) -> Self {
-        Self { slot, word: size << 4 | domain << 2 | kind }
+    fn new(slot: u32, kind: u32, domain: u8, size: usize) -> Self {
+        // `malloc_trace::Op::MAX_SIZE` has 28 bits.
+        Self { slot, word: (size as u32) << 4 | u32::from(domain) << 2 | kind }
     }
 }
 
@@ -77,89 +79,69 @@ pub struct Prepared {
 ///
 /// Where the file cannot be read or is no trace; the message says what was expected.
 pub fn prepare(path: &Path, folder: &Path) -> Result<Prepared> {
-    let bytes = read(path).with_context(|| format!("cannot read the trace {}", path.display()))?;
-    let file_name = path.file_name().context("a trace path needs a file name")?.to_string_lossy();
-    let name = file_name.trim_end_matches(".zst").trim_end_matches(".trc").to_owned();
-    prepare_bytes(&name, &bytes, folder)
-        .with_context(|| format!("{} is not a usable trace", path.display()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = std::fs::read(path)?;
-    if bytes.starts_with(ZSTD_MAGIC) {
-        let mut plain = Vec::new();
-        zstd::Decoder::new(bytes.as_slice())?.read_to_end(&mut plain)?;
-        bytes = plain;
-    }
-    Ok(bytes)
-}
-
-fn prepare_bytes(name: &str, bytes: &[u8], folder: &Path) -> Result<Prepared> {
-    ensure!(bytes.starts_with(MAGIC), "expected the magic PYMTRC01");
-    let word = |at: usize| -> Result<usize> {
-        let bytes = bytes.get(at..at + 8).context("the header of 24 bytes is cut short")?;
-        Ok(usize::try_from(u64::from_le_bytes(bytes.try_into()?))?)
+    let bytes =
+        std::fs::read(path).with_context(|| format!("cannot read the trace {}", path.display()))?;
+    let trace = if bytes.starts_with(ZSTD_MAGIC) {
+        malloc_trace::decode(zstd::Decoder::new(bytes.as_slice())?)
+    } else {
+        malloc_trace::decode(bytes.as_slice())
     };
-    let (count, slots) = (word(8)?, word(16)?);
-    let body = &bytes[24..];
-    ensure!(
-        body.len() / 8 >= count,
-        "expected {count} operations of 8 bytes, found {} bytes",
-        body.len()
-    );
+    let trace = trace.with_context(|| format!("{} is no usable trace", path.display()))?;
+    let file_name = path.file_name().context("a trace path needs a file name")?.to_string_lossy();
+    let name = file_name.trim_end_matches(".zst").trim_end_matches(".trc");
+    prepare_ops(name, &trace, folder)
+        .with_context(|| format!("{} is no usable trace", path.display()))
+}
 
-    let mut domains: Vec<Option<u32>> = vec![None; slots];
-    let mut ops = Vec::with_capacity(count);
-    for (at, raw) in body.chunks_exact(8).take(count).enumerate() {
-        let half = |from: usize| {
-            u32::from_le_bytes([raw[from], raw[from + 1], raw[from + 2], raw[from + 3]])
-        };
-        let op = Op { slot: half(0), word: half(4) };
-        let (kind, domain) = (op.kind(), op.word >> 2 & 3);
-        let Some(live) = domains.get_mut(op.slot as usize) else {
-            bail!("operation {at} uses slot {} of {slots}", op.slot);
-        };
-        ensure!(domain < 3, "operation {at} names domain {domain}; there are 0, 1 and 2");
-        let size = (op.word >> 4).max(1);
-        match (kind, *live) {
-            (FREE, None) => continue,
-            (FREE, Some(domain)) => {
-                ops.push(Op::new(op.slot, FREE, domain, 0));
+/// Writes the prepared form of `trace` into `folder`.
+///
+/// # Errors
+///
+/// Where an operation allocates into a slot whose block is alive, or the file cannot be written.
+pub fn prepare_ops(name: &str, trace: &Trace, folder: &Path) -> Result<Prepared> {
+    let slots = trace.slots as usize;
+    let mut domains: Vec<Option<u8>> = vec![None; slots];
+    let mut steps = Vec::with_capacity(trace.ops.len());
+    for (at, op) in trace.ops.iter().enumerate() {
+        let (slot, size) = (op.slot(), op.size().max(1));
+        let live = domains
+            .get_mut(slot as usize)
+            .with_context(|| format!("operation {at} is outside the table"))?;
+        match (op.kind(), *live) {
+            (OpKind::Free, None) => {}
+            (OpKind::Free, Some(domain)) => {
+                steps.push(Step::new(slot, FREE, domain, 0));
                 *live = None;
             }
-            (REALLOC, Some(domain)) => ops.push(Op::new(op.slot, REALLOC, domain, size)),
+            (OpKind::Realloc, Some(domain)) => steps.push(Step::new(slot, REALLOC, domain, size)),
             (_, Some(_)) => {
-                bail!("operation {at} allocates into slot {}, whose block is alive", op.slot)
+                bail!("operation {at} allocates into slot {slot}, whose block is alive")
             }
             (kind, None) => {
-                ops.push(Op::new(
-                    op.slot,
-                    if kind == CALLOC { CALLOC } else { MALLOC },
-                    domain,
-                    size,
-                ));
-                *live = Some(domain);
+                let kind = if kind == OpKind::Calloc { CALLOC } else { MALLOC };
+                steps.push(Step::new(slot, kind, op.domain(), size));
+                *live = Some(op.domain());
             }
         }
     }
-    let operations = ops.len();
+    let operations = steps.len();
     for (slot, domain) in (0..).zip(&domains) {
         if let Some(domain) = domain {
-            ops.push(Op::new(slot, FREE, *domain, 0));
+            steps.push(Step::new(slot, FREE, *domain, 0));
         }
     }
-    let file = folder.join(format!("{name}.ops"));
+    let file = folder.join(format!("{name}.steps"));
     let mut out = BufWriter::new(File::create(&file)?);
-    for op in &ops {
-        out.write_all(&op.slot.to_ne_bytes())?;
-        out.write_all(&op.word.to_ne_bytes())?;
+    for step in &steps {
+        out.write_all(&step.slot.to_ne_bytes())?;
+        out.write_all(&step.word.to_ne_bytes())?;
     }
     out.flush()?;
     Ok(Prepared {
         name: name.to_owned(),
         file,
         operations,
-        leftovers: ops.len() - operations,
+        leftovers: steps.len() - operations,
         slots,
     })
 }
@@ -168,11 +150,11 @@ fn prepare_bytes(name: &str, bytes: &[u8], folder: &Path) -> Result<Prepared> {
 #[derive(Debug)]
 pub struct Mapped {
     /// The timed operations.
-    pub ops: &'static [Op],
+    pub steps: &'static [Step],
     /// The frees of what they leave alive.
-    pub leftovers: &'static [Op],
-    /// The table of slots, all null.
-    pub slots: &'static mut [*mut u8],
+    pub leftovers: &'static [Step],
+    /// The table of slots, all empty.
+    pub slots: &'static mut [Option<NonNull<u8>>],
 }
 
 /// Maps a prepared trace; the mapping lasts until the process ends.
@@ -188,16 +170,16 @@ pub fn map(trace: &Prepared) -> Result<Mapped> {
         "{} has another length",
         trace.file.display()
     );
-    let ops = map_pages(8 * count, libc::MAP_PRIVATE | libc::MAP_POPULATE, file.as_raw_fd())?;
+    let steps = map_pages(8 * count, libc::MAP_PRIVATE | libc::MAP_POPULATE, file.as_raw_fd())?;
     let table_flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
     let table = map_pages(8 * trace.slots, table_flags, -1)?;
-    // SAFETY: the mapping has `8 * count` bytes, is page-aligned, never unmapped, and any 8 bytes are an `Op`.
-    let all: &'static [Op] = unsafe { std::slice::from_raw_parts(ops.cast(), count) };
-    // SAFETY: fresh zeroed pages of `8 * slots` bytes, never unmapped, not shared; a null pointer is all zeros.
-    let slots: &'static mut [*mut u8] =
+    // SAFETY: the mapping has `8 * count` bytes, is page-aligned, never unmapped, and any 8 bytes are a `Step`.
+    let all: &'static [Step] = unsafe { std::slice::from_raw_parts(steps.cast(), count) };
+    // SAFETY: fresh zeroed pages of `8 * slots` bytes, never unmapped, not shared; `None` is all zeros.
+    let slots: &'static mut [Option<NonNull<u8>>] =
         unsafe { std::slice::from_raw_parts_mut(table.cast(), trace.slots) };
-    let (ops, leftovers) = all.split_at(trace.operations);
-    Ok(Mapped { ops, leftovers, slots })
+    let (steps, leftovers) = all.split_at(trace.operations);
+    Ok(Mapped { steps, leftovers, slots })
 }
 
 fn map_pages(bytes: usize, flags: libc::c_int, fd: libc::c_int) -> Result<*mut libc::c_void> {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::allocators::Records;
 use crate::job::{Answer, Job, Measured, Task};
-use crate::record::Records;
 use crate::trace::Mapped;
 use crate::{host, memory, replay, rows, threads, trace};
 
@@ -96,7 +96,7 @@ fn timed(mapped: &mut Mapped, records: &Records) -> u64 {
     let start = memory::thread_time();
     // SAFETY: 1. a prepared trace, and the table is empty: `free_leftovers` follows each pass; 2. only `records` fills it
     // meanwhile; 3. every row is an allocator of C's contract.
-    unsafe { replay::replay(mapped.ops, mapped.slots, records) };
+    unsafe { replay::replay(mapped.steps, mapped.slots, records) };
     let time = memory::thread_time() - start;
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
