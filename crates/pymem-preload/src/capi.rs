@@ -7,15 +7,6 @@ use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use pymem_domains::PyMemAllocatorEx;
 
-/// `PyObjectArenaAllocator`: what provides arenas to the interpreter's own pymalloc.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct PyObjectArenaAllocator {
-    pub(crate) ctx: *mut c_void,
-    pub(crate) alloc: Option<unsafe extern "C" fn(ctx: *mut c_void, size: usize) -> *mut c_void>,
-    pub(crate) free: Option<unsafe extern "C" fn(ctx: *mut c_void, ptr: *mut c_void, size: usize)>,
-}
-
 /// A Python object; only ever behind a pointer.
 #[repr(C)]
 #[derive(Debug)]
@@ -28,6 +19,7 @@ pub(crate) struct PyObject {
 pub(crate) struct Api {
     pub(crate) set_allocator: unsafe extern "C" fn(domain: c_int, allocator: *mut PyMemAllocatorEx),
     pub(crate) get_allocator: unsafe extern "C" fn(domain: c_int, allocator: *mut PyMemAllocatorEx),
+    pub(crate) setup_debug_hooks: unsafe extern "C" fn(),
     pub(crate) is_initialized: unsafe extern "C" fn() -> c_int,
     pub(crate) get_version: unsafe extern "C" fn() -> *const c_char,
     pub(crate) gil_check: unsafe extern "C" fn() -> c_int,
@@ -45,6 +37,7 @@ impl Api {
             Some(Self {
                 set_allocator: symbol(c"PyMem_SetAllocator")?,
                 get_allocator: symbol(c"PyMem_GetAllocator")?,
+                setup_debug_hooks: symbol(c"PyMem_SetupDebugHooks")?,
                 is_initialized: symbol(c"Py_IsInitialized")?,
                 get_version: symbol(c"Py_GetVersion")?,
                 gil_check: symbol(c"PyGILState_Check")?,

@@ -2,22 +2,75 @@
 //! Leaves the checks and the text of a report to `memdebug`.
 
 use core::ffi::CStr;
+use core::ptr::NonNull;
 use std::ffi::CString;
 use std::sync::OnceLock;
 
-use memdebug::{FrameSink, Host as HooksHost, Options, Tracing, Violation, handler};
-use pymem_domains::DebugConfig;
+use memdebug::{
+    ApiId, ConfigureError, DebugHooks, FrameSink, Host as HooksHost, Options, Tracing, Violation,
+    handler,
+};
+use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
 use crate::capi::{PyObject, TraceApi};
 use crate::host::host;
 
+/// What the hooks get from a Python host.
+const HOOKS_HOST: HooksHost = HooksHost::new()
+    .with_thread_check(gil_held)
+    .with_handler(fatal)
+    .with_traceback(allocation_traceback);
+
 /// The hooks' configuration in a Python host.
 pub(crate) fn config(options: Options) -> DebugConfig {
-    let hooks = HooksHost::new()
-        .with_thread_check(gil_held)
-        .with_handler(fatal)
-        .with_traceback(allocation_traceback);
-    DebugConfig::new().with_host(hooks).with_options(options)
+    DebugConfig::new().with_host(HOOKS_HOST).with_options(options)
+}
+
+/// Hooks over a free-threaded host's own record of `domain`, mem or obj.
+///
+/// # Errors
+///
+/// Options that cannot be had.
+pub(crate) fn hooks_over_hosts(
+    domain: Domain,
+    record: AllocatorRecord,
+    mut options: Options,
+) -> Result<AllocatorRecord, ConfigureError> {
+    let (api, hooks_host) = match domain {
+        Domain::Obj => {
+            // The collector finds every block that the host's heaps hold: one that is kept back would be an object to it.
+            options.quarantine = None;
+            options.guard = None;
+            (ApiId::Obj, HOOKS_HOST.with_debug_offset(unfilled_front))
+        }
+        Domain::Mem => (ApiId::Mem, HOOKS_HOST),
+        Domain::Raw => (ApiId::Raw, HOOKS_HOST),
+    };
+    let hooks = DebugHooks::new(record, api).with_host(hooks_host).with_options(&options)?;
+    Ok(AllocatorRecord::leak(hooks))
+}
+
+/// Bytes of an object's head, in a free-threaded build, that readers without a lock may still look at.
+const HEAD_BYTES: usize = 24;
+/// The whole of an object's header there: the head and the type.
+const HEADER_BYTES: usize = 32;
+/// What stands before the header of an object with a managed dictionary or weak references.
+const PRE_HEADER_BYTES: usize = 16;
+
+/// How much of the front of an obj block the hooks leave alone, their own header included.
+///
+/// The host knows the kind of an object by its heap and asks no one else. A block too small for an object with a
+/// pre-header has none, and is filled from the type on; any other keeps both possible heads.
+fn unfilled_front(freed: Option<NonNull<u8>>) -> usize {
+    let size = freed.map(|base| {
+        // SAFETY: the start of a block that the hooks have verified: its size, with the highest byte first.
+        u64::from_be_bytes(unsafe { base.cast::<[u8; 8]>().read() })
+    });
+    let pre_header = match size {
+        Some(size) if size < (PRE_HEADER_BYTES + HEADER_BYTES) as u64 => 0,
+        _ => PRE_HEADER_BYTES,
+    };
+    memdebug::HEADER_BYTES + pre_header + HEAD_BYTES
 }
 
 /// Whether the calling thread may use mem and obj.

@@ -70,10 +70,11 @@ impl Host {
 
     /// The table that applies.
     pub(crate) fn profile(&self) -> Profile {
-        let version = Version::from_minor(self.minor).min(Version::V3_14);
-        Profile::new(version, self.build, true, true, false).unwrap_or_else(|_| {
-            unreachable!("mimalloc is built in, the only thing a profile can lack")
-        })
+        let profile = match self.build {
+            Build::Gil => Self::ANY_PROFILE,
+            Build::FreeThreaded => FREE_THREADED,
+        };
+        profile.with_version(Version::from_minor(self.minor).min(RAW_ON_LIBC))
     }
 
     /// The record that serves `domain` now.

@@ -7,12 +7,11 @@ use std::io::Write as _;
 use pymem_domains::{AllocatorName, Build, Rejection};
 
 use crate::command_line::CommandLine;
-use crate::debugging;
 use crate::environment;
 use crate::exit;
 use crate::host::{Host, host};
 use crate::options::{self, Choice};
-use crate::service::{self, InstallError};
+use crate::service;
 
 // The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.
 #[used]
@@ -70,14 +69,11 @@ pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(
     // SAFETY: 1: by duty 1.
     unsafe { environment::hide_pythonmalloc() };
     // SAFETY: 1: by duty 1.
-    let result = unsafe { service::install(host, name, debugging::config(options), count) };
+    let result = unsafe { service::install(host, name, options, count) };
     if let Err(error) = result {
         // SAFETY: 1: by duty 1.
         unsafe { environment::restore() };
-        return Err(match error {
-            InstallError::TooLate => String::from("allocators are installed already"),
-            InstallError::Domains(error) => error.to_string(),
-        });
+        return Err(error.to_string());
     }
     if count {
         exit::report_at_exit();

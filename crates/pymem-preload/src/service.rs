@@ -1,13 +1,14 @@
 //! Owns what serves this process: one set of domains, made once, and its installation in the host.
 //! Leaves the choice of a configuration to `options.rs`.
 
+use core::fmt;
 use std::sync::OnceLock;
 
-use pymem_domains::{
-    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, DomainsError,
-};
+use memdebug::{ConfigureError, Options};
+use pymem_domains::{AllocatorName, AllocatorRecord, Build, Domain, Domains, DomainsError};
 
 use crate::counting;
+use crate::debugging;
 use crate::environment;
 use crate::host::{Host, host};
 use crate::shim;
@@ -30,6 +31,18 @@ pub(crate) enum InstallError {
     TooLate,
     /// The table has no such row, or the debug hooks cannot have their options.
     Domains(DomainsError),
+    /// The hooks over a host's own record cannot have their options.
+    Options(ConfigureError),
+}
+
+impl fmt::Display for InstallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLate => f.write_str("allocators are installed already"),
+            Self::Domains(error) => error.fmt(f),
+            Self::Options(error) => error.fmt(f),
+        }
+    }
 }
 
 /// What was installed, if anything.
@@ -49,10 +62,10 @@ pub(crate) fn installed() -> Option<&'static Service> {
 pub(crate) unsafe fn install(
     host: &'static Host,
     name: AllocatorName,
-    debug: DebugConfig,
+    options: Options,
     count: bool,
 ) -> Result<(), InstallError> {
-    let mut service = Service::new(Some(host), name, debug).map_err(InstallError::Domains)?;
+    let mut service = Service::new(Some(host), name, options)?;
     if count {
         service.count();
     }
@@ -73,7 +86,7 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
     let service = match SERVICE.get() {
         Some(service) => Some(service),
         None => SPARE
-            .get_or_init(|| Service::new(host(), AllocatorName::Default, DebugConfig::new()).ok())
+            .get_or_init(|| Service::new(host(), AllocatorName::Default, Options::new()).ok())
             .as_ref(),
     };
     Some(service?.records[domain.index()])
@@ -83,31 +96,34 @@ impl Service {
     fn new(
         host: Option<&Host>,
         name: AllocatorName,
-        debug: DebugConfig,
-    ) -> Result<Self, DomainsError> {
+        options: Options,
+    ) -> Result<Self, InstallError> {
         let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
-        let domains = Domains::with_debug(profile, Some(name), debug)?;
+        let domains = Domains::with_debug(profile, Some(name), debugging::config(options))
+            .map_err(InstallError::Domains)?;
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
         let records = Domain::ALL.map(|domain| domains.get_allocator(domain));
         let mut service = Self { domains, records, served: [true; 3] };
-        if let Some(host) = host {
-            service.leave_hosts_part(host);
+        if let Some(host) = host.filter(|host| host.build == Build::FreeThreaded) {
+            service.keep_hosts_part(host, options)?;
         }
         Ok(service)
     }
 
-    /// Leaves mem and obj to a host without the GIL: its collector finds objects by walking its own heaps.
-    fn leave_hosts_part(&mut self, host: &Host) {
-        if host.build == Build::Gil {
-            return;
-        }
+    /// Leaves mem and obj to a host without the GIL, whose collector finds objects by walking its own heaps: there hooks
+    /// go over the host's own records.
+    fn keep_hosts_part(&mut self, host: &Host, options: Options) -> Result<(), InstallError> {
         for domain in [Domain::Mem, Domain::Obj] {
             self.served[domain.index()] = false;
-            if let Some(record) = host.own_record(domain) {
-                self.records[domain.index()] = record;
-            }
+            let Some(own) = host.own_record(domain) else { continue };
+            self.records[domain.index()] = if self.domains.row().debug() {
+                debugging::hooks_over_hosts(domain, own, options).map_err(InstallError::Options)?
+            } else {
+                own
+            };
         }
+        Ok(())
     }
 
     /// Counts calls and bytes of each domain from now on.
@@ -124,6 +140,12 @@ impl Service {
     ///
     /// 1. Those of [`install`].
     unsafe fn install_in(&self, host: &Host) {
+        if self.domains.row().debug() {
+            // Ours replace them at once; what stays is the host's knowledge that there are hooks, by which a collector
+            // that walks heaps looks for objects behind the header.
+            // SAFETY: no block has been handed out yet, and no other thread uses the host (duty 1).
+            unsafe { (host.api.setup_debug_hooks)() };
+        }
         for domain in Domain::ALL {
             let record = self.records[domain.index()];
             let first = if domain == Domain::Obj && environment::is_hidden() {
@@ -144,6 +166,7 @@ impl Service {
         let parts = Domain::ALL.map(|domain| {
             let serves = match self.served[domain.index()] {
                 true => row.serves(domain),
+                false if row.debug() => String::from("the interpreter's own + debug"),
                 false => String::from("the interpreter's own"),
             };
             format!("{domain} {serves}")
