@@ -11,10 +11,12 @@ mod pymalloc;
 use malloc_api::LibcMalloc;
 
 use crate::domains::DomainAllocator;
+use crate::profile::Build;
 use crate::record::AllocatorRecord;
 use crate::table::Backend;
 
 pub(crate) use mimalloc::Heaps;
+pub use pymalloc::PoolStats;
 pub(crate) use pymalloc::Pools;
 
 static LIBC: LibcMalloc = LibcMalloc;
@@ -32,9 +34,9 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Allocators whose pools send what is not for them to `raw`.
-    pub(crate) const fn new(raw: DomainAllocator) -> Self {
-        Self { pools: Pools::new(raw), heaps: Heaps::new() }
+    /// Allocators for `build`, whose pools send what is not for them to `raw`.
+    pub(crate) const fn new(raw: DomainAllocator, build: Build) -> Self {
+        Self { pools: Pools::new(raw), heaps: Heaps::new(build) }
     }
 
     /// The record of `backend`; `None` when it is not compiled in.

@@ -17,6 +17,7 @@ use crate::layers::Layers;
 use crate::name::{AllocatorName, UnknownAllocator};
 use crate::profile::Profile;
 use crate::record::AllocatorRecord;
+use crate::stats::DomainDescription;
 use crate::table::Row;
 
 /// Three domains, raw, mem and obj, served as one row of the [table](crate::TABLE) says.
@@ -101,7 +102,7 @@ impl Domains {
         cells: &'static Cells,
     ) -> Result<Self, DomainsError> {
         let raw = DomainAllocator { cell: &cells[Domain::Raw.index()] };
-        let backends = immortal::leak(Backends::new(raw));
+        let backends = immortal::leak(Backends::new(raw, profile.build()));
         let base = |domain| {
             let backend = row.backend(domain);
             backends.record(backend).ok_or(DomainsError::Unavailable { domain, backend })
@@ -269,6 +270,26 @@ impl Domains {
     #[must_use]
     pub fn default_raw(self) -> AllocatorRecord {
         self.shared.default_raw
+    }
+
+    /// What is known of `domain`.
+    pub(crate) fn describe_domain(self, domain: Domain) -> DomainDescription {
+        let backend = self.shared.row.backend(domain);
+        let made_with = self.shared.backends.record(backend);
+        let layers = &self.shared.layers.lock()[domain.index()];
+        DomainDescription {
+            domain,
+            backend,
+            replaced: made_with != Some(*layers.base()),
+            debug_hooks: layers.hooked(),
+            wrappers: layers.wrappers(),
+            used: layers.used(),
+        }
+    }
+
+    /// The allocators that rows of the table are served by.
+    pub(crate) fn backends(self) -> &'static Backends {
+        self.shared.backends
     }
 
     /// Fixes the allocators: from now on every domain counts as having handed out blocks.

@@ -90,6 +90,11 @@ impl Layers {
         Some(&below.record)
     }
 
+    /// The record below all others.
+    pub(crate) fn base(&self) -> &'static AllocatorRecord {
+        self.top.stack().last().map_or(&self.top.record, |layer| &layer.record)
+    }
+
     /// Whether debug hooks are anywhere in the stack.
     pub(crate) fn hooked(&self) -> bool {
         self.top.hooked()

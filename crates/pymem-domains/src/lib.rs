@@ -15,9 +15,14 @@ mod name;
 mod preconfig;
 mod profile;
 mod record;
+mod release;
+#[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), path = "no_resident.rs")]
+mod resident;
+mod stats;
 mod table;
 mod typed;
 
+pub use backend::PoolStats;
 pub use debug::DebugConfig;
 pub use domain::{Domain, UnknownDomain};
 pub use domains::{DomainAllocator, Domains};
@@ -29,5 +34,7 @@ pub use record::{
     AllocatorRecord, CallocFn, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
     ThreadSafety,
 };
+pub use release::ReleaseLevel;
+pub use stats::{Description, DomainDescription, HeapStats, Stats};
 pub use table::{Backend, Row, TABLE};
 pub use typed::{OutOfMemory, TypedMalloc};

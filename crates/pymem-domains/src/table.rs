@@ -61,6 +61,30 @@ impl Row {
         self.name
     }
 
+    /// The build that the row is for.
+    #[must_use]
+    pub const fn build(&self) -> Build {
+        self.build
+    }
+
+    /// Whether the row is for builds with pymalloc or without; `None`: for both.
+    #[must_use]
+    pub const fn pymalloc(&self) -> Option<bool> {
+        self.pymalloc
+    }
+
+    /// Whether the row is for debug builds or for release builds; `None`: for both.
+    #[must_use]
+    pub const fn pydebug(&self) -> Option<bool> {
+        self.pydebug
+    }
+
+    /// The first and the last version that the row is for.
+    #[must_use]
+    pub const fn versions(&self) -> (Version, Version) {
+        self.versions
+    }
+
     /// What serves `domain`, below any debug hooks.
     #[must_use]
     pub const fn backend(&self, domain: Domain) -> Backend {

@@ -1,25 +1,33 @@
 //! Stands where `mimalloc.rs` does in a build without mimalloc.
 
+use crate::profile::Build;
 use crate::record::AllocatorRecord;
+use crate::release::ReleaseLevel;
 
 /// No heaps.
 #[derive(Debug)]
 pub(crate) struct Heaps;
 
 impl Heaps {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn new(_build: Build) -> Self {
         Self
     }
 
-    pub(crate) const fn raw(&'static self) -> Option<AllocatorRecord> {
+    pub(crate) const fn raw(&self) -> Option<AllocatorRecord> {
         None
     }
 
-    pub(crate) const fn mem(&'static self) -> Option<AllocatorRecord> {
+    pub(crate) const fn mem(&self) -> Option<AllocatorRecord> {
         None
     }
 
-    pub(crate) const fn object(&'static self) -> Option<AllocatorRecord> {
+    pub(crate) const fn object(&self) -> Option<AllocatorRecord> {
+        None
+    }
+
+    pub(crate) fn release(&self, _level: ReleaseLevel) {}
+
+    pub(crate) const fn version(&self) -> Option<String> {
         None
     }
 }

@@ -1,7 +1,21 @@
 //! Stands where `pymalloc.rs` does in a build without pymalloc.
 
+use core::fmt;
+
 use crate::domains::DomainAllocator;
 use crate::record::AllocatorRecord;
+use crate::release::ReleaseLevel;
+
+/// Counts of pools, of which a build without the feature `pymalloc` has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub enum PoolStats {}
+
+impl fmt::Display for PoolStats {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
 
 /// No pools.
 #[derive(Debug)]
@@ -14,5 +28,17 @@ impl Pools {
 
     pub(crate) const fn record(&'static self) -> Option<AllocatorRecord> {
         None
+    }
+
+    pub(crate) fn allocated_blocks(&self) -> usize {
+        0
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        unreachable!("no row of pymalloc is built without it")
+    }
+
+    pub(crate) fn release(&self, _level: ReleaseLevel) -> usize {
+        0
     }
 }

@@ -8,6 +8,7 @@ mod custom;
 mod get_set;
 mod names;
 mod process;
+mod report;
 mod rows;
 mod table;
 mod third_party;

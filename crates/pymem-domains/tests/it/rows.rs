@@ -10,11 +10,14 @@ use rstest::rstest;
 
 /// Whether this build of the crate has what `backend` needs.
 fn compiled(backend: Backend) -> bool {
-    match backend.name() {
-        "pymalloc" => cfg!(feature = "pymalloc"),
-        "mimalloc" => cfg!(feature = "mimalloc"),
-        _ => true,
-    }
+    let has = [
+        (Backend::Malloc, true),
+        (Backend::Pymalloc, cfg!(feature = "pymalloc")),
+        (Backend::MimallocRaw, cfg!(feature = "mimalloc")),
+        (Backend::Mimalloc, cfg!(feature = "mimalloc")),
+        (Backend::MimallocObject, cfg!(feature = "mimalloc")),
+    ];
+    has.contains(&(backend, true))
 }
 
 /// The domains of a row, or the error that names what this build lacks.

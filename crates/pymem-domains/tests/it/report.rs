@@ -1,0 +1,287 @@
+//! Statistics, descriptions and releases.
+
+use malloc_api::{LibcMalloc, Malloc, testing::Counting};
+use pymem_domains::{
+    AllocatorName as N, AllocatorRecord, Build, Domain, Domains, HeapStats, Profile, ReleaseLevel,
+    Version,
+};
+
+fn libc_domains(name: N) -> Domains {
+    let profile = Profile::new(Version::V3_13, Build::Gil, false, false, false).unwrap();
+    Domains::new(profile, Some(name)).unwrap()
+}
+
+#[test]
+fn a_description_follows_every_change() {
+    let domains = libc_domains(N::Default);
+    let text = domains.describe().to_string();
+    let (first, rest) = text.split_once('\n').unwrap();
+    assert!(first.contains("table of 3.13 GIL release build without pymalloc and mimalloc"));
+    assert_eq!(
+        rest,
+        "configured as default, which is malloc\n\
+         raw: malloc, not used yet\n\
+         mem: malloc, not used yet\n\
+         obj: malloc, not used yet\n\
+         threads: every domain may be called from any thread\n"
+    );
+    domains.set_allocator(Domain::Obj, AllocatorRecord::leak(Counting::new(LibcMalloc))).unwrap();
+    domains.setup_debug_hooks().unwrap();
+    // SAFETY: `Counting` passes blocks through as they are, and the domain has handed out none yet.
+    unsafe {
+        domains.wrap_allocator(Domain::Mem, |inner| AllocatorRecord::leak(Counting::new(inner)))
+    };
+    domains.start();
+    let text = domains.describe().to_string();
+    assert_eq!(
+        text.split_once('\n').unwrap().1,
+        "configured as default, since changed\n\
+         raw: malloc + debug, in use\n\
+         mem: malloc + debug + 1 wrapper, in use\n\
+         obj: custom + debug, in use\n\
+         threads: every domain may be called from any thread\n"
+    );
+}
+
+#[test]
+fn the_c_library_has_no_statistics_of_its_own() {
+    let domains = libc_domains(N::Malloc);
+    let block = domains.get(Domain::Mem).malloc(100);
+    let stats = domains.stats();
+    assert_eq!((stats.to_string().as_str(), domains.allocated_blocks()), ("", Some(0)));
+    assert!(stats.resident_bytes > 0);
+    // SAFETY: live, of this domain, not used again.
+    unsafe { domains.get(Domain::Mem).free(block) };
+}
+
+#[test]
+fn heap_statistics_print_as_cpythons() {
+    let mut stats = HeapStats::default();
+    stats.allocated_blocks = 1;
+    stats.allocated_bytes = 20;
+    stats.allocated_bytes_with_overhead = 300;
+    stats.reserved_bytes = 4_000;
+    stats.committed_bytes = 50_000;
+    assert_eq!(
+        stats.to_string(),
+        "Small block threshold = 16384, in 73 size classes.\n\
+         Medium block threshold = 131072\n\
+         Large object max size = 16777216\n    \
+         Allocated Blocks: 1\n    \
+         Allocated Bytes: 20\n    \
+         Allocated Bytes w/ Overhead: 300\n    \
+         Bytes Reserved: 4000\n    \
+         Bytes Committed: 50000\n"
+    );
+}
+
+#[test]
+fn release_levels_have_numbers() {
+    for (number, level) in [
+        (i32::MIN, ReleaseLevel::Arenas),
+        (0, ReleaseLevel::Arenas),
+        (1, ReleaseLevel::Pools),
+        (2, ReleaseLevel::Pages),
+        (i32::MAX, ReleaseLevel::Pages),
+    ] {
+        assert_eq!(ReleaseLevel::from_number(number), level);
+    }
+}
+
+/// Fills a domain with `count` blocks of `size` bytes, writes to all, and frees them.
+fn fill_and_free(domains: Domains, count: usize, size: usize) {
+    let mem = domains.get(Domain::Mem);
+    let blocks: Vec<_> = (0..count).map(|_| mem.malloc(size).unwrap()).collect();
+    for block in blocks {
+        // SAFETY: `size` bytes.
+        unsafe { block.write_bytes(1, size) };
+        // SAFETY: live, of this domain, not used again.
+        unsafe { mem.free(Some(block)) };
+    }
+}
+
+#[test]
+fn the_c_librarys_memory_goes_back() {
+    let domains = libc_domains(N::Malloc);
+    fill_and_free(domains, 40_000, 1_000);
+    let bytes = domains.release(ReleaseLevel::Pages);
+    assert!(bytes <= 1 << 32);
+    assert_eq!(domains.release(ReleaseLevel::Arenas), 0);
+}
+
+#[cfg(feature = "pymalloc")]
+mod pymalloc {
+    use super::*;
+
+    fn pool_domains() -> Domains {
+        let profile = Profile::new(Version::V3_13, Build::Gil, true, false, false).unwrap();
+        Domains::new(profile, Some(N::Pymalloc)).unwrap()
+    }
+
+    #[test]
+    fn blocks_are_counted_in_both_domains_that_share_the_pools() {
+        let domains = pool_domains();
+        let blocks = [
+            (Domain::Mem, domains.get(Domain::Mem).malloc(100)),
+            (Domain::Obj, domains.get(Domain::Obj).malloc(100)),
+            // Large and zero-size blocks are the raw domain's, and counted too.
+            (Domain::Obj, domains.get(Domain::Obj).malloc(100_000)),
+            (Domain::Obj, domains.get(Domain::Obj).malloc(0)),
+        ];
+        assert_eq!(domains.allocated_blocks(), Some(4));
+        let stats = domains.stats();
+        assert!(stats.to_string().starts_with("Small block threshold = "), "{stats}");
+        assert!(stats.to_string().contains("# arenas allocated total           ="), "{stats}");
+        assert_eq!(stats.pymalloc.unwrap().allocated_blocks(), 4);
+        assert_eq!(stats.mimalloc, None);
+        for (domain, block) in blocks {
+            // SAFETY: live, of this domain, not used again.
+            unsafe { domains.get(domain).free(block) };
+        }
+        assert_eq!(domains.allocated_blocks(), Some(0));
+        // The raw domain served the large ones.
+        assert!(domains.describe().domains[0].used);
+    }
+
+    #[test]
+    fn a_wrapper_of_raw_sees_what_the_pools_pass_on() {
+        let domains = pool_domains();
+        let counting: &'static Counting<AllocatorRecord> =
+            Box::leak(Box::new(Counting::new(domains.get_allocator(Domain::Raw))));
+        domains.set_allocator(Domain::Raw, AllocatorRecord::new(counting)).unwrap();
+        let obj = domains.get(Domain::Obj);
+        let small = obj.malloc(64);
+        assert_eq!(counting.counts().malloc, 0);
+        let large = obj.malloc(100_000);
+        assert_eq!(counting.counts().malloc, 1);
+        // SAFETY: live, of this domain, not used again.
+        unsafe { obj.free(small) };
+        // SAFETY: live, of this domain, not used again.
+        unsafe { obj.free(large) };
+        assert_eq!(counting.counts().live_blocks, 0);
+    }
+
+    #[test]
+    fn empty_arenas_go_back_and_are_counted() {
+        let domains = pool_domains();
+        fill_and_free(domains, 100_000, 256);
+        let before = domains.stats().pymalloc.unwrap().arenas_current;
+        let bytes = domains.release(ReleaseLevel::Arenas);
+        let after = domains.stats().pymalloc.unwrap().arenas_current;
+        assert!(after <= 1, "{after} arenas are left of {before}");
+        // An arena that empties while cached blocks go back to their pools is not counted.
+        let gone = (before - after) * pymalloc_core::ARENA_BYTES;
+        assert!(bytes > 0 && bytes <= gone, "{bytes} of {gone}");
+    }
+
+    #[test]
+    fn arenas_come_through_the_record_that_was_set() {
+        use std::ffi::c_void;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        use pymalloc_core::ArenaAllocator;
+
+        static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+        unsafe extern "C" fn alloc(ctx: *mut c_void, size: usize) -> *mut c_void {
+            ALLOCATED.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(ctx.addr(), 7);
+            // SAFETY: any size.
+            unsafe { libc::malloc(size) }
+        }
+        unsafe extern "C" fn free(_: *mut c_void, arena: *mut c_void, _: usize) {
+            // SAFETY: `alloc` made it.
+            unsafe { libc::free(arena) }
+        }
+        let domains = pool_domains();
+        let record = ArenaAllocator { ctx: std::ptr::without_provenance_mut(7), alloc, free };
+        assert_ne!(domains.arena_allocator(), record);
+        // SAFETY: 1. the C library is thread-safe. 2. there is no arena yet.
+        unsafe { domains.set_arena_allocator(record) };
+        assert_eq!(domains.arena_allocator(), record);
+        fill_and_free(domains, 1_000, 100);
+        assert!(ALLOCATED.load(Ordering::Relaxed) > 0);
+    }
+
+    #[test]
+    fn a_hook_runs_before_each_new_arena() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        static ARENAS: AtomicUsize = AtomicUsize::new(0);
+        let domains = pool_domains();
+        domains.set_new_arena_hook(Some(|stats| {
+            assert_eq!(stats.arenas_ever, ARENAS.fetch_add(1, Ordering::Relaxed));
+        }));
+        fill_and_free(domains, 20_000, 256);
+        assert_eq!(ARENAS.load(Ordering::Relaxed), domains.stats().pymalloc.unwrap().arenas_ever);
+    }
+}
+
+#[cfg(feature = "mimalloc")]
+mod mimalloc {
+    use mimalloc_heaps::BarrierWorld;
+
+    use super::*;
+
+    fn heap_domains() -> Domains {
+        let profile =
+            Profile::new(Version::NEWEST, Build::FreeThreaded, true, true, false).unwrap();
+        Domains::new(profile, Some(N::Mimalloc)).unwrap()
+    }
+
+    #[test]
+    fn heaps_are_counted_while_the_world_stands_still() {
+        let output = crate::process::child("report::mimalloc::child_counts", &[]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}{stderr}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    /// A child, so that no other test's thread uses the heaps.
+    #[test]
+    fn child_counts() {
+        if !crate::process::is_child("report::mimalloc::child_counts") {
+            return;
+        }
+        let domains = heap_domains();
+        assert_eq!(domains.allocated_blocks(), None);
+        let world = BarrierWorld::new();
+        // SAFETY: 1. this thread alone uses the heaps, and not while it stops the world. 2. it never leaves.
+        let thread = std::mem::ManuallyDrop::new(unsafe { world.join() });
+        let before = domains.allocated_blocks_in(&*thread).unwrap().unwrap();
+        let mem = domains.get(Domain::Mem).malloc(100);
+        let obj = domains.get(Domain::Obj).malloc(100);
+        let after = domains.allocated_blocks_in(&*thread).unwrap().unwrap();
+        assert_eq!(after - before, 2);
+        let stats = domains.stats_in(&*thread).unwrap();
+        assert!(stats.to_string().contains(&format!("    Allocated Blocks: {after}\n")), "{stats}");
+        // SAFETY: live, of this domain, not used again.
+        unsafe { domains.get(Domain::Mem).free(mem) };
+        // SAFETY: live, of this domain, not used again.
+        unsafe { domains.get(Domain::Obj).free(obj) };
+        fill_and_free(domains, 100_000, 256);
+        domains.release_in(&*thread, ReleaseLevel::Pages).unwrap();
+        assert_eq!(domains.allocated_blocks_in(&*thread).unwrap(), Some(before));
+    }
+
+    #[test]
+    fn the_description_has_mimallocs_version() {
+        assert_eq!(heap_domains().describe().mimalloc_version.as_deref(), Some("3.3.2"));
+    }
+}
+
+#[cfg(feature = "serde")]
+mod json {
+    use super::*;
+
+    #[test]
+    fn statistics_are_data() {
+        let stats = libc_domains(N::Debug).stats();
+        let json = serde_json::to_value(&stats).unwrap();
+        assert_eq!(json["configuration"]["name"], "debug");
+        assert_eq!(json["configuration"]["current_name"], "malloc_debug");
+        assert_eq!(json["configuration"]["profile"]["version"], "3.13");
+        assert_eq!(json["configuration"]["domains"][2]["domain"], "obj");
+        assert_eq!(json["configuration"]["domains"][2]["debug_hooks"], true);
+        assert_eq!(json["pymalloc"], serde_json::Value::Null);
+        assert!(json["resident_bytes"].as_u64().unwrap() > 0);
+    }
+}

@@ -1,0 +1,176 @@
+//! Owns the generated parts of the documentation: the configuration table, written from the code between markers.
+//!
+//! `<!-- table -->` and `<!-- /table -->` enclose the default configurations, `<!-- full table -->` and
+//! `<!-- /full table -->` what every name installs in every build.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use pymem_domains::{AllocatorName, Build, Domain, Profile, Row, TABLE, Version};
+
+/// A marker's name and what belongs between its two halves.
+type Part = (&'static str, fn() -> Result<String>);
+
+const PARTS: &[Part] = &[("table", defaults), ("full table", every_row)];
+
+/// Every file with a marked part, and the parts that it must have.
+const FILES: &[(&str, &[&str])] = &[
+    ("README.md", &["table"]),
+    ("crates/pymem-domains/README.md", &["table"]),
+    ("docs/design/domains.md", &["table", "full table"]),
+];
+
+/// Writes the generated parts; with `check`, compares them instead.
+///
+/// # Errors
+///
+/// A file that cannot be read or written or lacks a marker; with `check`, every file that is out of date.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let root = crate::root();
+    let mut stale = Vec::new();
+    for (file, parts) in FILES {
+        let path = root.join(file);
+        let old = fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
+        let mut new = old.clone();
+        for part in *parts {
+            let (name, text) = PARTS.iter().find(|(name, _)| name == part).context("a known part")?;
+            new = replace(&new, name, &text()?).with_context(|| format!("in {file}"))?;
+        }
+        if new != old {
+            stale.push(*file);
+            if !check {
+                write(&path, &new)?;
+            }
+        }
+    }
+    if check {
+        ensure!(
+            stale.is_empty(),
+            "the configuration table differs from the code in {}; run `cargo xtask docs`",
+            stale.join(", ")
+        );
+    }
+    println!("docs: {} files, {} changed", FILES.len(), stale.len());
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// `text` with `part` between the markers of `name`.
+fn replace(text: &str, name: &str, part: &str) -> Result<String> {
+    let (open, close) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
+    let Some((before, rest)) = text.split_once(&open) else {
+        bail!("the marker {open} is missing");
+    };
+    let Some((_, after)) = rest.split_once(&close) else {
+        bail!("the marker {close} is missing after {open}");
+    };
+    Ok(format!("{before}{open}\n{part}{close}{after}"))
+}
+
+/// The default configuration of each build, as the newest version has it.
+fn defaults() -> Result<String> {
+    let builds = [
+        ("Release build", Build::Gil, true, false),
+        ("Debug build", Build::Gil, true, true),
+        ("Release build, without pymalloc", Build::Gil, false, false),
+        ("Debug build, without pymalloc", Build::Gil, false, true),
+        ("Free-threaded build", Build::FreeThreaded, true, false),
+        ("Free-threaded debug build", Build::FreeThreaded, true, true),
+    ];
+    let mut rows = Vec::new();
+    for (about, build, pymalloc, pydebug) in builds {
+        let profile = Profile::new(Version::NEWEST, build, pymalloc, true, pydebug)?;
+        let row = profile.row(AllocatorName::Default).map_err(|reason| anyhow::anyhow!("{reason}"))?;
+        let mut cells = vec![about.to_owned(), format!("`{}`", row.canonical_name())];
+        cells.extend(Domain::ALL.map(|domain| row.serves(domain)));
+        rows.push(cells);
+    }
+    Ok(markdown(&["Configuration", "Name", "raw", "mem", "obj"], &rows))
+}
+
+/// Every row of the table with the builds and versions that it is for.
+fn every_row() -> Result<String> {
+    let rows: Vec<Vec<String>> = TABLE
+        .iter()
+        .map(|row| {
+            let mut cells = vec![format!("`{}`", row.name()), builds(row), versions(row)];
+            cells.extend(Domain::ALL.map(|domain| row.serves(domain)));
+            cells
+        })
+        .collect();
+    Ok(markdown(&["Name", "Builds", "Versions", "raw", "mem", "obj"], &rows))
+}
+
+fn builds(row: &Row) -> String {
+    let mut text = row.build().to_string();
+    match row.pymalloc() {
+        Some(true) => text.push_str(", with pymalloc"),
+        Some(false) => text.push_str(", without pymalloc"),
+        None => {}
+    }
+    match row.pydebug() {
+        Some(true) => text.push_str(", debug"),
+        Some(false) => text.push_str(", release"),
+        None => {}
+    }
+    text
+}
+
+fn versions(row: &Row) -> String {
+    match row.versions() {
+        (Version::V3_13, Version::NEWEST) => String::from("all"),
+        (Version::V3_13, last) => format!("to {last}"),
+        (first, _) => format!("from {first}"),
+    }
+}
+
+/// A table whose columns line up in plain text too.
+fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..header.len())
+        .map(|column| {
+            let cells = rows.iter().map(|row| row[column].len());
+            cells.chain([header[column].len()]).max().unwrap_or_default()
+        })
+        .collect();
+    let line = |cells: &[String]| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!(" {cell:<width$} |"));
+        format!("|{}\n", padded.collect::<String>())
+    };
+    let header: Vec<String> = header.iter().map(|&cell| cell.to_owned()).collect();
+    let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+    let lines = [line(&header), line(&rule)].into_iter().chain(rows.iter().map(|row| line(row)));
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_the_table_of_the_code() {
+        run(true).unwrap();
+    }
+
+    #[test]
+    fn only_what_is_between_the_markers_changes() {
+        let text = "a\n<!-- table -->\nold\n<!-- /table -->\nb\n";
+        let new = replace(text, "table", "new\n").unwrap();
+        assert_eq!(new, "a\n<!-- table -->\nnew\n<!-- /table -->\nb\n");
+        assert_eq!(replace(&new, "table", "new\n").unwrap(), new);
+        let missing = replace("<!-- table -->", "table", "").unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "the marker <!-- /table --> is missing after <!-- table -->"
+        );
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let table = markdown(&["a", "long"], &[vec!["wide".into(), "x".into()]]);
+        assert_eq!(table, "| a    | long |\n| ---- | ---- |\n| wide | x    |\n");
+    }
+}
