@@ -18,7 +18,7 @@
 //!      | slot  | bits  | version 2     |
 //!      +-------+-------+ - - - - - - - +
 //!              |       |
-//!              |       +-- bits  0-15  thread, 0 for the first seen
+//!              |       +-- bits  0-15  thread, numbered as first seen
 //!              |           bits 16-63  nanoseconds since the trace began, saturating
 //!              +---------- bits  0-1   0 malloc, 1 calloc (size = nelem * elsize), 2 realloc, 3 free
 //!                          bits  2-3   domain: 0 raw, 1 mem, 2 obj

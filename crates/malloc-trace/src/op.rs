@@ -184,7 +184,7 @@ impl fmt::Debug for Op {
 pub struct Event {
     /// What was called.
     pub op: Op,
-    /// The calling thread: 0 is the first that was seen, and so on without gaps.
+    /// The number of the calling thread, given in the order in which threads were first seen.
     pub thread: u16,
     /// Nanoseconds since the trace began, at most [`Event::MAX_NANOS`]; 0 where the trace has no times.
     pub nanos: u64,

@@ -107,9 +107,10 @@ impl Phase {
 }
 
 fn any_size(rng: &mut Rng, max_size: usize) -> usize {
-    let size = match rng.u8(0..8) {
-        0..=3 => rng.usize(0..=512),
-        4..=5 => {
+    let size = match rng.u8(0..16) {
+        0 => 0,
+        1..=8 => rng.usize(0..=512),
+        9..=11 => {
             let edge = EDGES[rng.usize(0..EDGES.len())];
             (edge + rng.usize(0..3)).saturating_sub(1)
         }
