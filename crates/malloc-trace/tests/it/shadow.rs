@@ -117,7 +117,7 @@ fn random_programs_see_each_bug(
     bug: Bug,
 ) {
     for seed in 0..5 {
-        let ops = generate::random(seed, 2000, 2000);
+        let ops = generate::random(seed, 10_000, 2000);
         let seen = run(&ops, &Flawed::new(bug));
         assert!(seen.is_err(), "seed {seed} does not see {bug:?}");
     }
