@@ -11,7 +11,8 @@ use crate::registry::Registry;
 /// Twice mimalloc's limit of 65,535 heaps, so the table is never more than half full. Untouched pages cost no memory.
 const SLOTS: usize = 1 << 17;
 
-/// A heap and its set: open addressing with linear steps, no removals. What a deleted heap leaves behind matches no set.
+/// A heap and its set: open addressing with linear steps. A deleted heap leaves its address without a set, which
+/// the next heap on its way may take over.
 struct Slot {
     /// The address of the `mi_heap_t`; 0 while the slot is free.
     heap: AtomicUsize,
@@ -32,11 +33,23 @@ fn probe(heap: usize) -> impl Iterator<Item = &'static Slot> {
 /// Remembers that `heap` belongs to `set`.
 pub(crate) fn insert(_registry: &mut Registry, heap: NonNull<ffi::mi_heap_t>, set: &'static HeapSet) {
     let heap = heap.addr().get();
-    // A deleted heap may have had the same address.
-    let slot = probe(heap).find(|slot| [0, heap].contains(&slot.heap.load(Ordering::Relaxed)));
+    let slot = probe(heap).find(|slot| slot.set.load(Ordering::Relaxed).is_null());
     if let Some(slot) = slot {
         slot.set.store(core::ptr::from_ref(set).cast_mut(), Ordering::Relaxed);
         slot.heap.store(heap, Ordering::Relaxed);
+    }
+}
+
+/// Forgets `heap`, which is about to be deleted.
+pub(crate) fn remove(_registry: &mut Registry, heap: NonNull<ffi::mi_heap_t>) {
+    let heap = heap.addr().get();
+    let slot = probe(heap)
+        .take_while(|slot| slot.heap.load(Ordering::Relaxed) != 0)
+        .find(|slot| {
+            slot.heap.load(Ordering::Relaxed) == heap && !slot.set.load(Ordering::Relaxed).is_null()
+        });
+    if let Some(slot) = slot {
+        slot.set.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 }
 
@@ -51,7 +64,10 @@ pub(crate) fn find(ptr: NonNull<u8>) -> Option<(&'static HeapSet, HeapKind)> {
     let address = heap.addr().get();
     let slot = probe(address)
         .take_while(|slot| slot.heap.load(Ordering::Relaxed) != 0)
-        .find(|slot| slot.heap.load(Ordering::Relaxed) == address)?;
+        .find(|slot| {
+            slot.heap.load(Ordering::Relaxed) == address
+                && !slot.set.load(Ordering::Relaxed).is_null()
+        })?;
     // SAFETY: stored before the heap's address by `insert`; sets live for ever.
     let set: &'static HeapSet = unsafe { slot.set.load(Ordering::Relaxed).as_ref() }?;
     let (kind, _) = set.heaps().find(|(_, candidate)| candidate.get() == Some(heap))?;

@@ -1,0 +1,181 @@
+//! Forks beside threads that come and go, and what the child does with what it inherits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
+
+use crate::alone::alone;
+use crate::threads::{Parcel, check, fill};
+
+/// How long a child may take before it counts as hung.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Forks, runs `in_child` in the child, and returns its exit status; `None` if it hung and was killed.
+fn in_fork(in_child: impl FnOnce() -> i32) -> Option<i32> {
+    // SAFETY: the child calls nothing that the lock of a dead thread could block, or hangs, which is what is tested.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork failed");
+    if child == 0 {
+        let status = in_child();
+        // SAFETY: ends the child without running the parent's destructors.
+        unsafe { libc::_exit(status) };
+    }
+    let start = Instant::now();
+    let mut status = 0;
+    while start.elapsed() < PATIENCE {
+        // SAFETY: the child's id and a valid place.
+        if unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == child {
+            assert!(libc::WIFEXITED(status), "the child died of signal {}", libc::WTERMSIG(status));
+            return Some(libc::WEXITSTATUS(status));
+        }
+        thread::sleep(Duration::from_micros(if start.elapsed().as_millis() < 5 { 20 } else { 500 }));
+    }
+    // SAFETY: the child's id.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    // SAFETY: the child's id and a valid place.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    None
+}
+
+/// Some 30 operations on heaps of the child's own, and on those that it adopts; some on a thread of its own.
+fn use_heaps(interpreter: &InterpreterHeaps) -> i32 {
+    let attach_and_allocate = |interpreter: &InterpreterHeaps| {
+        let heaps = interpreter.attach().expect("memory");
+        for kind in HeapKind::ALL {
+            let block = heaps.malloc(kind, 300).expect("memory");
+            fill(block, 300, 3);
+            check(block, 300, 3);
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+        }
+    };
+    let own = InterpreterHeaps::new().expect("memory");
+    attach_and_allocate(&own);
+    attach_and_allocate(interpreter);
+    thread::scope(|scope| {
+        scope.spawn(|| attach_and_allocate(interpreter));
+    });
+    0
+}
+
+/// Forks `forks` times beside two threads that attach and exit; returns how many children hung, at most `enough`.
+fn hung_children(forks: usize, enough: usize) -> usize {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let done = AtomicBool::new(false);
+    let mut hung = 0;
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // A thread each time: attaching, allocating, detaching and exiting.
+                    let life = || {
+                        let heaps = interpreter.attach().unwrap();
+                        for kind in HeapKind::ALL {
+                            let block = heaps.malloc(kind, 100).unwrap();
+                            // SAFETY: (1) live and (2) not used afterwards.
+                            unsafe { heaps.free(Some(block)) };
+                        }
+                    };
+                    thread::scope(|scope| scope.spawn(life).join().unwrap());
+                }
+            });
+        }
+        for _ in 0..forks {
+            match in_fork(|| use_heaps(&interpreter)) {
+                Some(status) => assert_eq!(status, 0),
+                None => hung += 1,
+            }
+            if hung >= enough {
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    hung
+}
+
+#[test]
+fn no_child_of_3000_hangs() {
+    alone("fork::no_child_of_3000_hangs", || assert_eq!(hung_children(3000, 3), 0));
+}
+
+/// The check above is one: without the handlers it fails.
+#[test]
+fn without_handlers_children_hang() {
+    alone("fork::without_handlers_children_hang", || {
+        mimalloc_heaps::control_without_fork_handlers();
+        assert_ne!(hung_children(3000, 1), 0, "no child hung without fork handlers");
+    });
+}
+
+/// Contract: pages that belonged to other threads become the child's.
+#[test]
+fn a_child_reclaims_what_its_dead_threads_had() {
+    alone("fork::a_child_reclaims_what_its_dead_threads_had", || {
+        const BLOCKS: usize = 2500;
+        let interpreter = InterpreterHeaps::new().unwrap();
+        let world = BarrierWorld::new();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // SAFETY: (1) the heaps are used between checkpoints only; (2) nothing is read lock-free.
+            let main = unsafe { world.join() };
+            let heaps = interpreter.attach().unwrap();
+            let (sender, receiver) = std::sync::mpsc::channel();
+            for _ in 0..3 {
+                let (sender, interpreter, world, done) = (sender.clone(), &interpreter, &world, &done);
+                scope.spawn(move || {
+                    // SAFETY: as above.
+                    let thread = unsafe { world.join() };
+                    let heaps = interpreter.attach().unwrap();
+                    for number in 0..BLOCKS {
+                        let block = heaps.malloc(HeapKind::Gc, 128).unwrap();
+                        fill(block, 128, number as u8);
+                        sender.send((Parcel(block), number as u8)).unwrap();
+                    }
+                    for _ in 0..5 {
+                        let block = heaps.malloc(HeapKind::Mem, 50).unwrap();
+                        // SAFETY: (1) live, and freed by nobody else; (2), (3) no reader knows of it.
+                        unsafe { heaps.free_delayed(Some(block)) }.unwrap();
+                    }
+                    drop(sender);
+                    while !done.load(Ordering::Relaxed) {
+                        thread.checkpoint();
+                        thread::yield_now();
+                    }
+                });
+            }
+            drop(sender);
+            let parcels: Vec<(Parcel, u8)> = main.blocking(|| receiver.iter().collect());
+            assert_eq!(parcels.len(), 3 * BLOCKS);
+            main.stop();
+            let status = in_fork(|| {
+                // SAFETY: (1) just forked; (2) the world was stopped.
+                unsafe { mimalloc_heaps::after_fork_in_child() };
+                main.start_in_child();
+                let before = interpreter.statistics(&main);
+                assert_eq!((before.attached_threads, before.ownerless_sets), (1, 3));
+                assert_eq!(before.of_kind(HeapKind::Gc).blocks, 3 * BLOCKS);
+                heaps.quiescent();
+                heaps.process_delayed();
+                assert_eq!(interpreter.count_blocks(&main, HeapKind::Mem), 0, "delayed by the dead");
+                for (Parcel(block), tag) in &parcels {
+                    check(*block, 128, *tag);
+                    // SAFETY: (1) live in this process and (2) not used afterwards.
+                    unsafe { heaps.free(Some(*block)) };
+                }
+                let after = interpreter.statistics(&main).of_kind(HeapKind::Gc);
+                assert_eq!((after.blocks, after.areas), (0, 0), "pages of dead threads are kept");
+                0
+            });
+            main.start();
+            assert_eq!(status, Some(0));
+            // The parent goes on as before.
+            assert_eq!(interpreter.count_blocks(&main, HeapKind::Gc), 3 * BLOCKS);
+            done.store(true, Ordering::Relaxed);
+            drop(heaps);
+            drop(main);
+        });
+    });
+}
