@@ -38,6 +38,12 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         Self { core: UnsafeCell::new(Pymalloc::new(raw, source)) }
     }
 
+    /// The allocator itself, for a [`Graveyard`](crate::Graveyard).
+    #[must_use]
+    pub fn into_inner(self) -> Pymalloc<R, S> {
+        self.core.into_inner()
+    }
+
     /// Calls `f` with the allocator itself.
     ///
     /// `f` must not allocate or free through `self`; nothing of this crate does.

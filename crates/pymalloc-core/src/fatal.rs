@@ -2,6 +2,7 @@
 
 /// A misuse that was recognised for certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Misuse {
     /// A block was freed that is free.
     DoubleFree,

@@ -9,9 +9,17 @@ mod arenas;
 mod check;
 mod config;
 mod fatal;
+mod graveyard;
+#[cfg(not(feature = "hardened"))]
+#[path = "hardened_off.rs"]
+mod hardened;
+#[cfg(feature = "hardened")]
+#[path = "hardened_on.rs"]
+mod hardened;
 mod magazine;
 #[cfg(feature = "std")]
 mod mmap;
+mod owned;
 mod pool;
 mod pymalloc;
 #[cfg(feature = "std")]
@@ -19,16 +27,20 @@ mod region;
 mod release;
 mod size_class;
 mod source;
+mod static_arenas;
 mod stats;
 mod stats_text;
 mod used_pools;
 
 pub use access::{LocalPymalloc, LockedPymalloc};
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
+pub use graveyard::Graveyard;
+pub use owned::{OwnedPymalloc, Remote};
 pub use pymalloc::Pymalloc;
 #[cfg(feature = "std")]
-pub use region::MmapArenas;
+pub use region::{HugePages, MmapArenas};
 pub use release::Release;
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span};
+pub use static_arenas::{NoFallback, StaticArenas};
 pub use stats::{ArenaStats, ClassStats, Stats};

@@ -118,3 +118,60 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> usize {
     let done = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) };
     if done == 0 { bytes } else { 0 }
 }
+
+/// Keeps the range out of transparent huge pages, whatever the system's default.
+///
+/// # Safety
+///
+/// 1. The range is a mapping, or a part of one in whole pages.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: 1; the advice keeps every byte.
+    let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
+}
+
+/// Allows transparent huge pages in the range.
+///
+/// # Safety
+///
+/// 1. The range is a mapping, or a part of one in whole pages.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: 1; the advice keeps every byte.
+    let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+}
+
+/// An arena in reserved huge pages; `None` if there are none, or none of an arena's size.
+///
+/// The kernel is asked for huge pages of exactly an arena's size, and refuses where it has none: no `/proc/meminfo`.
+#[cfg(target_os = "linux")]
+pub(crate) fn map_huge_arena() -> Option<NonNull<u8>> {
+    let flags = libc::MAP_HUGETLB | (ARENA_BYTES.trailing_zeros() as libc::c_int) << 26;
+    map(ARENA_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags)
+}
+
+/// Nothing, on systems without such an advice.
+///
+/// # Safety
+///
+/// None; it has the Linux face.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
+    let _ = (start, bytes);
+}
+
+/// Nothing, on systems without such an advice.
+///
+/// # Safety
+///
+/// None; it has the Linux face.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
+    let _ = (start, bytes);
+}
+
+/// None, on systems without `MAP_HUGETLB`.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn map_huge_arena() -> Option<NonNull<u8>> {
+    None
+}

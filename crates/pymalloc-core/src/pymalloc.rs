@@ -87,6 +87,15 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Allocates `size` bytes; see [`Malloc::malloc`].
     #[inline(always)]
     pub fn malloc(&mut self, size: usize) -> Option<NonNull<u8>> {
+        match self.malloc_cached(size) {
+            None => self.malloc_cold(size),
+            block => block,
+        }
+    }
+
+    /// The block on top of the magazine for `size`; `None` if that is empty, or there is none for this size.
+    #[inline(always)]
+    pub(crate) fn malloc_cached(&mut self, size: usize) -> Option<NonNull<u8>> {
         if size <= POOLED_MAX {
             // SAFETY: `size` is at most `POOLED_MAX`, so the index is in the table.
             let class = unsafe { *CLASS_OF_GRAINS.get_unchecked(size.div_ceil(GRAIN_BYTES)) };
@@ -94,7 +103,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 return NonNull::new(block);
             }
         }
-        self.malloc_cold(size)
+        None
     }
 
     /// Allocates `nelem * elsize` zero bytes; see [`Malloc::calloc`].
@@ -119,6 +128,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(always)]
     pub unsafe fn free(&mut self, ptr: Option<NonNull<u8>>) {
         let ptr = ptr.map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        self.check_live(ptr);
         let class = self.map.class_byte_in_span(ptr.addr());
         if !self.magazines.push(class, ptr) {
             // SAFETY: the caller's duties 1 and 2.
@@ -144,6 +154,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let Some(old) = ptr else {
             return self.malloc(new_size);
         };
+        self.check_live(old.as_ptr());
         let Some(class) = self.map.class_of(old.addr().get()) else {
             // SAFETY: 1 and 2: the block is not in a pool, so `R` made it.
             return unsafe { self.raw.realloc(ptr, new_size) };

@@ -25,13 +25,34 @@ const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
 /// The region is shared by all allocators of the process and takes addresses, not memory: at most 64 GiB of them, less
 /// under `ulimit -v`. An arena that is given back is dropped from memory at once.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct MmapArenas;
+pub struct MmapArenas {
+    huge_pages: HugePages,
+}
+
+/// Whether arenas may lie in huge pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Never, whatever the system's default: huge pages can stall on compaction and raise the memory held.
+    #[default]
+    Never,
+    /// Arenas are advised into transparent huge pages; two neighbours share one.
+    Madvise,
+    /// Arenas are taken from the pool of reserved huge pages (`MAP_HUGETLB`) if the system has some of an arena's
+    /// size, else as with `Never`. Where huge pages have 2 MiB, as on x86-64, an arena is too small for one.
+    Hugetlb,
+}
 
 impl MmapArenas {
-    /// The source; it has no state of its own.
+    /// The source with huge pages off.
     #[must_use]
     pub const fn new() -> Self {
-        Self
+        Self { huge_pages: HugePages::Never }
+    }
+
+    /// The source with huge pages as said.
+    #[must_use]
+    pub const fn with_huge_pages(huge_pages: HugePages) -> Self {
+        Self { huge_pages }
     }
 }
 
@@ -64,6 +85,8 @@ fn region() -> Option<Span> {
         let mut bytes = REGION_BYTES_MAX;
         while bytes >= REGION_BYTES_MIN {
             if let Some(base) = mmap::reserve(bytes, REGION_ALIGN) {
+                // SAFETY: the whole of a mapping made just now.
+                unsafe { mmap::forbid_huge_pages(base, bytes) };
                 return Some(Region { span: Span { base, bytes } });
             }
             bytes /= 2;
@@ -128,7 +151,17 @@ unsafe impl ArenaSource for MmapArenas {
         if size != ARENA_BYTES {
             return mmap::map_sparse(size);
         }
-        region().and_then(take_from).or_else(mmap::map_arena)
+        if self.huge_pages == HugePages::Hugetlb {
+            if let Some(arena) = mmap::map_huge_arena() {
+                return Some(arena);
+            }
+        }
+        let arena = region().and_then(take_from).or_else(mmap::map_arena)?;
+        if self.huge_pages == HugePages::Madvise {
+            // SAFETY: an arena got just now.
+            unsafe { mmap::advise_huge_pages(arena, ARENA_BYTES) };
+        }
+        Some(arena)
     }
 
     unsafe fn free(&self, arena: NonNull<u8>, size: usize) {

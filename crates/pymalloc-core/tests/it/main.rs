@@ -2,3 +2,9 @@
 
 mod arenas;
 mod blocks;
+mod concurrency;
+#[cfg(feature = "hardened")]
+mod hardened;
+mod release;
+mod text;
+mod trace;

@@ -1,0 +1,56 @@
+//! Feature `hardened`: each misuse ends the process with a message that names it.
+
+use std::process::Command;
+use std::ptr::NonNull;
+
+use malloc_api::{LibcMalloc, Malloc};
+use pymalloc_core::LocalPymalloc;
+use rstest::rstest;
+
+const MISUSE: &str = "PYMALLOC_CORE_TEST_MISUSE";
+
+/// What the child does, by name.
+#[test]
+fn misuse() {
+    let Ok(name) = std::env::var(MISUSE) else { return };
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    let blocks: Vec<_> = (0..200).map(|_| alloc.malloc(48).unwrap()).collect();
+    let free = |block: NonNull<u8>| {
+        // SAFETY: not kept: this is the misuse that must be caught before it does harm.
+        unsafe { alloc.free(Some(block)) };
+    };
+    match name.as_str() {
+        "twice" => (0..2).for_each(|_| free(blocks[0])),
+        "twice_later" => {
+            blocks.iter().for_each(|block| free(*block));
+            free(blocks[0]);
+        }
+        // SAFETY: inside of the block.
+        "interior" => free(unsafe { blocks[0].add(16) }),
+        // SAFETY: inside of the block.
+        "unaligned" => free(unsafe { blocks[0].add(1) }),
+        _ => blocks.iter().for_each(|block| free(*block)),
+    }
+}
+
+#[rstest]
+#[case::twice("twice", Some("double free"))]
+#[case::twice_later("twice_later", Some("double free"))]
+#[case::interior("interior", Some("invalid free"))]
+#[case::unaligned("unaligned", Some("invalid free"))]
+#[case::none("none", None)]
+fn misuse_is_named(#[case] name: &str, #[case] message: Option<&str>) {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hardened::misuse", "--nocapture"])
+        .env(MISUSE, name)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stderr);
+    match message {
+        Some(message) => {
+            assert!(!child.status.success());
+            assert!(text.contains(message), "{text}");
+        }
+        None => assert!(child.status.success(), "{text}"),
+    }
+}

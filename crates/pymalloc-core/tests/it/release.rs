@@ -1,0 +1,76 @@
+//! Memory goes back: what each level returns, and that live blocks keep their bytes.
+
+use std::ptr::NonNull;
+
+use malloc_api::{LibcMalloc, Malloc};
+use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOL_BYTES, Release};
+
+/// Pages of the process that are in memory, in bytes.
+fn resident_bytes() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn one_percent_of_a_million_blocks_holds_little() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut blocks: Vec<(NonNull<u8>, usize)> = Vec::with_capacity(1_000_000);
+    for index in 0..1_000_000 {
+        let size = rng.usize(16..=512);
+        let block = alloc.malloc(size).unwrap();
+        // SAFETY: a live block of `size` bytes.
+        unsafe { block.write_bytes(index as u8, size) };
+        blocks.push((block, size));
+    }
+    let full = resident_bytes();
+    let mut kept = Vec::new();
+    for (index, (block, size)) in blocks.iter().enumerate() {
+        if rng.u32(..100) == 0 {
+            kept.push((*block, *size, index as u8));
+        } else {
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(Some(*block)) };
+        }
+    }
+    let returned = alloc.release(Release::Pages);
+    alloc.check_invariants();
+    let fallen = full - resident_bytes();
+    // The frees alone have returned what was free beyond the bytes in use.
+    assert!(returned > 50 << 20, "{returned} bytes returned");
+    // Other tests of this process allocate meanwhile, so the system's view is a lower bound with some room.
+    assert!(fallen > 150 << 20, "{fallen} bytes fallen");
+    for (block, size, pattern) in kept {
+        // SAFETY: a live block of `size` bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), size) };
+        assert!(bytes.iter().all(|byte| *byte == pattern));
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+    alloc.check_invariants();
+}
+
+#[test]
+fn each_level_returns_what_it_names() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    let blocks: Vec<_> = (0..5_000).map(|_| alloc.malloc(512).unwrap()).collect();
+    let arenas = alloc.stats().arenas_current;
+    // One block in each 64 stays: pools of 32 blocks empty out by twos, no arena does.
+    let (kept, gone): (Vec<_>, Vec<_>) = blocks.iter().enumerate().partition(|(i, _)| i % 64 == 0);
+    for (_, block) in gone {
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(Some(*block)) };
+    }
+    assert_eq!(alloc.release(Release::Arenas), 0);
+    assert_eq!(alloc.stats().arenas_current, arenas);
+    let pools = alloc.release(Release::Pools);
+    assert!(pools >= 60 * POOL_BYTES, "{pools}");
+    let pages = alloc.release(Release::Pages);
+    assert!(pages >= 60 * 4096 * 2, "{pages}");
+    alloc.check_invariants();
+    for (_, block) in kept {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(*block)) };
+    }
+    assert_eq!(alloc.release(Release::Arenas), arenas * ARENA_BYTES);
+}

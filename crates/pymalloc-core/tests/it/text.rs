@@ -1,0 +1,66 @@
+//! The statistics' text, byte for byte.
+
+use pymalloc_core::{LocalPymalloc, NoFallback, StaticArenas, Stats};
+
+static BUFFER: StaticArenas<3> = StaticArenas::new();
+
+const FRESH: &str = "\
+Small block threshold = 512, in 32 size classes.
+
+class   size   num pools   blocks in use  avail blocks
+-----   ----   ---------   -------------  ------------
+
+# arenas allocated total           =                    0
+# arenas reclaimed                 =                    0
+# arenas highwater mark            =                    0
+# arenas allocated current         =                    0
+0 arenas * 1048576 bytes/arena     =                    0
+
+# bytes in allocated blocks        =                    0
+# bytes in available blocks        =                    0
+0 unused pools * 16384 bytes       =                    0
+# bytes lost to pool headers       =                    0
+# bytes lost to quantization       =                    0
+# bytes lost to arena alignment    =                    0
+Total                              =                    0
+
+arena map counts
+# arena map mid nodes              =                    0
+# arena map bot nodes              =                    0
+
+# bytes lost to arena map root     =                   56
+# bytes lost to arena map mid      =                    0
+# bytes lost to arena map bot      =                    0
+Total                              =                   56
+";
+
+#[test]
+fn a_fresh_allocator_prints_zeros() {
+    let alloc = LocalPymalloc::with_source(NoFallback, &BUFFER);
+    assert_eq!(alloc.stats().to_string(), FRESH);
+}
+
+#[test]
+fn rows_and_groups_line_up_as_in_cpython() {
+    let alloc = LocalPymalloc::new(malloc_api::LibcMalloc);
+    use malloc_api::Malloc;
+    let blocks: Vec<_> = (0..27).map(|_| alloc.malloc(16).unwrap()).collect();
+    let mut stats: Stats = alloc.stats();
+    stats.malloc_calls = Some(1_234_567);
+    let text = stats.to_string();
+    let line = |wanted: &str| assert!(text.lines().any(|line| line == wanted), "{wanted}\n{text}");
+    line("    0     16           1              27           997");
+    line("# times object malloc called       =            1,234,567");
+    line("# arenas allocated current         =                    1");
+    line("1 arenas * 1048576 bytes/arena     =            1,048,576");
+    line("# bytes in allocated blocks        =                  432");
+    line("62 unused pools * 16384 bytes      =            1,015,808");
+    line("# bytes lost to pool headers       =               16,384");
+    line("Total                              =            1,048,576");
+    let order = text.find("# times object").unwrap();
+    assert!(order < text.find("# arenas allocated total").unwrap());
+    for block in blocks {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+}

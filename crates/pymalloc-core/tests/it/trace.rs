@@ -1,0 +1,71 @@
+//! Random programs of `malloc-trace` under its shadow model, and every failure point.
+
+use malloc_api::testing::FailAfter;
+use malloc_api::{LibcMalloc, Malloc};
+use malloc_trace::run;
+use proptest::prelude::*;
+use pymalloc_core::{LocalPymalloc, LockedPymalloc, NoFallback, OwnedPymalloc, StaticArenas};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn random_traces_run_clean(seed in any::<u64>(), max in 1_usize..20_000) {
+        let ops = malloc_trace::generate::random(seed, 2_000, max);
+        let local = LocalPymalloc::new(LibcMalloc);
+        run(&ops, &local).unwrap();
+        local.check_invariants();
+        let locked = LockedPymalloc::new(LibcMalloc);
+        run(&ops, &locked).unwrap();
+        locked.check_invariants();
+        let owned = OwnedPymalloc::new(LibcMalloc);
+        run(&ops, &owned).unwrap();
+        owned.check_invariants();
+    }
+}
+
+#[test]
+fn a_fallback_that_fails_at_any_point_loses_nothing() {
+    for start in 0..40 {
+        let raw = FailAfter::new(LibcMalloc, start);
+        let alloc = LocalPymalloc::new(&raw);
+        let mut live = Vec::new();
+        for index in 0..80 {
+            let size = [0, 100, 9_000, 20_000][index % 4];
+            if let Some(block) = alloc.malloc(size) {
+                // SAFETY: live; on failure the old block stays.
+                let moved = unsafe { alloc.realloc(Some(block), size * 2 % 21_000) };
+                live.push(moved.unwrap_or(block));
+            }
+            assert_eq!(alloc.allocated_blocks(), live.len());
+        }
+        alloc.check_invariants();
+        for block in live {
+            // SAFETY: live, and forgotten.
+            unsafe { alloc.free(Some(block)) };
+        }
+        assert_eq!(alloc.allocated_blocks(), 0);
+    }
+}
+
+static BUFFER: StaticArenas<4> = StaticArenas::new();
+
+#[test]
+fn a_static_buffer_serves_until_it_is_full_and_again() {
+    let alloc = LocalPymalloc::with_source(NoFallback, &BUFFER);
+    for _ in 0..2 {
+        let mut live = Vec::new();
+        while let Some(block) = alloc.malloc(200) {
+            // SAFETY: a live block of 200 bytes.
+            unsafe { block.write_bytes(0x5A, 200) };
+            live.push(block);
+        }
+        assert_eq!(live.len(), 3 * 63 * (16_384 / 208));
+        alloc.check_invariants();
+        for block in live {
+            // SAFETY: live, and forgotten.
+            unsafe { alloc.free(Some(block)) };
+        }
+        alloc.check_invariants();
+    }
+}
