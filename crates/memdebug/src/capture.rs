@@ -13,8 +13,9 @@ pub(crate) struct Alone(());
 impl Alone {
     /// `None` if the thread is at it already, or past its end.
     pub(crate) fn enter() -> Option<Self> {
+        // Made only if entered: its drop clears the mark.
         let entered = BUSY.try_with(|busy| !busy.replace(true)).unwrap_or(false);
-        entered.then_some(Self(()))
+        entered.then(|| Self(()))
     }
 }
 

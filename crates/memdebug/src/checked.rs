@@ -11,6 +11,7 @@ use malloc_api::Malloc;
 use crate::at_exit::{self, VerifiedAtExit};
 use crate::block::ApiId;
 use crate::configure::ConfigureError;
+use crate::facts::BlockFacts;
 use crate::guard::{self, Guarded};
 use crate::hooks::DebugHooks;
 use crate::host::Host;
@@ -88,7 +89,7 @@ fn set_up_guard(rate: NonZeroU32, host: &Host) -> Result<Guard, ConfigureError> 
     if !guard::set_up() {
         return Err(ConfigureError::NoMemory { option: "guard" });
     }
-    let host = guard::add_host(*host).ok_or(ConfigureError::TooManyHooks)?;
+    let host = guard::add_host(*host).ok_or(ConfigureError::TooManyHosts)?;
     Ok(Guard { rate, host })
 }
 
@@ -223,55 +224,69 @@ impl<A: Malloc> DebugHooks<A> {
     #[cold]
     fn reject(&self, state: &State, p: NonNull<u8>, call: Call, known: Option<Entry>) {
         let address = p.as_ptr().addr();
-        let mut report = self.violation_at(p, call);
-        match known {
+        let facts = self.facts(p);
+        let mut allocated = None;
+        let mut freed = None;
+        let kind = match known {
             Some(entry) if entry.freed => {
-                report.kind = ViolationKind::DoubleFree;
-                report.freed = entry.site;
-                report.allocated =
-                    self.held(state, address).and_then(|h| Site::from_bits(h.allocated));
+                freed = entry.site;
+                allocated = self.held(state, address).and_then(|h| Site::from_bits(h.allocated));
+                ViolationKind::DoubleFree
             }
             Some(entry) => {
-                report.kind = ViolationKind::WrongDomain { allocated: entry.api };
-                report.allocated = entry.site;
+                allocated = entry.site;
+                ViolationKind::WrongDomain { allocated: entry.api }
             }
-            None => {
-                report.kind = match LIVE.enclosing(address) {
-                    Some(entry) => {
-                        report.allocated = entry.site;
-                        ViolationKind::InteriorPointer { block: entry.address, size: entry.size }
-                    }
-                    // A block that has left the quarantine, or was never in one.
-                    None if report.kind == ViolationKind::DoubleFree => ViolationKind::DoubleFree,
-                    None => ViolationKind::ForeignPointer,
-                };
-            }
-        }
-        (self.host.handler)(&report);
+            None => match LIVE.enclosing(address) {
+                Some(entry) => {
+                    allocated = entry.site;
+                    ViolationKind::InteriorPointer { block: entry.address, size: entry.size }
+                }
+                // A block that has left the quarantine, or was never in one.
+                None if verdict::looks_freed(&facts) => ViolationKind::DoubleFree,
+                None => ViolationKind::ForeignPointer,
+            },
+        };
+        self.tell(Violation { allocated, freed, ..self.violation(kind, call, facts) });
     }
 
     /// Reports a block whose header or guard is not intact.
     #[cold]
     fn report(&self, state: &State, p: NonNull<u8>, call: Call, entry: Option<Entry>) {
-        let mut report = self.violation_at(p, call);
         if let Some(entry) = entry {
-            report.allocated = entry.site;
+            let facts = self.facts(p);
             // It is live: whatever its header looks like, somebody wrote there.
-            if !matches!(report.kind, ViolationKind::TrailingPad)
-                || report.stated_size() != Some(entry.size as u64)
-            {
-                report.kind = ViolationKind::LeadingPad;
-            }
-        } else if let Some(held) = self.held(state, p.as_ptr().addr()) {
-            report.kind = ViolationKind::DoubleFree;
-            report.allocated = Site::from_bits(held.allocated);
-            report.freed = Site::from_bits(held.freed);
+            let header_is_intact = facts.id() == Some(self.api.byte())
+                && facts.pads_intact()
+                && facts.size() == Some(entry.size as u64);
+            let kind = match header_is_intact {
+                true => ViolationKind::TrailingPad,
+                false => ViolationKind::LeadingPad,
+            };
+            let allocated = entry.site;
+            return self.tell(Violation { allocated, ..self.violation(kind, call, facts) });
         }
-        (self.host.handler)(&report);
+        let report = match self.held(state, p.as_ptr().addr()) {
+            Some(held) => Violation {
+                allocated: Site::from_bits(held.allocated),
+                freed: Site::from_bits(held.freed),
+                ..self.violation(ViolationKind::DoubleFree, call, self.facts(p))
+            },
+            None => verdict::on_block(p, call, self.api, self.has_serial(), &self.host),
+        };
+        self.tell(report);
     }
 
-    fn violation_at(&self, p: NonNull<u8>, call: Call) -> Violation {
-        verdict::on_block(p, call, self.api, self.has_serial(), &self.host)
+    fn facts(&self, p: NonNull<u8>) -> BlockFacts {
+        BlockFacts::read(p.as_ptr().addr(), self.has_serial())
+    }
+
+    fn violation(&self, kind: ViolationKind, call: Call, facts: BlockFacts) -> Violation {
+        Violation::new(kind, call, self.api, Some(facts), &self.host)
+    }
+
+    fn tell(&self, report: Violation) {
+        (self.host.handler)(&report);
     }
 
     fn held(&self, state: &State, address: usize) -> Option<Held> {

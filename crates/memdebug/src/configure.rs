@@ -15,9 +15,9 @@ pub enum ConfigureError {
         /// The option's word.
         option: &'static str,
     },
-    /// More than 64 hooks with guard pages.
-    #[error("too many hooks with `guard`: at most 64 in a process")]
-    TooManyHooks,
+    /// Hooks with guard pages have more than 64 different hosts.
+    #[error("too many hosts of hooks with `guard`: at most 64 in a process")]
+    TooManyHosts,
     /// The fault handler that guard pages need cannot be installed.
     #[error("the fault handler that `guard` needs cannot be installed: system error {errno}")]
     FaultHandler {

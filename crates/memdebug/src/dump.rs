@@ -4,7 +4,7 @@
 use core::fmt::{self, Write};
 
 use crate::facts::{BlockFacts, SHOWN_BYTES, Shape};
-use crate::host::{FrameSink, Tracing};
+use crate::host::{FrameSink, Traceback, Tracing};
 use crate::pattern::FORBIDDENBYTE;
 use crate::violation::{Call, DumpSink, Message, Violation, ViolationKind};
 
@@ -60,13 +60,44 @@ fn bad_id(out: &mut Message, allocated: u8, verified: u8) -> fmt::Result {
     out.write_str("'")
 }
 
+/// CPython's dump of one block as it is now, whatever its state: `_PyObject_DebugDumpAddress`.
+///
+/// `Display` writes it. A copy: nothing is read again.
+#[derive(Clone, Debug)]
+pub struct BlockDump {
+    facts: BlockFacts,
+    traceback: Option<Traceback>,
+}
+
+impl BlockDump {
+    pub(crate) fn new(facts: BlockFacts, traceback: Option<Traceback>) -> Self {
+        Self { facts, traceback }
+    }
+}
+
+impl fmt::Display for BlockDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_stock(&self.facts, self.traceback, &mut Latin1(f))
+    }
+}
+
+/// What CPython writes.
+fn write_stock(
+    block: &BlockFacts,
+    traceback: Option<Traceback>,
+    out: &mut dyn DumpSink,
+) -> fmt::Result {
+    write_block(block, out)?;
+    if block.address == 0 {
+        return Ok(());
+    }
+    write_traceback(traceback, block.address, out)
+}
+
 /// The whole dump.
 pub(crate) fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
     if let Some(block) = &violation.block {
-        write_block(block, out)?;
-        if block.address != 0 {
-            write_traceback(violation, block.address, out)?;
-        }
+        write_stock(block, violation.traceback, out)?;
     }
     write_verdict(violation, out)?;
     for (site, what) in [(violation.allocated, "allocated"), (violation.freed, "freed")] {
@@ -223,9 +254,13 @@ impl fmt::Display for Ascii<'_> {
     }
 }
 
-fn write_traceback(violation: &Violation, address: usize, out: &mut dyn DumpSink) -> fmt::Result {
+fn write_traceback(
+    traceback: Option<Traceback>,
+    address: usize,
+    out: &mut dyn DumpSink,
+) -> fmt::Result {
     let off = "Enable tracemalloc to get the memory block allocation traceback\n\n";
-    let Some(supplier) = violation.traceback else {
+    let Some(supplier) = traceback else {
         return out.write_str(off);
     };
     let mut frames = AllocationFrames { out: &mut *out, result: Ok(()), any: false };

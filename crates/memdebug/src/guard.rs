@@ -22,6 +22,7 @@ use malloc_api::MIN_ALIGN;
 use crate::block::ApiId;
 use crate::facts::BlockFacts;
 use crate::host::Host;
+use crate::load;
 use crate::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
 use crate::sites::Site;
@@ -44,6 +45,7 @@ pub(crate) struct Pool {
     stride: usize,
     slots: MappedSlice<Slot>,
     free: Mutex<Free>,
+    report_stack: Mapping,
 }
 
 /// Free slots, oldest first. Slots that were never used come before any other.
@@ -107,6 +109,7 @@ impl Pool {
         let page = page_bytes();
         let stride = MAX_GUARDED.next_multiple_of(page) + page;
         Some(Self {
+            report_stack: Mapping::zeroed(REPORT_STACK_BYTES)?,
             pages: Mapping::reserved(stride * SLOTS + page)?,
             page,
             stride,
@@ -183,7 +186,10 @@ pub(crate) fn lock_all() -> Option<MutexGuard<'static, Free>> {
 
 /// Remembers whom to tell of faults in blocks of these hooks; `None` if there are too many hooks.
 pub(crate) fn add_host(host: Host) -> Option<u32> {
-    HOSTS.iter().position(|place| place.set(host).is_ok()).map(|index| index as u32)
+    let mine = |place: &OnceLock<Host>| {
+        place.get().is_some_and(|known| known.is_same(&host)) || place.set(host).is_ok()
+    };
+    HOSTS.iter().position(mine).map(|index| index as u32)
 }
 
 /// Whether `address` is in the pool.
@@ -357,8 +363,35 @@ pub(crate) fn violation(
     violation
 }
 
-/// Reports the access to `address` that faulted, if it is in the pool.
+/// Bytes of the stack that reports of faults are made on: signal stacks are small.
+const REPORT_STACK_BYTES: usize = 512 << 10;
+
+/// An access that faulted.
+struct Fault {
+    address: usize,
+    write: Option<bool>,
+}
+
+/// Reports the access to `address` that faulted, if it is in the pool. One thread at a time; others wait.
 pub(crate) fn on_fault(address: usize, write: Option<bool>) {
+    static REPORTING: AtomicBool = AtomicBool::new(false);
+    let Some(pool) = pool().filter(|_| contains(address)) else {
+        return;
+    };
+    while REPORTING.swap(true, Relaxed) {
+        // SAFETY: no memory is involved.
+        unsafe { libc::sched_yield() };
+    }
+    let top = pool.report_stack.start().as_ptr().wrapping_add(pool.report_stack.bytes());
+    let mut fault = Fault { address, write };
+    // SAFETY: 1: a mapping's end, and `REPORTING` keeps others off it; 2: `report_fault` takes a `Fault`.
+    unsafe { load::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
+    REPORTING.store(false, Relaxed);
+}
+
+extern "C" fn report_fault(fault: *mut libc::c_void) {
+    // SAFETY: `on_fault` passed it, and waits.
+    let Fault { address, write } = *unsafe { &*fault.cast::<Fault>() };
     let Some(guarded) = nearest(address) else {
         return;
     };

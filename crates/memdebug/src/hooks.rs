@@ -10,7 +10,9 @@ use malloc_api::Malloc;
 
 use crate::block::{self, ApiId, HEADER_BYTES, TAIL_WORD, base_of, max_request, overhead};
 use crate::checked::Checked;
+use crate::dump::BlockDump;
 use crate::erase::Erased;
+use crate::facts::BlockFacts;
 use crate::host::{Host, ThreadCheck};
 use crate::load;
 use crate::options::Options;
@@ -157,6 +159,13 @@ impl<A> DebugHooks<A> {
     fn bad_block(&self, p: NonNull<u8>, call: Call) {
         let violation = verdict::on_block(p, call, self.api, self.has_serial(), &self.host);
         (self.host.handler)(&violation);
+    }
+
+    /// Describes the block at `ptr` as it is now, in CPython's words. Any pointer may be asked for.
+    #[must_use]
+    pub fn dump(&self, ptr: Option<NonNull<u8>>) -> BlockDump {
+        let address = ptr.map_or(0, |p| p.as_ptr().addr());
+        BlockDump::new(BlockFacts::read(address, self.has_serial()), self.host.traceback)
     }
 
     /// The size of the block at `p` if its id, its pads and its guard are intact.

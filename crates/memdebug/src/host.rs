@@ -141,6 +141,25 @@ impl Host {
     }
 }
 
+#[cfg(feature = "std")]
+impl Host {
+    /// Whether both supply the same functions.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.addresses() == other.addresses()
+    }
+
+    fn addresses(&self) -> [usize; 6] {
+        [
+            self.thread_check.map_or(0, |f| f as usize),
+            self.thread_message.as_ptr().addr(),
+            self.handler as usize,
+            self.traceback.map_or(0, |f| f as usize),
+            self.current_frames.map_or(0, |f| f as usize),
+            self.debug_offset.map_or(0, |f| f as usize),
+        ]
+    }
+}
+
 impl Default for Host {
     fn default() -> Self {
         Self::new()

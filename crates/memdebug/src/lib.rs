@@ -67,6 +67,7 @@ mod violation;
 
 pub use block::{ApiId, HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 pub use configure::ConfigureError;
+pub use dump::BlockDump;
 #[cfg(feature = "std")]
 pub use fault::install_fault_handler;
 pub use hooks::DebugHooks;

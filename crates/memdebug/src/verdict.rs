@@ -8,7 +8,7 @@ use malloc_api::MIN_ALIGN;
 use crate::block::{ApiId, HEADER_BYTES, TAIL_BYTES, max_request};
 use crate::facts::BlockFacts;
 use crate::host::Host;
-use crate::pattern::FORBIDDENBYTE;
+use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
 use crate::probe;
 use crate::region;
 use crate::violation::{Call, Violation, ViolationKind};
@@ -55,6 +55,9 @@ fn bad_id(facts: &BlockFacts, id: u8) -> ViolationKind {
     if let Some((block, size)) = enclosing_block(facts.address) {
         return ViolationKind::InteriorPointer { block, size };
     }
+    if looks_freed(facts) {
+        return ViolationKind::DoubleFree;
+    }
     if facts.address % MIN_ALIGN != 0 || region::is_no_heap(facts.address) {
         return ViolationKind::ForeignPointer;
     }
@@ -94,6 +97,20 @@ fn stated_by_intact_header(header: &[u8]) -> Option<usize> {
     }
     let size = usize::try_from(u64::from_be_bytes(*size)).ok()?;
     (size <= max_request(false)).then_some(size)
+}
+
+/// Whether a free left its fill behind. A C library puts its own words over the header of a free block, and over the first
+/// two of a large one's data too.
+pub(crate) fn looks_freed(facts: &BlockFacts) -> bool {
+    let is_written = |id| id != FORBIDDENBYTE;
+    facts.header_is_dead()
+        || facts.id().is_some_and(is_written)
+            && (is_dead::<8>(facts.address) || is_dead::<64>(facts.address.wrapping_add(16)))
+}
+
+/// Whether the `N` bytes at `address` were filled by a free.
+fn is_dead<const N: usize>(address: usize) -> bool {
+    probe::peek::<N>(address) == Some([DEADBYTE; N])
 }
 
 fn guard_is_intact(tail: usize) -> bool {

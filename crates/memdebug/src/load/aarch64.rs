@@ -1,6 +1,6 @@
 //! Owns the reads of a block's header and guard before it is known to be a block: see `x86_64.rs`, its twin.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 
 global_asm!(
     ".pushsection .text.memdebug_load,\"ax\",@progbits",
@@ -92,4 +92,31 @@ pub(crate) unsafe fn stack_pointer(context: *mut libc::c_void) -> usize {
     // SAFETY: duty 1.
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     context.uc_mcontext.sp as usize
+}
+
+/// Calls `f(argument)` on the stack that ends at `top`.
+///
+/// # Safety
+///
+/// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
+/// 2. `f` accepts `argument`, and does not unwind.
+pub(crate) unsafe fn call_on_stack(
+    top: *mut u8,
+    f: extern "C" fn(*mut libc::c_void),
+    argument: *mut libc::c_void,
+) {
+    // SAFETY: duties 1 and 2; x20 survives the call and brings the stack back.
+    unsafe {
+        asm!(
+            "mov x20, sp",
+            "mov sp, {top}",
+            "blr {f}",
+            "mov sp, x20",
+            top = in(reg) top,
+            f = in(reg) f,
+            in("x0") argument,
+            out("x20") _,
+            clobber_abi("C"),
+        );
+    }
 }

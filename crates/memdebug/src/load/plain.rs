@@ -32,3 +32,13 @@ pub(crate) unsafe fn was_write(_context: *mut libc::c_void) -> Option<bool> {
 pub(crate) unsafe fn stack_pointer(_context: *mut libc::c_void) -> usize {
     0
 }
+
+/// Calls `f(argument)`, on the stack that there is.
+#[cfg(feature = "std")]
+pub(crate) unsafe fn call_on_stack(
+    _top: *mut u8,
+    f: extern "C" fn(*mut libc::c_void),
+    argument: *mut libc::c_void,
+) {
+    f(argument);
+}

@@ -5,7 +5,7 @@
 //! which is no intact header and no intact guard. A good pointer pays a call and a return for this.
 //! Twins: `aarch64.rs`, and `plain.rs` for other systems.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 
 global_asm!(
     ".pushsection .text.memdebug_load,\"ax\",@progbits",
@@ -102,4 +102,31 @@ pub(crate) unsafe fn stack_pointer(context: *mut libc::c_void) -> usize {
     // SAFETY: duty 1.
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };
     context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize
+}
+
+/// Calls `f(argument)` on the stack that ends at `top`.
+///
+/// # Safety
+///
+/// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
+/// 2. `f` accepts `argument`, and does not unwind.
+pub(crate) unsafe fn call_on_stack(
+    top: *mut u8,
+    f: extern "C" fn(*mut libc::c_void),
+    argument: *mut libc::c_void,
+) {
+    // SAFETY: duties 1 and 2; r12 survives the call and brings the stack back.
+    unsafe {
+        asm!(
+            "mov r12, rsp",
+            "mov rsp, {top}",
+            "call {f}",
+            "mov rsp, r12",
+            top = in(reg) top,
+            f = in(reg) f,
+            in("rdi") argument,
+            out("r12") _,
+            clobber_abi("C"),
+        );
+    }
 }

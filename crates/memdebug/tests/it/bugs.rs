@@ -1,0 +1,88 @@
+//! Bug classes x domains x sizes x offsets, in this process: each is reported once, with the right class.
+
+use memdebug::{ApiId, Violation, ViolationKind, install_fault_handler};
+use rstest::rstest;
+
+use crate::support::{Bug, SIZES, another, hooks, seen};
+
+/// Whether `kind` is the class that `bug` must be given. `certain` with a registry: nothing is guessed then.
+fn is_right(bug: Bug, kind: ViolationKind, api: ApiId, size: usize, certain: bool) -> bool {
+    use ViolationKind as V;
+    match bug {
+        Bug::None => false,
+        Bug::Overflow(_) | Bug::ReallocOverflow(_) => kind == V::TrailingPad,
+        // From the eighth byte on the id is gone too: without a registry it may be any block, or none.
+        Bug::Underflow(count) if count >= 8 && !certain => kind == V::BadId,
+        Bug::Underflow(_) => kind == V::LeadingPad,
+        // The memory of a large block may be gone with its first free.
+        Bug::DoubleFree if !certain && size > 100_000 => {
+            matches!(kind, V::ForeignPointer | V::DoubleFree)
+        }
+        Bug::DoubleFree => kind == V::DoubleFree,
+        Bug::WriteAfterFree(at) => {
+            matches!(kind, V::UseAfterFree { offset, found: 0x41, changed: 1 } if offset == at)
+        }
+        Bug::Interior(_) => {
+            matches!(kind, V::InteriorPointer { size: found, .. } if found == size)
+        }
+        Bug::Stack | Bug::Static | Bug::Unmapped => kind == V::ForeignPointer,
+        Bug::NoHooks if !certain => kind == V::BadId,
+        Bug::NoHooks => kind == V::ForeignPointer,
+        Bug::WrongDomain => kind == V::WrongDomain { allocated: api },
+        Bug::NoGil => kind == V::WrongThread,
+    }
+}
+
+#[rstest]
+fn each_bug_is_named(
+    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values("", "serial", "full_erase", "quarantine", "strict", "strict,serial,backtrace=4")]
+    options: &str,
+) {
+    install_fault_handler().unwrap();
+    let certain = options.contains("strict");
+    let quarantine = certain || options.contains("quarantine");
+    let ours = hooks(api, options);
+    let other = hooks(another(api), options);
+    for size in SIZES {
+        for bug in Bug::all(size, quarantine) {
+            bug.plant(&ours, &other, size);
+            let found = seen();
+            if bug == Bug::NoGil && api == ApiId::Raw {
+                assert!(found.is_empty(), "raw has no thread rule");
+                continue;
+            }
+            let kinds: Vec<_> = found.iter().map(Violation::kind).collect();
+            let context = format!("{bug:?}, {size} bytes, {api:?}, {options:?}: {kinds:?}");
+            // A wrong free leaves the block alone: the right one after it must find nothing.
+            assert_eq!(kinds.len(), 1, "{context}");
+            assert!(
+                is_right(bug, kinds[0], api, size, certain || quarantine && bug == Bug::DoubleFree),
+                "{context}"
+            );
+        }
+    }
+}
+
+#[rstest]
+fn no_bug_is_no_report(
+    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values(
+        "",
+        "serial",
+        "full_erase",
+        "quarantine",
+        "strict",
+        "guard=1/1",
+        "guard=1/3,strict,serial"
+    )]
+    options: &str,
+) {
+    let ours = hooks(api, options);
+    let other = hooks(another(api), options);
+    for size in SIZES {
+        Bug::None.plant(&ours, &other, size);
+    }
+    ours.release_quarantine();
+    assert!(seen().is_empty());
+}

@@ -1,0 +1,105 @@
+//! The same bugs with the handler that a program gets: each ends in a report and SIGABRT, never in SIGSEGV.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+
+use memdebug::{ApiId, Host, handler, install_fault_handler};
+use rstest::rstest;
+
+use crate::support::{Bug, SIZES, another, hooks_of};
+
+const VARIABLE: &str = "MEMDEBUG_TEST_CHILD";
+
+/// Runs `program` of this file in a child of its own.
+pub(crate) fn run(program: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child::program", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, program)
+        .output()
+        .unwrap()
+}
+
+/// What a child runs. In the parent there is nothing to run, which is a program without a bug.
+#[test]
+fn program() {
+    let Ok(program) = std::env::var(VARIABLE) else {
+        let host = Host::new();
+        Bug::None.plant(&hooks_of(host, ApiId::Raw, ""), &hooks_of(host, ApiId::Mem, ""), 1);
+        return;
+    };
+    // SAFETY: a limit of this process alone: no core files.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
+    if let Some(rest) = program.strip_prefix("leaks:") {
+        return crate::leaks::child(rest);
+    }
+    if let Some(rest) = program.strip_prefix("quarantine:") {
+        return crate::quarantine::child(rest);
+    }
+    let mut words = program.split(';');
+    let mut word = || words.next().unwrap();
+    let (bug, api, size) = (Bug::parse(word()), word(), word().parse().unwrap());
+    let options = word();
+    let api = ApiId::from_byte(api.as_bytes()[0]).unwrap();
+    install_fault_handler().unwrap();
+    let host = Host::new().with_handler(handler::abort).with_thread_check(|| false);
+    let host = if bug == Bug::NoGil { host } else { host.with_thread_check(|| true) };
+    bug.plant(&hooks_of(host, api, options), &hooks_of(host, another(api), options), size);
+}
+
+#[rstest]
+fn every_bug_ends_in_sigabrt(
+    #[values("", "strict", "guard=1/1")] options: &str,
+    #[values(0, 1, 2, 3, 4, 5, 6, 7, 8)] size_index: usize,
+) {
+    let size = SIZES[size_index];
+    let guard = options.starts_with("guard");
+    // The offsets of a class are all tried in the process; here its ends are.
+    let sampled = |bug: &Bug| match *bug {
+        Bug::Overflow(n) | Bug::ReallocOverflow(n) => n == 1 || n == 8,
+        Bug::Underflow(n) => n == 1 || n == 8 || n == 16,
+        Bug::WriteAfterFree(at) => at == 0 || at == size as isize - 1,
+        _ => true,
+    };
+    for bug in Bug::all(size, options == "strict").into_iter().filter(sampled) {
+        for api in [ApiId::Raw, ApiId::Obj] {
+            if bug == Bug::NoGil && api == ApiId::Raw {
+                continue;
+            }
+            let letter = char::from(api.byte());
+            let output = run(&format!("{};{letter};{size};{options}", bug.text()));
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let context = format!(
+                "{bug:?}, {size} bytes, {api:?}, {options:?}: {:?}\n{errors}",
+                output.status
+            );
+            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{context}");
+            // The id byte in the last line may be any, a line feed too.
+            let fatal = errors.matches("\nFatal Python error: _PyMem_Debug").count();
+            let first = errors.starts_with("Fatal Python error: _PyMem_Debug");
+            assert_eq!(fatal + usize::from(first), 1, "{context}");
+            if bug != Bug::NoGil && !guard {
+                assert!(errors.contains("Debug memory block at address p=0x"), "{context}");
+            }
+        }
+    }
+}
+
+#[rstest]
+fn no_bug_ends_well(#[values("", "strict,serial", "guard=1/1")] options: &str) {
+    let output = run(&format!("None;m;100;{options}"));
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// A freed or overrun guarded block faults at the access itself.
+#[rstest]
+#[case("WriteAfterFree(0)", "memdebug: use after free: write at p+0 of a guarded block.")]
+#[case("WriteAfterFree(4095)", "memdebug: use after free: write at p+4095 of a guarded block.")]
+#[case("Overflow(1)", "memdebug: overflow: write at p+4096 of a guarded block.")]
+fn guard_pages_fault_at_the_access(#[case] bug: &str, #[case] line: &str) {
+    let output = run(&format!("{bug};m;4096;guard=1/1"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
+    assert!(errors.contains(line), "{errors}");
+    assert!(errors.contains("Fatal Python error: _PyMem_DebugGuardPage: "), "{errors}");
+}

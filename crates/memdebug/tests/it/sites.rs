@@ -1,0 +1,126 @@
+//! Sites of allocation and free: native frames, and the host's.
+
+use std::cell::Cell;
+
+use malloc_api::{LibcMalloc, Malloc};
+use memdebug::{ApiId, DebugHooks, FrameSink, Host, ViolationKind};
+
+use crate::support::{COLLECTING, Hooks, hooks_of, options, seen};
+
+thread_local! {
+    static LINE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A host whose program has two frames.
+fn python_frames(out: &mut dyn FrameSink) {
+    out.frame("/tmp/a\"ä.py", LINE.get(), Some("inner"));
+    out.frame("b.py", 7, None);
+}
+
+const PYTHON: Host = COLLECTING.with_current_frames(python_frames);
+
+#[inline(never)]
+fn allocate_here(hooks: &Hooks) -> *mut u8 {
+    hooks.malloc(10).unwrap().as_ptr()
+}
+
+#[test]
+fn both_sites_of_a_use_after_free() {
+    let hooks = hooks_of(PYTHON, ApiId::Mem, "backtrace=4,quarantine");
+    LINE.set(11);
+    let p = allocate_here(&hooks);
+    LINE.set(12);
+    // SAFETY: live; the quarantine keeps it.
+    unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+    // SAFETY: a planted bug, into a held block.
+    unsafe { p.write(0) };
+    hooks.release_quarantine();
+    let seen = seen();
+    assert_eq!(seen.len(), 1);
+    assert!(matches!(seen[0].kind(), ViolationKind::UseAfterFree { offset: 0, .. }));
+    let text = seen[0].to_string();
+    let frames = |line| {
+        format!("  File \"/tmp/a\"\\xe4.py\", line {line}, in inner\n  File \"b.py\", line 7\n  0x")
+    };
+    let allocated = format!("Memory block allocated by (most recent call first):\n{}", frames(11));
+    let freed = format!("Memory block freed by (most recent call first):\n{}", frames(12));
+    assert!(text.contains(&allocated), "{text}");
+    assert!(text.contains(&freed), "{text}");
+}
+
+#[test]
+fn one_line_is_one_site() {
+    let hooks = hooks_of(PYTHON, ApiId::Mem, "backtrace=6,quarantine");
+    let site = |line| {
+        LINE.set(line);
+        let p = allocate_here(&hooks);
+        // SAFETY: live.
+        unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+        // SAFETY: a planted bug: both sites are in its report.
+        unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+        let seen = seen();
+        assert_eq!(seen.len(), 1);
+        seen[0].allocated().unwrap()
+    };
+    let sites: Vec<_> = [1, 2, 1].into_iter().map(site).collect();
+    assert_eq!(sites[0], sites[2]);
+    assert_ne!(sites[0], sites[1]);
+}
+
+/// A frame that does not fit ends the list; nothing is cut in the middle.
+#[test]
+fn long_frames_end_the_list() {
+    fn long(out: &mut dyn FrameSink) {
+        for _ in 0..20 {
+            out.frame(&"x".repeat(200), 1, None);
+        }
+    }
+    let host = COLLECTING.with_current_frames(long);
+    let hooks = hooks_of(host, ApiId::Mem, "backtrace=32");
+    let p = hooks.malloc(1).unwrap();
+    // SAFETY: a planted bug: one byte past the end.
+    unsafe { p.as_ptr().add(1).write(0) };
+    // SAFETY: live.
+    unsafe { hooks.free(Some(p)) };
+    let text = seen()[0].allocated().unwrap().to_string();
+    let lines = text.lines().filter(|l| l.starts_with("  File \"xxx") && l.ends_with("\", line 1"));
+    assert_eq!(lines.count(), 4, "{text}");
+    assert!(text.lines().all(|l| l.starts_with("  File \"") || l.starts_with("  0x")), "{text}");
+}
+
+/// The function that allocated is named, where names are known.
+#[cfg(feature = "backtrace")]
+#[test]
+fn names_of_rust_functions() {
+    let hooks = hooks_of(COLLECTING, ApiId::Mem, "backtrace=16");
+    let p = allocate_here(&hooks);
+    // SAFETY: a planted bug: one byte past the end.
+    unsafe { p.add(10).write(0) };
+    // SAFETY: live.
+    unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+    let text = seen()[0].to_string();
+    assert!(text.contains("allocate_here"), "{text}");
+    assert!(text.contains("sites.rs:"), "{text}");
+}
+
+/// A supplier that allocates from the hooks is not asked again for that.
+#[test]
+fn a_supplier_may_allocate() {
+    static HOOKS: DebugHooks<LibcMalloc> =
+        DebugHooks::new(LibcMalloc, ApiId::Raw).with_host(Host::new().with_current_frames(greedy));
+    fn greedy(out: &mut dyn FrameSink) {
+        let p = HOOKS.malloc(64);
+        out.frame("greedy.py", 1, None);
+        // SAFETY: live, and not used again.
+        unsafe { HOOKS.free(p) };
+    }
+    // SAFETY: 1: no block yet, no other thread.
+    unsafe { HOOKS.configure(&options("backtrace=2,quarantine")) }.unwrap();
+    let p = HOOKS.malloc(5);
+    // SAFETY: live, and not used again.
+    unsafe { HOOKS.free(p) };
+    assert_eq!(HOOKS.quarantined().1, 3);
+    // SAFETY: 1: no block is live.
+    let again = unsafe { HOOKS.configure(&options("registry")) };
+    assert_eq!(again, Err(memdebug::ConfigureError::AlreadySet));
+}
