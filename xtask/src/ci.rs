@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::layers;
+use crate::{docs, layers};
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
 type Step = (&'static str, fn(&Shell) -> Result<()>);
@@ -13,6 +13,7 @@ type Step = (&'static str, fn(&Shell) -> Result<()>);
 const STEPS: &[Step] = &[
     ("fmt", fmt),
     ("layers", |_| layers::run()),
+    ("docs", |_| docs::run(true)),
     ("clippy", clippy),
     ("test", test),
     ("test-alone", test_alone),

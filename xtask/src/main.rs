@@ -4,6 +4,7 @@
 
 mod bench;
 mod ci;
+mod docs;
 mod fuzz;
 mod layers;
 mod loom;
@@ -37,6 +38,12 @@ enum Command {
     Regrtest(regrtest::Args),
     /// Check that crates import only what docs/architecture.md allows.
     Layers,
+    /// Write the generated parts of the documentation from the code.
+    Docs {
+        /// Compare them instead, and fail when they differ.
+        #[arg(long)]
+        check: bool,
+    },
     /// Model-check every lock-free structure.
     Loom {
         /// Run the negative controls: each weakened ordering must make its model fail.
@@ -84,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Python(args) => return python::run(args),
         Command::Regrtest(args) => return regrtest::run(args),
         Command::Layers => layers::run()?,
+        Command::Docs { check } => docs::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
         Command::Bench { arguments } => bench::run(&arguments)?,
         Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref())?,
