@@ -154,9 +154,8 @@ pub(crate) fn call(allocator: &impl Malloc, op: Op, slot: &mut Option<NonNull<u8
 /// Reads the first word of a block that was written when it was new.
 #[inline(always)]
 fn read_first_word(block: Option<NonNull<u8>>, size: usize) {
-    if let Some(block) = block
-        && size >= TOUCHED_BYTES
-    {
+    let Some(block) = block else { return };
+    if size >= TOUCHED_BYTES {
         // SAFETY: the block is live and holds at least one word. Where it grew by `realloc` from less than
         // `TOUCHED_BYTES` the word may be uninitialised: `MaybeUninit` allows that.
         let word = unsafe { block.cast::<std::mem::MaybeUninit<usize>>().read() };
