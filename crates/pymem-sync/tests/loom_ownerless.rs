@@ -62,7 +62,7 @@ fn a_node_that_comes_back_is_not_taken_for_the_old_one() {
     let model = Model {
         name: "a_node_that_comes_back_is_not_taken_for_the_old_one",
         preemptions: None,
-        floor: 200,
+        floor: 50_000,
         controls: &[Site::OwnerlessVersion, Site::OwnerlessGive, Site::OwnerlessTake],
     };
     model.check(|| {
@@ -89,7 +89,7 @@ fn two_takers_and_a_giver_share_nothing() {
     let model = Model {
         name: "two_takers_and_a_giver_share_nothing",
         preemptions: None,
-        floor: 200,
+        floor: 5_000,
         controls: &[Site::OwnerlessGive, Site::OwnerlessTake],
     };
     model.check(|| {

@@ -18,7 +18,7 @@ fn an_advance_by_somebody_else_covers_the_unlink() {
     let model = Model {
         name: "an_advance_by_somebody_else_covers_the_unlink",
         preemptions: None,
-        floor: 100,
+        floor: 10_000,
         controls: &[Site::QsbrNextFence, Site::QsbrQuiescentFence, Site::QsbrNextStep],
     };
     model.check(|| {
@@ -49,8 +49,8 @@ fn a_reader_that_attaches_after_the_advance_misses_nothing() {
     let model = Model {
         name: "a_reader_that_attaches_after_the_advance_misses_nothing",
         preemptions: None,
-        floor: 100,
-        controls: &[Site::QsbrNextFence, Site::QsbrAttachFence, Site::QsbrScanFence],
+        floor: 100_000,
+        controls: &[Site::QsbrNextFence, Site::QsbrAttachFence],
     };
     model.check(|| {
         let world = Leak::new((Shared::new(), Linked::new()));
@@ -77,7 +77,7 @@ fn a_deferred_goal_waits_for_an_advance_and_never_falls() {
     let model = Model {
         name: "a_deferred_goal_waits_for_an_advance_and_never_falls",
         preemptions: None,
-        floor: 3,
+        floor: 100,
         controls: &[Site::QsbrNextStep],
     };
     model.check(|| {

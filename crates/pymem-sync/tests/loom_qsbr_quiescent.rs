@@ -18,7 +18,7 @@ fn a_reader_from_before_the_advance_is_not_passed() {
     let model = Model {
         name: "a_reader_from_before_the_advance_is_not_passed",
         preemptions: None,
-        floor: 100,
+        floor: 2_000,
         controls: &[Site::QsbrQuiescent, Site::QsbrScan, Site::QsbrAdvance, Site::QsbrCurrent],
     };
     model.check(|| {

@@ -29,7 +29,7 @@ fn two_reclaimers_free_what_one_reader_has_left() {
     let model = Model {
         name: "two_reclaimers_free_what_one_reader_has_left",
         preemptions: Some(3),
-        floor: 10_000,
+        floor: 100_000,
         controls: &[Site::QsbrRaise, Site::QsbrReached, Site::QsbrMonotonic],
     };
     model.check(|| {

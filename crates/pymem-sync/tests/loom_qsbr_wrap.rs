@@ -17,7 +17,7 @@ fn a_goal_after_the_wrap_waits_for_a_reader_from_before() {
     let model = Model {
         name: "a_goal_after_the_wrap_waits_for_a_reader_from_before",
         preemptions: None,
-        floor: 100,
+        floor: 2_000,
         controls: &[Site::QsbrWrap, Site::QsbrQuiescent],
     };
     model.check(|| {

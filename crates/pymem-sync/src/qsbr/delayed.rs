@@ -137,7 +137,7 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] with the item, if there is no memory for the queue even after processing it. (Also if the global
+    /// [`OutOfMemory`] with the item, if there is no memory for the queue even after [flushing](Self::flush) it. (Also if the global
     /// allocator itself calls `retire` on this queue while this queue grows.)
     ///
     /// # Safety
@@ -171,10 +171,10 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
         }
     }
 
-    /// Out of memory: processing may make room.
+    /// Out of memory: what is reclaimed makes room.
     #[cold]
     fn retry(&self, item: T) -> Result<(), OutOfMemory<T>> {
-        self.process();
+        self.flush();
         self.push(item).map_err(OutOfMemory)
     }
 
@@ -208,11 +208,16 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
         reclaimed + self.orphans.process(self.shared)
     }
 
-    /// Advances for the open items at once, then processes.
+    /// Advances if any item waits for an advance, then processes.
     ///
     /// For a thread that will not retire for a while: before it detaches to block, and at its exit.
     pub fn flush(&self) -> usize {
         self.close(Shared::advance);
+        let last = self.queue.try_borrow().ok().and_then(|queue| queue.last_goal());
+        if last.is_some_and(|goal| !goal.is_reached_by(self.shared.current())) {
+            // A deferred goal, and nobody has advanced since.
+            let _ = self.shared.advance();
+        }
         self.since.set(Pending::default());
         self.process()
     }

@@ -88,6 +88,11 @@ impl<T> Queue<T> {
         self.batches.front().map(|batch| batch.goal)
     }
 
+    /// The goal that covers every closed item.
+    pub(super) fn last_goal(&self) -> Option<Goal> {
+        self.batches.back().map(|batch| batch.goal)
+    }
+
     /// Takes the oldest item if it waits for `goal`.
     #[inline]
     pub(super) fn pop(&mut self, goal: Goal) -> Option<T> {

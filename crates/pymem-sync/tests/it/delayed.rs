@@ -1,0 +1,257 @@
+//! Limits, order, re-entry and hand-over of the delayed queue.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use pymem_sync::qsbr::{Delayed, Limits, Orphans, Pending, Reclaim, Shared};
+use rstest::rstest;
+
+/// Writes its number to a log when it is reclaimed.
+struct Logged {
+    number: usize,
+    bytes: usize,
+    log: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Reclaim for Logged {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn reclaim(self) {
+        self.log.lock().unwrap().push(self.number);
+    }
+}
+
+fn retire<T: Reclaim>(delayed: &Delayed<'_, T>, item: T) {
+    // SAFETY: (1), (2), (3) no reader can reach the items of these tests.
+    assert!(unsafe { delayed.retire(item) }.is_ok());
+}
+
+#[rstest]
+#[case::items(Limits { items: 127, bytes: 1024 }, 0, 128)]
+#[case::bytes(Limits { items: 127, bytes: 1024 }, 100, 11)]
+#[case::one_big(Limits { items: 127, bytes: 1024 }, 1025, 1)]
+#[case::exactly_the_limit(Limits { items: 127, bytes: 1024 }, 1024, 2)]
+#[case::no_items(Limits { items: 0, bytes: 1024 }, 0, 1)]
+#[case::the_default_in_items(Limits::default(), 1, 128)]
+#[case::the_default_in_bytes(Limits::default(), 10_000, 105)]
+#[case::a_big_item_by_default(Limits::default(), 1024 * 1024 + 1, 1)]
+fn the_item_that_exceeds_a_limit_advances(
+    #[case] limits: Limits,
+    #[case] bytes: usize,
+    #[case] exceeds: usize,
+) {
+    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
+    let delayed = Delayed::new(&shared, &orphans, limits);
+    let reader = shared.register().unwrap();
+    reader.attach();
+    let start = shared.current();
+    for number in 1..exceeds {
+        retire(&delayed, Logged { number, bytes, log: Arc::clone(&log) });
+        assert_eq!(shared.current(), start, "item {number} advanced");
+        assert_eq!(delayed.since_advance(), Pending { items: number, bytes: number * bytes });
+    }
+    retire(&delayed, Logged { number: exceeds, bytes, log: Arc::clone(&log) });
+    assert_eq!(shared.current(), start.next());
+    assert_eq!(delayed.since_advance(), Pending::default());
+    assert_eq!(delayed.pending(), Pending { items: exceeds, bytes: exceeds * bytes });
+    assert_eq!(delayed.process(), 0, "the reader is attached");
+    reader.quiescent_state();
+    assert_eq!(delayed.process(), exceeds);
+    assert_eq!(*log.lock().unwrap(), (1..=exceeds).collect::<Vec<_>>(), "oldest first");
+    assert_eq!(delayed.pending(), Pending::default());
+    reader.detach();
+}
+
+#[test]
+fn limits_can_be_changed_and_seen() {
+    let (shared, orphans) = (Shared::new(), Orphans::<Logged>::new());
+    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    assert_eq!(delayed.limits(), Limits { items: 127, bytes: 1 << 20 });
+    delayed.set_limits(Limits { items: 1, bytes: 2 });
+    assert_eq!(delayed.limits(), Limits { items: 1, bytes: 2 });
+}
+
+#[test]
+fn a_deferred_batch_waits_for_somebody_elses_advance() {
+    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
+    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    retire(&delayed, Logged { number: 1, bytes: 0, log: Arc::clone(&log) });
+    assert!(!delayed.should_process());
+    assert_eq!(delayed.process(), 0, "nobody has advanced");
+    assert!(delayed.should_process());
+    assert_eq!(delayed.process(), 0, "nobody has advanced");
+    let _ = shared.advance();
+    assert_eq!(delayed.process(), 1);
+    assert!(!delayed.should_process());
+}
+
+#[test]
+fn the_newest_item_is_not_reclaimed_with_an_older_batch() {
+    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
+    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    let reader = shared.register().unwrap();
+    reader.attach();
+    let item = |number| Logged { number, bytes: 0, log: Arc::clone(&log) };
+    retire(&delayed, item(1));
+    assert_eq!(delayed.flush(), 0);
+    reader.quiescent_state();
+    retire(&delayed, item(2));
+    assert_eq!(delayed.flush(), 1);
+    assert_eq!(*log.lock().unwrap(), [1]);
+    reader.quiescent_state();
+    assert_eq!(delayed.process(), 1);
+    reader.detach();
+}
+
+thread_local! {
+    static QUEUE: RefCell<Option<Rc<Delayed<'static, Chain>>>> = const { RefCell::new(None) };
+}
+
+/// An object whose free drops its last reference to the next one.
+struct Chain {
+    left: usize,
+    freed: &'static AtomicUsize,
+}
+
+impl Reclaim for Chain {
+    fn reclaim(self) {
+        self.freed.fetch_add(1, Ordering::Relaxed);
+        if self.left > 0 {
+            let queue = QUEUE.with_borrow(|queue| queue.clone()).unwrap();
+            retire(&queue, Chain { left: self.left - 1, freed: self.freed });
+            assert_eq!(queue.process(), 0, "nested processing does nothing");
+        }
+    }
+}
+
+#[test]
+fn reclaim_may_retire_into_its_own_queue() {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    let shared: &'static Shared = Box::leak(Box::new(Shared::new()));
+    let orphans: &'static Orphans<Chain> = Box::leak(Box::new(Orphans::new()));
+    // Every item advances, so each nested `retire` tries to process.
+    let queue = Rc::new(Delayed::new(shared, orphans, Limits { items: 0, bytes: 0 }));
+    QUEUE.set(Some(Rc::clone(&queue)));
+    retire(&queue, Chain { left: 1000, freed: &FREED });
+    let mut rounds = 0;
+    while queue.pending().items > 0 {
+        assert_eq!(queue.process(), 1, "one link a call: what is retired meanwhile waits");
+        rounds += 1;
+    }
+    assert_eq!(FREED.load(Ordering::Relaxed), 1001);
+    assert_eq!(rounds, 1000);
+    QUEUE.set(None);
+}
+
+#[test]
+fn an_exiting_thread_leaves_its_items_to_the_others() {
+    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
+    let reader = shared.register().unwrap();
+    reader.attach();
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (shared, orphans, log) = (&shared, &orphans, Arc::clone(&log));
+            scope.spawn(move || {
+                let delayed = Delayed::new(shared, orphans, Limits::default());
+                for number in 0..10 {
+                    let number = thread * 10 + number;
+                    retire(&delayed, Logged { number, bytes: 1, log: Arc::clone(&log) });
+                }
+            });
+        }
+    });
+    assert!(log.lock().unwrap().is_empty(), "the reader is attached");
+    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    assert_eq!(delayed.process(), 0);
+    assert!(!orphans.is_empty(), "put back");
+    reader.quiescent_state();
+    assert_eq!(delayed.process(), 40);
+    let mut numbers = log.lock().unwrap().clone();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..40).collect::<Vec<_>>());
+    reader.detach();
+}
+
+#[test]
+fn interpreter_end_reclaims_everything() {
+    let log = Arc::default();
+    {
+        let (shared, orphans) = (Shared::new(), Orphans::new());
+        let reader = shared.register().unwrap();
+        reader.attach();
+        let delayed = Delayed::new(&shared, &orphans, Limits::default());
+        for number in 0..300 {
+            retire(&delayed, Logged { number, bytes: 1, log: Arc::clone(&log) });
+        }
+        drop(delayed);
+        assert!(log.lock().unwrap().is_empty());
+        reader.detach();
+    }
+    assert_eq!(log.lock().unwrap().len(), 300);
+}
+
+#[test]
+fn a_stopped_world_reclaims_at_once() {
+    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
+    let reader = shared.register().unwrap();
+    reader.attach();
+    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    for number in 0..200 {
+        retire(&delayed, Logged { number, bytes: 1, log: Arc::clone(&log) });
+    }
+    // SAFETY: (1) the reader is this thread, which holds no reference.
+    assert_eq!(unsafe { delayed.reclaim_all() }, 200);
+    assert_eq!(delayed.pending(), Pending::default());
+    assert!(!delayed.should_process());
+    reader.detach();
+}
+
+/// One thread retires 3 MB items for ever while the others poll: CPython held 6.7 GB before it had limits.
+#[test]
+fn big_items_stay_bounded() {
+    const ITEM_BYTES: usize = 3_000_000;
+    const BOUND_BYTES: usize = 64 * 1024 * 1024;
+    struct Buffer(Vec<u8>);
+    impl Reclaim for Buffer {
+        fn bytes(&self) -> usize {
+            self.0.len()
+        }
+        fn reclaim(self) {}
+    }
+    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let highest = thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let reader = shared.register().unwrap();
+                reader.attach();
+                while !stop.load(Ordering::Relaxed) {
+                    reader.quiescent_state();
+                    std::hint::spin_loop();
+                }
+                reader.detach();
+            });
+        }
+        let me = shared.register().unwrap();
+        me.attach();
+        let delayed = Delayed::new(&shared, &orphans, Limits::default());
+        let mut highest = 0;
+        for number in 0..1000_u32 {
+            let mut buffer = vec![0_u8; ITEM_BYTES];
+            // As a list that is filled: one write a page.
+            buffer.iter_mut().step_by(4096).for_each(|byte| *byte = number as u8);
+            retire(&delayed, Buffer(buffer));
+            highest = highest.max(delayed.pending().bytes);
+            me.quiescent_state();
+        }
+        me.detach();
+        stop.store(true, Ordering::Relaxed);
+        highest
+    });
+    assert!(highest < BOUND_BYTES, "{} MiB waited", highest >> 20);
+}

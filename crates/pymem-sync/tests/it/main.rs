@@ -1,0 +1,14 @@
+//! The crate's promises, on real threads.
+#![cfg(all(feature = "std", not(pymem_loom)))]
+#![allow(missing_docs, reason = "a test")]
+
+mod delayed;
+mod fork;
+mod lock;
+mod memory;
+mod ownerless;
+mod properties;
+mod published;
+mod qsbr;
+mod remote_stack;
+mod stress;

@@ -1,0 +1,131 @@
+//! Every point at which memory can run out.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
+
+thread_local! {
+    /// Whether this thread's allocations fail.
+    static FAILS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The system's allocator, unless the calling thread wants failures.
+struct OnDemand;
+
+// SAFETY: the system's allocator, or a failure.
+unsafe impl GlobalAlloc for OnDemand {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if FAILS.with(Cell::get) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: OnDemand = OnDemand;
+
+/// Runs `body` while every allocation of this thread fails.
+fn without_memory<R>(body: impl FnOnce() -> R) -> R {
+    FAILS.with(|fails| fails.set(true));
+    let result = body();
+    FAILS.with(|fails| fails.set(false));
+    result
+}
+
+thread_local! {
+    static RECLAIMED: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Numbered(usize);
+
+impl Reclaim for Numbered {
+    fn bytes(&self) -> usize {
+        8
+    }
+
+    fn reclaim(self) {
+        RECLAIMED.with(|count| count.set(count.get() + 1));
+    }
+}
+
+#[test]
+fn an_item_that_finds_no_memory_comes_back() {
+    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let delayed = Delayed::new(&shared, &orphans, Limits { items: 1_000_000, bytes: usize::MAX });
+    let reader = shared.register().unwrap();
+    reader.attach();
+    let mut queued = 0;
+    let refused = without_memory(|| {
+        loop {
+            // SAFETY: (1), (2), (3) nobody can reach a number.
+            match unsafe { delayed.retire(Numbered(queued)) } {
+                Ok(()) => queued += 1,
+                Err(error) => break error,
+            }
+        }
+    });
+    assert_eq!(refused.0.0, queued, "the very item");
+    assert_eq!(delayed.pending().items, queued);
+    assert_eq!(delayed.pending().bytes, 8 * queued, "a refused item does not count");
+    assert!(refused.to_string().contains("no memory to queue"), "{refused}");
+    // With memory again, the same item is queued, and nothing was lost.
+    // SAFETY: as above.
+    assert!(unsafe { delayed.retire(refused.0) }.is_ok());
+    reader.detach();
+    assert_eq!(delayed.flush(), queued + 1);
+    assert_eq!(RECLAIMED.with(Cell::get), queued + 1);
+}
+
+#[test]
+fn a_full_queue_makes_room_by_processing() {
+    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let delayed = Delayed::new(&shared, &orphans, Limits { items: 1_000_000, bytes: usize::MAX });
+    // SAFETY: (1), (2), (3) nobody can reach a number.
+    let retire = |number| unsafe { delayed.retire(Numbered(number)) }.is_ok();
+    assert!((0..4).all(retire));
+    delayed.process(); // a deferred goal for the four
+    let _ = shared.advance(); // which somebody's advance reaches
+    // The queue has room for a few; once it has none, those that are ready make room.
+    let queued = without_memory(|| (4..100).take_while(|number| retire(*number)).count());
+    assert_eq!(queued, 96, "nobody is attached, so there is always something to reclaim");
+    assert!(RECLAIMED.with(Cell::get) >= 90);
+}
+
+#[test]
+fn a_hand_over_needs_no_memory() {
+    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    let reader = shared.register().unwrap();
+    reader.attach();
+    for number in 0..10 {
+        // SAFETY: (1), (2), (3) nobody can reach a number.
+        assert!(unsafe { delayed.retire(Numbered(number)) }.is_ok());
+    }
+    without_memory(|| drop(delayed));
+    assert!(!orphans.is_empty());
+    reader.detach();
+    assert_eq!(orphans.process(&shared), 10, "also those that never got a goal of their own");
+    assert!(orphans.is_empty());
+}
+
+#[test]
+fn registration_without_memory_is_an_error_and_can_be_repeated() {
+    let shared = Shared::new();
+    let first: Vec<_> = (0..8).map(|_| shared.register().unwrap()).collect();
+    let error = without_memory(|| shared.register().map(drop)).unwrap_err();
+    assert!(error.to_string().contains("register again"), "{error}");
+    assert_eq!(shared.slots(), 8);
+    let ninth = shared.register().unwrap();
+    assert_eq!(shared.slots(), 16);
+    drop((first, ninth));
+    let again = without_memory(|| shared.register().map(drop));
+    assert!(again.is_ok(), "a free slot needs no memory");
+}
