@@ -108,6 +108,8 @@ unsafe extern "C" {
     pub(crate) fn _mi_thread_local_get(key: usize) -> *mut c_void;
     pub(crate) fn _mi_thread_local_set(key: usize, value: *mut c_void) -> bool;
     pub(crate) fn _mi_is_main_thread() -> bool;
+    /// The key under which mimalloc keeps the theap that its exit handler ends.
+    static _mi_heap_default_key: libc::pthread_key_t;
     /// A theap that serves nothing: every allocation from it gives null. Opaque, so one byte stands for it.
     static _mi_theap_empty_wrong: u8;
 }
@@ -116,6 +118,21 @@ unsafe extern "C" {
 #[inline]
 pub(crate) fn empty_theap() -> *mut mi_theap_t {
     (&raw const _mi_theap_empty_wrong).cast_mut().cast()
+}
+
+/// Ends mimalloc's part of the calling thread, as its exit handler would do later, and keeps that from doing it again.
+///
+/// # Safety
+///
+/// 1. Nobody uses a theap of the calling thread any more, and it is not the main thread.
+pub(crate) unsafe fn end_thread() {
+    // SAFETY: (1).
+    unsafe { mi_thread_done() };
+    // SAFETY: mimalloc has made the key when the process started, and does not change it.
+    let key = unsafe { _mi_heap_default_key };
+    // The value is the default theap that has just been freed, and would be ended a second time, whoever has its memory then.
+    // SAFETY: a live key; no destructor runs for null.
+    unsafe { libc::pthread_setspecific(key, core::ptr::null()) };
 }
 
 /// The version of the linked mimalloc, as it writes it: 30302 is 3.3.2.

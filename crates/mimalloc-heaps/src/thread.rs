@@ -43,8 +43,8 @@ fn end_thread_if_exiting() {
     // SAFETY: no preconditions.
     if IS_EXITING.get() && STATES.get().is_null() && !unsafe { ffi::_mi_is_main_thread() } {
         let _registry = registry::lock();
-        // SAFETY: no theap of ours is left on this thread; the lock keeps a fork out of mimalloc's own locks.
-        unsafe { ffi::mi_thread_done() };
+        // SAFETY: (1) no theap of ours is left on this thread. The lock keeps a fork out of mimalloc's own locks.
+        unsafe { ffi::end_thread() };
     }
 }
 
