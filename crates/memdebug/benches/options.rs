@@ -56,12 +56,22 @@ fn main() {
     }
     const ROUNDS: usize = 2_000_000;
     const WORDS: [&str; 11] = [
-        "bare", "", "serial", "full_erase", "registry", "quarantine", "strict", "leaks=json",
-        "guard=1/1000", "guard=1/10", "backtrace=8",
+        "bare",
+        "",
+        "serial",
+        "full_erase",
+        "registry",
+        "quarantine",
+        "strict",
+        "leaks=json",
+        "guard=1/1000",
+        "guard=1/10",
+        "backtrace=8",
     ];
     let mut bare = 0.0;
     for text in WORDS {
-        let rounds = if text == "backtrace=8" || text == "guard=1/10" { ROUNDS / 20 } else { ROUNDS };
+        let rounds =
+            if text == "backtrace=8" || text == "guard=1/10" { ROUNDS / 20 } else { ROUNDS };
         let best = (0..3)
             .map(|_| {
                 let start = Instant::now();
