@@ -2,10 +2,11 @@
 
 use core::ffi::{CStr, c_char, c_int};
 
-use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx};
+use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx, ReleaseLevel};
 
 use crate::host::host;
 use crate::load;
+use crate::report;
 use crate::service;
 
 /// `pymem_setup`: done.
@@ -77,4 +78,53 @@ pub unsafe extern "C" fn pymem_get_allocator(domain: c_int, out: *mut PyMemAlloc
     let record = record.map_or(PyMemAllocatorEx::NULL, |record| record.to_c());
     // SAFETY: by duty 1.
     unsafe { out.write(record) };
+}
+
+/// Number of live blocks of the pools behind mem and obj, large and zero-size ones included.
+///
+/// It is what `sys.getallocatedblocks()` would count. 0 where nothing is installed, or the C library serves; the largest
+/// `size_t` where mimalloc or the interpreter itself serves, whose blocks cannot be counted while other threads run. May
+/// be called from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn pymem_allocated_blocks() -> usize {
+    let Some(service) = service::installed() else { return 0 };
+    if service.serves_all() {
+        service.domains.allocated_blocks().unwrap_or(usize::MAX)
+    } else {
+        usize::MAX
+    }
+}
+
+/// Gives memory that holds no live block back to the system; returns how many bytes, 0 where nothing is installed.
+///
+/// `level` 0 and below looks for empty arenas; 1 also for empty pools, and trims the C library's heap; 2 and above also for
+/// empty pages. The calling thread must hold the GIL, where there is one.
+#[unsafe(no_mangle)]
+pub extern "C" fn pymem_release(level: c_int) -> usize {
+    service::installed()
+        .map_or(0, |service| service.domains.release(ReleaseLevel::from_number(level)))
+}
+
+/// Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.
+///
+/// Returns the length in bytes without the NUL, which may be more than fits in `len` bytes: then the text is cut, as by
+/// `snprintf`; -1 when it cannot be made. Null `buf` or 0 `len` only asks for the length. `installed` is false, and
+/// nothing else is there, where nothing is installed. Counts of calls are there only when a report at exit was asked for.
+///
+/// # Safety
+///
+/// 1. `buf` is null or points to `len` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_stats_json(buf: *mut c_char, len: usize) -> c_int {
+    let Some(text) = report::json() else { return -1 };
+    if !buf.is_null() && len > 0 {
+        let count = text.len().min(len - 1);
+        // SAFETY: `count` bytes of the text, to fewer than `len` bytes that the caller owns (duty 1).
+        unsafe { buf.copy_from_nonoverlapping(text.as_ptr().cast(), count) };
+        // SAFETY: `count < len`.
+        let end = unsafe { buf.add(count) };
+        // SAFETY: within the buffer, as above.
+        unsafe { end.write(0) };
+    }
+    c_int::try_from(text.len()).unwrap_or(-1)
 }

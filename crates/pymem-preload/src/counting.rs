@@ -7,6 +7,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::HashMap;
+use std::sync::Once;
 
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain};
@@ -65,13 +66,41 @@ pub(crate) fn counts(domain: Domain) -> &'static Counts {
     &COUNTS[domain.index()]
 }
 
-/// Live blocks, their bytes, and the most bytes that were ever live, of `domain`, as requested.
-pub(crate) fn live(domain: Domain) -> (usize, usize, usize) {
-    with_live(domain, |live| (live.sizes.len(), live.bytes, live.peak_bytes))
+/// The live blocks of one domain, in numbers. Bytes are those that were requested.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LiveCounts {
+    pub(crate) blocks: usize,
+    pub(crate) bytes: usize,
+    /// The most bytes that were live at a time.
+    pub(crate) peak_bytes: usize,
+}
+
+/// The live blocks of `domain`.
+pub(crate) fn live(domain: Domain) -> LiveCounts {
+    with_live(domain, |live| LiveCounts {
+        blocks: live.sizes.len(),
+        bytes: live.bytes,
+        peak_bytes: live.peak_bytes,
+    })
+}
+
+/// Keeps the counts usable in forked children: the forking thread holds the locks meanwhile.
+fn follow_forks() {
+    extern "C" fn lock() {
+        LIVE.iter().for_each(|live| live.raw().lock());
+    }
+    extern "C" fn unlock() {
+        // SAFETY: 1: `lock` took it on this thread, or on the parent's that the child's only thread is.
+        LIVE.iter().for_each(|live| unsafe { live.raw().unlock() });
+    }
+    // SAFETY: handlers that only lock and unlock. Without memory for them there are none, as without this call.
+    unsafe { libc::pthread_atfork(Some(lock), Some(unlock), Some(unlock)) };
 }
 
 /// The record of `inner` with its calls counted as those of `domain`.
 pub(crate) fn counted(domain: Domain, inner: AllocatorRecord) -> AllocatorRecord {
+    static FORKS: Once = Once::new();
+    FORKS.call_once(follow_forks);
     AllocatorRecord::leak(Counted { domain, inner })
 }
 

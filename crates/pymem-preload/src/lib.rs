@@ -10,7 +10,10 @@ mod exit;
 mod host;
 mod load;
 mod options;
+mod report;
 mod service;
 mod shim;
 
-pub use abi::{pymem_get_allocator, pymem_setup};
+pub use abi::{
+    pymem_allocated_blocks, pymem_get_allocator, pymem_release, pymem_setup, pymem_stats_json,
+};

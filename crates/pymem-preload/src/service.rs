@@ -18,8 +18,10 @@ use crate::shim;
 pub(crate) struct Service {
     pub(crate) domains: Domains,
     records: [AllocatorRecord; 3],
-    /// Which domains the host was given.
-    pub(crate) served: [bool; 3],
+    /// Which domains are not the host's own.
+    served: [bool; 3],
+    /// Whether calls are counted.
+    pub(crate) counts: bool,
 }
 
 static SERVICE: OnceLock<Service> = OnceLock::new();
@@ -104,7 +106,7 @@ impl Service {
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
         let records = Domain::ALL.map(|domain| domains.get_allocator(domain));
-        let mut service = Self { domains, records, served: [true; 3] };
+        let mut service = Self { domains, records, served: [true; 3], counts: false };
         if let Some(host) = host.filter(|host| host.build == Build::FreeThreaded) {
             service.keep_hosts_part(host, options)?;
         }
@@ -128,6 +130,7 @@ impl Service {
 
     /// Counts calls and bytes of each domain from now on.
     fn count(&mut self) {
+        self.counts = true;
         for domain in Domain::ALL {
             let record = &mut self.records[domain.index()];
             *record = counting::counted(domain, *record);
@@ -160,6 +163,11 @@ impl Service {
 }
 
 impl Service {
+    /// Whether every domain is ours.
+    pub(crate) fn serves_all(&self) -> bool {
+        self.served == [true; 3]
+    }
+
     /// What serves this process, in one line.
     pub(crate) fn describe(&self) -> String {
         let row = self.domains.row();
