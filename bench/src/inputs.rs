@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use pymem_bench::loads::{LOADS, Load};
+use pymem_bench::trace::{self, Prepared};
 
 /// Environment variable with trace files or folders of them, separated as in `PATH`.
 const TRACES_VARIABLE: &str = "PYMEM_TRACES";
@@ -11,9 +13,49 @@ const TRACES_VARIABLE: &str = "PYMEM_TRACES";
 /// The traces that ship with the repository.
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/traces");
 
+/// What is replayed.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    /// A trace file.
+    Trace(PathBuf),
+    /// A generated load.
+    Load(&'static Load),
+}
+
+impl Input {
+    /// Its prepared form in `folder`.
+    pub(crate) fn prepare(&self, folder: &Path) -> Result<Prepared> {
+        match self {
+            Self::Trace(path) => trace::prepare(path, folder),
+            Self::Load(load) => trace::prepare_ops(load.name, &load.trace(), folder),
+        }
+    }
+
+    /// Whether it was generated, and is no program's.
+    pub(crate) fn is_generated(&self) -> bool {
+        matches!(self, Self::Load(_))
+    }
+}
+
+/// What the arguments ask for: [trace files](files), and the generated loads unless traces were named by argument.
+pub(crate) fn find(arguments: &[PathBuf], only: &[String]) -> Result<Vec<Input>> {
+    let mut inputs: Vec<Input> = files(arguments, only)?.into_iter().map(Input::Trace).collect();
+    if arguments.is_empty() {
+        let wanted = |load: &&Load| {
+            only.is_empty() || only.iter().any(|word| load.name.contains(word.as_str()))
+        };
+        inputs.extend(LOADS.iter().filter(wanted).map(Input::Load));
+    }
+    ensure!(
+        !inputs.is_empty(),
+        "nothing to replay: name files or folders by --trace or {TRACES_VARIABLE}"
+    );
+    Ok(inputs)
+}
+
 /// The trace files of the arguments, of the environment or of the repository, the first of these that names any,
 /// whose file name contains one of the words of `only`; sorted.
-pub(crate) fn find(arguments: &[PathBuf], only: &[String]) -> Result<Vec<PathBuf>> {
+fn files(arguments: &[PathBuf], only: &[String]) -> Result<Vec<PathBuf>> {
     let mut named: Vec<PathBuf> = arguments.to_vec();
     if named.is_empty() {
         let variable = std::env::var_os(TRACES_VARIABLE).unwrap_or_default();
@@ -34,7 +76,6 @@ pub(crate) fn find(arguments: &[PathBuf], only: &[String]) -> Result<Vec<PathBuf
         only.is_empty() || only.iter().any(|word| name(path).contains(word.as_str()))
     });
     files.sort();
-    ensure!(!files.is_empty(), "no traces: name files or folders by --trace or {TRACES_VARIABLE}");
     Ok(files)
 }
 

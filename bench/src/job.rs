@@ -49,7 +49,7 @@ pub enum Task {
         /// Name of the row.
         row: String,
         /// Number of threads.
-        threads: usize,
+        threads: u16,
         /// Passes; the fastest counts.
         passes: usize,
     },

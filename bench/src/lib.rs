@@ -10,6 +10,7 @@ pub mod host;
 pub mod hot;
 mod initializers;
 pub mod job;
+pub mod loads;
 pub mod memory;
 mod mimalloc2;
 mod peers;

@@ -50,7 +50,7 @@ struct Cli {
     cold: Option<usize>,
     /// Numbers of threads; 0 for none of these.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
-    threads: Vec<usize>,
+    threads: Vec<u16>,
     /// Instead of traces, run the Python programs of the repository with and without our library.
     #[arg(long, requires = "preload")]
     python: bool,
@@ -113,10 +113,10 @@ fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
 }
 
 fn replay(cli: &Cli) -> Result<()> {
-    let traces = inputs::find(&cli.traces, &cli.only)?;
+    let inputs = inputs::find(&cli.traces, &cli.only)?;
     let driver = Driver::new(&cli.interpreter)?;
     let (rows, baseline) = driver.rows(&cli.rows)?;
-    let counts: Vec<usize> = cli.threads.iter().copied().filter(|&count| count > 0).collect();
+    let counts: Vec<u16> = cli.threads.iter().copied().filter(|&count| count > 0).collect();
     let mut report = Report {
         origin: origin::here(),
         baseline: format!("CPython {baseline} ({})", cli.interpreter.display()),
@@ -125,11 +125,11 @@ fn replay(cli: &Cli) -> Result<()> {
         threads: Vec::new(),
     };
     println!("baseline: {}\nmachine: {}", report.baseline, report.origin.machine);
-    for path in &traces {
-        report.traces.push(measure::one_thread(&driver, path, &rows, cli.effort())?);
+    for input in &inputs {
+        report.traces.push(measure::one_thread(&driver, input, &rows, cli.effort())?);
     }
-    if let (Some(path), false) = (traces.first(), counts.is_empty()) {
-        report.threads = measure::many_threads(&driver, path, &rows, &counts, cli.effort())?;
+    if let (Some(input), false) = (inputs.first(), counts.is_empty()) {
+        report.threads = measure::many_threads(&driver, input, &rows, &counts, cli.effort())?;
     }
     println!("{}", table::all(&report));
     match &cli.output {

@@ -1,15 +1,13 @@
 //! Owns the order of the measurements: rounds in which every row takes its turn, so that what else the machine does
 //! falls on all of them alike.
 
-use std::path::Path;
-
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use pymem_bench::job::{Measured, Task};
 use pymem_bench::rows;
-use pymem_bench::trace::{self, Prepared};
 
 use crate::driver::Driver;
+use crate::inputs::Input;
 use crate::report::{Cell, ThreadsResult, TraceResult, bounds, median};
 
 /// How much is measured.
@@ -28,11 +26,11 @@ pub(crate) struct Effort {
 /// Every row on the trace at `path`, in one thread.
 pub(crate) fn one_thread(
     driver: &Driver,
-    path: &Path,
+    input: &Input,
     rows: &[String],
     effort: Effort,
 ) -> Result<TraceResult> {
-    let trace = trace::prepare(path, driver.folder())?;
+    let trace = input.prepare(driver.folder())?;
     let bar = progress(&trace.name, 1 + effort.cold * rows.len());
     let task = Task::Warm {
         trace: trace.clone(),
@@ -52,7 +50,12 @@ pub(crate) fn one_thread(
     bar.finish_and_clear();
     std::fs::remove_file(&trace.file)?;
     let cells = warm.into_iter().zip(&cold).map(|(warm, cold)| cell(warm, cold)).collect();
-    Ok(TraceResult { trace: trace.name, operations: trace.operations, cells })
+    Ok(TraceResult {
+        trace: trace.name,
+        operations: trace.operations,
+        generated: input.is_generated(),
+        cells,
+    })
 }
 
 fn cell(warm: Measured, cold: &[Measured]) -> Cell {
@@ -69,26 +72,29 @@ fn cell(warm: Measured, cold: &[Measured]) -> Cell {
     }
 }
 
-/// Every row that allows threads on the trace at `path`, once for each number of threads.
+/// Every row that allows threads on `input`, once for each number of threads.
 pub(crate) fn many_threads(
     driver: &Driver,
-    path: &Path,
+    input: &Input,
     names: &[String],
-    counts: &[usize],
+    counts: &[u16],
     effort: Effort,
 ) -> Result<Vec<ThreadsResult>> {
-    let trace = trace::prepare(path, driver.folder())?;
-    let names: Vec<&String> =
-        names.iter().filter(|name| rows::find(name).is_some_and(|row| row.threads)).collect();
+    let trace = input.prepare(driver.folder())?;
+    let is_threaded = |name: &&String| rows::find(name).is_some_and(|row| row.threads);
+    let names: Vec<&String> = names.iter().filter(is_threaded).collect();
     let bar =
         progress(&format!("{}, threads", trace.name), counts.len() * effort.threads * names.len());
+    let operations = trace.operations + trace.leftovers;
     let mut results = Vec::new();
     for &threads in counts {
         let mut rates: Vec<(String, Vec<f64>)> =
             names.iter().map(|name| ((*name).clone(), Vec::new())).collect();
         for _ in 0..effort.threads {
             for (row, samples) in &mut rates {
-                samples.push(rate(driver, &trace, row, threads, effort.passes)?);
+                let (row, passes) = (row.clone(), effort.passes);
+                let task = Task::Threads { trace: trace.clone(), row, threads, passes };
+                samples.push(rate(driver, task, usize::from(threads) * operations)?);
                 bar.inc(1);
             }
         }
@@ -100,18 +106,10 @@ pub(crate) fn many_threads(
 }
 
 /// Millions of operations a second in the fastest pass of a fresh process.
-fn rate(
-    driver: &Driver,
-    trace: &Prepared,
-    row: &str,
-    threads: usize,
-    passes: usize,
-) -> Result<f64> {
-    let task = Task::Threads { trace: trace.clone(), row: row.to_owned(), threads, passes };
+fn rate(driver: &Driver, task: Task, operations: usize) -> Result<f64> {
     let times = driver.one(task)?.nanoseconds;
     let times: Vec<f64> = times.into_iter().map(|time| time as f64).collect();
-    let operations = (threads * (trace.operations + trace.leftovers)) as f64;
-    Ok(1e3 * operations / bounds(&times).0)
+    Ok(1e3 * operations as f64 / bounds(&times).0)
 }
 
 fn progress(name: &str, steps: usize) -> ProgressBar {

@@ -108,14 +108,14 @@ fn replay(page: &mut String, report: &Report) -> Result<()> {
     let total: usize = report.traces.iter().map(|trace| trace.operations).sum();
     writeln!(
         page,
-        "- {} traces with {:.1} million operations; warm: the fastest of some passes a round, over memory that is already \
+        "- {} traces and generated loads with {:.1} million operations; warm: the fastest of some passes a round, over memory that is already \
          there; cold: the only pass of a fresh process, page faults included; resident set: growth in such a process",
         report.traces.len(),
         total as f64 / 1e6,
     )?;
     writeln!(
         page,
-        "\nGeometric means over the traces: the median round, ± the round that is farthest from it."
+        "\nGeometric means over the traces, without the generated loads: the median round, ± the round that is farthest from it."
     )?;
     let mut header = vec!["allocator".to_owned()];
     header.extend(Metric::ALL.map(|metric| metric.title().to_owned()));
@@ -161,8 +161,8 @@ fn threads(page: &mut String, report: &Report) -> Result<()> {
     writeln!(page, "\n### Several threads")?;
     writeln!(
         page,
-        "\nMillions of operations a second of all threads together. Each thread replays the trace `{}`; what it leaves alive \
-         is freed by its neighbour.",
+        "\nMillions of operations a second of all threads together; more is better. Each thread replays the trace `{}`; \
+         what it leaves alive is freed by its neighbour.",
         first.trace,
     )?;
     let mut header = vec!["allocator".to_owned()];
@@ -173,9 +173,8 @@ fn threads(page: &mut String, report: &Report) -> Result<()> {
         .enumerate()
         .map(|(at, (name, _))| {
             let mut cells = vec![format!("`{name}`")];
-            cells.extend(
-                report.threads.iter().map(|result| format!("{:.1}", median(&result.rates[at].1))),
-            );
+            let rates = report.threads.iter().map(|result| median(&result.rates[at].1));
+            cells.extend(rates.map(|rate| format!("{rate:.1}")));
             cells
         })
         .collect();

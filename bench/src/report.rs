@@ -44,6 +44,8 @@ pub(crate) struct TraceResult {
     pub(crate) trace: String,
     /// Operations of a pass.
     pub(crate) operations: usize,
+    /// Whether it is a generated load, which is shown and left out of the means.
+    pub(crate) generated: bool,
     /// One entry a row.
     pub(crate) cells: Vec<Cell>,
 }
@@ -69,7 +71,7 @@ pub(crate) struct ThreadsResult {
     /// The trace's name.
     pub(crate) trace: String,
     /// Number of threads.
-    pub(crate) threads: usize,
+    pub(crate) threads: u16,
     /// Allocator, and millions of operations a second of all threads together: each process's best.
     pub(crate) rates: Vec<(String, Vec<f64>)>,
 }
@@ -192,9 +194,11 @@ impl TraceResult {
 }
 
 impl Report {
-    /// A row's geometric mean over the traces.
+    /// A row's geometric mean over the traces of programs; over the generated loads where there is nothing else.
     pub(crate) fn geomean(&self, row: usize, metric: Metric) -> Ratio {
-        let ratios: Vec<Ratio> = self.traces.iter().map(|trace| trace.ratio(row, metric)).collect();
+        let all_generated = self.traces.iter().all(|trace| trace.generated);
+        let counted = self.traces.iter().filter(|trace| all_generated || !trace.generated);
+        let ratios: Vec<Ratio> = counted.map(|trace| trace.ratio(row, metric)).collect();
         Ratio::geomean(&ratios)
     }
 }

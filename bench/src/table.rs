@@ -4,16 +4,18 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, LineStyle, Table};
 
 use crate::programs::Programs;
-use crate::report::{Metric, Ratio, Report, median};
+use crate::report::{Metric, Ratio, Report, ThreadsResult, TraceResult, median};
 
-/// Geometric means of all metrics first, then each metric trace by trace, then threads.
+/// Geometric means of all metrics first, then the main ones trace by trace, then threads.
 pub(crate) fn all(report: &Report) -> String {
     let mut out = overview(report);
-    for metric in Metric::ALL {
-        out += &by_trace(report, metric);
+    for metric in [Metric::Warm, Metric::Cold, Metric::End] {
+        for generated in [false, true] {
+            out += &by_trace(report, metric, generated);
+        }
     }
     if !report.threads.is_empty() {
-        out += &threads(report);
+        out += &threads(&report.threads);
     }
     out
 }
@@ -37,35 +39,37 @@ fn overview(report: &Report) -> String {
     lines.draw()
 }
 
-fn by_trace(report: &Report, metric: Metric) -> String {
+/// A metric on each program's trace, or on each generated load; nothing where there is none.
+fn by_trace(report: &Report, metric: Metric, generated: bool) -> String {
+    let traces: Vec<&TraceResult> =
+        report.traces.iter().filter(|trace| trace.generated == generated).collect();
+    if traces.is_empty() {
+        return String::new();
+    }
     let mut lines = Lines::new(metric.title());
-    for trace in &report.traces {
+    for trace in &traces {
         lines.column(&trace.trace);
     }
     for (at, row) in report.rows.iter().enumerate() {
         lines.row(
             &row.name,
-            report.traces.iter().map(|trace| with_spread(trace.ratio(at, metric))).collect(),
+            traces.iter().map(|trace| with_spread(trace.ratio(at, metric))).collect(),
         );
     }
     lines.draw()
 }
 
 /// Rates of several threads, relative to the C library with as many threads.
-fn threads(report: &Report) -> String {
-    let mut lines = Lines::new("Mops/s (relative to libc)");
-    for result in &report.threads {
-        lines.column(&format!("{}, {}", result.trace, threads_text(result.threads)));
+fn threads(results: &[ThreadsResult]) -> String {
+    let mut lines = Lines::new(&format!("{}, Mops/s (relative to libc)", results[0].trace));
+    for result in results {
+        lines.column(&threads_text(result.threads));
     }
-    let names = report.threads.first().map_or(&[][..], |result| &result.rates[..]);
-    for (at, (name, _)) in names.iter().enumerate() {
-        let cells = report.threads.iter().map(|result| {
+    for (at, (name, _)) in results[0].rates.iter().enumerate() {
+        let cells = results.iter().map(|result| {
             let rate = median(&result.rates[at].1);
-            let libc = result
-                .rates
-                .iter()
-                .find(|(name, _)| name == "libc")
-                .map(|(_, rates)| median(rates));
+            let libc = result.rates.iter().find(|(name, _)| name == "libc");
+            let libc = libc.map(|(_, rates)| median(rates));
             libc.map_or(format!("{rate:.1}"), |libc| format!("{rate:.1} ({:.2})", rate / libc))
         });
         lines.row(name, cells.collect());
@@ -90,7 +94,7 @@ pub(crate) fn programs(programs: &Programs) -> String {
 }
 
 /// `1 thread`, `2 threads`.
-pub(crate) fn threads_text(threads: usize) -> String {
+pub(crate) fn threads_text(threads: u16) -> String {
     format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 

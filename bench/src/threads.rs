@@ -36,9 +36,10 @@ unsafe impl Send for Table {}
 pub fn replay(
     trace: &Prepared,
     records: &Records,
-    threads: usize,
+    threads: u16,
     passes: usize,
 ) -> Result<Vec<u64>> {
+    let threads = usize::from(threads);
     let mut tables = Vec::with_capacity(threads);
     for _ in 0..threads {
         tables.push(Mutex::new(Table(trace::map(trace)?)));

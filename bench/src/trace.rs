@@ -192,3 +192,47 @@ fn map_pages(bytes: usize, flags: libc::c_int, fd: libc::c_int) -> Result<*mut l
     }
     Ok(address)
 }
+
+#[cfg(test)]
+mod tests {
+    use malloc_trace::{Op, Trace};
+
+    use super::{CALLOC, FREE, MALLOC, REALLOC, map, prepare_ops};
+
+    /// Slot, kind and size.
+    type Parts = (u32, u32, usize);
+
+    /// Every step, and how many of them are leftovers.
+    fn prepared(ops: Vec<Op>) -> anyhow::Result<(Vec<Parts>, usize)> {
+        let folder = tempfile::tempdir()?;
+        let prepared = prepare_ops("test", &Trace::new(ops), folder.path())?;
+        let mapped = map(&prepared)?;
+        let all = mapped.steps.iter().chain(mapped.leftovers);
+        Ok((
+            all.map(|step| (step.slot, step.kind(), step.size())).collect(),
+            mapped.leftovers.len(),
+        ))
+    }
+
+    #[test]
+    fn what_is_alive_at_the_end_is_freed_behind_the_operations() {
+        let (steps, leftovers) =
+            prepared(vec![Op::malloc(0, 2, 24), Op::calloc(1, 1, 64)]).unwrap();
+        let expected = [(0, MALLOC, 24), (1, CALLOC, 64), (0, FREE, 0), (1, FREE, 0)];
+        assert_eq!((&steps[..], leftovers), (&expected[..], 2));
+    }
+
+    #[test]
+    fn zero_bytes_and_reallocs_of_nothing_become_plain_requests() {
+        let ops = vec![Op::realloc(0, 2, 0), Op::realloc(0, 2, 40), Op::free(0, 2), Op::free(0, 2)];
+        let (steps, leftovers) = prepared(ops).unwrap();
+        let expected = [(0, MALLOC, 1), (0, REALLOC, 40), (0, FREE, 0)];
+        assert_eq!((&steps[..], leftovers), (&expected[..], 0));
+    }
+
+    #[test]
+    fn a_block_that_nobody_freed_is_not_lost() {
+        let error = prepared(vec![Op::malloc(0, 2, 24), Op::malloc(0, 2, 24)]).unwrap_err();
+        assert!(error.to_string().contains("operation 1 allocates into slot 0"), "{error}");
+    }
+}
