@@ -20,7 +20,7 @@ use crate::stats::Stats;
 use crate::used_pools::UsedPools;
 
 /// Bytes of free pools that stay resident for the next need, however little is in use.
-const KEPT_BYTES: usize = 6 << 20;
+pub(crate) const KEPT_BYTES_MIN: usize = 6 << 20;
 
 /// Open pools after which a class has shown that it grows: its next pools are populated at one stroke. Pools of the
 /// many classes that never get there are touched page by page.
@@ -46,6 +46,10 @@ pub struct Pymalloc<R: Malloc, S: ArenaSource> {
     /// Bytes of those blocks.
     pub(crate) bytes_out: usize,
     pub(crate) raw_blocks: usize,
+    /// Bytes of free pools that stay resident at least: `KEPT_BYTES_MIN`, and what was given back and missed.
+    pub(crate) kept_floor: usize,
+    /// Bytes given back that have not been needed again since.
+    pub(crate) bytes_given_back: usize,
     pub(crate) arenas_ever: usize,
     pub(crate) arenas_peak: usize,
     pub(crate) memory_limit: usize,
@@ -73,6 +77,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             blocks_out: 0,
             bytes_out: 0,
             raw_blocks: 0,
+            kept_floor: KEPT_BYTES_MIN,
+            bytes_given_back: 0,
             arenas_ever: 0,
             arenas_peak: 0,
             memory_limit: usize::MAX,
@@ -305,7 +311,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.arenas.moved(arena, before);
         let kept = self.kept_bytes();
         if self.arenas.resident_free_bytes() > kept {
-            self.trim(kept / 2);
+            self.trim(kept - kept / 4);
         }
     }
 
@@ -314,21 +320,32 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// A program that frees half of its memory and allocates it anew meets no page fault; one that ends its life
     /// holds little.
     fn kept_bytes(&self) -> usize {
-        self.bytes_out.max(KEPT_BYTES)
+        self.bytes_out.max(self.kept_floor)
     }
 
     /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of
     /// free pools are resident.
     #[cold]
     fn trim(&mut self, target: usize) {
+        // What was kept for a need that no longer comes wears off.
+        self.kept_floor -= (self.kept_floor - KEPT_BYTES_MIN) / 16;
+        let before = self.arenas.resident_free_bytes();
         while self.arenas.resident_free_bytes() > target {
             if !self.release_arena() {
                 break;
             }
         }
-        if self.arenas.resident_free_bytes() > target {
-            self.purge_free_pools(target);
-        }
+        self.purge_free_pools(target);
+        self.bytes_given_back += before - self.arenas.resident_free_bytes();
+    }
+
+    /// Notes that `bytes` of fresh memory are needed: as far as they were given back before, that was in vain, and the
+    /// floor of what is kept rises.
+    fn missed(&mut self, bytes: usize) {
+        let missed = bytes.min(self.bytes_given_back);
+        self.bytes_given_back -= missed;
+        let peak = self.arenas_peak * ARENA_BYTES;
+        self.kept_floor = (self.kept_floor + missed).min(peak.max(KEPT_BYTES_MIN));
     }
 
     /// Gives the emptiest arena back to its source; returns whether there was one.
@@ -367,6 +384,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let before = arena.free_pools();
         let (unit, resident) = self.arenas.take_pool(arena);
         let start = arena.unit_address(unit);
+        if !resident {
+            self.missed(kind.units() * POOL_BYTES);
+        }
         let grows = kind == Kind::Small && self.pools[class.index()] >= POPULATE_AFTER_POOLS;
         if !resident && grows && arena.is_from_source() {
             let pool_bytes = kind.units() * POOL_BYTES;

@@ -6,7 +6,7 @@ use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, POOL_BYTES};
-use crate::pymalloc::Pymalloc;
+use crate::pymalloc::{KEPT_BYTES_MIN, Pymalloc};
 use crate::size_class::SizeClass;
 use crate::source::ArenaSource;
 
@@ -30,6 +30,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         for class in SizeClass::all() {
             self.drain(class, self.magazines.len(class));
         }
+        self.kept_floor = KEPT_BYTES_MIN;
+        self.bytes_given_back = 0;
         let mut bytes = 0;
         while self.release_arena() {
             bytes += ARENA_BYTES;
