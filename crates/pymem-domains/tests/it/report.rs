@@ -251,8 +251,9 @@ mod mimalloc {
         let obj = domains.get(Domain::Obj).malloc(100);
         let after = domains.allocated_blocks_in(&*thread).unwrap().unwrap();
         assert_eq!(after - before, 2);
-        let stats = domains.stats_in(&*thread).unwrap();
-        assert!(stats.to_string().contains(&format!("    Allocated Blocks: {after}\n")), "{stats}");
+        let text = domains.stats_in(&*thread).unwrap().to_string();
+        assert!(text.contains(&format!("    Allocated Blocks: {after}\n")), "{after} in {text}");
+        drop(text);
         // SAFETY: live, of this domain, not used again.
         unsafe { domains.get(Domain::Mem).free(mem) };
         // SAFETY: live, of this domain, not used again.
