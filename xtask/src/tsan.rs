@@ -1,0 +1,31 @@
+//! Owns the ThreadSanitizer run: the stress programs of `pymem-sync` on nightly, and a race that must be reported.
+
+use anyhow::{Result, ensure};
+use xshell::{Shell, cmd};
+
+/// The standard library is not instrumented, so the programs keep to what needs no instrumentation there.
+const FLAGS: &str = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg pymem_tsan";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What ThreadSanitizer exits with after a report.
+const REPORTED: i32 = 66;
+
+/// Runs each stress program for `millis` milliseconds.
+pub fn run(millis: u32) -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
+    let _flags = shell.push_env("RUSTFLAGS", FLAGS);
+    let _millis = shell.push_env("PYMEM_STRESS_MILLIS", millis.to_string());
+    let test = ["test", "-p", "pymem-sync", "--test", "tsan", "--target", TARGET];
+    cmd!(shell, "cargo +nightly {test...}").run()?;
+    let _race = shell.push_env("PYMEM_TSAN_RACE", "1");
+    let race = cmd!(shell, "cargo +nightly {test...}").ignore_status().output()?;
+    let text = String::from_utf8_lossy(&race.stderr);
+    ensure!(
+        !race.status.success()
+            && text.contains("WARNING: ThreadSanitizer: data race")
+            && text.contains(&format!("exit status: {REPORTED}")),
+        "the race on purpose was not reported, so a silent run says nothing:\n{text}"
+    );
+    println!("tsan: no report, and the race on purpose was found");
+    Ok(())
+}
