@@ -328,7 +328,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     fn trim(&mut self, target: usize) {
         // What was kept for a need that no longer comes wears off.
-        self.kept_floor -= (self.kept_floor - KEPT_BYTES_MIN) / 16;
+        self.kept_floor -= (self.kept_floor - KEPT_BYTES_MIN) / 64;
         let before = self.arenas.resident_free_bytes();
         while self.arenas.resident_free_bytes() > target {
             if !self.release_arena() {
@@ -345,7 +345,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let missed = bytes.min(self.bytes_given_back);
         self.bytes_given_back -= missed;
         let peak = self.arenas_peak * ARENA_BYTES;
-        self.kept_floor = (self.kept_floor + missed).min(peak.max(KEPT_BYTES_MIN));
+        self.kept_floor = (self.kept_floor + 2 * missed).min(peak.max(KEPT_BYTES_MIN));
     }
 
     /// Gives the emptiest arena back to its source; returns whether there was one.
