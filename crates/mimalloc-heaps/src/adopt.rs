@@ -55,9 +55,8 @@ impl HeapSet {
     /// A new set, owned by nobody and of no interpreter, on the registry's list; `None` if there is no memory.
     fn create(registry: &mut Registry) -> Option<OwnedSet> {
         // SAFETY: the alignment is a power of two. Plain mimalloc, since Rust's global allocator may be one of ours.
-        let memory = unsafe {
-            ffi::mi_zalloc_aligned(size_of::<Allocation>(), align_of::<Allocation>())
-        };
+        let memory =
+            unsafe { ffi::mi_zalloc_aligned(size_of::<Allocation>(), align_of::<Allocation>()) };
         let memory = NonNull::new(memory.cast::<Allocation>())?;
         // SAFETY: in bounds of the fresh allocation.
         let set = unsafe { &raw mut (*memory.as_ptr()).set };
@@ -171,7 +170,8 @@ impl HeapSet {
 
     /// The right to use a parked set in which nothing is left; `None` if it has blocks or is in use.
     fn try_unpark(&self, _registry: &mut Registry) -> Option<OwnedSet> {
-        if !self.is_parked.load(Ordering::Relaxed) || self.heaps.iter().any(|heap| heap.pages() != 0)
+        if !self.is_parked.load(Ordering::Relaxed)
+            || self.heaps.iter().any(|heap| heap.pages() != 0)
         {
             return None;
         }

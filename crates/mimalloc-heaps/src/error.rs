@@ -18,10 +18,14 @@ pub enum HeapError {
     #[error("no memory for a thread's heaps; free memory and attach again")]
     OutOfMemory,
     /// The calling thread has heaps of this interpreter already.
-    #[error("this thread is attached to the interpreter already; use its first `ThreadHeaps`, or drop them before attaching again")]
+    #[error(
+        "this thread is attached to the interpreter already; use its first `ThreadHeaps`, or drop them before attaching again"
+    )]
     AlreadyAttached,
     /// The system refused the fork handlers.
-    #[error("pthread_atfork failed with error {errno}; without it a child could inherit a locked heap list")]
+    #[error(
+        "pthread_atfork failed with error {errno}; without it a child could inherit a locked heap list"
+    )]
     ForkHandlers {
         /// The error number that `pthread_atfork` returned.
         errno: i32,

@@ -8,8 +8,9 @@ use core::ffi::{c_int, c_void};
 
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_heap_area_t,
-    mi_heap_delete, mi_heap_new, mi_heap_t, mi_heap_visit_blocks, mi_malloc, mi_option_set, mi_option_t, mi_realloc,
-    mi_theap_t, mi_thread_done, mi_thread_init, mi_usable_size, mi_version, mi_zalloc_aligned,
+    mi_heap_delete, mi_heap_new, mi_heap_t, mi_heap_visit_blocks, mi_malloc, mi_option_set,
+    mi_option_t, mi_realloc, mi_theap_t, mi_thread_done, mi_thread_init, mi_usable_size,
+    mi_version, mi_zalloc_aligned,
 };
 
 /// The only mimalloc that this crate has been checked against: 3.3.2, as mimalloc itself writes it.
@@ -206,7 +207,12 @@ mod tests {
             _mi_heap_area_init(&raw mut area, area.reserved1);
             blocks = 0;
             let page = area.reserved1;
-            assert!(_mi_theap_area_visit_blocks(&raw const area, page, Some(count), (&raw mut blocks).cast()));
+            assert!(_mi_theap_area_visit_blocks(
+                &raw const area,
+                page,
+                Some(count),
+                (&raw mut blocks).cast()
+            ));
             assert_eq!(blocks, area.used);
 
             let key = heap.cast::<usize>().add(4).read();

@@ -61,7 +61,10 @@ impl Heap {
         if theap.is_null() || theap == ffi::empty_theap() {
             return None;
         }
-        debug_assert!(self.is_registered(theap), "the theap's thread-local key is not where 3.3.2 keeps it");
+        debug_assert!(
+            self.is_registered(theap),
+            "the theap's thread-local key is not where 3.3.2 keeps it"
+        );
         self.theap.store(theap, Ordering::Relaxed);
         Some(theap)
     }
@@ -142,9 +145,11 @@ impl Heap {
     /// mimalloc's key for the heap's thread-local theap.
     fn key(&self) -> usize {
         let heap = self.heap.load(Ordering::Relaxed).cast::<usize>();
-        // SAFETY: a heap that has been opened is live, and in 3.3.2, which `linked_version` has confirmed, its fifth word is
-        // the key: written once in `mi_heap_new`, read-only since.
-        unsafe { heap.add(KEY_WORD).read() }
+        // SAFETY: in bounds: a heap that has been opened is live, and has hundreds of words.
+        let key = unsafe { heap.add(KEY_WORD) };
+        // SAFETY: in 3.3.2, which `linked_version` has confirmed, this word is the key: written once in `mi_heap_new`,
+        // read-only since.
+        unsafe { key.read() }
     }
 }
 

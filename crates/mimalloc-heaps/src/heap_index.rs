@@ -19,9 +19,9 @@ struct Slot {
     set: AtomicPtr<HeapSet>,
 }
 
-static TABLE: [Slot; SLOTS] = [const {
-    Slot { heap: AtomicUsize::new(0), set: AtomicPtr::new(core::ptr::null_mut()) }
-}; SLOTS];
+static TABLE: [Slot; SLOTS] =
+    [const { Slot { heap: AtomicUsize::new(0), set: AtomicPtr::new(core::ptr::null_mut()) } };
+        SLOTS];
 
 /// The slots to look at for a heap, in order.
 fn probe(heap: usize) -> impl Iterator<Item = &'static Slot> {
@@ -31,7 +31,11 @@ fn probe(heap: usize) -> impl Iterator<Item = &'static Slot> {
 }
 
 /// Remembers that `heap` belongs to `set`.
-pub(crate) fn insert(_registry: &mut Registry, heap: NonNull<ffi::mi_heap_t>, set: &'static HeapSet) {
+pub(crate) fn insert(
+    _registry: &mut Registry,
+    heap: NonNull<ffi::mi_heap_t>,
+    set: &'static HeapSet,
+) {
     let heap = heap.addr().get();
     let slot = probe(heap).find(|slot| slot.set.load(Ordering::Relaxed).is_null());
     if let Some(slot) = slot {
@@ -43,11 +47,9 @@ pub(crate) fn insert(_registry: &mut Registry, heap: NonNull<ffi::mi_heap_t>, se
 /// Forgets `heap`, which is about to be deleted.
 pub(crate) fn remove(_registry: &mut Registry, heap: NonNull<ffi::mi_heap_t>) {
     let heap = heap.addr().get();
-    let slot = probe(heap)
-        .take_while(|slot| slot.heap.load(Ordering::Relaxed) != 0)
-        .find(|slot| {
-            slot.heap.load(Ordering::Relaxed) == heap && !slot.set.load(Ordering::Relaxed).is_null()
-        });
+    let slot = probe(heap).take_while(|slot| slot.heap.load(Ordering::Relaxed) != 0).find(|slot| {
+        slot.heap.load(Ordering::Relaxed) == heap && !slot.set.load(Ordering::Relaxed).is_null()
+    });
     if let Some(slot) = slot {
         slot.set.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
@@ -62,9 +64,8 @@ pub(crate) fn find(ptr: NonNull<u8>) -> Option<(&'static HeapSet, HeapKind)> {
     let heap = unsafe { ffi::mi_heap_of(ptr.as_ptr().cast()) };
     let heap = NonNull::new(heap)?;
     let address = heap.addr().get();
-    let slot = probe(address)
-        .take_while(|slot| slot.heap.load(Ordering::Relaxed) != 0)
-        .find(|slot| {
+    let slot =
+        probe(address).take_while(|slot| slot.heap.load(Ordering::Relaxed) != 0).find(|slot| {
             slot.heap.load(Ordering::Relaxed) == address
                 && !slot.set.load(Ordering::Relaxed).is_null()
         })?;

@@ -126,11 +126,8 @@ fn add(heaps: &mut Vec<HeapUsage>, area: Area) {
     };
     match heaps.last_mut() {
         Some(heap) if (heap.set, heap.kind) == (area.set, area.kind) => heap.usage += usage,
-        _ => heaps.push(HeapUsage {
-            set: area.set,
-            kind: area.kind,
-            is_owned: area.is_owned,
-            usage,
-        }),
+        _ => {
+            heaps.push(HeapUsage { set: area.set, kind: area.kind, is_owned: area.is_owned, usage })
+        }
     }
 }

@@ -220,12 +220,7 @@ impl ThreadHeaps {
     ///
     /// `None` also if `align` is not a power of two. Such blocks are freed like others; [`realloc`](Self::realloc) does not
     /// keep the alignment.
-    pub fn malloc_aligned(
-        &self,
-        kind: HeapKind,
-        size: usize,
-        align: usize,
-    ) -> Option<NonNull<u8>> {
+    pub fn malloc_aligned(&self, kind: HeapKind, size: usize, align: usize) -> Option<NonNull<u8>> {
         let size = request(size)?;
         if !align.is_power_of_two() {
             return None;

@@ -208,7 +208,8 @@ fn visit_heap_blocks<W: World + ?Sized>(
         call.finish()?;
     }
     visit_areas_outside_arenas(stopped, heap, &mut |area| {
-        let mut call = Call { visitor: &mut *visitor, flow: ControlFlow::Continue(()), panic: None };
+        let mut call =
+            Call { visitor: &mut *visitor, flow: ControlFlow::Continue(()), panic: None };
         let arg = (&raw mut call).cast();
         let page = area.reserved1;
         // SAFETY: an area and its page, the world stopped, and a visitor that takes what `arg` points to.

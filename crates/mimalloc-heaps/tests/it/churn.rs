@@ -108,6 +108,7 @@ fn half_a_second_of_churn_keeps_every_block() {
     churn.run(&interpreter, Duration::from_millis(500));
     assert!(churn.lives.into_inner() >= LANES);
     let left: usize = churn.inboxes.iter().map(|inbox| inbox.lock().expect("whole").len()).sum();
-    let live: usize = HeapKind::ALL.map(|kind| crate::visit::blocks_of(&interpreter, kind)).iter().sum();
+    let live: usize =
+        HeapKind::ALL.map(|kind| crate::visit::blocks_of(&interpreter, kind)).iter().sum();
     assert_eq!(live, left, "blocks that nobody has sent are live, or the other way round");
 }

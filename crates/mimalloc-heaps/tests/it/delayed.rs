@@ -196,7 +196,8 @@ fn retired_list_buffers_stay_under_64_mib() {
             let heaps = interpreter.attach().unwrap();
             let mut retired = 0;
             while retired < BUFFERS {
-                if let Some(buffer) = NonNull::new(current.swap(ptr::null_mut(), Ordering::AcqRel)) {
+                if let Some(buffer) = NonNull::new(current.swap(ptr::null_mut(), Ordering::AcqRel))
+                {
                     retire(&heaps, buffer);
                     retired += 1;
                     peak = peak.max(resident_bytes() - start);
@@ -207,7 +208,11 @@ fn retired_list_buffers_stay_under_64_mib() {
                 }
             }
         });
-        println!("held at most {} MiB beside {} GB retired", peak >> 20, BYTES * BUFFERS / 1_000_000_000);
+        println!(
+            "held at most {} MiB beside {} GB retired",
+            peak >> 20,
+            BYTES * BUFFERS / 1_000_000_000
+        );
         assert!(peak < 64 << 20, "held {} MiB", peak >> 20);
     });
 }

@@ -30,7 +30,11 @@ fn in_fork(in_child: impl FnOnce() -> i32) -> Option<i32> {
             assert!(libc::WIFEXITED(status), "the child died of signal {}", libc::WTERMSIG(status));
             return Some(libc::WEXITSTATUS(status));
         }
-        thread::sleep(Duration::from_micros(if start.elapsed().as_millis() < 5 { 20 } else { 500 }));
+        thread::sleep(Duration::from_micros(if start.elapsed().as_millis() < 5 {
+            20
+        } else {
+            500
+        }));
     }
     // SAFETY: the child's id.
     unsafe { libc::kill(child, libc::SIGKILL) };
@@ -124,7 +128,8 @@ fn a_child_reclaims_what_its_dead_threads_had() {
             let heaps = interpreter.attach().unwrap();
             let (sender, receiver) = std::sync::mpsc::channel();
             for _ in 0..3 {
-                let (sender, interpreter, world, done) = (sender.clone(), &interpreter, &world, &done);
+                let (sender, interpreter, world, done) =
+                    (sender.clone(), &interpreter, &world, &done);
                 scope.spawn(move || {
                     // SAFETY: as above.
                     let thread = unsafe { world.join() };
@@ -159,7 +164,11 @@ fn a_child_reclaims_what_its_dead_threads_had() {
                 assert_eq!(before.of_kind(HeapKind::Gc).blocks, 3 * BLOCKS);
                 heaps.quiescent();
                 heaps.process_delayed();
-                assert_eq!(interpreter.count_blocks(&main, HeapKind::Mem), 0, "delayed by the dead");
+                assert_eq!(
+                    interpreter.count_blocks(&main, HeapKind::Mem),
+                    0,
+                    "delayed by the dead"
+                );
                 for (Parcel(block), tag) in &parcels {
                     check(*block, 128, *tag);
                     // SAFETY: (1) live in this process and (2) not used afterwards.

@@ -46,7 +46,8 @@ fn a_second_attach_of_one_thread_is_refused() {
 fn one_thread_can_serve_two_interpreters() {
     let (one, two) = (InterpreterHeaps::new().unwrap(), InterpreterHeaps::new().unwrap());
     let (in_one, in_two) = (one.attach().unwrap(), two.attach().unwrap());
-    let (a, b) = (in_one.malloc(HeapKind::Gc, 48).unwrap(), in_two.malloc(HeapKind::Gc, 48).unwrap());
+    let (a, b) =
+        (in_one.malloc(HeapKind::Gc, 48).unwrap(), in_two.malloc(HeapKind::Gc, 48).unwrap());
     assert_eq!((one.kind_of(a), one.kind_of(b)), (Some(HeapKind::Gc), None));
     drop(in_one); // not the last one that was attached
     assert_eq!(one.attach().map(drop), Ok(()));
@@ -83,7 +84,10 @@ fn the_next_thread_adopts_the_heaps_and_what_is_left_in_them() {
     let areas = before.total().areas;
     let again: Vec<_> = (0..400).map(|_| heaps.malloc(HeapKind::Object, 40).unwrap()).collect();
     assert_eq!(blocks_of(&interpreter, HeapKind::Object), 900);
-    assert!(interpreter.statistics(&world).total().areas <= areas, "new pages beside half empty ones");
+    assert!(
+        interpreter.statistics(&world).total().areas <= areas,
+        "new pages beside half empty ones"
+    );
     again.into_iter().for_each(|block| free(&heaps, block));
     parcels.iter().skip(1).step_by(2).for_each(|parcel| free(&heaps, parcel.0));
     assert_eq!(blocks_of(&interpreter, HeapKind::Object), 0);
