@@ -5,7 +5,7 @@
 //!     cargo +nightly test -p pymem-sync --test tsan --target x86_64-unknown-linux-gnu
 //! ```
 //!
-//! `PYMEM_STRESS_MILLIS` is how long each program runs (default 100). With `PYMEM_TSAN_RACE` set it runs a race instead,
+//! `PYMEM_STRESS_MILLIS` is how long each program runs (default 300). With `PYMEM_TSAN_RACE` set it runs a race instead,
 //! which must be reported.
 
 #[cfg(feature = "std")]
@@ -27,7 +27,7 @@ fn main() {
         return;
     }
     let millis = env::var("PYMEM_STRESS_MILLIS").ok().and_then(|text| text.parse().ok());
-    let duration = Duration::from_millis(millis.unwrap_or(100));
+    let duration = Duration::from_millis(millis.unwrap_or(300));
     let all: [Program; 4] = [
         ("readers_and_reclaimers", programs::readers_and_reclaimers),
         ("owners_and_freers", programs::owners_and_freers),

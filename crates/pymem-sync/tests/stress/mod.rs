@@ -232,7 +232,7 @@ pub(crate) fn owners_and_freers(duration: Duration) {
     let sent: usize = join(owners).into_iter().sum();
     done.store(true, Ordering::Relaxed);
     let freed: usize = join(freers).into_iter().sum();
-    assert!(sent >= 1000, "the program has done nothing");
+    assert!(sent > 0, "the program has done nothing");
     assert_eq!(freed, sent);
     let mut blocks = 0;
     while let Some(heap) = world.pool.take() {
@@ -267,7 +267,7 @@ pub(crate) fn publishers_and_readers(duration: Duration) {
         thread::yield_now();
     }
     stop.store(true, Ordering::Relaxed);
-    assert!(join(readers).into_iter().all(|changes| changes > 1), "the readers have seen nothing");
+    assert!(join(readers).into_iter().all(|changes| changes > 0), "the readers have seen nothing");
 }
 
 /// Three threads keep two plain words equal.
