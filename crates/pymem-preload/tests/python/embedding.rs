@@ -3,6 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
+use crate::interpreters::Interpreter;
 use crate::process::{interpreters, plain, succeed};
 
 fn example() -> PathBuf {
@@ -11,17 +12,26 @@ fn example() -> PathBuf {
     target.join("examples/embed")
 }
 
+/// The interpreter's shared `libpython`, if it was built with one.
+fn shared_library(interpreter: &Interpreter) -> Option<PathBuf> {
+    let ask = "import os, sysconfig
+get = sysconfig.get_config_var
+print(os.path.join(get('LIBDIR') or '', get('INSTSONAME') or ''))";
+    let path = PathBuf::from(succeed(plain(&interpreter.path).args(["-c", ask])).trim());
+    (path.to_string_lossy().contains(".so") && path.is_file()).then_some(path)
+}
+
 #[test]
 fn an_embedder_chooses_once() {
     let mut ran = 0;
     for interpreter in interpreters().iter().filter(|python| !python.free_threaded) {
-        let Some(library) = &interpreter.library else { continue };
+        let Some(library) = shared_library(interpreter) else { continue };
         let home = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
         for name in ["malloc", "pymalloc", "mimalloc_debug"] {
             // The variable, which an embedder's choice beats, would be an error if the host saw it too early.
             let mut command = plain(example());
             command.env("PYTHONHOME", home).env("PYTHONMALLOC", "nonsense");
-            let output = succeed(command.arg(library).arg(name));
+            let output = succeed(command.arg(&library).arg(name));
             let expected = format!("{name} serves raw, mem and obj\nnonsense\n");
             assert_eq!(output, expected, "{interpreter}");
             ran += 1;

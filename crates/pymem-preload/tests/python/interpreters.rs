@@ -15,8 +15,6 @@ pub(crate) struct Interpreter {
     pub(crate) free_threaded: bool,
     /// Whether CPython's own `test` package is installed, with the `_testcapi` module.
     pub(crate) has_tests: bool,
-    /// The shared `libpython`, where there is one.
-    pub(crate) library: Option<PathBuf>,
 }
 
 impl fmt::Display for Interpreter {
@@ -33,11 +31,9 @@ import sysconfig, ctypes, importlib.util
 assert sys.implementation.name == 'cpython'
 ctypes.pythonapi.PyMem_SetAllocator
 find = importlib.util.find_spec
-library = os.path.join(sysconfig.get_config_var('LIBDIR') or '', sysconfig.get_config_var('INSTSONAME') or '')
 print(os.path.realpath(sys.executable), sys.version_info[0], sys.version_info[1],
       int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))),
-      int(bool(find('_testcapi') and find('test') and find('test.test_list'))),
-      library if '.so' in library and os.path.exists(library) else '', sep='\\t')
+      int(bool(find('_testcapi') and find('test') and find('test.test_list'))), sep='\\t')
 ";
 
 impl Interpreter {
@@ -56,7 +52,7 @@ impl Interpreter {
             .map_err(|error| format!("{} does not start: {error}", path.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let fields: Vec<&str> = text.trim_end_matches('\n').split('\t').collect();
-        let [real, "3", minor, free_threaded, has_tests, library] = fields[..] else {
+        let [real, "3", minor, free_threaded, has_tests] = fields[..] else {
             return Err(format!(
                 "{} is no CPython 3 that exports PyMem_SetAllocator",
                 path.display()
@@ -68,7 +64,6 @@ impl Interpreter {
                 minor,
                 free_threaded: free_threaded == "1",
                 has_tests: has_tests == "1",
-                library: (!library.is_empty()).then(|| PathBuf::from(library)),
             }),
             _ => Err(format!("{} is Python 3.{minor}; 3.8 or newer is needed", path.display())),
         }

@@ -5,6 +5,7 @@
 mod command_line;
 mod debugging;
 mod embedding;
+mod header;
 mod interpreters;
 mod loading;
 mod process;
