@@ -3,7 +3,7 @@
 //!
 //! Nothing is linked: every function is looked up by name, so that the library loads into any process.
 
-use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 
 use pymem_domains::PyMemAllocatorEx;
 
@@ -14,66 +14,61 @@ pub(crate) struct PyObject {
     _opaque: [u8; 0],
 }
 
-/// The functions that every supported interpreter exports.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Api {
-    pub(crate) set_allocator: unsafe extern "C" fn(domain: c_int, allocator: *mut PyMemAllocatorEx),
-    pub(crate) get_allocator: unsafe extern "C" fn(domain: c_int, allocator: *mut PyMemAllocatorEx),
-    pub(crate) setup_debug_hooks: unsafe extern "C" fn(),
-    pub(crate) is_initialized: unsafe extern "C" fn() -> c_int,
-    pub(crate) get_version: unsafe extern "C" fn() -> *const c_char,
-    pub(crate) gil_check: unsafe extern "C" fn() -> c_int,
-    pub(crate) fatal_error: unsafe extern "C" fn(message: *const c_char) -> !,
-    /// `_Py_FatalErrorFunc`, since 3.9: the same with the name of the function.
-    pub(crate) fatal_error_func:
-        Option<unsafe extern "C" fn(func: *const c_char, message: *const c_char) -> !>,
+/// Functions of the interpreter, looked up by their C names. `find` gives `None` where one is missing.
+macro_rules! functions {
+    ($(#[$doc:meta])* $name:ident { $($field:ident = $symbol:literal: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) struct $name {
+            $(pub(crate) $field: $type,)*
+        }
+
+        impl $name {
+            pub(crate) fn find() -> Option<Self> {
+                Some(Self {
+                    // SAFETY: 1: the name is that of a function of CPython with this signature, in every version that
+                    // exports it.
+                    $($field: unsafe { symbol::<$type>($symbol) }?,)*
+                })
+            }
+        }
+    };
 }
 
-impl Api {
-    /// Looks the functions up; `None` when the process has no interpreter that takes allocators.
-    pub(crate) fn find() -> Option<Self> {
-        // SAFETY: each name is that of a function of CPython with this signature, in every version that exports it.
-        unsafe {
-            Some(Self {
-                set_allocator: symbol(c"PyMem_SetAllocator")?,
-                get_allocator: symbol(c"PyMem_GetAllocator")?,
-                setup_debug_hooks: symbol(c"PyMem_SetupDebugHooks")?,
-                is_initialized: symbol(c"Py_IsInitialized")?,
-                get_version: symbol(c"Py_GetVersion")?,
-                gil_check: symbol(c"PyGILState_Check")?,
-                fatal_error: symbol(c"Py_FatalError")?,
-                fatal_error_func: symbol(c"_Py_FatalErrorFunc"),
-            })
-        }
+functions! {
+    /// The functions that every supported interpreter exports.
+    Api {
+        set_allocator = c"PyMem_SetAllocator": unsafe extern "C" fn(c_int, *mut PyMemAllocatorEx),
+        get_allocator = c"PyMem_GetAllocator": unsafe extern "C" fn(c_int, *mut PyMemAllocatorEx),
+        setup_debug_hooks = c"PyMem_SetupDebugHooks": unsafe extern "C" fn(),
+        is_initialized = c"Py_IsInitialized": unsafe extern "C" fn() -> c_int,
+        get_version = c"Py_GetVersion": unsafe extern "C" fn() -> *const c_char,
+        gil_check = c"PyGILState_Check": unsafe extern "C" fn() -> c_int,
+        fatal_error = c"Py_FatalError": unsafe extern "C" fn(message: *const c_char) -> !,
     }
 }
 
-/// The functions by which an interpreter that traces allocations tells where a block was allocated.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TraceApi {
-    pub(crate) untrack: unsafe extern "C" fn(domain: c_uint, ptr: usize) -> c_int,
-    pub(crate) get_traceback: unsafe extern "C" fn(domain: c_uint, ptr: usize) -> *mut PyObject,
-    pub(crate) tuple_size: unsafe extern "C" fn(*mut PyObject) -> isize,
-    pub(crate) tuple_get_item: unsafe extern "C" fn(*mut PyObject, isize) -> *mut PyObject,
-    pub(crate) unicode_as_utf8: unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
-    pub(crate) long_as_long: unsafe extern "C" fn(*mut PyObject) -> core::ffi::c_long,
-    pub(crate) clear_error: unsafe extern "C" fn(),
+functions! {
+    /// The fatal error that names its function: since 3.9.
+    FatalErrorApi {
+        fatal_error = c"_Py_FatalErrorFunc":
+            unsafe extern "C" fn(func: *const c_char, message: *const c_char) -> !,
+    }
 }
 
-impl TraceApi {
-    pub(crate) fn find() -> Option<Self> {
-        // SAFETY: each name is that of a function of CPython with this signature, in every version that exports it.
-        unsafe {
-            Some(Self {
-                untrack: symbol(c"PyTraceMalloc_Untrack")?,
-                get_traceback: symbol(c"_PyTraceMalloc_GetTraceback")?,
-                tuple_size: symbol(c"PyTuple_Size")?,
-                tuple_get_item: symbol(c"PyTuple_GetItem")?,
-                unicode_as_utf8: symbol(c"PyUnicode_AsUTF8AndSize")?,
-                long_as_long: symbol(c"PyLong_AsLong")?,
-                clear_error: symbol(c"PyErr_Clear")?,
-            })
-        }
+functions! {
+    /// The functions by which an interpreter that traces allocations tells where a block was allocated.
+    TraceApi {
+        untrack = c"PyTraceMalloc_Untrack": unsafe extern "C" fn(domain: c_uint, ptr: usize) -> c_int,
+        get_traceback = c"_PyTraceMalloc_GetTraceback":
+            unsafe extern "C" fn(domain: c_uint, ptr: usize) -> *mut PyObject,
+        tuple_size = c"PyTuple_Size": unsafe extern "C" fn(*mut PyObject) -> isize,
+        tuple_get_item = c"PyTuple_GetItem":
+            unsafe extern "C" fn(*mut PyObject, isize) -> *mut PyObject,
+        unicode_as_utf8 = c"PyUnicode_AsUTF8AndSize":
+            unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
+        long_as_long = c"PyLong_AsLong": unsafe extern "C" fn(*mut PyObject) -> c_long,
+        clear_error = c"PyErr_Clear": unsafe extern "C" fn(),
     }
 }
 

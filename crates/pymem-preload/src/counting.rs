@@ -26,8 +26,13 @@ pub(crate) struct Counts {
 
 impl Counts {
     const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
-        Self { malloc: ZERO, calloc: ZERO, realloc: ZERO, free: ZERO, failed: ZERO }
+        Self {
+            malloc: AtomicU64::new(0),
+            calloc: AtomicU64::new(0),
+            realloc: AtomicU64::new(0),
+            free: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
     }
 }
 

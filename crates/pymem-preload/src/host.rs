@@ -8,7 +8,7 @@ use pymem_domains::{
     AllocatorRecord, Build, Domain, Profile, PyMemAllocatorEx, ThreadSafety, Version,
 };
 
-use crate::capi::Api;
+use crate::capi::{Api, FatalErrorApi};
 
 /// The oldest minor version of Python 3 on which the library installs anything.
 pub(crate) const OLDEST_MINOR: u32 = 8;
@@ -106,9 +106,9 @@ impl Host {
 
     /// Ends the process through the interpreter's fatal error, so that its traceback follows.
     pub(crate) fn fatal_error(&self, func: &CStr, message: &CStr) -> ! {
-        match self.api.fatal_error_func {
+        match FatalErrorApi::find() {
             // SAFETY: two texts that end with a NUL.
-            Some(fatal_error) => unsafe { fatal_error(func.as_ptr(), message.as_ptr()) },
+            Some(api) => unsafe { (api.fatal_error)(func.as_ptr(), message.as_ptr()) },
             // SAFETY: as above.
             None => unsafe { (self.api.fatal_error)(message.as_ptr()) },
         }

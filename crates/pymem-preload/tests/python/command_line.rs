@@ -80,8 +80,8 @@ blocks = [bytes(100) for _ in range(100_000)]
         assert_eq!(lines.count(), 1, "{interpreter}: one report of one process: {outcome:?}");
         let count = |domain: &str, column: usize| -> u64 {
             let line = outcome.stderr.lines().find(|line| line.starts_with(domain));
-            let words = line.expect("a line for each domain").split_whitespace();
-            words.skip(column).next().and_then(|word| word.parse().ok()).expect("a number")
+            let mut words = line.expect("a line for each domain").split_whitespace();
+            words.nth(column).and_then(|word| word.parse().ok()).expect("a number")
         };
         assert!(count("raw", 1) > 100, "{outcome:?}");
         assert!(count("mem", 1) > 100, "{outcome:?}");
