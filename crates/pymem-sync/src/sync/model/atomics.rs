@@ -31,6 +31,8 @@ macro_rules! atomic {
         #[allow(dead_code, reason = "the faces of all atomics are equal")]
         impl $(<$generic>)? $name $(<$generic>)? {
             pub(crate) fn new(value: $value) -> Self {
+                // Made here, as its first use orders memory: a fence must not.
+                let _: &Turn = &FENCES;
                 Self { atomic: atomic::$name::new(value), turn: Turn::new() }
             }
 
