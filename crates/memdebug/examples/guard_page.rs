@@ -14,7 +14,7 @@ fn buggy() -> Result<u8, Box<dyn Error>> {
     // SAFETY: live.
     unsafe { hooks.free(Some(block)) };
     // SAFETY: the bug, a read.
-    Ok(unsafe { block.add(4).read_volatile() })
+    Ok(unsafe { block.as_ptr().wrapping_add(4).read_volatile() })
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

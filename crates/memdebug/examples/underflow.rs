@@ -20,7 +20,7 @@ fn main() {
     let hooks = DebugHooks::new(LibcMalloc, ApiId::Obj).with_host(Host::new().with_handler(keep));
     let numbers = hooks.malloc(32).expect("memory").cast::<i32>();
     // SAFETY: the bug: an index that went one too far down.
-    unsafe { numbers.sub(1).write(-1) };
+    unsafe { numbers.as_ptr().wrapping_sub(1).write(-1) };
     // SAFETY: live, and not used again.
     unsafe { hooks.free(Some(numbers.cast())) };
 

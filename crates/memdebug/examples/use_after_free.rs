@@ -25,7 +25,7 @@ fn main() {
     // SAFETY: live.
     unsafe { hooks.free(Some(block)) };
     // SAFETY: the bug. The quarantine still has the block, so that nobody else's memory is hit.
-    unsafe { block.add(16).write(7) };
+    unsafe { block.as_ptr().wrapping_add(16).write(7) };
     assert_eq!(hooks.release_quarantine(), 1);
 
     let violation = last();

@@ -111,6 +111,7 @@ impl Verified {
 }
 
 impl State {
+    #[inline]
     fn site(&self, host: &Host) -> Option<Site> {
         match self.backtrace {
             0 => None,
@@ -331,8 +332,13 @@ impl<A: Malloc> DebugHooks<A> {
         };
         loop {
             match quarantine.offer(&held) {
-                Offer::Held => break,
-                Offer::Evicted(oldest) => self.leave(state, quarantine, &oldest),
+                Offer::Held(evicted) => {
+                    if let Some(oldest) = evicted {
+                        self.leave(state, quarantine, &oldest);
+                    }
+                    break;
+                }
+                Offer::Again(oldest) => self.leave(state, quarantine, &oldest),
                 Offer::Refused => {
                     self.leave(state, quarantine, &held);
                     break;

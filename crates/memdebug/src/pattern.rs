@@ -62,15 +62,17 @@ pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
 /// Offset of the first byte of `bytes` that is not `expected`.
 #[cfg(feature = "std")]
 pub(crate) fn first_other(bytes: &[u8], expected: u8) -> Option<usize> {
-    let chunks = bytes.chunks_exact(8);
-    let tail = bytes.len() - chunks.remainder().len();
-    for (index, chunk) in chunks.enumerate() {
-        if chunk != [expected; 8] {
-            return chunk.iter().position(|&b| b != expected).map(|at| index * 8 + at);
-        }
-    }
-    bytes[tail..].iter().position(|&b| b != expected).map(|at| tail + at)
+    // Whole lines first, without a branch inside: the compiler makes vectors of it.
+    let differs = |line: &[u8]| line.iter().fold(0, |all, &b| all | (b ^ expected)) != 0;
+    let lines = bytes.chunks_exact(LINE_BYTES);
+    let rest = bytes.len() - lines.remainder().len();
+    let start = lines.into_iter().position(differs).map_or(rest, |line| line * LINE_BYTES);
+    bytes[start..].iter().position(|&b| b != expected).map(|at| start + at)
 }
+
+/// Bytes compared at a time.
+#[cfg(feature = "std")]
+const LINE_BYTES: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -81,7 +83,7 @@ mod tests {
         for len in 0..600_usize {
             let mut bytes = [0_u8; 700];
             // SAFETY: 1: 600 bytes from offset 16 of 700.
-            unsafe { fill_at_least_8(bytes.as_mut_ptr().add(16), DEADBYTE, len) };
+            unsafe { fill_at_least_8(bytes[16..].as_mut_ptr(), DEADBYTE, len) };
             let filled = len.max(8);
             assert!(bytes[..16].iter().all(|&b| b == 0), "{len}");
             assert!(bytes[16..16 + filled].iter().all(|&b| b == DEADBYTE), "{len}");

@@ -100,32 +100,38 @@ impl Ring {
         Self { blocks: None, first: 0, len: 0, bytes: 0 }
     }
 
-    /// Takes `held` in and gives `None`, or makes room and gives the oldest block: then `held` must be offered again.
-    fn offer(&mut self, held: &Held, footprint: usize, room: Room, serial: bool) -> Option<Held> {
+    /// Takes `held` in if there is room, after the oldest block left if there was none.
+    fn offer(&mut self, held: &Held, footprint: usize, room: Room, serial: bool) -> Offer {
         if self.blocks.is_none() {
             self.blocks = MappedSlice::new(room.blocks);
         }
+        let fits = |ring: &Self| ring.len < room.blocks && ring.bytes + footprint <= room.bytes;
+        let evicted = if fits(self) { None } else { self.pop(serial) };
+        let place = self.place(self.len);
         // Without memory for the ring nothing is held.
-        let Some(blocks) = self.blocks.as_deref_mut() else {
-            return Some(*held);
-        };
-        if self.len == blocks.len() || self.bytes + footprint > room.bytes {
-            return self.pop(serial);
+        let fits = fits(self);
+        match (self.blocks.as_deref_mut(), evicted) {
+            (Some(blocks), evicted) if fits => {
+                blocks[place] = *held;
+                self.len += 1;
+                self.bytes += footprint;
+                Offer::Held(evicted)
+            }
+            (_, Some(oldest)) => Offer::Again(oldest),
+            (_, None) => Offer::Refused,
         }
-        let place = (self.first + self.len) % blocks.len();
-        blocks[place] = *held;
-        self.len += 1;
-        self.bytes += footprint;
-        None
+    }
+
+    /// Index of the block that is `index` younger than the oldest.
+    fn place(&self, index: usize) -> usize {
+        let len = self.blocks.as_deref().map_or(0, <[Held]>::len);
+        let place = self.first + index;
+        if place < len { place } else { place - len }
     }
 
     fn pop(&mut self, serial: bool) -> Option<Held> {
-        let blocks = self.blocks.as_deref()?;
-        if self.len == 0 {
-            return None;
-        }
-        let held = blocks[self.first];
-        self.first = (self.first + 1) % blocks.len();
+        let held = self.get(0)?;
+        self.first = self.place(1);
         self.len -= 1;
         self.bytes -= held.size + overhead(serial);
         Some(held)
@@ -134,7 +140,7 @@ impl Ring {
     /// The block that is `index` younger than the oldest.
     fn get(&self, index: usize) -> Option<Held> {
         let blocks = self.blocks.as_deref()?;
-        (index < self.len).then(|| blocks[(self.first + index) % blocks.len()])
+        (index < self.len).then(|| blocks[self.place(index)])
     }
 
     fn iter(&self) -> impl Iterator<Item = Held> {
@@ -144,10 +150,10 @@ impl Ring {
 
 /// What became of a block that was offered.
 pub(crate) enum Offer {
-    /// It is held.
-    Held,
-    /// This older block leaves first; offer again.
-    Evicted(Held),
+    /// It is held, and this older block left for it.
+    Held(Option<Held>),
+    /// This older block left, and there is still no room: offer again.
+    Again(Held),
     /// It cannot be held: it is too large, or every lock is busy.
     Refused,
 }
@@ -191,20 +197,17 @@ impl Quarantine {
     pub(crate) fn offer(&self, held: &Held) -> Offer {
         let footprint = held.size + overhead(self.owner.serial);
         let serial = self.owner.serial;
-        let offer = |mut ring: MutexGuard<'_, Ring>, room: Room| match ring
-            .offer(held, footprint, room, serial)
-        {
-            None => Offer::Held,
-            Some(oldest) if oldest.p == held.p => Offer::Refused,
-            Some(oldest) => Offer::Evicted(oldest),
-        };
+        let offer =
+            |mut ring: MutexGuard<'_, Ring>, room: Room| ring.offer(held, footprint, room, serial);
         if footprint > self.large_room.bytes {
             return Offer::Refused;
         }
         if footprint <= self.small_room.bytes / SMALL_PART {
-            let first = (held.p >> 4).wrapping_mul(0x9E37_79B9) >> 16;
-            for turn in 0..self.small_rings {
-                if let Some(ring) = try_lock(&self.small[(first + turn) % self.small_rings]) {
+            let spread = (held.p as u64 >> 4).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+            let first = ((spread * self.small_rings as u64) >> 32) as usize;
+            let rings = &self.small[..self.small_rings];
+            for ring in rings[first..].iter().chain(&rings[..first]) {
+                if let Some(ring) = try_lock(ring) {
                     return offer(ring, self.small_room);
                 }
             }

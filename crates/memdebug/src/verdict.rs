@@ -14,7 +14,7 @@ use crate::region;
 use crate::violation::{Call, Violation, ViolationKind};
 
 /// Bytes searched in front of a pointer for the block that it may point into.
-const SEARCH_BYTES: usize = 16 << 20;
+const SEARCH_BYTES: usize = 4 << 20;
 /// Bytes read at a time in that search.
 const WINDOW_BYTES: usize = 4096;
 
@@ -77,6 +77,9 @@ fn enclosing_block(address: usize) -> Option<(usize, usize)> {
             return None;
         }
         for (index, header) in bytes.chunks_exact(HEADER_BYTES).enumerate().rev() {
+            if header[HEADER_BYTES - 1] != FORBIDDENBYTE {
+                continue;
+            }
             let block = start + (index + 1) * HEADER_BYTES;
             let inside = |&size: &usize| address > block && address - block < size;
             let size = stated_by_intact_header(header).filter(inside);

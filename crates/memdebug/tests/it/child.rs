@@ -35,6 +35,12 @@ fn program() {
     if let Some(rest) = program.strip_prefix("quarantine:") {
         return crate::quarantine::child(rest);
     }
+    if program == "check" {
+        return check();
+    }
+    if program == "relay" {
+        return relay();
+    }
     let mut words = program.split(';');
     let mut word = || words.next().unwrap();
     let (bug, api, size) = (Bug::parse(word()), word(), word().parse().unwrap());
@@ -89,6 +95,62 @@ fn no_bug_ends_well(#[values("", "strict,serial", "guard=1/1")] options: &str) {
     let output = run(&format!("None;m;100;{options}"));
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// A walk over the live blocks finds the one that was overrun, though nobody frees it.
+fn check() {
+    use malloc_api::Malloc;
+    let hooks = hooks_of(Host::new().with_handler(handler::report), ApiId::Mem, "registry");
+    let blocks: Vec<_> = (0..100).map(|size| hooks.malloc(size).unwrap()).collect();
+    assert_eq!(hooks.check_all(), 0);
+    for at in [20, 70] {
+        // SAFETY: a planted bug: the first guard byte of the block.
+        unsafe { blocks[at].as_ptr().wrapping_add(at).write(1) };
+    }
+    assert_eq!(hooks.check_all(), 2);
+}
+
+#[test]
+fn a_walk_finds_damage() {
+    let output = run("check");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    for size in [20, 70] {
+        assert!(errors.contains(&format!("    {size} bytes originally requested\n")), "{errors}");
+    }
+    assert_eq!(errors.matches("at tail+0: 0x01 *** OUCH").count(), 2, "{errors}");
+}
+
+/// Installs a handler over ours that does what Python's `faulthandler` does: says so, puts ours back, and raises again.
+fn relay() {
+    extern "C" fn relaying(signal: libc::c_int) {
+        let text = b"relayed\n";
+        // SAFETY: `text` is readable for its length.
+        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+        // SAFETY: the action that was saved before this one was installed.
+        unsafe { libc::sigaction(signal, &raw const OURS, std::ptr::null_mut()) };
+        // SAFETY: no memory is involved.
+        unsafe { libc::raise(signal) };
+    }
+    // SAFETY: plain numbers and pointers, for which zero is a value.
+    static mut OURS: libc::sigaction = unsafe { std::mem::zeroed() };
+    let hooks = hooks_of(Host::new(), ApiId::Mem, "guard=1/1");
+    // SAFETY: as above.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = relaying as extern "C" fn(libc::c_int) as usize;
+    action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER;
+    // SAFETY: a handler of one argument; nobody else touches `OURS`.
+    unsafe { libc::sigaction(libc::SIGSEGV, &action, &raw mut OURS) };
+    Bug::WriteAfterFree(3).plant(&hooks, &hooks, 100);
+}
+
+#[test]
+fn a_fault_that_another_handler_relays_is_reported() {
+    let output = run("relay");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
+    assert!(errors.starts_with("relayed\nDebug memory block at"), "{errors}");
+    assert!(errors.contains("use after free: write at p+3 of a guarded block."), "{errors}");
 }
 
 /// A freed or overrun guarded block faults at the access itself.

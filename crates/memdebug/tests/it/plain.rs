@@ -49,13 +49,13 @@ unsafe impl Malloc for Keep {
 
 fn bytes(p: NonNull<u8>, from: isize, to: isize) -> Vec<u8> {
     // SAFETY: within the 4 KiB of a `Keep` block, whose data starts at 16.
-    (from..to).map(|at| unsafe { p.as_ptr().offset(at).read() }).collect()
+    (from..to).map(|at| unsafe { p.as_ptr().wrapping_offset(at).read() }).collect()
 }
 
 fn write(p: NonNull<u8>, size: usize) {
     for at in 0..size {
         // SAFETY: the caller's block.
-        unsafe { p.add(at).write(at as u8) };
+        unsafe { p.as_ptr().wrapping_add(at).write(at as u8) };
     }
 }
 

@@ -39,7 +39,7 @@ fn a_block_stays_for_as_many_frees_as_fit() {
         unsafe { hooks.free(other) };
     }
     // SAFETY: a planted bug, into a held block.
-    unsafe { p.as_ptr().add(16).write(9) };
+    unsafe { p.as_ptr().wrapping_add(16).write(9) };
     assert!(seen().is_empty());
     for _ in 0..64 {
         let other = hooks.malloc(100);
@@ -83,7 +83,7 @@ pub(crate) fn child(options: &str) {
     // SAFETY: live; the quarantine keeps it.
     unsafe { hooks.free(Some(p)) };
     // SAFETY: a planted bug, into a held block.
-    unsafe { p.as_ptr().add(3).write(0x58) };
+    unsafe { p.as_ptr().wrapping_add(3).write(0x58) };
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn long_frames_end_the_list() {
     let hooks = hooks_of(host, ApiId::Mem, "backtrace=32");
     let p = hooks.malloc(1).unwrap();
     // SAFETY: a planted bug: one byte past the end.
-    unsafe { p.as_ptr().add(1).write(0) };
+    unsafe { p.as_ptr().wrapping_add(1).write(0) };
     // SAFETY: live.
     unsafe { hooks.free(Some(p)) };
     let text = seen()[0].allocated().unwrap().to_string();
@@ -95,7 +95,7 @@ fn names_of_rust_functions() {
     let hooks = hooks_of(COLLECTING, ApiId::Mem, "backtrace=16");
     let p = allocate_here(&hooks);
     // SAFETY: a planted bug: one byte past the end.
-    unsafe { p.add(10).write(0) };
+    unsafe { p.wrapping_add(10).write(0) };
     // SAFETY: live.
     unsafe { hooks.free(std::ptr::NonNull::new(p)) };
     let text = seen()[0].to_string();
