@@ -12,7 +12,7 @@
 //! use pymem_domains::global::{self, mem};
 //! use pymem_domains::{AllocatorName, Profile};
 //!
-//! global::configure(Profile::CURRENT, Some(AllocatorName::Malloc))?;
+//! global::configure(Profile::CURRENT, Some(AllocatorName::Debug))?;
 //! let block = mem::calloc(10, 4).expect("40 bytes");
 //! // SAFETY: the block is live, of the mem domain, and not used again.
 //! unsafe { mem::free(Some(block)) };

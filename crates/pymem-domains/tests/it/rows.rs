@@ -70,8 +70,12 @@ fn every_row_keeps_the_contract(
 ) {
     let profile = Profile::new(version, build, true, true, pydebug).unwrap();
     let Some(domains) = domains(profile, name) else { return };
+    // Only `default` depends on it; for the other names a debug build has the rows of a release build.
+    let is_new = !pydebug || name == N::Default;
     for domain in Domain::ALL {
-        conformance(&domains.get(domain));
+        if is_new {
+            conformance(&domains.get(domain));
+        }
         let id = if domains.row().debug() { domain.api_id() } else { 0 };
         assert_eq!(api_id(domains, domain), id);
     }
