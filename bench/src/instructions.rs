@@ -16,7 +16,7 @@ use crate::driver::Driver;
 const TOLERANCE: f64 = 1.03;
 
 /// The rows that are ours: the only ones that are checked.
-const ROWS: &[&str] = &["pymalloc-all", "pymalloc-locked"];
+const ROWS: &[&str] = &["pymalloc-all", "pymalloc-locked", "domains-pymalloc", "domains-mimalloc"];
 
 /// The row whose instructions are the loop's own.
 const FLOOR: &str = "null";

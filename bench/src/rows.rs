@@ -36,12 +36,8 @@ pub const BASELINE: &str = "cpython";
 /// Every row, in the order in which results are shown; the baseline first.
 pub const ROWS: &[Row] = &[
     Row::new(BASELINE, "CPython's own: its pymalloc for mem and obj, libc for raw", host::records),
-    Row::new(
-        "pymalloc",
-        "pymalloc-core, as one lock-free pool for mem and obj; libc for raw",
-        pymalloc,
-    ),
-    Row::new("pymalloc-all", "pymalloc-core for all three domains", pymalloc_all),
+    Row::new("pymalloc", "pymalloc-core without a lock for mem and obj, libc for raw", pymalloc),
+    Row::new("pymalloc-all", "pymalloc-core without a lock for all three domains", pymalloc_all),
     Row::new(
         "pymalloc-locked",
         "pymalloc-core behind a lock, for all three domains",

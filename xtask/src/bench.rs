@@ -13,7 +13,7 @@ use xshell::{Shell, cmd};
 const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output"];
 
 /// Arguments of modes that write no results.
-const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--list", "--instructions"];
+const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions"];
 
 /// Builds and runs the benchmark with `arguments` (see `cargo xtask bench --help`).
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
@@ -25,14 +25,16 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
             names.contains(&name)
         })
     };
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| crate::root().join("target"), PathBuf::from);
     let mut arguments = arguments.to_vec();
     if given(&["--python"]) {
         cmd!(shell, "cargo build --profile preload -p pymem-preload").run()?;
         arguments.extend(["--preload".into(), target.join("preload/libpymem_preload.so").into()]);
     }
     if !given(&["--output"]) && !given(SILENT) {
-        let output = if given(PARTIAL) { target.join("benchmarks") } else { crate::root().join("docs") };
+        let output =
+            if given(PARTIAL) { target.join("benchmarks") } else { crate::root().join("docs") };
         arguments.extend(["--output".into(), output.into()]);
     }
     cmd!(shell, "cargo build --release -p bench").run()?;
