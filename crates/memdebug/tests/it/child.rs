@@ -128,19 +128,23 @@ fn relay() {
         // SAFETY: `text` is readable for its length.
         unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
         // SAFETY: the action that was saved before this one was installed.
-        unsafe { libc::sigaction(signal, &raw const OURS, std::ptr::null_mut()) };
+        unsafe { libc::sigaction(signal, OURS.get().unwrap(), std::ptr::null_mut()) };
         // SAFETY: no memory is involved.
         unsafe { libc::raise(signal) };
     }
-    // SAFETY: plain numbers and pointers, for which zero is a value.
-    static mut OURS: libc::sigaction = unsafe { std::mem::zeroed() };
+    static OURS: std::sync::OnceLock<libc::sigaction> = std::sync::OnceLock::new();
     let hooks = hooks_of(Host::new(), ApiId::Mem, "guard=1/1");
+    // SAFETY: plain numbers and pointers, for which zero is a value.
+    let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: null asks for the present action alone.
+    unsafe { libc::sigaction(libc::SIGSEGV, std::ptr::null(), &mut ours) };
+    assert!(OURS.set(ours).is_ok());
     // SAFETY: as above.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = relaying as extern "C" fn(libc::c_int) as usize;
     action.sa_flags = libc::SA_ONSTACK | libc::SA_NODEFER;
-    // SAFETY: a handler of one argument; nobody else touches `OURS`.
-    unsafe { libc::sigaction(libc::SIGSEGV, &action, &raw mut OURS) };
+    // SAFETY: a handler of one argument.
+    unsafe { libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut()) };
     Bug::WriteAfterFree(3).plant(&hooks, &hooks, 100);
 }
 
