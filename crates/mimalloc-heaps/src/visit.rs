@@ -36,7 +36,7 @@ pub struct Block {
 pub struct Area {
     /// The address of the first block.
     pub start: usize,
-    /// Bytes between two blocks.
+    /// Bytes that each block holds, without what a debugging build of mimalloc puts between blocks.
     pub block_bytes: usize,
     /// Live blocks, exact.
     pub used_blocks: usize,
@@ -106,7 +106,7 @@ pub(crate) fn visit_areas_of<W: World + ?Sized>(
             visit_heap_areas(stopped, heap, &mut |area| {
                 visitor(Area {
                     start: area.blocks.addr(),
-                    block_bytes: area.full_block_size,
+                    block_bytes: area.block_size,
                     used_blocks: area.used,
                     committed_bytes: area.committed,
                     reserved_bytes: area.reserved,

@@ -9,8 +9,8 @@ use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
 use crate::alone::alone;
 use crate::threads::{Parcel, check, fill};
 
-/// How long a child may take before it counts as hung.
-const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a child may take before it counts as hung; generous, as a busy machine is no lock.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Forks, runs `in_child` in the child, and returns its exit status; `None` if it hung and was killed.
 fn in_fork(in_child: impl FnOnce() -> i32) -> Option<i32> {

@@ -7,5 +7,6 @@ mod family;
 mod fork;
 mod interpreters;
 mod memory;
+mod programs;
 mod threads;
 mod visit;
