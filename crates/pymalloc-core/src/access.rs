@@ -178,7 +178,7 @@ macro_rules! face {
             }
         }
 
-        // SAFETY: 1: a block is in one place only: handed out, in a magazine, or free in its pool (`Pymalloc`'s
+        // SAFETY: 1: a block is in one place only: handed out, or free in its pool (`Pymalloc`'s
         // invariants), and arenas are exclusive (`ArenaSource` 1); 2: `calloc` clears, `realloc` copies; 3: `realloc`
         // frees after the copy alone; 4: no path unwinds, and `R` and `S` do not call back.
         unsafe impl<R: Malloc, S: ArenaSource> Malloc for $name<R, S> {

@@ -7,14 +7,15 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::arena::ArenaPtr;
+use crate::arena::{ArenaPtr, header_address, record_address};
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
+use crate::pool::PoolPtr;
 use crate::size_class::SizeClass;
 use crate::source::Span;
 
 /// Class bytes by address.
 ///
-/// The hot paths read the first three fields; all zero, as before the first arena, they say "not ours".
+/// The hot paths read the first two fields; all zero, as before the first arena, they say "not ours".
 #[repr(C)]
 pub(crate) struct AddressMap {
     base: *mut u8,
@@ -89,12 +90,11 @@ impl AddressMap {
     pub(crate) unsafe fn arena_of_block(&self, address: usize) -> ArenaPtr {
         let offset = address.wrapping_sub(self.base.addr());
         if offset < self.bytes {
-            // SAFETY: `offset` is below `bytes`, so rounded down it stays in the span.
-            let header = unsafe { self.base.add(offset & !(ARENA_BYTES - 1)) };
-            // SAFETY: in the span, so not null.
-            let header = unsafe { NonNull::new_unchecked(header) };
+            let header = header_address(address & !(ARENA_BYTES - 1));
+            // SAFETY: in the arena of `address`, so in the span, which is not null.
+            let header = unsafe { NonNull::new_unchecked(self.base.with_addr(header)) };
             // SAFETY: 1: the unit has a class, so its arena is live; arenas of the span are aligned to their size
-            // (`ArenaSource` 3), so the header is at the arena's start.
+            // (`ArenaSource` 3), so that is where `init` put the header.
             return unsafe { ArenaPtr::from_header(header) };
         }
         match self.foreign.find(address) {
@@ -102,6 +102,36 @@ impl AddressMap {
             // SAFETY: 1: outside of the span only an arena in the table has a class.
             None => unsafe { core::hint::unreachable_unchecked() },
         }
+    }
+
+    /// The pool of a block.
+    ///
+    /// # Safety
+    ///
+    /// 1. `class_of(address)` is not `None`.
+    pub(crate) unsafe fn pool_of_block(&self, address: usize) -> PoolPtr {
+        // SAFETY: 1.
+        let arena = unsafe { self.arena_of_block(address) };
+        // An open pool's unit is one of its arena's units.
+        arena.pool(arena.pool_unit(arena.unit_of(address).unwrap_or_default()))
+    }
+
+    /// The record of the unit in which `address` lies; `None` outside of the span.
+    ///
+    /// # Safety
+    ///
+    /// 1. If `address` is in the span, it is in an arena that is mapped.
+    #[inline(always)]
+    pub(crate) unsafe fn record_in_span(&self, address: usize) -> Option<PoolPtr> {
+        if address.wrapping_sub(self.base.addr()) >= self.bytes {
+            return None;
+        }
+        let record = self.base.with_addr(record_address(address)).cast();
+        // SAFETY: in the arena of `address`, so in the span, which is not null.
+        let record = unsafe { NonNull::new_unchecked(record) };
+        // SAFETY: 1 for the mapping; the place is that of a record in an arena aligned to its size (`ArenaSource` 3);
+        // records of another allocator's arenas are only compared with this one's key, which they never have.
+        Some(unsafe { PoolPtr::new(record) })
     }
 
     /// Is `arena` in the span?

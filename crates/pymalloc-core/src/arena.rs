@@ -6,17 +6,23 @@
 //!  v
 //!  +--------+----------------+---------+---------+-- --+---------+--------+
 //!  | slack  | unit 0         | unit 1  | unit 2  | ... | unit 63 | slack  |
-//!  |        | Arena, 64 Pool | pool    | pool    |     | pool    |        |
+//!  |        | Arena, records | pool    | pool    |     | pool    |        |
 //!  +--------+----------------+---------+---------+-- --+---------+--------+
 //!           ^ first unit, aligned to POOL_BYTES; slack and the last unit: one or the other
 //! ```
 //!
 //! A medium arena has pools of four units; they begin at unit 4.
+//!
+//! Unit 0 has four pages. One holds the header with the pools' records, which every call reads, two hold the idle maps,
+//! and one stays untouched. Which one is which turns with the arena's number: arenas begin at multiples of 1 MiB, so at
+//! the same place in each the records of a whole heap would share a few sets of the cache.
 
 use core::ptr::NonNull;
 
-use crate::config::{ARENA_BYTES, ARENA_UNITS, MEDIUM_POOL_UNITS, POOL_BYTES, POOL_SHIFT};
-use crate::pool::{Pool, PoolPtr};
+use crate::config::{
+    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, MEDIUM_POOL_UNITS, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
+};
+use crate::pool::{Pool, PoolPtr, RECORD_SHIFT};
 use crate::size_class::SizeClass;
 
 /// What size of pool an arena is divided into.
@@ -44,9 +50,11 @@ impl Kind {
     }
 }
 
-/// An arena's header, at the start of its first unit, before the records of its pools.
+/// An arena's header: the records of its pools, then what concerns the arena.
 #[repr(C)]
 pub(crate) struct Arena {
+    /// Invariant 3: at the start of a page of unit 0.
+    pools: [Pool; ARENA_UNITS],
     /// Where the source put the arena.
     address: NonNull<u8>,
     /// Address of unit 0, `address` rounded up to `POOL_BYTES`.
@@ -66,10 +74,26 @@ pub(crate) struct Arena {
     from_source: bool,
     /// Units that fit, 64 or 63.
     units: u8,
-    pools: [Pool; ARENA_UNITS],
 }
 
-const _: () = assert!(size_of::<Arena>() <= POOL_BYTES);
+const _: () = assert!(size_of::<Arena>() <= PAGE_BYTES);
+
+/// Pages of an arena's first unit.
+const WINDOWS: usize = POOL_BYTES / PAGE_BYTES;
+const _: () = assert!(WINDOWS.is_power_of_two());
+
+/// Address of the header in an arena whose first unit is at `first_unit`.
+#[inline(always)]
+pub(crate) const fn header_address(first_unit: usize) -> usize {
+    first_unit + (first_unit >> ARENA_SHIFT) % WINDOWS * PAGE_BYTES
+}
+
+/// Address of the record of the unit in which `address` lies, in an arena that begins at a multiple of its size.
+#[inline(always)]
+pub(crate) const fn record_address(address: usize) -> usize {
+    header_address(address & !(ARENA_BYTES - 1))
+        + (((address % ARENA_BYTES) >> POOL_SHIFT) << RECORD_SHIFT)
+}
 
 /// The header of a live arena of the allocator at hand.
 ///
@@ -90,11 +114,13 @@ impl ArenaPtr {
         let slack = address.addr().get().wrapping_neg() % POOL_BYTES;
         // SAFETY: 1; slack is less than a pool, which an arena is longer than.
         let first_unit = unsafe { address.add(slack) };
-        let header = first_unit.cast::<Arena>();
         if !zeroed {
-            // SAFETY: 1; the header fits into unit 0 (asserted above) and unit 0 into the arena.
-            unsafe { header.write_bytes(0, 1) };
+            // SAFETY: 1; unit 0, with the header and the idle maps, lies in the arena.
+            unsafe { first_unit.write_bytes(0, POOL_BYTES) };
         }
+        let window = header_address(first_unit.addr().get()) - first_unit.addr().get();
+        // SAFETY: 1; a page of unit 0, into which the header fits (asserted above).
+        let header = unsafe { first_unit.add(window) }.cast::<Arena>();
         let arena = header.as_ptr();
         let units = if slack == 0 { ARENA_UNITS } else { ARENA_UNITS - 1 };
         // SAFETY: 1, 2: the bytes are zero, which is a valid `Arena` but for its two `NonNull`s and so is

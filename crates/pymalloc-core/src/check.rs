@@ -16,8 +16,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.arenas.check();
         let mut pools = [0; SizeClass::COUNT];
         let mut listed = [0; SizeClass::COUNT];
-        let mut out = 0;
-        let mut bytes_out = 0;
+        let mut open_bytes = 0;
         for arena in self.arenas.iter() {
             let (free, resident) = (arena.free_mask(), arena.resident_mask());
             assert_eq!(resident & !free, 0, "arena invariant 2");
@@ -35,24 +34,25 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                     arena.kind().units(),
                     "a pool's class fits its arena"
                 );
-                assert_eq!(
-                    pool.base(),
-                    arena.unit_address(unit).as_ptr(),
-                    "a pool begins at its unit"
-                );
+                assert_eq!(pool.base(), arena.unit_address(unit), "a pool begins at its unit");
                 for part in unit..unit + arena.kind().units() {
                     let address = arena.unit_address(part).addr().get();
                     assert_eq!(self.map.class_of(address), Some(class), "address map invariant 1");
                 }
-                let blocks = class.blocks_per_pool();
+                let full = pool.live_blocks() == class.blocks_per_pool();
+                let used = pool.has_key(self.key);
+                assert!(used || full, "pool invariant 1: a pool with free blocks is not used");
                 assert!(
-                    pool.free_blocks() < blocks,
-                    "used pools invariant 1: an empty pool is open"
+                    !full || !used || self.used.first(class) == Some(pool),
+                    "used pools invariant 1: a full pool is listed that is not its class's first"
+                );
+                assert!(
+                    pool.live_blocks() > 0 || self.used.first(class) == Some(pool),
+                    "used pools invariant 1: an empty pool is open that is not its class's first"
                 );
                 pools[class.index()] += 1;
-                listed[class.index()] += u32::from(pool.free_blocks() > 0);
-                out += blocks - pool.free_blocks();
-                bytes_out += (blocks - pool.free_blocks()) * class.size();
+                listed[class.index()] += u32::from(used);
+                open_bytes += class.pool_bytes();
             }
             let mut units = free;
             while units != 0 {
@@ -62,17 +62,15 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 assert_eq!(self.map.class_of(address), None, "address map invariant 1: closed");
             }
         }
-        assert_eq!(out, self.blocks_out, "blocks out of their pools");
-        assert_eq!(bytes_out, self.bytes_out, "bytes out of their pools");
+        assert_eq!(open_bytes, self.open_bytes, "bytes of open pools");
         assert_eq!(pools, self.pools, "open pools of each class");
         for class in SizeClass::all() {
             for pool in self.used.iter(class) {
                 assert_eq!(pool.class(), Some(class), "used pools invariant 1: class");
-                assert!(pool.free_blocks() > 0, "used pools invariant 1: a full pool is listed");
+                assert!(pool.has_key(self.key), "used pools invariant 1: key");
                 listed[class.index()] -= 1;
                 assert!(pool.next().is_none_or(|next| next.prev() == Some(pool)), "list links");
             }
-            self.check_magazine(class);
         }
         assert_eq!(listed, [0; SizeClass::COUNT], "used pools invariant 1: complete");
         let stats = self.stats();
@@ -82,26 +80,5 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             "the statistics add up"
         );
         assert_eq!(stats.allocated_blocks(), self.allocated_blocks(), "allocated blocks");
-    }
-
-    /// Asserts magazine invariant 1 for `class`, and that no block is in it twice or also free in its pool.
-    fn check_magazine(&self, class: SizeClass) {
-        let blocks = self.magazines.blocks(class);
-        assert!(blocks.len() <= self.magazines.limit(class), "magazine invariant 1: room");
-        for (index, block) in blocks.iter().enumerate() {
-            let address = block.addr();
-            assert_eq!(self.map.class_of(address), Some(class), "magazine invariant 1: class");
-            // SAFETY: it has a class.
-            let arena = unsafe { self.map.arena_of_block(address) };
-            let unit = arena.unit_of(address).expect("a block is in a unit of its arena");
-            let pool = arena.pool(arena.pool_unit(unit));
-            let offset = address - pool.base().addr();
-            assert_eq!(offset % class.size(), 0, "magazine invariant 1: begins a block");
-            assert!(
-                !pool.is_free(class.geometry().block_at(offset)),
-                "pool invariant 4: a block is in its magazine and free in its pool"
-            );
-            assert!(!blocks[..index].contains(block), "a block is in its magazine twice");
-        }
     }
 }

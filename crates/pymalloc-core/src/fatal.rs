@@ -8,6 +8,8 @@ pub(crate) enum Misuse {
     DoubleFree,
     /// An address was freed that begins no block.
     NotABlock,
+    /// A freed block was written to before it was handed out again.
+    WriteAfterFree,
 }
 
 impl Misuse {
@@ -15,6 +17,7 @@ impl Misuse {
         match self {
             Self::DoubleFree => "double free: the block is free already",
             Self::NotABlock => "invalid free: the address is inside of a pool but begins no block",
+            Self::WriteAfterFree => "use after free: a freed block was written to",
         }
     }
 }

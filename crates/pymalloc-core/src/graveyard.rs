@@ -78,7 +78,7 @@ impl<R: Malloc, S: ArenaSource> Graveyard<R, S> {
             }
             // SAFETY: 1 and 2: a live block of this allocator.
             unsafe { grave.core.free(Some(ptr)) };
-            if grave.core.allocated_blocks() == 0 {
+            if grave.core.is_empty() {
                 match before {
                     None => graves.first = next,
                     Some(mut before) => {

@@ -8,6 +8,7 @@ mod arena;
 mod arenas;
 mod check;
 mod config;
+#[cfg(feature = "hardened")]
 mod fatal;
 mod graveyard;
 #[cfg(not(feature = "hardened"))]
@@ -16,7 +17,6 @@ mod hardened;
 #[cfg(feature = "hardened")]
 #[path = "hardened_on.rs"]
 mod hardened;
-mod magazine;
 #[cfg(feature = "std")]
 mod mmap;
 mod owned;

@@ -20,7 +20,7 @@ const BLOCK_BYTES_MIN: usize = size_of::<usize>();
 
 /// A pool allocator with one owner; other threads free its blocks through [`Remote`] handles.
 ///
-/// The owner's paths take no lock and no atomic step but one relaxed load when a magazine is empty. A remote free is one
+/// The owner's paths take no lock and no atomic step but one relaxed load when a class's first pool has no freed block. A remote free is one
 /// compare-and-swap onto the lock-free stack of `pymem-sync`, from which the owner takes all blocks at once.
 ///
 /// # Examples
@@ -97,7 +97,7 @@ impl<R: Malloc, S: ArenaSource> OwnedPymalloc<R, S> {
         f(unsafe { &mut *self.core.get() })
     }
 
-    /// Takes back the blocks that other threads have freed; returns how many. An empty magazine does this too.
+    /// Takes back the blocks that other threads have freed; returns how many. A class without a freed block at hand does this too.
     pub fn collect(&self) -> usize {
         let mut count = 0;
         for block in self.remote.drain() {

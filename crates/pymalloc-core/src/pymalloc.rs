@@ -1,9 +1,10 @@
-//! Owns the allocator itself: the hot paths, and the cold ones that move blocks between magazines, pools and arenas.
+//! Owns the allocator itself: the hot paths, and the cold ones that move blocks and pools between their lists.
 //!
 //! It has no lock and no interior mutability: `access.rs` gives it both.
 
 use core::fmt;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use malloc_api::Malloc;
 
@@ -11,8 +12,6 @@ use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
 use crate::arenas::Arenas;
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
-use crate::fatal::{Misuse, fatal};
-use crate::magazine::Magazines;
 use crate::pool::PoolPtr;
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::source::{ArenaAllocator, ArenaSource};
@@ -29,6 +28,10 @@ const POPULATE_AFTER_POOLS: u32 = 4;
 /// Bytes of fresh memory that are committed together once a class has shown that it grows.
 const COMMIT_BYTES: usize = 64 << 10;
 
+/// The key of the next allocator. Keys come round after 2^32 allocators; two of one key would have to be alive, and a
+/// block of the one freed through the other, which is forbidden anyway, to be confused.
+static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
+
 /// The pool allocator: small and medium blocks from pools, everything else from `R`; arenas from `S`.
 ///
 /// Methods take `&mut self`; [`LocalPymalloc`](crate::LocalPymalloc) and
@@ -36,15 +39,14 @@ const COMMIT_BYTES: usize = 64 << 10;
 #[repr(C)]
 pub struct Pymalloc<R: Malloc, S: ArenaSource> {
     pub(crate) map: AddressMap,
-    pub(crate) magazines: Magazines,
+    /// What the records of used pools bear; 0 before the first call.
+    pub(crate) key: u32,
     pub(crate) used: UsedPools,
     pub(crate) arenas: Arenas,
     /// Open pools of each class.
     pub(crate) pools: [u32; SizeClass::COUNT],
-    /// Blocks out of their pools: handed out or in a magazine.
-    pub(crate) blocks_out: usize,
-    /// Bytes of those blocks.
-    pub(crate) bytes_out: usize,
+    /// Bytes of open pools.
+    pub(crate) open_bytes: usize,
     pub(crate) raw_blocks: usize,
     /// Bytes of free pools that stay resident at least: `KEPT_BYTES_MIN`, and what was given back and missed.
     pub(crate) kept_floor: usize,
@@ -53,7 +55,6 @@ pub struct Pymalloc<R: Malloc, S: ArenaSource> {
     pub(crate) arenas_ever: usize,
     pub(crate) arenas_peak: usize,
     pub(crate) memory_limit: usize,
-    pub(crate) opened: bool,
     pub(crate) record: Option<ArenaAllocator>,
     pub(crate) new_arena_hook: Option<fn(&Stats)>,
     pub(crate) raw: R,
@@ -70,19 +71,17 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub const fn new(raw: R, source: S) -> Self {
         Self {
             map: AddressMap::new(),
-            magazines: Magazines::new(),
+            key: 0,
             used: UsedPools::new(),
             arenas: Arenas::new(),
             pools: [0; SizeClass::COUNT],
-            blocks_out: 0,
-            bytes_out: 0,
+            open_bytes: 0,
             raw_blocks: 0,
             kept_floor: KEPT_BYTES_MIN,
             bytes_given_back: 0,
             arenas_ever: 0,
             arenas_peak: 0,
             memory_limit: usize::MAX,
-            opened: false,
             record: None,
             new_arena_hook: None,
             raw,
@@ -99,17 +98,16 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
-    /// The block on top of the magazine for `size`; `None` if that is empty, or there is none for this size.
+    /// The block of the size's class that was freed last; `None` if the class's first pool has none.
     #[inline(always)]
     pub(crate) fn malloc_cached(&mut self, size: usize) -> Option<NonNull<u8>> {
-        if size <= POOLED_MAX {
-            // SAFETY: `size` is at most `POOLED_MAX`, so the index is in the table.
-            let class = unsafe { *CLASS_OF_GRAINS.get_unchecked(size.div_ceil(GRAIN_BYTES)) };
-            if let Some(block) = self.magazines.pop(class) {
-                return NonNull::new(block);
-            }
+        if size > POOLED_MAX {
+            return None;
         }
-        None
+        // SAFETY: `size` is at most `POOLED_MAX`, so the index is in the table.
+        let row = unsafe { *CLASS_OF_GRAINS.get_unchecked(size.div_ceil(GRAIN_BYTES)) };
+        // SAFETY: 1: the table holds class bytes, and 0 for no bytes.
+        unsafe { self.used.head(row) }.pop()
     }
 
     /// Allocates `nelem * elsize` zero bytes; see [`Malloc::calloc`].
@@ -133,12 +131,18 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// 2. The block is not used afterwards.
     #[inline(always)]
     pub unsafe fn free(&mut self, ptr: Option<NonNull<u8>>) {
-        let ptr = ptr.map_or(core::ptr::null_mut(), NonNull::as_ptr);
-        self.check_live(ptr);
-        let class = self.map.class_byte_in_span(ptr.addr());
-        if !self.magazines.push(class, ptr) {
+        let Some(block) = ptr else { return };
+        self.check_live(block.as_ptr());
+        // SAFETY: 1: a live block, so its arena is mapped.
+        match unsafe { self.map.record_in_span(block.addr().get()) } {
+            Some(pool) if pool.has_key(self.key) => {
+                // SAFETY: 1, 2: only a used pool of this allocator has its key, and the block lies in that pool.
+                if unsafe { pool.push(block) } {
+                    self.pool_became_empty(pool);
+                }
+            }
             // SAFETY: the caller's duties 1 and 2.
-            unsafe { self.free_cold(ptr) };
+            _ => unsafe { self.free_cold(block) },
         }
     }
 
@@ -177,7 +181,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(new)
     }
 
-    /// Every case of `malloc` but an empty hand: zero bytes, a large request, an empty magazine.
+    /// Every case of `malloc` but a pop: zero bytes, a large request, a first pool without a freed block.
     #[cold]
     #[inline(never)]
     fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
@@ -201,117 +205,93 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(block)
     }
 
-    /// Every case of `free` but a push: null, an arena outside of the span, a full magazine, a block of `R`.
+    /// Every case of `free` but a push on a used pool: a full pool, a unit of a medium pool but its first, an arena outside
+    /// of the span, a block of `R`.
     ///
     /// # Safety
     ///
-    /// 1. `ptr` is null or a live block of this allocator.
-    /// 2. The block is not used afterwards.
+    /// 1. `block` is a live block of this allocator.
+    /// 2. It is not used afterwards.
     #[cold]
     #[inline(never)]
-    unsafe fn free_cold(&mut self, ptr: *mut u8) {
-        let Some(block) = NonNull::new(ptr) else { return };
-        match self.map.class_of(ptr.addr()) {
-            Some(class) => {
-                if !self.magazines.push(class.byte(), ptr) {
-                    self.spill(class);
-                    self.magazines.push(class.byte(), ptr);
-                }
-            }
-            None => {
-                self.raw_blocks = self.raw_blocks.wrapping_sub(1);
-                // SAFETY: 1 and 2: it is not in a pool, so `R` made it.
-                unsafe { self.raw.free(Some(block)) };
-            }
+    unsafe fn free_cold(&mut self, block: NonNull<u8>) {
+        let address = block.addr().get();
+        let Some(class) = self.map.class_of(address) else {
+            self.raw_blocks = self.raw_blocks.wrapping_sub(1);
+            // SAFETY: 1 and 2: it is not in a pool, so `R` made it.
+            unsafe { self.raw.free(Some(block)) };
+            return;
+        };
+        // SAFETY: it has a class.
+        let pool = unsafe { self.map.pool_of_block(address) };
+        // SAFETY: 1, 2.
+        let empty = unsafe { pool.push(block) };
+        if !pool.has_key(self.key) {
+            // It was full. It cannot be empty at the same time: a pool has several blocks.
+            self.used.insert(class, pool, self.key);
+        } else if empty {
+            self.pool_became_empty(pool);
         }
     }
 
-    /// Fills the empty magazine of `class` to a half and takes one block of it.
+    /// Finds a pool of `class` with a freed or an idle block, and takes that.
     fn refill(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        if !self.opened {
-            self.open();
+        if self.key == 0 {
+            self.begin();
         }
-        let want = self.magazines.limit(class).div_ceil(2);
-        let mut filled = 0;
-        while filled < want {
+        loop {
             let Some(pool) = self.used.first(class) else {
-                // What the used pools gave is enough; a fresh pool is for an empty hand.
-                if filled > 0 {
-                    break;
-                }
                 let pool = self.new_pool(class)?;
-                self.used.push_front(class, pool);
+                self.used.insert(class, pool, self.key);
                 continue;
             };
-            let out = &mut self.magazines.slots(class)[filled..want];
-            filled += pool.take(out, class.size());
-            if pool.free_blocks() == 0 {
+            if let Some(block) = pool.pop() {
+                return Some(block);
+            }
+            if !pool.extend(class) {
                 self.used.unlink(class, pool);
             }
         }
-        self.blocks_out += filled;
-        self.bytes_out += filled * class.size();
-        // Lowest address on top: fresh memory is first touched in the order that the hardware prefetches.
-        self.magazines.slots(class)[..filled].reverse();
-        self.magazines.set_len(class, filled - 1);
-        NonNull::new(self.magazines.slots(class)[filled - 1])
     }
 
-    /// Gives the older half of a full magazine back to the pools.
-    fn spill(&mut self, class: SizeClass) {
-        let len = self.magazines.len(class);
-        let gone = len.div_ceil(2);
-        self.drain(class, gone);
-    }
-
-    /// Gives the `count` oldest blocks of a magazine back to the pools.
-    pub(crate) fn drain(&mut self, class: SizeClass, count: usize) {
-        let len = self.magazines.len(class);
-        for index in 0..count {
-            let block = self.magazines.slots(class)[index];
-            self.give_back(class, block);
-        }
-        self.magazines.slots(class).copy_within(count..len, 0);
-        self.magazines.set_len(class, len - count);
-        self.blocks_out -= count;
-        self.bytes_out -= count * class.size();
-    }
-
-    /// Gives one block of a magazine back to its pool.
-    #[inline]
-    fn give_back(&mut self, class: SizeClass, block: *mut u8) {
-        // SAFETY: a magazine's blocks have a class.
-        let arena = unsafe { self.map.arena_of_block(block.addr()) };
-        let Some(unit) = arena.unit_of(block.addr()) else {
-            fatal(Misuse::NotABlock, block);
-        };
-        let unit = arena.pool_unit(unit);
-        let pool = arena.pool(unit);
-        let offset = block.addr() - pool.base().addr();
-        let Some(before) = pool.give(class.geometry().block_at(offset)) else {
-            fatal(Misuse::DoubleFree, block);
-        };
-        if before == 0 {
-            self.used.push_front(class, pool);
-        } else if before + 1 == class.blocks_per_pool() {
-            self.used.unlink(class, pool);
-            self.pool_became_empty(class, arena, unit, pool);
-        }
-    }
-
-    /// Gives a pool without live blocks back to its arena, and the arena to the source if it is one too many.
+    /// Closes a pool without a live block, unless it is the first of its class: that one is kept, so that a class whose
+    /// last block comes and goes does not open and close a pool each time.
     #[cold]
     #[inline(never)]
-    fn pool_became_empty(&mut self, class: SizeClass, arena: ArenaPtr, unit: usize, pool: PoolPtr) {
-        pool.close();
-        self.pools[class.index()] -= 1;
-        self.map.set_class(arena.unit_address(unit), arena.kind().units(), 0);
-        let before = arena.free_pools();
-        self.arenas.give_pool(arena, unit);
-        self.arenas.moved(arena, before);
+    fn pool_became_empty(&mut self, pool: PoolPtr) {
+        let Some(class) = pool.class() else { return };
+        if self.used.first(class) == Some(pool) {
+            return;
+        }
+        self.close_pool(class, pool);
         let kept = self.kept_bytes();
         if self.arenas.resident_free_bytes() > kept {
             self.trim(kept - kept / 4);
+        }
+    }
+
+    /// Gives a used pool without live blocks back to its arena.
+    fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
+        let start = pool.base();
+        // SAFETY: 1: the pool is open.
+        let arena = unsafe { self.map.arena_of_block(start.addr().get()) };
+        let units = arena.kind().units();
+        self.used.unlink(class, pool);
+        pool.close();
+        self.pools[class.index()] -= 1;
+        self.open_bytes -= units * POOL_BYTES;
+        self.map.set_class(start, units, 0);
+        let before = arena.free_pools();
+        self.arenas.give_pool(arena, pool.unit());
+        self.arenas.moved(arena, before);
+    }
+
+    /// Closes the pools that are kept although they have no live block.
+    pub(crate) fn close_empty_pools(&mut self) {
+        for class in SizeClass::all() {
+            if let Some(pool) = self.used.first(class).filter(|pool| pool.live_blocks() == 0) {
+                self.close_pool(class, pool);
+            }
         }
     }
 
@@ -320,7 +300,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// A program that frees half of its memory and allocates it anew meets no page fault; one that ends its life
     /// holds little.
     fn kept_bytes(&self) -> usize {
-        self.bytes_out.max(self.kept_floor)
+        self.open_bytes.max(self.kept_floor)
     }
 
     /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of
@@ -397,9 +377,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
         self.arenas.moved(arena, before);
         let pool = arena.pool(unit);
-        pool.open(start.as_ptr(), class);
+        pool.open(class);
         self.map.set_class(start, kind.units(), class.byte());
         self.pools[class.index()] += 1;
+        self.open_bytes += kind.units() * POOL_BYTES;
         Some(pool)
     }
 
@@ -434,12 +415,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(())
     }
 
-    /// The first call: lets the magazines fill, and covers the source's span with a map.
+    /// The first call: takes a key, and covers the source's span with a map.
     #[cold]
     #[inline(never)]
-    fn open(&mut self) {
-        self.opened = true;
-        self.magazines.open();
+    fn begin(&mut self) {
+        while self.key == 0 {
+            // Relaxed: the keys' order does not matter, only that they differ.
+            self.key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(span) = self.source.span() else { return };
         if let Some(table) = self.source.alloc_table(AddressMap::table_bytes(span)) {
             // SAFETY: `ArenaSource` 4.
@@ -450,8 +433,18 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Number of live blocks, those of `R` included.
     #[must_use]
     pub fn allocated_blocks(&self) -> usize {
-        let cached: usize = SizeClass::all().map(|class| self.magazines.len(class)).sum();
-        self.raw_blocks + self.blocks_out - cached
+        let live = |arena: ArenaPtr| {
+            arena.open_units().map(|unit| arena.pool(unit).live_blocks()).sum::<usize>()
+        };
+        self.raw_blocks + self.arenas.iter().map(live).sum::<usize>()
+    }
+
+    /// Has this allocator no live block, in its pools or in `R`?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let is_empty =
+            |arena: ArenaPtr| arena.open_units().all(|unit| arena.pool(unit).live_blocks() == 0);
+        self.raw_blocks == 0 && self.arenas.iter().all(is_empty)
     }
 
     /// Is `ptr` in an open pool of this allocator? Any pointer value may be asked; null is not.
@@ -513,10 +506,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
 impl<R: Malloc, S: ArenaSource> Drop for Pymalloc<R, S> {
     /// Gives every arena back if no block is live; else they stay, so that no block dangles.
     fn drop(&mut self) {
-        for class in SizeClass::all() {
-            self.drain(class, self.magazines.len(class));
-        }
-        if self.blocks_out > 0 {
+        self.close_empty_pools();
+        if self.open_bytes > 0 {
             return;
         }
         while self.release_arena() {}

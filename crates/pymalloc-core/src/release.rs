@@ -7,7 +7,6 @@ use malloc_api::Malloc;
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, POOL_BYTES};
 use crate::pymalloc::{KEPT_BYTES_MIN, Pymalloc};
-use crate::size_class::SizeClass;
 use crate::source::ArenaSource;
 
 /// How thoroughly [`release`](crate::LocalPymalloc::release) looks for memory; each level includes those before it.
@@ -27,9 +26,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a record
     /// set at run time made go back as wholes only.
     pub fn release(&mut self, level: Release) -> usize {
-        for class in SizeClass::all() {
-            self.drain(class, self.magazines.len(class));
-        }
+        self.close_empty_pools();
         self.kept_floor = KEPT_BYTES_MIN;
         self.bytes_given_back = 0;
         let mut bytes = 0;
@@ -77,11 +74,13 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             for unit in arena.open_units() {
                 let pool = arena.pool(unit);
                 let Some(class) = pool.class() else { continue };
+                // What was kept in free blocks, their links, goes with the pages.
+                pool.make_idle();
                 // The pages that the next live block leaves free, joined into runs.
                 let start = arena.unit_address(unit);
                 let mut from = 0;
                 for block in 0..class.blocks_per_pool() {
-                    if !pool.is_free(block) {
+                    if !pool.is_idle(block) {
                         bytes += self.purge_between(start, from, block * class.size());
                         from = (block + 1) * class.size();
                     }

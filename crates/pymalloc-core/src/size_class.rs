@@ -83,7 +83,7 @@ impl SizeClass {
         self.geometry().units as usize * POOL_BYTES
     }
 
-    /// The byte that stands for this class in maps and in the tables of magazines; never 0.
+    /// The byte that stands for this class in maps and as the row of its used pools; never 0.
     #[inline]
     pub(crate) const fn byte(self) -> u8 {
         self.0

@@ -17,10 +17,8 @@ pub struct ClassStats {
     pub pools: usize,
     /// Blocks handed out.
     pub blocks_in_use: usize,
-    /// Blocks that wait in those pools, or in the magazine, for the next request.
+    /// Blocks that wait in those pools for the next request.
     pub blocks_available: usize,
-    /// Of these, the blocks in the magazine.
-    pub blocks_cached: usize,
     /// Bytes at the ends of those pools that are too few for a block.
     pub quantization_bytes: usize,
 }
@@ -39,7 +37,7 @@ pub struct ArenaStats {
     pub free_pools: usize,
     /// Of these, pools whose memory has not gone back to the system.
     pub resident_free_pools: usize,
-    /// Blocks handed out, or in a magazine.
+    /// Blocks handed out.
     pub blocks_in_use: usize,
     /// Bytes of those blocks.
     pub bytes_in_use: usize,
@@ -147,16 +145,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 let Some(class) = pool.class() else { continue };
                 let counts = &mut stats.classes[class.index()];
                 counts.pools += 1;
-                counts.blocks_available += pool.free_blocks();
+                counts.blocks_in_use += pool.live_blocks();
             }
         }
         for class in SizeClass::all() {
             let counts = &mut stats.classes[class.index()];
             let blocks = counts.pools * class.blocks_per_pool();
             counts.size = class.size();
-            counts.blocks_cached = self.magazines.len(class);
-            counts.blocks_available += counts.blocks_cached;
-            counts.blocks_in_use = blocks - counts.blocks_available;
+            counts.blocks_available = blocks - counts.blocks_in_use;
             counts.quantization_bytes = counts.pools * class.pool_bytes() - blocks * class.size();
             stats.quantization_bytes += counts.quantization_bytes;
         }
@@ -182,7 +178,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             for unit in arena.open_units() {
                 let pool = arena.pool(unit);
                 let Some(class) = pool.class() else { continue };
-                let blocks = class.blocks_per_pool() - pool.free_blocks();
+                let blocks = pool.live_blocks();
                 stats.blocks_in_use += blocks;
                 stats.bytes_in_use += blocks * class.size();
             }

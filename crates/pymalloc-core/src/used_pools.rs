@@ -1,54 +1,78 @@
-//! Owns the lists of used pools: for each class, the pools with a free block.
+//! Owns the lists of used pools: for each class, the pools that can give a block.
 
-use crate::pool::PoolPtr;
+use crate::pool::{NO_POOL, PoolPtr};
 use crate::size_class::SizeClass;
 
-/// One list a class.
+/// Rows: a class byte is an index, and row 0 stands for "no class".
+const ROWS: usize = SizeClass::COUNT + 1;
+
+/// One list a class, and its first pool at hand for the hot path.
 ///
-/// Invariant 1: list c holds exactly the open pools of class c with at least one free block and at least one
-/// block out (handed out or in a magazine). A full pool is in no list, an empty one is back in its arena.
+/// Invariant 1: list c holds exactly the open pools of class c with a freed or an idle block, and they have the
+/// allocator's key; only its first may have become full since, or have no live block. Other full pools are in no list,
+/// other empty ones back in their arenas.
+#[repr(C)]
 pub(crate) struct UsedPools {
-    heads: [Option<PoolPtr>; SizeClass::COUNT],
+    /// The first pool of each row, `NO_POOL` in an empty one.
+    heads: [PoolPtr; ROWS],
 }
 
 impl UsedPools {
     pub(crate) const fn new() -> Self {
-        Self { heads: [None; SizeClass::COUNT] }
+        Self { heads: [NO_POOL.as_ptr(); ROWS] }
+    }
+
+    /// The first pool of the row of a class byte, or one that never has a block.
+    ///
+    /// # Safety
+    ///
+    /// 1. `row` is a class byte, or 0.
+    #[inline(always)]
+    pub(crate) unsafe fn head(&self, row: u8) -> PoolPtr {
+        // SAFETY: 1: class bytes are at most `SizeClass::COUNT`.
+        unsafe { *self.heads.get_unchecked(usize::from(row)) }
     }
 
     #[inline]
     pub(crate) fn first(&self, class: SizeClass) -> Option<PoolPtr> {
-        self.heads[class.index()]
+        let head = self.heads[usize::from(class.byte())];
+        (head != NO_POOL.as_ptr()).then_some(head)
     }
 
-    /// Puts `pool`, which is in no list, at the front: what was freed last is hot.
-    #[inline]
-    pub(crate) fn push_front(&mut self, class: SizeClass, pool: PoolPtr) {
-        let head = &mut self.heads[class.index()];
-        pool.set_prev(None);
-        pool.set_next(*head);
-        if let Some(old) = *head {
-            old.set_prev(Some(pool));
+    /// Puts `pool`, which is in no list, behind the first pool: that one goes on until it has no block left, so that a
+    /// full pool whose blocks come and go one at a time is not taken up each time.
+    pub(crate) fn insert(&mut self, class: SizeClass, pool: PoolPtr, key: u32) {
+        pool.set_key(key);
+        match self.first(class) {
+            None => self.heads[usize::from(class.byte())] = pool,
+            Some(first) => {
+                let second = first.next();
+                pool.set_prev(Some(first));
+                pool.set_next(second);
+                first.set_next(Some(pool));
+                if let Some(second) = second {
+                    second.set_prev(Some(pool));
+                }
+            }
         }
-        *head = Some(pool);
     }
 
     /// Takes `pool` out of its list.
-    #[inline]
     pub(crate) fn unlink(&mut self, class: SizeClass, pool: PoolPtr) {
         let (prev, next) = (pool.prev(), pool.next());
         match prev {
             Some(prev) => prev.set_next(next),
-            None => self.heads[class.index()] = next,
+            None => self.heads[usize::from(class.byte())] = next.unwrap_or(NO_POOL.as_ptr()),
         }
         if let Some(next) = next {
             next.set_prev(prev);
         }
         pool.set_prev(None);
         pool.set_next(None);
+        pool.set_key(0);
     }
 
-    /// The pools of `class` with a free block, first to last.
+    /// The used pools of `class`, first to last.
     pub(crate) fn iter(&self, class: SizeClass) -> impl Iterator<Item = PoolPtr> {
         core::iter::successors(self.first(class), |pool| pool.next())
     }
