@@ -10,7 +10,7 @@ use pymem_sync::Lock;
 use crate::pymalloc::Pymalloc;
 use crate::release::Release;
 use crate::source::{ArenaAllocator, ArenaSource};
-use crate::stats::{ArenaStats, Stats};
+use crate::stats::{ArenaStats, PoolStats, Stats};
 
 #[cfg(feature = "std")]
 use crate::region::MmapArenas;
@@ -133,6 +133,13 @@ macro_rules! face {
             /// `f` must not use this allocator.
             pub fn for_each_arena(&self, f: impl FnMut(ArenaStats)) {
                 self.with(|core| core.for_each_arena(f));
+            }
+
+            /// Calls `f` with each pool, free ones too; see [`Pymalloc::for_each_pool`].
+            ///
+            /// `f` must not use this allocator.
+            pub fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
+                self.with(|core| core.for_each_pool(f));
             }
 
             /// Gives memory back to the system; returns the bytes given back.

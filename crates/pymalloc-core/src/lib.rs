@@ -43,4 +43,4 @@ pub use release::Release;
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span};
 pub use static_arenas::{NoFallback, StaticArenas};
-pub use stats::{ArenaStats, ClassStats, Stats};
+pub use stats::{ArenaStats, ClassStats, PoolContents, PoolStats, Stats};

@@ -43,6 +43,40 @@ pub struct ArenaStats {
     pub bytes_in_use: usize,
 }
 
+/// One pool, where it lies and what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct PoolStats {
+    /// Where its arena begins.
+    pub arena: usize,
+    /// Bytes from there to the pool.
+    pub offset: usize,
+    /// Its length in bytes.
+    pub bytes: usize,
+    /// What it holds.
+    pub contents: PoolContents,
+}
+
+/// What a pool holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub enum PoolContents {
+    /// Blocks of one class; also the pool that a class keeps although none of its blocks is handed out.
+    Blocks {
+        /// Bytes of a block.
+        size: usize,
+        /// Blocks handed out.
+        in_use: usize,
+        /// Blocks that fit.
+        capacity: usize,
+    },
+    /// Nothing: any class may have it next.
+    Free {
+        /// Whether its memory has not gone back to the system, nor waits for its first use.
+        is_resident: bool,
+    },
+}
+
 /// Counts of an allocator; its [`Display`](core::fmt::Display) is the text of CPython's `sys._debugmallocstats()`.
 ///
 /// `arenas_current * ARENA_BYTES` is the sum of the bytes of all blocks, in use and available, `unused_pools *
@@ -183,6 +217,32 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 stats.bytes_in_use += blocks * class.size();
             }
             f(stats);
+        }
+    }
+
+    /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
+    ///
+    /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
+    /// alignment, its records) and after its last one is not visited.
+    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
+        for arena in self.arenas.iter() {
+            let address = arena.address().addr().get();
+            let units = arena.kind().units();
+            for unit in (1..=arena.pools()).map(|index| index * units) {
+                let pool = arena.pool(unit);
+                let contents = match pool.class() {
+                    Some(class) => PoolContents::Blocks {
+                        size: class.size(),
+                        in_use: pool.live_blocks(),
+                        capacity: class.blocks_per_pool(),
+                    },
+                    None => {
+                        PoolContents::Free { is_resident: arena.resident_mask() >> unit & 1 == 1 }
+                    }
+                };
+                let offset = arena.unit_address(unit).addr().get() - address;
+                f(PoolStats { arena: address, offset, bytes: units * POOL_BYTES, contents });
+            }
         }
     }
 }

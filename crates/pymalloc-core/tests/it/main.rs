@@ -5,6 +5,7 @@ mod blocks;
 mod concurrency;
 #[cfg(feature = "hardened")]
 mod hardened;
+mod pools;
 mod release;
 mod text;
 mod trace;
