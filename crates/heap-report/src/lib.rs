@@ -1,10 +1,17 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
 
+#[cfg(any(feature = "pymalloc", feature = "mimalloc"))]
+mod collect;
 mod json;
+#[cfg(feature = "mimalloc")]
+mod mimalloc;
 mod model;
+#[cfg(feature = "pymalloc")]
+mod pymalloc;
 mod svg;
 mod text;
 

@@ -1,5 +1,5 @@
 //! Owns what a heap looks like, whatever allocator it belongs to: arenas of pools, and counts beside them.
-//! Leaves reading an allocator to `pymalloc.rs`, and drawing to `text.rs`, `json.rs` and `svg.rs`.
+//! Leaves reading an allocator to `pymalloc.rs` and `mimalloc.rs`, and drawing to `text.rs`, `json.rs` and `svg.rs`.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,5 +1,10 @@
 //! The integration tests of `heap-report`: reports byte for byte.
 
+#[cfg(feature = "mimalloc")]
+mod mimalloc;
+#[cfg(feature = "pymalloc")]
+mod pymalloc;
+
 use std::path::Path;
 
 use heap_report::{Arena, Contents, Json, Pool, SizeTotals, Snapshot, Svg, Text, Totals};
@@ -39,9 +44,13 @@ fn snapshot() -> Snapshot {
 #[case("small.json", Json(&snapshot()).to_string())]
 #[case("small.svg", Svg(&snapshot()).to_string())]
 fn reports_are_the_golden_ones(#[case] name: &str, #[case] report: String) {
+    assert_golden(name, &report);
+}
+
+fn assert_golden(name: &str, report: &str) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&golden, &report).expect("a writable file");
+        std::fs::write(&golden, report).expect("a writable file");
     }
     let golden = std::fs::read_to_string(&golden).expect("a readable file");
     assert!(report == golden, "expected:\n{golden}\nfound:\n{report}");
