@@ -34,7 +34,8 @@ pub(crate) fn run(check: bool) -> Result<()> {
         let old = fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
         let mut new = old.clone();
         for part in *parts {
-            let (name, text) = PARTS.iter().find(|(name, _)| name == part).context("a known part")?;
+            let (name, text) =
+                PARTS.iter().find(|(name, _)| name == part).context("a known part")?;
             new = replace(&new, name, &text()?).with_context(|| format!("in {file}"))?;
         }
         if new != old {
@@ -84,7 +85,8 @@ fn defaults() -> Result<String> {
     let mut rows = Vec::new();
     for (about, build, pymalloc, pydebug) in builds {
         let profile = Profile::new(Version::NEWEST, build, pymalloc, true, pydebug)?;
-        let row = profile.row(AllocatorName::Default).map_err(|reason| anyhow::anyhow!("{reason}"))?;
+        let row =
+            profile.row(AllocatorName::Default).map_err(|reason| anyhow::anyhow!("{reason}"))?;
         let mut cells = vec![about.to_owned(), format!("`{}`", row.canonical_name())];
         cells.extend(Domain::ALL.map(|domain| row.serves(domain)));
         rows.push(cells);

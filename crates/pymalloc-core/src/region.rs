@@ -18,6 +18,9 @@ const REGION_BYTES_MIN: usize = 64 << 20;
 /// Alignment of the region: that of a huge page, so that arenas pair up in them.
 const REGION_ALIGN: usize = 2 << 20;
 
+/// Arenas that are made readable and writable at a time.
+const COMMIT_ARENAS: usize = 32;
+
 const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
 
 /// Arenas by `mmap`: from the process's region, and where that is exhausted from anywhere.
@@ -126,12 +129,14 @@ fn take_from(span: Span) -> Option<NonNull<u8>> {
     // SAFETY: `index` is below the region's number of arenas.
     let arena = unsafe { span.base.add(index << ARENA_SHIFT) };
     if index >= slots.committed {
-        // SAFETY: an arena of the reserved range.
-        if !unsafe { mmap::commit(arena, ARENA_BYTES) } {
+        // Each call changes the process's list of mappings, so it is worth a few arenas; they cost no memory yet.
+        let arenas = COMMIT_ARENAS.min((span.bytes >> ARENA_SHIFT) - index);
+        // SAFETY: arenas of the reserved range.
+        if !unsafe { mmap::commit(arena, arenas << ARENA_SHIFT) } {
             slots.give(index);
             return None;
         }
-        slots.committed = index + 1;
+        slots.committed = index + arenas;
     }
     Some(arena)
 }

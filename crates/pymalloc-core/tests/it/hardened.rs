@@ -29,6 +29,12 @@ fn misuse() {
         "interior" => free(unsafe { blocks[0].add(16) }),
         // SAFETY: inside of the block.
         "unaligned" => free(unsafe { blocks[0].add(1) }),
+        "write_after_free" => {
+            free(blocks[0]);
+            // SAFETY: not kept: the write hits the seal of a freed block.
+            unsafe { blocks[0].add(9).write(1) };
+            alloc.malloc(48);
+        }
         _ => blocks.iter().for_each(|block| free(*block)),
     }
 }
@@ -38,6 +44,7 @@ fn misuse() {
 #[case::twice_later("twice_later", Some("double free"))]
 #[case::interior("interior", Some("invalid free"))]
 #[case::unaligned("unaligned", Some("invalid free"))]
+#[case::write_after_free("write_after_free", Some("use after free"))]
 #[case::none("none", None)]
 fn misuse_is_named(#[case] name: &str, #[case] message: Option<&str>) {
     let child = Command::new(std::env::current_exe().unwrap())
