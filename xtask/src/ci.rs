@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{docs, layers};
+use crate::{docs, header, layers, loom};
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
 type Step = (&'static str, fn(&Shell) -> Result<()>);
@@ -14,10 +14,13 @@ const STEPS: &[Step] = &[
     ("fmt", fmt),
     ("layers", |_| layers::run()),
     ("docs", |_| docs::run(true)),
+    ("header", |_| header::run(true)),
     ("clippy", clippy),
     ("test", test),
     ("test-alone", test_alone),
     ("doc", doc),
+    ("loom", |_| loom::run(false, None)),
+    ("python", python),
 ];
 
 /// The published crates, bottom layer first.
@@ -89,4 +92,17 @@ fn doc(shell: &Shell) -> Result<()> {
     let _warnings = shell.push_env("RUSTDOCFLAGS", "-D warnings");
     cmd!(shell, "cargo doc --workspace --no-deps --all-features").run()?;
     Ok(cmd!(shell, "cargo test --workspace --doc --all-features").run()?)
+}
+
+/// The README's first command, on the python3 of this machine.
+fn python(shell: &Shell) -> Result<()> {
+    let program = "import json; print(json.dumps({'hello': [1, 2, 3]}))";
+    let xtask = std::env::current_exe().context("the path of this program")?;
+    let output = cmd!(shell, "{xtask} python -- -c {program}").read()?;
+    ensure!(
+        output == r#"{"hello": [1, 2, 3]}"#,
+        "a Python on the preload printed `{output}` instead of the JSON text"
+    );
+    println!("{output}");
+    Ok(())
 }

@@ -6,10 +6,13 @@ mod bench;
 mod ci;
 mod docs;
 mod fuzz;
+mod header;
 mod layers;
 mod loom;
 mod python;
 mod regrtest;
+mod sanitize;
+mod tsan;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -44,6 +47,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Write `pymem.h` from the preload's C interface.
+    Header {
+        /// Compare it instead, and fail when it differs.
+        #[arg(long)]
+        check: bool,
+    },
     /// Model-check every lock-free structure.
     Loom {
         /// Run the negative controls: each weakened ordering must make its model fail.
@@ -52,6 +61,16 @@ enum Command {
         /// Only models whose name contains this.
         filter: Option<String>,
     },
+    /// Run the stress programs under ThreadSanitizer, and a race that it must report (needs nightly).
+    Tsan {
+        /// Milliseconds each program.
+        #[arg(default_value_t = 2000)]
+        millis: u32,
+    },
+    /// Run the tests of the crates with unsafe code under AddressSanitizer (needs nightly).
+    Asan,
+    /// Run the same tests under Valgrind's memcheck (needs Valgrind 3.19 or later).
+    Valgrind,
     /// Replay traces through our allocators, CPython's own and their peers; `bench --help` lists its options.
     #[command(disable_help_flag = true)]
     Bench {
@@ -92,7 +111,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Regrtest(args) => return regrtest::run(args),
         Command::Layers => layers::run()?,
         Command::Docs { check } => docs::run(check)?,
+        Command::Header { check } => header::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
+        Command::Tsan { millis } => tsan::run(millis)?,
+        Command::Asan => sanitize::asan()?,
+        Command::Valgrind => sanitize::valgrind()?,
         Command::Bench { arguments } => bench::run(&arguments)?,
         Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref())?,
     }
