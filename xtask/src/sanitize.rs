@@ -27,7 +27,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const SUPPRESSIONS: &str = "crates/mimalloc-heaps/tests/valgrind.supp";
 
 /// `cargo xtask asan`: needs a nightly toolchain.
-pub(crate) fn asan(shell: &Shell) -> Result<()> {
+pub(crate) fn asan() -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
     let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=address");
     let _cflags = shell.push_env("CFLAGS", "-fsanitize=address -DMI_TRACK_ASAN=1");
     let _folder = shell.push_env("CARGO_TARGET_DIR", folder("asan"));
@@ -46,15 +48,17 @@ pub(crate) fn asan(shell: &Shell) -> Result<()> {
 }
 
 /// `cargo xtask valgrind`: needs Valgrind 3.19 or later.
-pub(crate) fn valgrind(shell: &Shell) -> Result<()> {
+pub(crate) fn valgrind() -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
     cmd!(shell, "valgrind --version").quiet().ignore_stdout().run().context("no valgrind here")?;
     let _cflags = shell.push_env("CFLAGS", "-DMI_TRACK_VALGRIND=1");
     let _folder = shell.push_env("CARGO_TARGET_DIR", folder("valgrind"));
     let suppressions = crate::root().join(SUPPRESSIONS);
     ensure!(suppressions.is_file(), "no suppressions at {}", suppressions.display());
     for (name, skipped) in CRATES {
-        let skips = skips(skipped);
-        for program in test_programs(shell, name)? {
+        let skips = &skips(skipped);
+        for program in test_programs(&shell, name)? {
             println!("memcheck: {name}: {}", program.display());
             cmd!(
                 shell,

@@ -10,7 +10,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const REPORTED: i32 = 66;
 
 /// Runs each stress program for `millis` milliseconds.
-pub fn run(millis: u32) -> Result<()> {
+pub(crate) fn run(millis: u32) -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
     let _flags = shell.push_env("RUSTFLAGS", FLAGS);

@@ -49,7 +49,7 @@ fn a_reader_that_attaches_after_the_advance_misses_nothing() {
     let model = Model {
         name: "a_reader_that_attaches_after_the_advance_misses_nothing",
         preemptions: None,
-        floor: 100_000,
+        floor: 10_000,
         controls: &[Site::QsbrNextFence, Site::QsbrAttachFence],
     };
     model.check(|| {
@@ -60,14 +60,16 @@ fn a_reader_that_attaches_after_the_advance_misses_nothing() {
             shared.advance();
             participant.attach();
             linked.read();
-            participant.detach();
+            participant
         });
         linked.unlink();
         let goal = shared.next();
         if shared.poll(goal) {
             linked.free();
         }
-        reader.join().unwrap();
+        let participant = reader.join().unwrap();
+        participant.detach();
+        drop(participant);
         world.free();
     });
 }

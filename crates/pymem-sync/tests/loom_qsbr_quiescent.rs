@@ -19,7 +19,7 @@ fn a_reader_from_before_the_advance_is_not_passed() {
         name: "a_reader_from_before_the_advance_is_not_passed",
         preemptions: None,
         floor: 2_000,
-        controls: &[Site::QsbrQuiescent, Site::QsbrScan, Site::QsbrAdvance, Site::QsbrCurrent],
+        controls: &[Site::QsbrQuiescent, Site::QsbrScan, Site::QsbrAdvance],
     };
     model.check(|| {
         let world = Leak::new((Shared::new(), Linked::new()));

@@ -10,7 +10,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Participant, Shared};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -30,44 +30,44 @@ fn a_scan_sees_the_participant_of_a_new_chunk() {
             let participant = shared.register().unwrap();
             participant.attach();
             linked.read();
-            participant.detach();
+            participant
         });
         linked.unlink();
         let goal = shared.advance();
         if shared.poll(goal) {
             linked.free();
         }
-        reader.join().unwrap();
+        let participant = reader.join().unwrap();
+        participant.detach();
         assert!(shared.poll(goal), "everybody has left");
         assert_eq!(shared.slots(), 2);
-        drop(first);
+        drop((first, participant));
         world.free();
     });
 }
 
 #[test]
-fn two_registrations_get_two_slots() {
+fn two_registrations_that_both_grow_get_two_slots() {
     let model = Model {
-        name: "two_registrations_get_two_slots",
+        name: "two_registrations_that_both_grow_get_two_slots",
         preemptions: None,
         floor: 20,
-        controls: &[Site::QsbrGrow, Site::QsbrFollow],
+        controls: &[Site::QsbrGrow, Site::QsbrFollow, Site::QsbrGrowLost],
     };
     model.check(|| {
         let world = Leak::new(Shared::new());
         let shared = world.get();
-        let register = move || {
-            let participant = shared.register().unwrap();
-            participant.attach();
-            participant
-        };
+        let first = shared.register().unwrap();
+        let register = move || shared.register().unwrap();
         let other = thread::spawn(register);
         let participants = [register(), other.join().unwrap()];
+        participants.iter().for_each(Participant::attach);
         assert_eq!(shared.attached(), 2, "two participants share a slot");
-        assert_eq!(shared.slots(), 2);
+        assert_eq!(shared.slots(), 3);
         for participant in participants {
             participant.detach();
         }
+        drop(first);
         world.free();
     });
 }

@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 use super::delayed::Reclaim;
 use super::queue::Queue;
 use super::shared::Shared;
-use crate::sync::{AtomicPtr, Ordering, Site, chosen, const_in_real, ordering};
+use crate::sync::{AtomicPtr, Ordering, Site, Witness, chosen, const_in_real, ordering};
 
 /// Retired items of threads that have exited; an interpreter has one.
 ///
@@ -36,7 +36,8 @@ impl<T: Reclaim> Orphans<T> {
     }
 
     /// Leaves a queue to whoever comes next.
-    pub(super) fn give(&self, queue: Box<Queue<T>>) {
+    pub(super) fn give(&self, mut queue: Box<Queue<T>>) {
+        queue.handed_over = Witness::new();
         let queue = Box::into_raw(queue);
         // Release: pairs with the Acquire of `take`, which thereby sees the items; a give on top of another continues its
         // release sequence. See `loom_qsbr_hand_over`.
@@ -142,6 +143,7 @@ impl<T> Iterator for Taken<T> {
         // SAFETY: every queue in the list comes from `into_raw` in `give`, and the swap in `take` has handed it to this
         // taker alone.
         let queue = unsafe { Box::from_raw(self.next) };
+        queue.handed_over.see();
         self.next = queue.below;
         Some(queue)
     }

@@ -4,6 +4,7 @@ use core::ptr;
 use std::collections::VecDeque;
 
 use super::seq::Goal;
+use crate::sync::{Witness, const_in_real};
 
 /// More room than this is given back once the queue is empty.
 const KEPT_ITEMS: usize = 1024;
@@ -32,14 +33,24 @@ pub(super) struct Queue<T> {
     open: usize,
     /// The queue below in a list of [`Orphans`](super::Orphans); owned by that list.
     pub(super) below: *mut Self,
+    /// Renewed by each hand-over: stands for all that its giver wrote in the queue.
+    pub(super) handed_over: Witness,
 }
 
 // SAFETY: a queue owns its items; the link belongs to the list that the queue is in, and is used by its owner alone.
 unsafe impl<T: Send> Send for Queue<T> {}
 
 impl<T> Queue<T> {
-    pub(super) const fn new() -> Self {
-        Self { items: VecDeque::new(), batches: VecDeque::new(), open: 0, below: ptr::null_mut() }
+    const_in_real! {
+        pub(super) const fn new() -> Self {
+            Self {
+                items: VecDeque::new(),
+                batches: VecDeque::new(),
+                open: 0,
+                below: ptr::null_mut(),
+                handed_over: Witness::new(),
+            }
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -61,8 +61,8 @@ impl Shared {
     ///
     /// Call it after unlinking what is to be freed.
     pub fn advance(&self) -> Goal {
-        // Release: pairs with the Acquire of `current`: who has seen the new value sees the unlink before it. Later advances
-        // continue the release sequence. See `loom_qsbr_quiescent`.
+        // Release: pairs with the fences that follow a load in `current`: who has seen the new value sees the unlink before
+        // it. Later advances continue the release sequence. See `loom_qsbr_quiescent`.
         let release = ordering(Site::QsbrAdvance, Ordering::Release);
         Goal::at(Seq::new(self.write.fetch_add(Seq::STEP, release)).next())
     }
@@ -105,12 +105,12 @@ impl Shared {
         Seq::new(self.read.load(ordering(Site::QsbrReached, Ordering::Acquire)))
     }
 
-    /// The write sequence, for participants and scans.
+    /// The write sequence, for participants and scans; orders no memory by itself.
     #[inline]
     #[must_use]
     pub fn current(&self) -> Seq {
-        // Acquire: pairs with the Release of `advance`; see `loom_qsbr_quiescent`.
-        Seq::new(self.write.load(ordering(Site::QsbrCurrent, Ordering::Acquire)))
+        // Relaxed: participants and scans fence after it, and the fence pairs with the Release of `advance`.
+        Seq::new(self.write.load(Ordering::Relaxed))
     }
 
     /// How many slots exist, in use or not; what a scan costs.
@@ -146,9 +146,10 @@ impl Shared {
     /// Raises the read sequence to at least `seq` and returns it.
     fn raise(&self, seq: Seq) -> Seq {
         let mut read = self.read_seq();
-        // Release: pairs with the Acquire of `read_seq`. Acquire on failure: somebody else's scan stands for ours.
-        let release = ordering(Site::QsbrRaise, Ordering::AcqRel);
-        let acquire = ordering(Site::QsbrReached, Ordering::Acquire);
+        // Release: pairs with the Acquire of `read_seq`. Acquire on failure: somebody else's scan stands for ours. See
+        // `loom_qsbr_two_reclaimers_pb3` for both, and `loom_qsbr_read_seq` for (S1).
+        let release = ordering(Site::QsbrRaise, Ordering::Release);
+        let acquire = ordering(Site::QsbrOutrun, Ordering::Acquire);
         while chosen(Site::QsbrMonotonic, read.is_before(seq), read != seq) {
             match self.read.compare_exchange_weak(read.get(), seq.get(), release, acquire) {
                 Ok(_) => return seq,

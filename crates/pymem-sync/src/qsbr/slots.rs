@@ -100,7 +100,8 @@ impl Chunk {
         let new = Box::into_raw(Self::boxed().ok_or(RegisterError { _private: () })?);
         // Release: pairs with the Acquire of `next`; a scan that follows the link reads written slots.
         let release = ordering(Site::QsbrGrow, Ordering::Release);
-        let acquire = ordering(Site::QsbrFollow, Ordering::Acquire);
+        // Acquire on failure: pairs with the Release of whoever linked a chunk first.
+        let acquire = ordering(Site::QsbrGrowLost, Ordering::Acquire);
         match self.next.compare_exchange(ptr::null_mut(), new, release, acquire) {
             // SAFETY: linked chunks live until the list is dropped.
             Ok(_) => Ok(unsafe { &*new }),

@@ -50,8 +50,6 @@ sites! {
     OwnerlessVersion = "ownerless-version",
     /// The Release of an advance; weakened: a reader that has seen the new value misses the unlink.
     QsbrAdvance = "qsbr-advance",
-    /// The Acquire with which readers and scans read the write sequence; weakened: as above.
-    QsbrCurrent = "qsbr-current",
     /// The fence between the unlink and a deferred goal; removed: a reader misses the unlink.
     QsbrNextFence = "qsbr-next-fence",
     /// A deferred goal lies one advance ahead; planted: it is the present, and reached too early.
@@ -72,12 +70,16 @@ sites! {
     QsbrRaise = "qsbr-raise",
     /// The Acquire that reads the read sequence; weakened: as above.
     QsbrReached = "qsbr-reached",
+    /// The Acquire with which a scan learns that another one was quicker; weakened: as above.
+    QsbrOutrun = "qsbr-outrun",
     /// The read sequence only rises; planted: a late scan lowers it.
     QsbrMonotonic = "qsbr-monotonic",
     /// The Release that links a new chunk of slots; weakened: a scan reads unwritten slots.
     QsbrGrow = "qsbr-grow",
     /// The Acquire that follows the link; weakened: as above.
     QsbrFollow = "qsbr-follow",
+    /// The Acquire with which a registration learns that another one has linked its chunk; weakened: as above.
+    QsbrGrowLost = "qsbr-grow-lost",
     /// A dropped participant leaves its slot offline; planted: its last value holds back every goal.
     QsbrLeave = "qsbr-leave",
     /// Sequences are compared by their difference; planted: by size, which is wrong after the wrap.
