@@ -63,9 +63,15 @@ pub(crate) fn request_array(nelem: usize, elsize: usize) -> Option<usize> {
 unsafe impl Malloc for MiMalloc {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        let size = request(size)?;
-        // SAFETY: `mi_malloc` has no preconditions.
-        let block = unsafe { ffi::mi_malloc(size) };
+        // `mi_malloc` compares with the same bound; its short form makes up for what the rounding costs.
+        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
+            // SAFETY: a small size is all it asks for.
+            unsafe { ffi::mi_malloc_small(size.max(MIN_ALIGN)) }
+        } else {
+            let size = request(size)?;
+            // SAFETY: `mi_malloc` has no preconditions.
+            unsafe { ffi::mi_malloc(size) }
+        };
         NonNull::new(block.cast())
     }
 

@@ -10,6 +10,8 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::{self, NonNull};
 
+use malloc_api::MIN_ALIGN;
+
 use crate::adopt::{HeapSet, NOBODY, OwnedSet};
 use crate::delayed::ThreadState;
 use crate::heap::Heap;
@@ -91,7 +93,7 @@ pub(crate) fn state_in(interpreter: u64) -> Option<NonNull<ThreadState>> {
 /// ```
 #[derive(Debug)]
 pub struct ThreadHeaps {
-    /// (T1) What the set's heaps say: the owner's theap, or the one that serves nothing.
+    /// (T1) The owner's theap, as the set's heap has it; null until the first block of the kind.
     theaps: [Cell<*mut ffi::mi_theap_t>; HeapKind::COUNT],
     /// The kind of calls that name none.
     pub(crate) current: Cell<HeapKind>,
@@ -125,7 +127,7 @@ impl ThreadHeaps {
         // SAFETY: (T2).
         unsafe { state.as_ref() }.participant.attach();
         Ok(Self {
-            theaps: core::array::from_fn(|_| Cell::new(ffi::empty_theap())),
+            theaps: [const { Cell::new(ptr::null_mut()) }; HeapKind::COUNT],
             current: Cell::new(HeapKind::Object),
             set: ManuallyDrop::new(set),
             state,
@@ -172,24 +174,25 @@ impl ThreadHeaps {
     /// [`MAX_REQUEST`](malloc_api::MAX_REQUEST).
     #[inline]
     pub fn malloc(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
+        // The call to mimalloc comes last on both paths, so that it is a jump.
         let theap = self.theap(kind);
+        if theap.is_null() {
+            return self.malloc_first(kind, size);
+        }
         let block = if size <= ffi::MI_SMALL_SIZE_MAX {
             // SAFETY: the calling thread's theap (T1; not `Send`), and a small size.
-            unsafe { ffi::mi_theap_malloc_small(theap, size.max(malloc_api::MIN_ALIGN)) }
+            unsafe { ffi::mi_theap_malloc_small(theap, size.max(MIN_ALIGN)) }
         } else {
             let size = request(size)?;
             // SAFETY: the calling thread's theap (T1; not `Send`).
             unsafe { ffi::mi_theap_malloc(theap, size) }
         };
-        match NonNull::new(block.cast()) {
-            None => self.malloc_refused(kind, size),
-            block => block,
-        }
+        NonNull::new(block.cast())
     }
 
-    /// The heap does not exist yet, or there is no memory.
+    /// The first block of a kind makes the thread's part of its heap.
     #[cold]
-    fn malloc_refused(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
+    fn malloc_first(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
         self.open(kind)?;
         self.malloc(kind, size)
     }
@@ -201,17 +204,18 @@ impl ThreadHeaps {
     #[inline]
     pub fn calloc(&self, kind: HeapKind, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = request_array(nelem, elsize)?;
-        // SAFETY: the calling thread's theap (T1; not `Send`).
-        let block = unsafe { ffi::mi_theap_zalloc(self.theap(kind), size) };
-        match NonNull::new(block.cast()) {
-            None => self.calloc_refused(kind, size),
-            block => block,
+        let theap = self.theap(kind);
+        if theap.is_null() {
+            return self.calloc_first(kind, size);
         }
+        // SAFETY: the calling thread's theap (T1; not `Send`).
+        let block = unsafe { ffi::mi_theap_zalloc(theap, size) };
+        NonNull::new(block.cast())
     }
 
-    /// The heap does not exist yet, or there is no memory.
+    /// As [`malloc_first`](Self::malloc_first).
     #[cold]
-    fn calloc_refused(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
+    fn calloc_first(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
         self.open(kind)?;
         self.calloc(kind, 1, size)
     }
@@ -250,22 +254,23 @@ impl ThreadHeaps {
         new_size: usize,
     ) -> Option<NonNull<u8>> {
         let size = request(new_size)?;
-        // SAFETY: the calling thread's theap (T1; not `Send`), and null or a live block (1) that is not used again (2).
-        let block = unsafe { ffi::mi_theap_realloc(self.theap(kind), as_c(ptr), size) };
-        match NonNull::new(block.cast()) {
-            // SAFETY: (1), (2) as here: a refused request leaves the old block live.
-            None => unsafe { self.realloc_refused(kind, ptr, size) },
-            block => block,
+        let theap = self.theap(kind);
+        if theap.is_null() {
+            // SAFETY: (1), (2).
+            return unsafe { self.realloc_first(kind, ptr, size) };
         }
+        // SAFETY: the calling thread's theap (T1; not `Send`), and null or a live block (1) that is not used again (2).
+        let block = unsafe { ffi::mi_theap_realloc(theap, as_c(ptr), size) };
+        NonNull::new(block.cast())
     }
 
-    /// The heap does not exist yet, or there is no memory.
+    /// As [`malloc_first`](Self::malloc_first).
     ///
     /// # Safety
     ///
     /// As [`realloc`](Self::realloc).
     #[cold]
-    unsafe fn realloc_refused(
+    unsafe fn realloc_first(
         &self,
         kind: HeapKind,
         ptr: Option<NonNull<u8>>,
@@ -306,7 +311,7 @@ impl ThreadHeaps {
     }
 
     fn is_open(&self, kind: HeapKind) -> bool {
-        self.theap(kind) != ffi::empty_theap()
+        !self.theap(kind).is_null()
     }
 
     /// Makes the heap of `kind`, or this thread's part of it; `None` if that exists already, or there is no memory.

@@ -10,14 +10,15 @@ use crate::op::Event;
 
 /// A server: every thread replaces random blocks of an array, and arrays pass from thread to thread.
 ///
-/// Sizes are 10 to 500 bytes, evenly, and each array holds 1,000 blocks. After 5,000 replacements by each thread every
-/// array goes to the next thread, which frees what another one allocated. 0 threads count as 1.
+/// Sizes are 10 to 500 bytes, evenly, and each array holds 1,000 blocks. After 100,000 replacements by each thread, 100 for
+/// each block as in the original's usual setting, every array goes to the next thread, which frees what another one
+/// allocated. 0 threads count as 1.
 ///
 /// After P. Larson and M. Krishnan, "Memory Allocation for Long-Running Server Applications", 1998.
 #[must_use]
 pub fn larson(seed: u64, threads: u16, n_ops: usize) -> Vec<Event> {
     const BLOCKS: usize = 1000;
-    const REPLACEMENTS: usize = 5000;
+    const REPLACEMENTS: usize = 100 * BLOCKS;
     let (mut rng, threads) = (Rng::with_seed(seed), threads.max(1));
     let mut load = Load::new(n_ops);
     let mut arrays: VecDeque<Vec<u32>> = VecDeque::new();

@@ -83,7 +83,7 @@ fn free_by_another_thread(events: &[Event]) -> f64 {
 
 /// The share of blocks that another thread frees, and the sizes, are those of the original loads.
 #[rstest]
-#[case::larson(generate::larson(1, 4, 100_000), 0.1..0.5, 10..=500)]
+#[case::larson(generate::larson(1, 4, 1_000_000), 0.001..0.02, 10..=500)]
 #[case::mstress(generate::mstress(1, 4, 100_000), 0.01..0.2, 8..=25_600)]
 #[case::xmalloc(generate::xmalloc(1, 4, 100_000), 1.0..1.1, 16..=512)]
 #[case::cache_scratch(generate::cache_scratch(4, 100_000), 0.0..0.001, 8..=8)]
@@ -93,7 +93,7 @@ fn loads_have_their_shape(
     #[case] foreign: std::ops::Range<f64>,
     #[case] sizes: std::ops::RangeInclusive<usize>,
 ) {
-    assert_eq!(events.len(), 100_000);
+    assert!(matches!(events.len(), 100_000 | 1_000_000));
     let threads: HashSet<u16> = events.iter().map(|event| event.thread).collect();
     assert_eq!(threads, HashSet::from([0, 1, 2, 3]));
     let share = free_by_another_thread(&events);

@@ -73,7 +73,8 @@ fn a_stopped_world_frees_everything() {
     }
     let statistics = interpreter.statistics(&quiet_world());
     assert_eq!(statistics.delayed_blocks, 10);
-    assert_eq!(statistics.delayed_bytes, statistics.total().block_bytes);
+    // Less than the blocks take where mimalloc is built to find overruns: the padding is not usable.
+    assert!((500..=statistics.total().block_bytes).contains(&statistics.delayed_bytes));
     assert_eq!(interpreter.reclaim_delayed(&quiet_world()), 10);
     assert_eq!(blocks_of(&interpreter, HeapKind::Gc), 0);
 }

@@ -1,0 +1,40 @@
+//! Owns the way of blocks from one thread to another: in batches, so that the hand-over costs little beside the frees.
+
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+/// Blocks that go over at once.
+pub(crate) const BATCH: usize = 120;
+/// Batches that may be on their way.
+const DEPTH: usize = 16;
+
+/// Blocks whose owner is whoever holds the batch.
+#[derive(Default)]
+pub(crate) struct Batch(pub(crate) Vec<NonNull<u8>>);
+
+// SAFETY: the blocks are the holder's alone, and the allocators free blocks of any thread.
+unsafe impl Send for Batch {}
+
+/// From one thread to one other.
+#[derive(Default)]
+pub(crate) struct Channel(Mutex<(VecDeque<Batch>, Vec<Batch>)>);
+
+impl Channel {
+    /// Puts `batch` in and leaves an empty one; leaves it as it is if the receiver is too far behind.
+    pub(crate) fn send(&self, batch: &mut Batch) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.0.len() < DEPTH {
+            let empty = state.1.pop().unwrap_or_default();
+            state.0.push_back(std::mem::replace(batch, empty));
+        }
+    }
+
+    /// Changes the empty `batch` for a full one, if there is one.
+    pub(crate) fn receive(&self, batch: &mut Batch) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(full) = state.0.pop_front() {
+            state.1.push(std::mem::replace(batch, full));
+        }
+    }
+}
