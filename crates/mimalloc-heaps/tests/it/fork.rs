@@ -43,6 +43,31 @@ fn in_fork(in_child: impl FnOnce() -> i32) -> Option<i32> {
     None
 }
 
+/// Runs `work` on a thread of its own, to its end.
+///
+/// Not a thread of Rust's: those take a lock of the standard library's when they begin and end, which a child may inherit
+/// taken. It would hang for that, whatever the allocator does.
+fn on_thread(work: impl Fn() + Sync) {
+    extern "C" fn run<W: Fn() + Sync>(work: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: what `on_thread` passes, and it waits for this thread.
+        let work = unsafe { &*work.cast::<W>() };
+        work();
+        core::ptr::null_mut()
+    }
+    fn routine<W: Fn() + Sync>(_: &W) -> extern "C" fn(*mut libc::c_void) -> *mut libc::c_void {
+        run::<W>
+    }
+    let mut thread = 0;
+    let argument = (&raw const work).cast_mut().cast();
+    // SAFETY: places that outlive the thread, which is joined below, and a function for this argument.
+    let error = unsafe {
+        libc::pthread_create(&raw mut thread, core::ptr::null(), routine(&work), argument)
+    };
+    assert_eq!(error, 0, "no thread");
+    // SAFETY: a thread that was made just now, joined once.
+    assert_eq!(unsafe { libc::pthread_join(thread, core::ptr::null_mut()) }, 0);
+}
+
 /// Some 30 operations on heaps of the child's own, and on those that it adopts; some on a thread of its own.
 fn use_heaps(interpreter: &InterpreterHeaps) -> i32 {
     let attach_and_allocate = |interpreter: &InterpreterHeaps| {
@@ -58,9 +83,7 @@ fn use_heaps(interpreter: &InterpreterHeaps) -> i32 {
     let own = InterpreterHeaps::new().expect("memory");
     attach_and_allocate(&own);
     attach_and_allocate(interpreter);
-    thread::scope(|scope| {
-        scope.spawn(|| attach_and_allocate(interpreter));
-    });
+    on_thread(|| attach_and_allocate(interpreter));
     0
 }
 
@@ -74,15 +97,14 @@ fn hung_children(forks: usize, enough: usize) -> usize {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     // A thread each time: attaching, allocating, detaching and exiting.
-                    let life = || {
+                    on_thread(|| {
                         let heaps = interpreter.attach().unwrap();
                         for kind in HeapKind::ALL {
                             let block = heaps.malloc(kind, 100).unwrap();
                             // SAFETY: (1) live and (2) not used afterwards.
                             unsafe { heaps.free(Some(block)) };
                         }
-                    };
-                    thread::scope(|scope| scope.spawn(life).join().unwrap());
+                    });
                 }
             });
         }
