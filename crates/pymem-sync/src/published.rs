@@ -4,7 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
 
-use crate::sync::{AtomicPtr, Ordering, Site, const_in_real, ordering};
+use crate::sync::{AtomicPtr, Ordering, Site, chosen, const_in_real, ordering};
 
 /// One atomic pointer to an immutable record, so that a reader always sees one whole record.
 ///
@@ -59,10 +59,9 @@ impl<T: 'static> Published<T> {
     /// Publishes `record` and returns the one that it replaces.
     pub fn swap(&self, record: &'static T) -> &'static T {
         // AcqRel: both roles of `load` and `store`; see `loom_published`.
-        let old = self.record.swap(
-            ptr::from_ref(record).cast_mut(),
-            ordering(Site::PublishedStore, Ordering::AcqRel),
-        );
+        let published = chosen(Site::PublishedStore, Ordering::AcqRel, Ordering::Acquire);
+        let both = chosen(Site::PublishedLoad, published, Ordering::Release);
+        let old = self.record.swap(ptr::from_ref(record).cast_mut(), both);
         // SAFETY: [P1] holds for every value that the pointer ever has.
         unsafe { Self::record(old) }
     }
@@ -80,12 +79,13 @@ impl<T: 'static> Published<T> {
         current: &'static T,
         new: &'static T,
     ) -> Result<&'static T, &'static T> {
-        // AcqRel, and Acquire on failure: both roles of `load` and `store`; see `loom_published`.
+        // Release on success, as in `store`: the caller knows `current`. Acquire on failure, as in `load`. See
+        // `loom_published`.
         let result = self.record.compare_exchange(
             ptr::from_ref(current).cast_mut(),
             ptr::from_ref(new).cast_mut(),
-            ordering(Site::PublishedStore, Ordering::AcqRel),
-            ordering(Site::PublishedLoad, Ordering::Acquire),
+            ordering(Site::PublishedStore, Ordering::Release),
+            ordering(Site::PublishedLost, Ordering::Acquire),
         );
         match result {
             Ok(_) => Ok(current),

@@ -14,7 +14,7 @@ fn one_owner_at_a_time() {
     let model = Model {
         name: "one_owner_at_a_time",
         preemptions: None,
-        floor: 50,
+        floor: 200,
         controls: &[Site::LockAcquire, Site::LockRelease],
     };
     model.check(|| {
@@ -36,7 +36,7 @@ fn a_failed_try_touches_nothing() {
     let model = Model {
         name: "a_failed_try_touches_nothing",
         preemptions: None,
-        floor: 5,
+        floor: 80,
         controls: &[Site::LockAcquire, Site::LockRelease],
     };
     model.check(|| {

@@ -17,7 +17,7 @@ fn a_reader_that_attaches_meanwhile_is_seen_or_sees() {
     let model = Model {
         name: "a_reader_that_attaches_meanwhile_is_seen_or_sees",
         preemptions: None,
-        floor: 20_000,
+        floor: 30_000,
         controls: &[Site::QsbrAttachFence, Site::QsbrScanFence],
     };
     model.check(|| {

@@ -17,7 +17,7 @@ fn the_reads_before_a_detach_come_before_the_free() {
     let model = Model {
         name: "the_reads_before_a_detach_come_before_the_free",
         preemptions: None,
-        floor: 20,
+        floor: 200,
         controls: &[Site::QsbrDetach, Site::QsbrScan],
     };
     model.check(|| {

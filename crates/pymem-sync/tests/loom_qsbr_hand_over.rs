@@ -69,7 +69,7 @@ fn two_processors_reclaim_once() {
     let model = Model {
         name: "two_processors_reclaim_once",
         preemptions: None,
-        floor: 100,
+        floor: 1_000,
         controls: &[Site::OrphansGive, Site::OrphansTake, Site::OrphansReturn],
     };
     model.check(|| {
@@ -93,7 +93,7 @@ fn a_third_thread_reclaims_what_the_reader_left() {
     let model = Model {
         name: "a_third_thread_reclaims_what_the_reader_left",
         preemptions: None,
-        floor: 100,
+        floor: 10_000,
         controls: &[Site::OrphansGive, Site::OrphansTake, Site::QsbrDetach],
     };
     model.check(|| {

@@ -14,7 +14,7 @@ fn a_reached_goal_stays_reached() {
     let model = Model {
         name: "a_reached_goal_stays_reached",
         preemptions: None,
-        floor: 100,
+        floor: 50_000,
         controls: &[Site::QsbrMonotonic],
     };
     model.check(|| {

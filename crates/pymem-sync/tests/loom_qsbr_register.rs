@@ -18,7 +18,7 @@ fn a_scan_sees_the_participant_of_a_new_chunk() {
     let model = Model {
         name: "a_scan_sees_the_participant_of_a_new_chunk",
         preemptions: None,
-        floor: 100,
+        floor: 10_000,
         controls: &[Site::QsbrGrow, Site::QsbrFollow, Site::QsbrAttachFence, Site::QsbrScanFence],
     };
     model.check(|| {
@@ -51,7 +51,7 @@ fn two_registrations_that_both_grow_get_two_slots() {
     let model = Model {
         name: "two_registrations_that_both_grow_get_two_slots",
         preemptions: None,
-        floor: 20,
+        floor: 50_000,
         controls: &[Site::QsbrGrow, Site::QsbrFollow, Site::QsbrGrowLost],
     };
     model.check(|| {

@@ -14,7 +14,7 @@ fn a_slot_is_offline_for_its_next_owner() {
     let model = Model {
         name: "a_slot_is_offline_for_its_next_owner",
         preemptions: None,
-        floor: 5,
+        floor: 2_000,
         controls: &[Site::QsbrOwn, Site::QsbrDisown, Site::QsbrLeave],
     };
     model.check(|| {

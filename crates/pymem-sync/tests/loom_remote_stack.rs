@@ -18,7 +18,7 @@ fn two_pushers_of_one_block() {
     let model = Model {
         name: "two_pushers_of_one_block",
         preemptions: None,
-        floor: 200,
+        floor: 40_000,
         controls: CONTROLS,
     };
     model.check(two_pushers::<1, 2>);
@@ -29,7 +29,7 @@ fn an_unfinished_drain_puts_its_blocks_back() {
     let model = Model {
         name: "an_unfinished_drain_puts_its_blocks_back",
         preemptions: None,
-        floor: 20,
+        floor: 30_000,
         controls: CONTROLS,
     };
     model.check(|| {

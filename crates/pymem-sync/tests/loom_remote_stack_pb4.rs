@@ -15,7 +15,7 @@ fn two_pushers_of_two_blocks() {
     let model = Model {
         name: "two_pushers_of_two_blocks",
         preemptions: Some(4),
-        floor: 10_000,
+        floor: 25_000,
         controls: &[Site::StackPush, Site::StackDrain],
     };
     model.check(two_pushers::<2, 4>);

@@ -28,6 +28,8 @@ sites! {
     PublishedStore = "published-store",
     /// The Acquire that reads a record; weakened: as above.
     PublishedLoad = "published-load",
+    /// The Acquire with which an update learns that another one was quicker; weakened: as above.
+    PublishedLost = "published-lost",
     /// The Acquire that takes the lock; weakened: the next owner misses the last one's writes.
     LockAcquire = "lock-acquire",
     /// The Release that gives the lock back; weakened: as above.
