@@ -10,7 +10,7 @@ mod pymalloc;
 
 use malloc_api::LibcMalloc;
 
-use crate::domains::DomainAllocator;
+use crate::domains::{Access, DomainAllocator};
 use crate::profile::Build;
 use crate::record::AllocatorRecord;
 use crate::table::Backend;
@@ -35,8 +35,14 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// Allocators for `build`, whose pools send what is not for them to `raw`.
-    pub(crate) const fn new(raw: DomainAllocator, build: Build) -> Self {
-        Self { pools: Pools::new(raw), heaps: Heaps::new(build) }
+    ///
+    /// # Safety
+    ///
+    /// 1. `access` is true of every later call.
+    pub(crate) const unsafe fn new(raw: DomainAllocator, build: Build, access: Access) -> Self {
+        // SAFETY: 1: by duty 1.
+        let pools = unsafe { Pools::new(raw, access) };
+        Self { pools, heaps: Heaps::new(build) }
     }
 
     /// The record of `backend`; `None` when it is not compiled in.

@@ -46,6 +46,15 @@ pub struct Domains {
 /// Where the calls of the three domains find their records.
 pub(crate) type Cells = [Published<AllocatorRecord>; 3];
 
+/// How the calls of mem and obj reach the pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Several threads at once: the pools have a lock.
+    AnyThread,
+    /// Under one lock of the callers'.
+    OneAtATime,
+}
+
 /// What the copies of one `Domains` stand for.
 struct Shared {
     profile: Profile,
@@ -78,10 +87,48 @@ impl Domains {
         name: Option<AllocatorName>,
         debug: DebugConfig,
     ) -> Result<Self, DomainsError> {
+        // SAFETY: 1: any thread may call.
+        unsafe { Self::with_access(profile, name, debug, Access::AnyThread) }
+    }
+
+    /// [`Domains::with_debug`] for a host whose own lock is held over every call of mem and obj, as Python's GIL is:
+    /// pymalloc then takes no lock of its own.
+    ///
+    /// The other allocators are the same as ever. An interpreter may have several such locks since Python 3.12, one for
+    /// each subinterpreter; there this constructor is wrong.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domains::with_debug`].
+    ///
+    /// # Safety
+    ///
+    /// 1. Every call of mem and obj, through the domains or through a record of theirs, and every call that looks at the
+    ///    pools (statistics, block counts, release, the arena allocator), is made under one lock, for as long as the
+    ///    process lives. Calls of raw need no lock.
+    pub unsafe fn under_lock(
+        profile: Profile,
+        name: Option<AllocatorName>,
+        debug: DebugConfig,
+    ) -> Result<Self, DomainsError> {
+        // SAFETY: 1: by duty 1, one call at a time.
+        unsafe { Self::with_access(profile, name, debug, Access::OneAtATime) }
+    }
+
+    /// # Safety
+    ///
+    /// 1. `access` is true of every later call.
+    unsafe fn with_access(
+        profile: Profile,
+        name: Option<AllocatorName>,
+        debug: DebugConfig,
+        access: Access,
+    ) -> Result<Self, DomainsError> {
         let row = Self::row_of(&profile, name)?;
         let libc = immortal::leak(libc_record());
         let cells = immortal::leak(Domain::ALL.map(|_| Published::new(libc)));
-        Self::build(profile, row, debug, cells)
+        // SAFETY: 1: by duty 1.
+        unsafe { Self::build(profile, row, debug, cells, access) }
     }
 
     /// The profile's row for `name`; what is not set is the default.
@@ -95,14 +142,21 @@ impl Domains {
     }
 
     /// Domains that publish their records in `cells`, made without the program's global allocator.
-    pub(crate) fn build(
+    ///
+    /// # Safety
+    ///
+    /// 1. `access` is true of every later call.
+    pub(crate) unsafe fn build(
         profile: Profile,
         row: &'static Row,
         debug: DebugConfig,
         cells: &'static Cells,
+        access: Access,
     ) -> Result<Self, DomainsError> {
         let raw = DomainAllocator { cell: &cells[Domain::Raw.index()] };
-        let backends = immortal::leak(Backends::new(raw, profile.build()));
+        // SAFETY: 1: by duty 1.
+        let backends = unsafe { Backends::new(raw, profile.build(), access) };
+        let backends = immortal::leak(backends);
         let base = |domain| {
             let backend = row.backend(domain);
             backends.record(backend).ok_or(DomainsError::Unavailable { domain, backend })

@@ -27,7 +27,7 @@ use pymem_sync::{Lock, Published};
 
 use crate::debug::DebugConfig;
 use crate::domain::Domain;
-use crate::domains::{Cells, Domains};
+use crate::domains::{Access, Cells, Domains};
 use crate::environment::Environment;
 use crate::error::ConfigureError;
 use crate::gate::{Gated, gate};
@@ -107,7 +107,8 @@ impl Global {
         if let Some(domains) = *slot {
             return Err(ConfigureError::AlreadyConfigured { name: domains.row().name() });
         }
-        let domains = Domains::build(profile, row, debug, &CELLS)?;
+        // SAFETY: 1: any thread may call.
+        let domains = unsafe { Domains::build(profile, row, debug, &CELLS, Access::AnyThread) }?;
         *slot = Some(domains);
         Ok(domains)
     }

@@ -13,6 +13,9 @@ use crate::capi::{Api, FatalErrorApi};
 /// The oldest minor version of Python 3 on which the library installs anything.
 pub(crate) const OLDEST_MINOR: u32 = 8;
 
+/// The first minor version in which a subinterpreter may have a GIL of its own.
+const FIRST_WITH_OWN_GIL: u32 = 12;
+
 /// The interpreter in this process.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -63,6 +66,11 @@ impl Host {
     pub(crate) fn is_initialized(&self) -> bool {
         // SAFETY: `Py_IsInitialized` may be called at any time from any thread.
         unsafe { (self.api.is_initialized)() != 0 }
+    }
+
+    /// Whether one GIL is held over every call of mem and obj. Since 3.12 a subinterpreter may have its own.
+    pub(crate) fn one_lock_for_all(&self) -> bool {
+        self.build == Build::Gil && self.minor < FIRST_WITH_OWN_GIL
     }
 
     /// The table where no interpreter is there.

@@ -5,7 +5,9 @@ use core::fmt;
 use std::sync::OnceLock;
 
 use memdebug::{ConfigureError, Options};
-use pymem_domains::{AllocatorName, AllocatorRecord, Build, Domain, Domains, DomainsError};
+use pymem_domains::{
+    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, DomainsError, Profile,
+};
 
 use crate::counting;
 use crate::debugging;
@@ -67,7 +69,19 @@ pub(crate) unsafe fn install(
     options: Options,
     count: bool,
 ) -> Result<(), InstallError> {
-    let mut service = Service::new(Some(host), name, options)?;
+    // A report at exit looks at the pools from whatever thread exits, so it needs pools with a lock.
+    let service = if host.one_lock_for_all() && !count {
+        // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's own
+        // functions that look at the pools ask their callers for it.
+        Service::new(Some(host), options, |profile, debug| unsafe {
+            Domains::under_lock(profile, Some(name), debug)
+        })
+    } else {
+        Service::new(Some(host), options, |profile, debug| {
+            Domains::with_debug(profile, Some(name), debug)
+        })
+    };
+    let mut service = service?;
     if count {
         service.count();
     }
@@ -88,7 +102,12 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
     let service = match SERVICE.get() {
         Some(service) => Some(service),
         None => SPARE
-            .get_or_init(|| Service::new(host(), AllocatorName::Default, Options::new()).ok())
+            .get_or_init(|| {
+                let any_thread = |profile, debug| {
+                    Domains::with_debug(profile, Some(AllocatorName::Default), debug)
+                };
+                Service::new(host(), Options::new(), any_thread).ok()
+            })
             .as_ref(),
     };
     Some(service?.records[domain.index()])
@@ -97,12 +116,11 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
 impl Service {
     fn new(
         host: Option<&Host>,
-        name: AllocatorName,
         options: Options,
+        make: impl FnOnce(Profile, DebugConfig) -> Result<Domains, DomainsError>,
     ) -> Result<Self, InstallError> {
         let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
-        let domains = Domains::with_debug(profile, Some(name), debugging::config(options))
-            .map_err(InstallError::Domains)?;
+        let domains = make(profile, debugging::config(options)).map_err(InstallError::Domains)?;
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
         let records = Domain::ALL.map(|domain| domains.get_allocator(domain));

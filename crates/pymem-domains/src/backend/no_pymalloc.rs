@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::domains::DomainAllocator;
+use crate::domains::{Access, DomainAllocator};
 use crate::record::AllocatorRecord;
 use crate::release::ReleaseLevel;
 
@@ -22,7 +22,10 @@ impl fmt::Display for PoolStats {
 pub(crate) struct Pools;
 
 impl Pools {
-    pub(crate) const fn new(_raw: DomainAllocator) -> Self {
+    /// # Safety
+    ///
+    /// None; as for the pools of a build that has them.
+    pub(crate) const unsafe fn new(_raw: DomainAllocator, _access: Access) -> Self {
         Self
     }
 

@@ -1,8 +1,13 @@
 //! Owns the pools of one set of domains, and what only a build with pymalloc can ask of them.
+//! Leaves pools without a lock to `serialized.rs`.
+
+#[path = "serialized.rs"]
+mod serialized;
 
 use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Release, Stats};
 
-use crate::domains::{DomainAllocator, Domains};
+use self::serialized::SerializedPymalloc;
+use crate::domains::{Access, DomainAllocator, Domains};
 use crate::record::AllocatorRecord;
 use crate::release::ReleaseLevel;
 
@@ -11,31 +16,54 @@ pub type PoolStats = Stats;
 
 /// pymalloc for the mem and obj domains, which share it.
 #[derive(Debug)]
-pub(crate) struct Pools(LockedPymalloc<DomainAllocator, MmapArenas>);
+pub(crate) enum Pools {
+    /// Behind a lock of their own.
+    Locked(LockedPymalloc<DomainAllocator, MmapArenas>),
+    /// Behind the callers' lock.
+    Serialized(SerializedPymalloc),
+}
+
+/// Calls a method that both sorts of pools have.
+macro_rules! either {
+    ($pools:expr, $name:ident => $call:expr) => {
+        match $pools {
+            Pools::Locked($name) => $call,
+            Pools::Serialized($name) => $call,
+        }
+    };
+}
 
 impl Pools {
-    pub(crate) const fn new(raw: DomainAllocator) -> Self {
-        Self(LockedPymalloc::new(raw))
+    /// # Safety
+    ///
+    /// 1. `access` is true of every later call.
+    pub(crate) const unsafe fn new(raw: DomainAllocator, access: Access) -> Self {
+        match access {
+            Access::AnyThread => Self::Locked(LockedPymalloc::new(raw)),
+            // SAFETY: 1: by duty 1.
+            Access::OneAtATime => Self::Serialized(unsafe { SerializedPymalloc::new(raw) }),
+        }
     }
 
     pub(crate) const fn record(&'static self) -> Option<AllocatorRecord> {
-        Some(AllocatorRecord::new(&self.0))
+        Some(either!(self, pools => AllocatorRecord::new(pools)))
     }
 
     pub(crate) fn allocated_blocks(&self) -> usize {
-        self.0.allocated_blocks()
+        either!(self, pools => pools.allocated_blocks())
     }
 
     pub(crate) fn stats(&self) -> PoolStats {
-        self.0.stats()
+        either!(self, pools => pools.stats())
     }
 
     pub(crate) fn release(&self, level: ReleaseLevel) -> usize {
-        self.0.release(match level {
+        let level = match level {
             ReleaseLevel::Arenas => Release::Arenas,
             ReleaseLevel::Pools => Release::Pools,
             ReleaseLevel::Pages => Release::Pages,
-        })
+        };
+        either!(self, pools => pools.release(level))
     }
 }
 
@@ -44,7 +72,7 @@ impl Domains {
     /// The record through which the pools get and return arenas; C's `PyObject_GetArenaAllocator`.
     #[must_use]
     pub fn arena_allocator(self) -> ArenaAllocator {
-        self.backends().pools.0.arena_allocator()
+        either!(&self.backends().pools, pools => pools.arena_allocator())
     }
 
     /// Makes the pools get and return arenas through `record`; C's `PyObject_SetArenaAllocator`.
@@ -55,13 +83,13 @@ impl Domains {
     /// 2. Its `free` takes back arenas of the record before it, as far as there are any.
     pub unsafe fn set_arena_allocator(self, record: ArenaAllocator) {
         // SAFETY: the duties are the caller's 1 and 2.
-        unsafe { self.backends().pools.0.set_arena_allocator(record) }
+        either!(&self.backends().pools, pools => unsafe { pools.set_arena_allocator(record) });
     }
 
     /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
     ///
     /// This is the moment at which `PYTHONMALLOCSTATS` prints. The hook must not use the domains.
     pub fn set_new_arena_hook(self, hook: Option<fn(&PoolStats)>) {
-        self.backends().pools.0.set_new_arena_hook(hook);
+        either!(&self.backends().pools, pools => pools.set_new_arena_hook(hook));
     }
 }
