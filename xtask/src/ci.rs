@@ -18,6 +18,7 @@ const STEPS: &[Step] = &[
     ("clippy", clippy),
     ("test", test),
     ("test-alone", test_alone),
+    ("examples", examples),
     ("doc", doc),
     ("loom", |_| loom::run(false, None)),
     ("python", python),
@@ -35,6 +36,9 @@ const CRATES: &[&str] = &[
     "heap-report",
     "pymem-preload",
 ];
+
+/// Examples that measure time, which takes minutes in a build for tests.
+const LONG_EXAMPLES: &[&str] = &["throughput"];
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let steps: Vec<&Step> = match only {
@@ -68,8 +72,10 @@ fn fmt(shell: &Shell) -> Result<()> {
 }
 
 fn clippy(shell: &Shell) -> Result<()> {
-    cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    cmd!(shell, "cargo clippy --workspace --exclude bench --all-targets -- -D warnings").run()?;
     cmd!(shell, "cargo clippy --all-targets --all-features -- -D warnings").run()?;
+    // Without the peers, whose C and C++ sources take minutes.
+    cmd!(shell, "cargo clippy -p bench --no-default-features --all-targets -- -D warnings").run()?;
     for name in CRATES {
         cmd!(shell, "cargo clippy -q -p {name} --no-default-features -- -D warnings").run()?;
     }
@@ -77,7 +83,8 @@ fn clippy(shell: &Shell) -> Result<()> {
 }
 
 fn test(shell: &Shell) -> Result<()> {
-    Ok(cmd!(shell, "cargo test --workspace --all-targets").run()?)
+    cmd!(shell, "cargo test --workspace --exclude bench --lib --bins --tests").run()?;
+    Ok(cmd!(shell, "cargo test -p bench --no-default-features --lib --bins --tests").run()?)
 }
 
 /// Each crate by itself, so that no crate leans on a feature that only another one switches on.
@@ -88,10 +95,29 @@ fn test_alone(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
+/// Each example of each crate: they assert what they show. In the build of `test`, so nothing is compiled twice.
+fn examples(shell: &Shell) -> Result<()> {
+    for name in CRATES {
+        let folder = crate::root().join("crates").join(name).join("examples");
+        let mut files = shell.read_dir(&folder)?;
+        files.sort();
+        for file in files {
+            let Some(example) = file.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            if LONG_EXAMPLES.contains(&example) {
+                continue;
+            }
+            println!("{name}: {example}");
+            let run = cmd!(shell, "cargo run -q -p {name} --example {example}");
+            run.ignore_stdout().quiet().run()?;
+        }
+    }
+    Ok(())
+}
+
 fn doc(shell: &Shell) -> Result<()> {
     let _warnings = shell.push_env("RUSTDOCFLAGS", "-D warnings");
-    cmd!(shell, "cargo doc --workspace --no-deps --all-features").run()?;
-    Ok(cmd!(shell, "cargo test --workspace --doc --all-features").run()?)
+    cmd!(shell, "cargo doc --no-deps --all-features").run()?;
+    Ok(cmd!(shell, "cargo test --doc --all-features").run()?)
 }
 
 /// The README's first command, on the python3 of this machine.

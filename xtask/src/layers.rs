@@ -1,6 +1,8 @@
-//! Owns the layer law: which crate may import which, and where strong memory orderings may stand.
+//! Owns the layer law: which crate may import which, where strong memory orderings may stand, and
+//! which files may hold unsafe code.
 //!
 //! The law itself is the table in `docs/architecture.md`; this file compares `cargo metadata` and the sources with it.
+//! The list of files is `docs/unsafe.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,15 +28,21 @@ pub(crate) fn run() -> Result<()> {
     shell.change_dir(&root);
     let metadata = cmd!(shell, "cargo metadata --format-version 1 --no-deps").quiet().read()?;
     let mut faults = arrow_faults(&law, &serde_json::from_str(&metadata)?)?;
+    let listed = listed_files(&fs::read_to_string(root.join("docs/unsafe.md"))?);
+    let mut with_unsafe = BTreeSet::new();
     for file in sources(&root.join("crates"))? {
         let relative = file.strip_prefix(&root)?.display().to_string();
+        let source = fs::read_to_string(&file)?;
+        if has_unsafe_code(&source) {
+            with_unsafe.insert(relative.clone());
+        }
         if !relative.starts_with(&format!("crates/{ORDERING_HOME}/")) {
-            let source = fs::read_to_string(&file)?;
             faults.extend(ordering_faults(&source).map(|line| {
                 format!("{relative}:{line}: an ordering stronger than Relaxed; move the structure into {ORDERING_HOME}")
             }));
         }
     }
+    faults.extend(unsafe_faults(&listed, &with_unsafe));
     ensure!(
         faults.is_empty(),
         "the layer law of docs/architecture.md is broken:\n  {}",
@@ -121,6 +129,32 @@ fn ordering_faults(source: &str) -> impl Iterator<Item = usize> {
     })
 }
 
+/// Does any line but its comment hold the word `unsafe`?
+fn has_unsafe_code(source: &str) -> bool {
+    let word = |part: &str| part == "unsafe";
+    source
+        .lines()
+        .filter_map(|line| line.split("//").next())
+        .any(|code| code.split(|c: char| !c.is_alphanumeric() && c != '_').any(word))
+}
+
+/// The files in the tables of `docs/unsafe.md`.
+fn listed_files(text: &str) -> BTreeSet<String> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `crates/"));
+    rows.filter_map(|row| row.split('`').next()).map(|file| format!("crates/{file}")).collect()
+}
+
+/// Names every file that has unsafe code without being listed, or is listed without having any.
+fn unsafe_faults(listed: &BTreeSet<String>, found: &BTreeSet<String>) -> Vec<String> {
+    let missing = found.difference(listed).map(|file| {
+        format!("{file} has unsafe code and no row in docs/unsafe.md; say there why it is needed")
+    });
+    let stale = listed
+        .difference(found)
+        .map(|file| format!("docs/unsafe.md lists {file}, which has no unsafe code"));
+    missing.chain(stale).collect()
+}
+
 /// Every Rust file below the `src` folders of `folder`.
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -181,5 +215,21 @@ mod tests {
     fn strong_orderings_are_found_and_comments_are_not() {
         let source = "x.load(Ordering::Relaxed);\nx.load(Ordering::Acquire);\n// Ordering::SeqCst\nfence(order);\n";
         assert_eq!(ordering_faults(source).collect::<Vec<_>>(), [2, 4]);
+    }
+
+    #[test]
+    fn a_file_with_unsafe_code_must_be_listed_and_a_listed_one_must_have_some() {
+        assert!(has_unsafe_code("fn f() {\n    unsafe { g() }\n}"));
+        assert!(!has_unsafe_code(
+            "// unsafe\n/// # Safety: unsafe\n#![deny(unsafe_op_in_unsafe_fn)]"
+        ));
+        let listed = listed_files(
+            "| file | what |\n| `crates/a/src/x.rs` | it |\n| `crates/a/src/y.rs` | it |",
+        );
+        let found = ["crates/a/src/y.rs", "crates/a/src/z.rs"].map(str::to_owned).into();
+        let faults = unsafe_faults(&listed, &found);
+        assert_eq!(faults.len(), 2);
+        assert!(faults[0].starts_with("crates/a/src/z.rs has unsafe code and no row"));
+        assert!(faults[1].ends_with("crates/a/src/x.rs, which has no unsafe code"));
     }
 }
