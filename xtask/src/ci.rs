@@ -75,7 +75,7 @@ fn clippy(shell: &Shell) -> Result<()> {
     cmd!(shell, "cargo clippy --workspace --exclude bench --all-targets -- -D warnings").run()?;
     cmd!(shell, "cargo clippy --all-targets --all-features -- -D warnings").run()?;
     // Without the peers, whose C and C++ sources take minutes.
-    cmd!(shell, "cargo clippy -p bench --no-default-features --all-targets -- -D warnings").run()?;
+    cmd!(shell, "cargo clippy -p bench --no-default-features --features domains --all-targets -- -D warnings").run()?;
     for name in CRATES {
         cmd!(shell, "cargo clippy -q -p {name} --no-default-features -- -D warnings").run()?;
     }
@@ -84,7 +84,11 @@ fn clippy(shell: &Shell) -> Result<()> {
 
 fn test(shell: &Shell) -> Result<()> {
     cmd!(shell, "cargo test --workspace --exclude bench --lib --bins --tests").run()?;
-    Ok(cmd!(shell, "cargo test -p bench --no-default-features --lib --bins --tests").run()?)
+    Ok(cmd!(
+        shell,
+        "cargo test -p bench --no-default-features --features domains --lib --bins --tests"
+    )
+    .run()?)
 }
 
 /// Each crate by itself, so that no crate leans on a feature that only another one switches on.
