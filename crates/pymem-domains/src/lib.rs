@@ -38,3 +38,8 @@ pub use release::ReleaseLevel;
 pub use stats::{Description, DomainDescription, HeapStats, Stats};
 pub use table::{Backend, Row, TABLE};
 pub use typed::{OutOfMemory, TypedMalloc};
+
+/// The examples of the workspace's README.
+#[cfg(all(doctest, feature = "pymalloc"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
