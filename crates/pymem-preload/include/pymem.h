@@ -41,7 +41,8 @@ int pymem_setup(const char *name);
  * Stores in `out` the record that serves `domain`: 0 for raw, 1 for mem, 2 for obj.
  *
  * It is the record that is installed; where nothing is, one of the `default` configuration, to be installed by the
- * caller. Its functions may be called from any thread, and it stays valid for ever. Any other number stores five nulls.
+ * caller. It stays valid for ever. Its functions may be called from any thread, which for mem and obj must hold the GIL once
+ * a record is installed. Any other number stores five nulls.
  * A null `out` does nothing.
  *
  * # Safety
@@ -55,8 +56,8 @@ void pymem_get_allocator(int domain,
  * Number of live blocks of the pools behind mem and obj, large and zero-size ones included.
  *
  * It is what `sys.getallocatedblocks()` would count. 0 where nothing is installed, or the C library serves; the largest
- * `size_t` where mimalloc or the interpreter itself serves, whose blocks cannot be counted while other threads run. May
- * be called from any thread.
+ * `size_t` where mimalloc or the interpreter itself serves, whose blocks cannot be counted while other threads run. The
+ * calling thread must hold the GIL, where there is one.
  */
 size_t pymem_allocated_blocks(void);
 
@@ -74,6 +75,7 @@ size_t pymem_release(int level);
  * Returns the length in bytes without the NUL, which may be more than fits in `len` bytes: then the text is cut, as by
  * `snprintf`; -1 when it cannot be made. Null `buf` or 0 `len` only asks for the length. `installed` is false, and
  * nothing else is there, where nothing is installed. Counts of calls are there only when a report at exit was asked for.
+ * The calling thread must hold the GIL, where there is one.
  *
  * # Safety
  *

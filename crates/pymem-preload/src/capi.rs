@@ -14,6 +14,13 @@ pub(crate) struct PyObject {
     _opaque: [u8; 0],
 }
 
+/// A thread state; only ever compared.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct PyThreadState {
+    _opaque: [u8; 0],
+}
+
 /// Functions of the interpreter, looked up by their C names. `find` gives `None` where one is missing.
 macro_rules! functions {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $symbol:literal: $type:ty,)* }) => {
@@ -53,6 +60,20 @@ functions! {
     FatalErrorApi {
         fatal_error = c"_Py_FatalErrorFunc":
             unsafe extern "C" fn(func: *const c_char, message: *const c_char) -> !,
+    }
+}
+
+functions! {
+    /// The current thread state, null without one; private until 3.13, and inlined by nobody outside of the interpreter.
+    ThreadStateApi {
+        current = c"_PyThreadState_UncheckedGet": unsafe extern "C" fn() -> *mut PyThreadState,
+    }
+}
+
+functions! {
+    /// The same by its public name, since 3.13.
+    PublicThreadStateApi {
+        current = c"PyThreadState_GetUnchecked": unsafe extern "C" fn() -> *mut PyThreadState,
     }
 }
 

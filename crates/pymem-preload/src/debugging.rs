@@ -1,5 +1,5 @@
-//! Owns what the debug hooks get from the interpreter: the GIL check, its fatal error, and `tracemalloc`'s tracebacks.
-//! Leaves the checks and the text of a report to `memdebug`.
+//! Owns what the debug hooks get from the interpreter: its fatal error and `tracemalloc`'s tracebacks.
+//! Leaves the GIL check to `gil.rs`, the checks and the text of a report to `memdebug`.
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
@@ -13,6 +13,7 @@ use memdebug::{
 use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
 use crate::capi::{PyObject, TraceApi};
+use crate::gil::gil_held;
 use crate::host::host;
 
 /// What the hooks get from a Python host.
@@ -71,12 +72,6 @@ fn unfilled_front(freed: Option<NonNull<u8>>) -> usize {
         _ => PRE_HEADER_BYTES,
     };
     memdebug::HEADER_BYTES + pre_header + HEAD_BYTES
-}
-
-/// Whether the calling thread may use mem and obj.
-fn gil_held() -> bool {
-    // SAFETY: `PyGILState_Check` may be called at any time from any thread.
-    host().is_none_or(|host| unsafe { (host.api.gil_check)() } != 0)
 }
 
 /// Dumps the block and ends the process through the host, whose report goes on with the Python traceback.

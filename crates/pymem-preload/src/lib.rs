@@ -7,6 +7,7 @@ mod counting;
 mod debugging;
 mod environment;
 mod exit;
+mod gil;
 mod host;
 mod load;
 mod options;

@@ -162,6 +162,8 @@ impl Service {
     /// 1. Those of [`install`].
     unsafe fn install_in(&self, host: &Host) {
         if self.domains.row().debug() {
+            // Without it a wild pointer faults in the middle of its own report, as it does in CPython; so no error is lost.
+            let _ = memdebug::install_fault_handler();
             // Ours replace them at once; what stays is the host's knowledge that there are hooks, by which a collector
             // that walks heaps looks for objects behind the header.
             // SAFETY: no block has been handed out yet, and no other thread uses the host (duty 1).
