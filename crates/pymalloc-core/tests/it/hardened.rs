@@ -31,8 +31,10 @@ fn misuse() {
         "unaligned" => free(unsafe { blocks[0].add(1) }),
         "write_after_free" => {
             free(blocks[0]);
-            // SAFETY: not kept: the write hits the seal of a freed block.
-            unsafe { blocks[0].add(9).write(1) };
+            // SAFETY: inside of the block.
+            let seal = unsafe { blocks[0].add(9) };
+            // SAFETY: not kept: the block is free, but its memory stays mapped.
+            unsafe { seal.write(1) };
             alloc.malloc(48);
         }
         _ => blocks.iter().for_each(|block| free(*block)),
