@@ -1,10 +1,6 @@
 //! Owns which mimalloc heaps serve one set of domains, and what only a build with mimalloc can ask of them.
 
-use core::ffi::c_void;
-use core::ptr::{self, NonNull};
-
-use malloc_api::MIN_ALIGN;
-use mimalloc_heaps::{HeapError, InterpreterHeaps, Level, ThreadMalloc, Usage, World};
+use mimalloc_heaps::{HeapError, InterpreterHeaps, Level, MiMalloc, ThreadMalloc, Usage, World};
 
 use crate::domains::Domains;
 use crate::profile::Build;
@@ -13,59 +9,9 @@ use crate::release::ReleaseLevel;
 use crate::stats::{HeapStats, Stats};
 use crate::table::Backend;
 
+static PLAIN: MiMalloc = MiMalloc;
 static MEM: ThreadMalloc = ThreadMalloc::MEM;
 static CURRENT: ThreadMalloc = ThreadMalloc::CURRENT;
-
-/// mimalloc's plain functions, as `MiMalloc` calls them but for the size limit: whoever calls a record keeps to it.
-const PLAIN: AllocatorRecord =
-    // SAFETY: 1. the functions take no notice of the context. 2. mimalloc keeps the promises for at least `MIN_ALIGN`
-    // bytes, which all of them ask for. 3. mimalloc is thread-safe.
-    unsafe {
-        AllocatorRecord::from_parts(
-            ptr::null_mut(),
-            plain_malloc,
-            plain_calloc,
-            plain_realloc,
-            plain_free,
-        )
-    };
-
-unsafe extern "C" fn plain_malloc(_: *mut c_void, size: usize) -> Option<NonNull<u8>> {
-    // SAFETY: any size.
-    NonNull::new(unsafe { libmimalloc_sys::mi_malloc(size.max(MIN_ALIGN)) }.cast())
-}
-
-unsafe extern "C" fn plain_calloc(
-    _: *mut c_void,
-    nelem: usize,
-    elsize: usize,
-) -> Option<NonNull<u8>> {
-    let size = nelem.checked_mul(elsize)?;
-    // SAFETY: any size.
-    NonNull::new(unsafe { libmimalloc_sys::mi_zalloc(size.max(MIN_ALIGN)) }.cast())
-}
-
-/// # Safety
-///
-/// 1. The duties of [`Malloc::realloc`](malloc_api::Malloc::realloc).
-unsafe extern "C" fn plain_realloc(
-    _: *mut c_void,
-    ptr: Option<NonNull<u8>>,
-    new_size: usize,
-) -> Option<NonNull<u8>> {
-    let ptr = ptr.map_or(ptr::null_mut(), |ptr| ptr.as_ptr().cast());
-    // SAFETY: null or a live block of mimalloc, by 1.
-    NonNull::new(unsafe { libmimalloc_sys::mi_realloc(ptr, new_size.max(MIN_ALIGN)) }.cast())
-}
-
-/// # Safety
-///
-/// 1. The duties of [`Malloc::free`](malloc_api::Malloc::free).
-unsafe extern "C" fn plain_free(_: *mut c_void, ptr: Option<NonNull<u8>>) {
-    let ptr = ptr.map_or(ptr::null_mut(), |ptr| ptr.as_ptr().cast());
-    // SAFETY: null or a live block of mimalloc, by 1.
-    unsafe { libmimalloc_sys::mi_free(ptr) }
-}
 
 /// mimalloc for each domain: plain functions with a global lock, the thread's own heaps without.
 #[derive(Debug)]
@@ -79,12 +25,12 @@ impl Heaps {
     }
 
     pub(crate) const fn raw(&self) -> Option<AllocatorRecord> {
-        Some(PLAIN)
+        Some(AllocatorRecord::new(&PLAIN))
     }
 
     pub(crate) const fn mem(&self) -> Option<AllocatorRecord> {
         Some(match self.build {
-            Build::Gil => PLAIN,
+            Build::Gil => AllocatorRecord::new(&PLAIN),
             Build::FreeThreaded => AllocatorRecord::new(&MEM),
         })
     }
@@ -92,7 +38,7 @@ impl Heaps {
     /// Objects: the heap of the kind that the thread has chosen, at first that of objects without the collector.
     pub(crate) const fn object(&self) -> Option<AllocatorRecord> {
         Some(match self.build {
-            Build::Gil => PLAIN,
+            Build::Gil => AllocatorRecord::new(&PLAIN),
             Build::FreeThreaded => AllocatorRecord::new(&CURRENT),
         })
     }
