@@ -94,7 +94,7 @@ fn test(shell: &Shell) -> Result<()> {
 /// Each crate by itself, so that no crate leans on a feature that only another one switches on.
 fn test_alone(shell: &Shell) -> Result<()> {
     for name in CRATES {
-        cmd!(shell, "cargo test -q -p {name} --no-default-features").run()?;
+        cmd!(shell, "cargo test -q -p {name} --no-default-features --lib --tests").run()?;
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ impl RawLock {
     }
 
     #[cold]
+    #[inline(never)]
     fn lock_contended(&self, mut wait: impl FnMut(u32)) {
         let mut round = 0_u32;
         loop {
