@@ -1,9 +1,8 @@
 //! Delayed free: nothing is freed under a reader, and what waits stays bounded.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use mimalloc_heaps::{HeapKind, InterpreterHeaps, Limits, ThreadHeaps};
 
@@ -115,32 +114,45 @@ fn limits_are_the_interpreters_and_then_the_threads() {
 }
 
 /// Readers follow a pointer that a writer swaps, and check every byte behind it.
+///
+/// It ends when enough was read and freed, however the threads are scheduled.
 #[test]
 fn readers_never_see_a_freed_block() {
     const BYTES: usize = 256;
+    const CHECKS: usize = 20_000;
+    const FREES: usize = 20_000;
+    /// Past so many waiting blocks the writer lets the readers run.
+    const WAITING: usize = 1000;
     let interpreter = InterpreterHeaps::new().unwrap();
     let shared = AtomicPtr::new(ptr::null_mut::<u8>());
-    let until = Instant::now() + Duration::from_millis(600);
+    let checked = [const { AtomicUsize::new(0) }; 2];
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        let readers = checked.each_ref().map(|checked| {
+            let (interpreter, shared, stop) = (&interpreter, &shared, &stop);
+            scope.spawn(move || {
                 let heaps = interpreter.attach().unwrap();
-                while Instant::now() < until {
-                    for _ in 0..100 {
-                        if let Some(block) = NonNull::new(shared.load(Ordering::Acquire)) {
+                while !stop.load(Ordering::Relaxed) {
+                    match NonNull::new(shared.load(Ordering::Acquire)) {
+                        Some(block) => {
                             // SAFETY: retired blocks stay until this thread is quiescent.
                             let tag = unsafe { block.read() };
                             check(block, BYTES, tag);
+                            checked.fetch_add(1, Ordering::Relaxed);
                         }
-                        heaps.quiescent();
+                        None => thread::yield_now(),
                     }
+                    heaps.quiescent();
                 }
-            });
-        }
+            })
+        });
         let heaps = interpreter.attach().unwrap();
         let mut freed = 0;
         let mut tag = 0_u8;
-        while Instant::now() < until {
+        while freed < FREES || checked.iter().any(|n| n.load(Ordering::Relaxed) < CHECKS) {
+            if readers.iter().any(|reader| reader.is_finished()) {
+                break; // it saw a freed block, and the scope will say so
+            }
             tag = tag.wrapping_add(1);
             let block = heaps.malloc(HeapKind::Mem, BYTES).unwrap();
             fill(block, BYTES, tag);
@@ -151,11 +163,15 @@ fn readers_never_see_a_freed_block() {
             if heaps.should_process() {
                 freed += heaps.process_delayed();
             }
+            while heaps.pending_delayed().items > WAITING {
+                thread::yield_now();
+                freed += heaps.process_delayed();
+            }
         }
+        stop.store(true, Ordering::Relaxed);
         if let Some(last) = NonNull::new(shared.load(Ordering::Acquire)) {
             retire(&heaps, last);
         }
-        assert!(freed > 1000, "only {freed} blocks were freed while readers ran");
     });
     let heaps = interpreter.attach().unwrap();
     heaps.flush_delayed();
@@ -169,7 +185,7 @@ fn readers_never_see_a_freed_block() {
 fn retired_list_buffers_stay_under_64_mib() {
     alone("delayed::retired_list_buffers_stay_under_64_mib", || {
         const BYTES: usize = 3_000_000;
-        const BUFFERS: usize = 4000;
+        const BUFFERS: usize = 1000;
         let interpreter = InterpreterHeaps::new().unwrap();
         let current = AtomicPtr::new(ptr::null_mut::<u8>());
         let done = AtomicBool::new(false);
@@ -186,6 +202,8 @@ fn retired_list_buffers_stay_under_64_mib() {
                         fill(buffer, BYTES, 1);
                         current.store(buffer.as_ptr(), Ordering::Release);
                         built += 1;
+                    } else {
+                        thread::yield_now();
                     }
                     heaps.quiescent();
                     if heaps.should_process() {
@@ -201,7 +219,9 @@ fn retired_list_buffers_stay_under_64_mib() {
                 {
                     retire(&heaps, buffer);
                     retired += 1;
-                    peak = peak.max(resident_bytes() - start);
+                    peak = peak.max(resident_bytes().saturating_sub(start));
+                } else {
+                    thread::yield_now();
                 }
                 heaps.quiescent();
                 if heaps.should_process() {

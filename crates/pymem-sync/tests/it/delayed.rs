@@ -212,10 +212,15 @@ fn a_stopped_world_reclaims_at_once() {
 }
 
 /// One thread retires 3 MB items for ever while the others poll: CPython held 6.7 GB before it had limits.
+///
+/// The readers follow in step: none is ever more than `LAG` items behind, however late it is scheduled, so what waits
+/// follows from the limits alone.
 #[test]
 fn big_items_stay_bounded() {
     const ITEM_BYTES: usize = 3_000_000;
     const BOUND_BYTES: usize = 64 * 1024 * 1024;
+    const ITEMS: usize = 300;
+    const LAG: usize = 8;
     struct Buffer(Vec<u8>);
     impl Reclaim for Buffer {
         fn bytes(&self) -> usize {
@@ -223,35 +228,54 @@ fn big_items_stay_bounded() {
         }
         fn reclaim(self) {}
     }
+    /// Lets the readers end, also when an assertion fails.
+    struct AllRetired<'a>(&'a AtomicUsize);
+    impl Drop for AllRetired<'_> {
+        fn drop(&mut self) {
+            self.0.store(ITEMS, Ordering::Release);
+        }
+    }
     let (shared, orphans) = (Shared::new(), Orphans::new());
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let retired = AtomicUsize::new(0);
+    // Of each reader, how many items had been retired before its last quiescent state.
+    let seen = [const { AtomicUsize::new(0) }; 2];
     let highest = thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for seen in &seen {
+            let (shared, retired) = (&shared, &retired);
+            scope.spawn(move || {
                 let reader = shared.register().unwrap();
                 reader.attach();
-                while !stop.load(Ordering::Relaxed) {
+                while seen.load(Ordering::Relaxed) < ITEMS {
+                    let now = retired.load(Ordering::Acquire);
                     reader.quiescent_state();
-                    std::hint::spin_loop();
+                    if seen.swap(now, Ordering::Release) == now {
+                        thread::yield_now();
+                    }
                 }
                 reader.detach();
             });
         }
+        let _end = AllRetired(&retired);
         let me = shared.register().unwrap();
         me.attach();
         let delayed = Delayed::new(&shared, &orphans, Limits::default());
         let mut highest = 0;
-        for number in 0..1000_u32 {
+        for number in 1..=ITEMS {
             let mut buffer = vec![0_u8; ITEM_BYTES];
             // As a list that is filled: one write a page.
             buffer.iter_mut().step_by(4096).for_each(|byte| *byte = number as u8);
             retire(&delayed, Buffer(buffer));
             highest = highest.max(delayed.pending().bytes);
             me.quiescent_state();
+            retired.store(number, Ordering::Release);
+            while seen.iter().any(|seen| seen.load(Ordering::Acquire) + LAG < number) {
+                thread::yield_now();
+            }
         }
         me.detach();
-        stop.store(true, Ordering::Relaxed);
         highest
     });
     assert!(highest < BOUND_BYTES, "{} MiB waited", highest >> 20);
+    // The items that a reader may lag behind, the one that it has seen and nobody polled for, and the newest.
+    assert!(highest <= (LAG + 2) * ITEM_BYTES, "{} items waited", highest / ITEM_BYTES);
 }
