@@ -1,101 +1,27 @@
 //! Owns `cargo xtask regrtest`: CPython's own test suite under the preload, on every interpreter that has it, in every row.
 //!
-//! A module that fails under the library is run again without it; only one that passes then counts against us.
+//! Only differences count: what fails with the library and passes without it, on the same interpreter. A module that fails
+//! is run again alone, with the library and without it, since a loaded machine makes some of CPython's tests miss their time.
+
+#[path = "regrtest/modules.rs"]
+mod modules;
+#[path = "regrtest/runner.rs"]
+mod runner;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use self::modules::{EXCLUDED, EXPECTED_FAILURES, MODULES, ROWS, is_excluded};
+use self::runner::{Outcome, regrtest};
 use crate::python::{self, Interpreter};
 
-/// Every name of the table.
-const ROWS: [&str; 8] = [
-    "default",
-    "malloc",
-    "pymalloc",
-    "mimalloc",
-    "debug",
-    "malloc_debug",
-    "pymalloc_debug",
-    "mimalloc_debug",
-];
-
-/// Modules chosen for what they allocate: each object type, containers, strings of every width, buffers, threads, forks,
-/// subprocesses, cyclic garbage, interpreters, C extensions, and the allocator's own tests. A version that lacks one of
-/// them leaves it out.
-const MODULES: [&str; 60] = [
-    "test_array",
-    "test_ast",
-    "test_asyncgen",
-    "test_bisect",
-    "test_buffer",
-    "test_bytes",
-    "test_capi",
-    "test_class",
-    "test_collections",
-    "test_compile",
-    "test_contextlib",
-    "test_copy",
-    "test_coroutines",
-    "test_csv",
-    "test_ctypes",
-    "test_dataclasses",
-    "test_defaultdict",
-    "test_deque",
-    "test_descr",
-    "test_dict",
-    "test_enumerate",
-    "test_exceptions",
-    "test_float",
-    "test_fork1",
-    "test_format",
-    "test_functools",
-    "test_gc",
-    "test_generators",
-    "test_heapq",
-    "test_int",
-    "test_io",
-    "test_iter",
-    "test_itertools",
-    "test_json",
-    "test_list",
-    "test_long",
-    "test_marshal",
-    "test_memoryview",
-    "test_mmap",
-    "test_ordered_dict",
-    "test_pickle",
-    "test_pyexpat",
-    "test_queue",
-    "test_re",
-    "test_set",
-    "test_sort",
-    "test_sqlite3",
-    "test_str",
-    "test_struct",
-    "test_subprocess",
-    "test_sys",
-    "test_thread",
-    "test_threading",
-    "test_tracemalloc",
-    "test_tuple",
-    "test_unicode",
-    "test_weakref",
-    "test_weakset",
-    "test_xml_etree",
-    "test_zlib",
-];
-
-/// Tests that fail under any preloaded allocator, since they look for the interpreter's own: its name, its block count,
-/// its statistics.
-const EXPECTED_FAILURES: [&str; 3] =
-    ["test_pythonmalloc", "test_getallocatedblocks", "test_debugmallocstats"];
-
-/// The status of a run in which every module passed or was skipped, and of one without a test to run.
-const PASSED: [i32; 2] = [0, 4];
+/// The rows of a run of the whole suite: the others serve by the same allocators.
+const ROWS_OF_A_FULL_RUN: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
 
 /// Run CPython's own tests under the preload.
 #[derive(clap::Args, Debug)]
@@ -103,9 +29,12 @@ pub(crate) struct Args {
     /// An interpreter; without any, every one that is installed with the test package.
     #[arg(long, value_name = "PATH")]
     python: Vec<PathBuf>,
-    /// A PYTHONMALLOC name; without any, every one that the interpreter takes.
+    /// A PYTHONMALLOC name; without any, every one that the interpreter takes, in a full run the four of the pools and mimalloc.
     #[arg(long, value_name = "NAME")]
     row: Vec<String>,
+    /// The whole suite, less what needs a network or too much of the machine; first without the library.
+    #[arg(long, conflicts_with = "modules")]
+    full: bool,
     /// Checks beyond CPython's in the debug rows, as `strict,serial`.
     #[arg(long, value_name = "OPTIONS")]
     debug: Option<String>,
@@ -119,6 +48,10 @@ pub(crate) struct Args {
 
 /// Runs the modules; fails when one passes without the library and fails with it.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    ensure!(
+        !interrupts_are_ignored(),
+        "SIGINT is ignored here, and CPython's tests of it would fail; start this from a shell's foreground"
+    );
     let library = python::library()?;
     let pythons = if args.python.is_empty() {
         Interpreter::installed()
@@ -136,32 +69,65 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if with_tests.is_empty() {
         bail!("no interpreter with CPython's test package is installed; name one with --python");
     }
+    for (test, reason) in EXPECTED_FAILURES {
+        println!("expected to fail, and left out: {test} {reason}");
+    }
     let mut broken = 0;
     for python in &with_tests {
-        let modules = present(python, &args.modules)?;
-        for row in rows(python, &args.row) {
-            let suite = Suite {
-                python,
-                row,
-                library: &library,
-                debug: args.debug.as_deref(),
-                jobs: args.jobs,
-            };
-            broken += suite.run(&modules)?;
+        let suite =
+            Suite { python, library: &library, debug: args.debug.as_deref(), jobs: args.jobs };
+        let (modules, plain) = if args.full {
+            let modules = all(python)?;
+            let plain = suite.run_plain(&modules)?;
+            (modules, Some(plain))
+        } else {
+            (present(python, &args.modules)?, None)
+        };
+        for row in rows(python, &args) {
+            broken += suite.run(row, &modules, plain.as_ref())?;
         }
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether SIGINT is ignored, as in a shell's background job; children inherit that. `false` where nobody tells.
+fn interrupts_are_ignored() -> bool {
+    const SIGINT_MASK: u64 = 1 << (2 - 1);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & SIGINT_MASK != 0)
+}
+
 /// The rows to run; a host without the GIL takes four names of the eight.
-fn rows<'a>(python: &Interpreter, asked: &'a [String]) -> Vec<&'a str> {
-    if !asked.is_empty() {
-        return asked.iter().map(String::as_str).collect();
+fn rows<'a>(python: &Interpreter, args: &'a Args) -> Vec<&'a str> {
+    if !args.row.is_empty() {
+        return args.row.iter().map(String::as_str).collect();
     }
     let takes = |row: &&str| {
         !python.free_threaded || !["malloc", "pymalloc"].iter().any(|name| row.starts_with(name))
     };
-    ROWS.into_iter().filter(takes).collect()
+    let all: &[&str] = if args.full { &ROWS_OF_A_FULL_RUN } else { &ROWS };
+    all.iter().copied().filter(takes).collect()
+}
+
+/// Every module of the interpreter's suite, less the excluded ones.
+fn all(python: &Interpreter) -> Result<Vec<String>> {
+    let output = Command::new(&python.path)
+        .args(["-m", "test", "--list-tests"])
+        .current_dir(std::env::temp_dir())
+        .output()
+        .context("the test runner")?;
+    let text = String::from_utf8(output.stdout).context("names of modules")?;
+    let (excluded, modules): (Vec<_>, Vec<_>) =
+        text.lines().map(str::to_owned).partition(|module| is_excluded(module));
+    ensure!(!modules.is_empty(), "{python} lists no tests");
+    println!("{python}: {} modules, {} left out:", modules.len(), excluded.len());
+    for (name, reason) in EXCLUDED {
+        println!("    {name} {reason}");
+    }
+    Ok(modules)
 }
 
 /// The modules that the interpreter's version has.
@@ -191,106 +157,118 @@ for name in sys.argv[1:]:
 
 struct Suite<'a> {
     python: &'a Interpreter,
-    row: &'a str,
     library: &'a Path,
     debug: Option<&'a str>,
     jobs: usize,
 }
 
+/// What became of a module that failed.
+enum Verdict {
+    /// Passes when it runs alone, with the library.
+    Unsteady,
+    /// Fails in the same tests without the library.
+    FailsAnyway,
+    /// Passes without the library, or fails in fewer tests: in these.
+    Broken(BTreeSet<String>),
+}
+
 impl Suite<'_> {
-    /// Runs the modules; returns how many the library breaks.
-    fn run(&self, modules: &[String]) -> Result<usize> {
+    /// Runs the modules without the library.
+    fn run_plain(&self, modules: &[String]) -> Result<Outcome> {
         let begin = Instant::now();
-        let mut command = python::preloaded(&self.python.path, self.library);
-        command.env("PYTHONMALLOC", self.row);
-        if let Some(options) = self.debug {
-            command.env("PYMEM_DEBUG", options);
+        let outcome = regrtest(Command::new(&self.python.path), self.jobs, modules)?;
+        self.print("without the library", &outcome, modules.len(), begin);
+        for (module, tests) in &outcome.failed {
+            println!("    {module} fails without the library{}", list(tests));
         }
-        let outcome = self.regrtest(command, modules)?;
-        let failed = self.without_the_library(&outcome)?;
-        let seconds = begin.elapsed().as_secs();
-        println!(
-            "{} {}: {} modules, {} broken, {seconds} s",
-            self.python,
-            self.row,
-            modules.len(),
-            failed.len()
+        ensure!(
+            outcome.passed || !outcome.failed.is_empty(),
+            "the test runner fell over:\n{}",
+            outcome.output
         );
-        for module in &failed {
-            println!("    {module} fails only with the library");
-        }
-        if !failed.is_empty() {
-            println!("{}", outcome.output);
-        }
-        Ok(failed.len())
+        Ok(outcome)
     }
 
-    /// Of the modules that failed, those that pass without the library; all of them when the run itself fell over.
-    fn without_the_library(&self, outcome: &Outcome) -> Result<BTreeSet<String>> {
-        let mut broken = BTreeSet::new();
+    /// Runs the modules in `row`; returns how many the library breaks. What `plain` failed at too is not looked at.
+    fn run(&self, row: &str, modules: &[String], plain: Option<&Outcome>) -> Result<usize> {
+        let begin = Instant::now();
+        let outcome = regrtest(self.preloaded(row), self.jobs, modules)?;
+        self.print(row, &outcome, modules.len(), begin);
         if !outcome.passed && outcome.failed.is_empty() {
-            broken.insert(String::from("the test runner"));
+            println!("    the test runner fell over\n{}", outcome.output);
+            return Ok(1);
         }
-        for module in &outcome.failed {
-            let command = Command::new(&self.python.path);
-            if self.regrtest(command, std::slice::from_ref(module))?.passed {
-                broken.insert(module.clone());
-            } else {
-                println!("    {module} fails without the library too");
+        let mut broken = 0;
+        for (module, tests) in &outcome.failed {
+            let known = plain.and_then(|plain| plain.failed.get(module));
+            if known.is_some_and(|known| !tests.is_empty() && tests.is_subset(known)) {
+                println!("    {module} fails without the library too{}", list(tests));
+                continue;
+            }
+            match self.verdict(row, module)? {
+                Verdict::Unsteady => {
+                    println!("    {module} passes when it runs alone; failed{}", list(tests));
+                }
+                Verdict::FailsAnyway => {
+                    println!("    {module} fails without the library too{}", list(tests));
+                }
+                Verdict::Broken(tests) => {
+                    println!("    {module} FAILS ONLY WITH THE LIBRARY{}", list(&tests));
+                    broken += 1;
+                }
             }
         }
+        if broken > 0 {
+            println!("{}", outcome.output);
+        }
+        println!("{} {row}: {broken} broken", self.python);
         Ok(broken)
     }
 
-    fn regrtest(&self, mut command: Command, modules: &[String]) -> Result<Outcome> {
-        let folder = std::env::temp_dir();
-        command.args(["-m", "test", "--timeout", "900", "-j"]).arg(self.jobs.to_string());
-        for pattern in EXPECTED_FAILURES {
-            command.args(["-i", pattern]);
+    /// Runs a module that failed alone, with the library and without it.
+    fn verdict(&self, row: &str, module: &str) -> Result<Verdict> {
+        let alone = [module.to_owned()];
+        let with = regrtest(self.preloaded(row), self.jobs, &alone)?;
+        if with.passed {
+            return Ok(Verdict::Unsteady);
         }
-        command.args(modules).current_dir(folder).stdin(Stdio::null());
-        let output = command.output().context("the test runner")?;
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        let passed = output.status.code().is_some_and(|code| PASSED.contains(&code));
-        let failed = if passed { BTreeSet::new() } else { failed_modules(&text) };
-        Ok(Outcome { passed, failed, output: text })
+        let without = regrtest(Command::new(&self.python.path), self.jobs, &alone)?;
+        let tests = |outcome: &Outcome| outcome.failed.get(module).cloned().unwrap_or_default();
+        let (with, known) = (tests(&with), tests(&without));
+        let fewer =
+            with.difference(&known).next().is_some() || with.is_empty() && !known.is_empty();
+        Ok(if without.passed || fewer {
+            Verdict::Broken(with.difference(&known).cloned().collect())
+        } else {
+            Verdict::FailsAnyway
+        })
+    }
+
+    fn preloaded(&self, row: &str) -> Command {
+        let mut command = python::preloaded(&self.python.path, self.library);
+        command.env("PYTHONMALLOC", row);
+        if let Some(options) = self.debug {
+            command.env("PYMEM_DEBUG", options);
+        }
+        command
+    }
+
+    fn print(&self, row: &str, outcome: &Outcome, modules: usize, begin: Instant) {
+        let seconds = begin.elapsed().as_secs();
+        let failed = outcome.failed.len();
+        let totals = outcome.totals.as_deref().unwrap_or("no count of tests");
+        println!(
+            "{} {row}: {modules} modules, {failed} failed, {seconds} s; {totals}",
+            self.python
+        );
     }
 }
 
-struct Outcome {
-    passed: bool,
-    failed: BTreeSet<String>,
-    output: String,
-}
-
-/// The modules under the last heading `N tests failed:` of the runner's report.
-fn failed_modules(report: &str) -> BTreeSet<String> {
-    let lines: Vec<&str> = report.lines().collect();
-    let heading = lines.iter().rposition(|line| {
-        line.ends_with("failed:")
-            && line.split(' ').nth(1).is_some_and(|word| word.starts_with("test"))
-    });
-    let list = heading.map_or(&[][..], |heading| &lines[heading + 1..]);
-    let names = list.iter().take_while(|line| line.starts_with("    "));
-    names.flat_map(|line| line.split_whitespace()).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{MODULES, failed_modules};
-
-    #[test]
-    fn the_report_is_read() {
-        let report =
-            "== Tests result: FAILURE ==\n\n2 tests failed:\n    test_gc test_sys\n\n3 tests OK.\n";
-        assert_eq!(failed_modules(report).into_iter().collect::<Vec<_>>(), ["test_gc", "test_sys"]);
-        assert!(failed_modules("All 3 tests OK.\n").is_empty());
+/// Tests in brackets, for the end of a line.
+fn list(tests: &BTreeSet<String>) -> String {
+    if tests.is_empty() {
+        return String::new();
     }
-
-    #[test]
-    fn the_list_is_sorted_and_long_enough() {
-        assert!(MODULES.is_sorted());
-        assert!(MODULES.len() >= 40);
-    }
+    let names: Vec<&str> = tests.iter().map(String::as_str).collect();
+    format!(" ({})", names.join(", "))
 }

@@ -1,0 +1,111 @@
+//! Owns one run of CPython's test runner: its command line, and what its report says. Leaves to others what a failure means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::modules::EXPECTED_FAILURES;
+
+/// The status of a run in which every module passed or was skipped, and of one without a test to run.
+const PASSED: [i32; 2] = [0, 4];
+
+/// What a run said.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) passed: bool,
+    /// The modules that failed, each with its tests that did; none for one that crashed or ran out of time.
+    pub(super) failed: BTreeMap<String, BTreeSet<String>>,
+    /// The runner's own line of counts, where its version prints one.
+    pub(super) totals: Option<String>,
+    pub(super) output: String,
+}
+
+/// Runs `modules` by `python -m test`, `python` being the interpreter with its environment.
+pub(super) fn regrtest(mut python: Command, jobs: usize, modules: &[String]) -> Result<Outcome> {
+    let folder = std::env::temp_dir();
+    python.args(["-m", "test", "--timeout", "900", "-j"]).arg(jobs.to_string());
+    for (test, _) in EXPECTED_FAILURES {
+        python.args(["-i", test]);
+    }
+    python.args(modules).current_dir(folder).stdin(Stdio::null());
+    let output = python.output().context("the test runner")?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    let passed = output.status.code().is_some_and(|code| PASSED.contains(&code));
+    let failed = if passed { BTreeMap::new() } else { failures(&text) };
+    let totals = text.lines().rfind(|line| line.starts_with("Total tests: "));
+    Ok(Outcome { passed, failed, totals: totals.map(str::to_owned), output: text })
+}
+
+/// The failed modules of a report, with their failed tests.
+fn failures(report: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let tests = failed_tests(report);
+    let of_module = |module: &str| {
+        let prefix = format!("test.{}.", module.strip_prefix("test.").unwrap_or(module));
+        tests.iter().filter(|test| test.starts_with(&prefix)).cloned().collect()
+    };
+    failed_modules(report).into_iter().map(|module| (module.clone(), of_module(&module))).collect()
+}
+
+/// The modules under the last heading `N tests failed:` of a report.
+fn failed_modules(report: &str) -> BTreeSet<String> {
+    let lines: Vec<&str> = report.lines().collect();
+    let heading = lines.iter().rposition(|line| {
+        line.ends_with("failed:")
+            && line.split(' ').nth(1).is_some_and(|word| word.starts_with("test"))
+    });
+    let list = heading.map_or(&[][..], |heading| &lines[heading + 1..]);
+    let names = list.iter().take_while(|line| line.starts_with("    "));
+    names.flat_map(|line| line.split_whitespace()).map(str::to_owned).collect()
+}
+
+/// The tests of lines like `FAIL: test_x (test.test_module.Class.test_x)`; before Python 3.11 without the last part.
+fn failed_tests(report: &str) -> BTreeSet<String> {
+    let failures = report
+        .lines()
+        .filter_map(|line| line.strip_prefix("FAIL: ").or_else(|| line.strip_prefix("ERROR: ")));
+    let name = |line: &str| {
+        let (test, rest) = line.split_once(" (")?;
+        let (place, _) = rest.split_once(')')?;
+        let whole = place.ends_with(&format!(".{test}"));
+        Some(if whole { place.to_owned() } else { format!("{place}.{test}") })
+    };
+    failures.filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{failed_tests, failures};
+
+    const REPORT: &str = "\
+FAIL: test_a (test.test_gc.GCTests.test_a)
+ERROR: test_b (test.test_sys.SysTest) (i=3)
+== Tests result: FAILURE ==
+
+3 tests failed:
+    test_gc test_sys
+    test.test_asyncio.test_tasks
+
+3 tests OK.
+";
+
+    #[test]
+    fn the_report_is_read() {
+        let failed = failures(REPORT);
+        assert_eq!(
+            failed.keys().collect::<Vec<_>>(),
+            ["test.test_asyncio.test_tasks", "test_gc", "test_sys"]
+        );
+        assert!(failed["test_gc"].iter().eq(["test.test_gc.GCTests.test_a"]));
+        assert!(failed["test_sys"].iter().eq(["test.test_sys.SysTest.test_b"]));
+        assert!(failed["test.test_asyncio.test_tasks"].is_empty());
+        assert!(failures("All 3 tests OK.\n").is_empty());
+    }
+
+    #[test]
+    fn a_test_in_parts_is_one_test() {
+        let parts = "FAIL: test_x (test.test_m.C.test_x) (i=1)\nFAIL: test_x (test.test_m.C.test_x) (i=2)\n";
+        assert_eq!(failed_tests(parts).len(), 1);
+    }
+}
