@@ -55,6 +55,9 @@ mod region;
 mod registry;
 #[cfg(feature = "std")]
 mod report;
+#[cfg(test)]
+#[path = "../tests/it/sanitizer.rs"]
+mod sanitizer;
 #[cfg_attr(not(feature = "std"), path = "sites_core.rs")]
 mod sites;
 #[cfg(feature = "std")]

@@ -1,47 +1,81 @@
 //! Owns telling what kind of memory an address lies in, from the system's own list of mappings.
 //! Twin: `region_core.rs`.
 
+use core::mem::MaybeUninit;
+use core::ops::Range;
 use core::ptr;
 
 /// Bytes read from the list at a time.
 const BUFFER_BYTES: usize = 4096;
 
 /// Whether no heap can be at `address`: it belongs to a program file or to this thread's stack. `false` if that cannot be
-/// told. For reports: it reads `/proc/self/maps`, and allocates nothing.
+/// told. For reports: it reads `/proc/self/maps`, and allocates nothing unless the address lies beside a thread's stack.
+///
+/// Only what is certain counts. The kernel lists neighbouring anonymous mappings as one, so a block may share an entry of
+/// the list with a stack; and an arena may be a shared mapping of a file.
 pub(crate) fn is_no_heap(address: usize) -> bool {
     let on_stack = 0_u8;
     let stack = ptr::from_ref(&on_stack).addr();
-    let mut answer = false;
+    let mut found = None;
     for_each_line(|line| {
-        let Some(mapping) = Mapping::parse(line) else {
-            return;
-        };
-        if (mapping.start..mapping.end).contains(&address) {
-            let holds_stack = (mapping.start..mapping.end).contains(&stack);
-            answer = holds_stack || mapping.is_file || line.ends_with(b"[stack]");
+        if let Some(mapping) = Mapping::parse(line).filter(|mapping| mapping.contains(address)) {
+            found = Some(mapping);
         }
     });
-    answer
+    match found {
+        Some(Mapping { is_main_stack: true, .. } | Mapping { is_program: true, .. }) => true,
+        Some(mapping) if mapping.contains(stack) => thread_stack().contains(&address),
+        _ => false,
+    }
+}
+
+/// The calling thread's stack; empty if that cannot be told. The C library may allocate for the answer.
+fn thread_stack() -> Range<usize> {
+    // SAFETY: no memory is involved.
+    let thread = unsafe { libc::pthread_self() };
+    let mut attributes = MaybeUninit::uninit();
+    // SAFETY: the calling thread, and room for its attributes.
+    if unsafe { libc::pthread_getattr_np(thread, attributes.as_mut_ptr()) } != 0 {
+        return 0..0;
+    }
+    // SAFETY: written by the call above.
+    let mut attributes = unsafe { attributes.assume_init() };
+    let mut start = ptr::null_mut();
+    let mut bytes = 0;
+    // SAFETY: attributes of a thread, and room for both answers.
+    let failed = unsafe { libc::pthread_attr_getstack(&attributes, &mut start, &mut bytes) } != 0;
+    // SAFETY: made above, and not used again.
+    unsafe { libc::pthread_attr_destroy(&mut attributes) };
+    if failed { 0..0 } else { start.addr()..start.addr() + bytes }
 }
 
 struct Mapping {
-    start: usize,
-    end: usize,
-    is_file: bool,
+    range: Range<usize>,
+    /// A private mapping of a file: code and data of a program or library.
+    is_program: bool,
+    /// The stack of the main thread, which never shares an entry.
+    is_main_stack: bool,
 }
 
 impl Mapping {
     /// `start-end perms offset device inode path`
     fn parse(line: &[u8]) -> Option<Self> {
+        let is_main_stack = line.ends_with(b"[stack]");
         let line = core::str::from_utf8(line).ok()?;
         let mut words = line.split_ascii_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
-        let inode = words.nth(3)?;
+        let is_private = words.next()?.ends_with('p');
+        let is_file = words.nth(2)? != "0";
+        let address = |text| usize::from_str_radix(text, 16).ok();
         Some(Self {
-            start: usize::from_str_radix(start, 16).ok()?,
-            end: usize::from_str_radix(end, 16).ok()?,
-            is_file: inode != "0",
+            range: address(start)?..address(end)?,
+            is_program: is_private && is_file,
+            is_main_stack,
         })
+    }
+
+    fn contains(&self, address: usize) -> bool {
+        self.range.contains(&address)
     }
 }
 
@@ -90,5 +124,43 @@ mod tests {
         assert!(is_no_heap((is_no_heap as *const ()).addr()));
         assert!(!is_no_heap(Box::new(1_u64).as_ref() as *const u64 as usize));
         assert!(!is_no_heap(0x10));
+    }
+
+    /// A block that the kernel lists as one with a thread's stack, here because both were mapped as one.
+    #[test]
+    fn a_block_beside_a_threads_stack_is_heap() {
+        use crate::mapping::Mapping;
+
+        const STACK_BYTES: usize = 1 << 20;
+
+        extern "C" fn on_that_stack(block: *mut libc::c_void) -> *mut libc::c_void {
+            let local = 0_u64;
+            let right = is_no_heap(ptr::from_ref(&local).addr()) && !is_no_heap(block.addr());
+            ptr::without_provenance_mut(usize::from(right))
+        }
+
+        let pages = Mapping::zeroed(2 * STACK_BYTES).unwrap();
+        let start = pages.start().as_ptr();
+        let block = start.wrapping_add(STACK_BYTES + 16);
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: room for attributes.
+        assert_eq!(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) }, 0);
+        // SAFETY: written by the call above.
+        let mut attributes = unsafe { attributes.assume_init() };
+        // SAFETY: the lower half of a mapping that outlives the thread.
+        let set =
+            unsafe { libc::pthread_attr_setstack(&mut attributes, start.cast(), STACK_BYTES) };
+        assert_eq!(set, 0);
+        let mut thread = MaybeUninit::uninit();
+        let to = thread.as_mut_ptr();
+        // SAFETY: the function takes any pointer.
+        let made = unsafe { libc::pthread_create(to, &attributes, on_that_stack, block.cast()) };
+        assert_eq!(made, 0);
+        let mut right = ptr::null_mut();
+        // SAFETY: made above, and joined once.
+        assert_eq!(unsafe { libc::pthread_join(thread.assume_init(), &mut right) }, 0);
+        assert_eq!(right.addr(), 1);
+        // SAFETY: not used again.
+        unsafe { libc::pthread_attr_destroy(&mut attributes) };
     }
 }

@@ -7,5 +7,6 @@ mod leaks;
 mod plain;
 mod programs;
 mod quarantine;
+mod sanitizer;
 mod sites;
 mod support;
