@@ -11,6 +11,7 @@ use crate::backend::{Backends, libc_record};
 use crate::debug::DebugConfig;
 use crate::domain::Domain;
 use crate::error::{DomainsError, SetAllocatorError};
+use crate::fork::{self, HeldOverFork};
 use crate::gate::{Gated, gate};
 use crate::immortal;
 use crate::layers::Layers;
@@ -171,6 +172,7 @@ impl Domains {
         let layers = Lock::new(layers);
         let shared = Shared { profile, row, debug, cells, layers, backends, default_raw };
         let shared = immortal::leak(shared);
+        fork::hold_over_forks(shared);
         let domains = Self { shared };
         if row.debug() {
             domains.setup_debug_hooks()?;
@@ -380,6 +382,21 @@ impl Shared {
         if layers.used() {
             self.cells[domain.index()].store(layers.top());
         }
+    }
+}
+
+// The pools come first: their calls of raw reach its gate, which takes the lock of the layers.
+impl HeldOverFork for Shared {
+    fn lock(&self) {
+        self.backends.pools.lock_for_fork();
+        self.layers.raw().lock();
+    }
+
+    unsafe fn unlock(&self) {
+        // SAFETY: 1: `lock` took it (duty 1).
+        unsafe { self.layers.raw().unlock() };
+        // SAFETY: 1: as above.
+        unsafe { self.backends.pools.unlock_after_fork() };
     }
 }
 

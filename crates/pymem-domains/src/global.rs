@@ -96,6 +96,21 @@ pub fn domains() -> Domains {
     GLOBAL.domains()
 }
 
+/// Waits until nobody configures the process-wide domains, and keeps it so over a fork.
+pub(crate) fn lock_for_fork() {
+    GLOBAL.domains.raw().lock();
+}
+
+/// Lets the process-wide domains be configured again.
+///
+/// # Safety
+///
+/// 1. This thread, or in the child the thread that forked, has called [`lock_for_fork`] before.
+pub(crate) unsafe fn unlock_after_fork() {
+    // SAFETY: 1: by duty 1.
+    unsafe { GLOBAL.domains.raw().unlock() };
+}
+
 impl Global {
     fn configure(
         &self,

@@ -7,6 +7,7 @@ mod domain;
 mod domains;
 mod environment;
 mod error;
+mod fork;
 mod gate;
 pub mod global;
 mod immortal;

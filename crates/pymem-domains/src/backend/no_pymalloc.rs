@@ -41,6 +41,13 @@ impl Pools {
         unreachable!("no row of pymalloc is built without it")
     }
 
+    pub(crate) fn lock_for_fork(&self) {}
+
+    /// # Safety
+    ///
+    /// None; as for the pools of a build that has them.
+    pub(crate) unsafe fn unlock_after_fork(&self) {}
+
     pub(crate) fn release(&self, _level: ReleaseLevel) -> usize {
         0
     }

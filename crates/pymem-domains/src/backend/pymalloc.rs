@@ -57,6 +57,27 @@ impl Pools {
         either!(self, pools => pools.stats())
     }
 
+    /// Takes the pools' own lock, if they have one, before a fork.
+    pub(crate) fn lock_for_fork(&self) {
+        match self {
+            Self::Locked(pools) => pools.lock_for_fork(),
+            Self::Serialized(_) => {}
+        }
+    }
+
+    /// Gives that lock back, in the parent and in the child.
+    ///
+    /// # Safety
+    ///
+    /// 1. This thread, or in the child the thread that forked, has called [`lock_for_fork`](Self::lock_for_fork) before.
+    pub(crate) unsafe fn unlock_after_fork(&self) {
+        match self {
+            // SAFETY: 1: by duty 1.
+            Self::Locked(pools) => unsafe { pools.unlock_after_fork() },
+            Self::Serialized(_) => {}
+        }
+    }
+
     pub(crate) fn release(&self, level: ReleaseLevel) -> usize {
         let level = match level {
             ReleaseLevel::Arenas => Release::Arenas,

@@ -5,6 +5,7 @@ use malloc_api::GlobalAdapter;
 use pymem_domains::global::Obj;
 
 mod custom;
+mod forks;
 mod get_set;
 mod names;
 mod process;
