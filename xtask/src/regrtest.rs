@@ -176,7 +176,7 @@ impl Suite<'_> {
     /// Runs the modules without the library.
     fn run_plain(&self, modules: &[String]) -> Result<Outcome> {
         let begin = Instant::now();
-        let outcome = regrtest(Command::new(&self.python.path), self.jobs, modules)?;
+        let outcome = regrtest(Command::new(&self.python.path), None, self.jobs, modules)?;
         self.print("without the library", &outcome, modules.len(), begin);
         for (module, tests) in &outcome.failed {
             println!("    {module} fails without the library{}", list(tests));
@@ -192,7 +192,7 @@ impl Suite<'_> {
     /// Runs the modules in `row`; returns how many the library breaks. What `plain` failed at too is not looked at.
     fn run(&self, row: &str, modules: &[String], plain: Option<&Outcome>) -> Result<usize> {
         let begin = Instant::now();
-        let outcome = regrtest(self.preloaded(row), self.jobs, modules)?;
+        let outcome = regrtest(self.preloaded(), Some(row), self.jobs, modules)?;
         self.print(row, &outcome, modules.len(), begin);
         if !outcome.passed && outcome.failed.is_empty() {
             println!("    the test runner fell over\n{}", outcome.output);
@@ -228,11 +228,11 @@ impl Suite<'_> {
     /// Runs a module that failed alone, with the library and without it.
     fn verdict(&self, row: &str, module: &str) -> Result<Verdict> {
         let alone = [module.to_owned()];
-        let with = regrtest(self.preloaded(row), self.jobs, &alone)?;
+        let with = regrtest(self.preloaded(), Some(row), self.jobs, &alone)?;
         if with.passed {
             return Ok(Verdict::Unsteady);
         }
-        let without = regrtest(Command::new(&self.python.path), self.jobs, &alone)?;
+        let without = regrtest(Command::new(&self.python.path), None, self.jobs, &alone)?;
         let tests = |outcome: &Outcome| outcome.failed.get(module).cloned().unwrap_or_default();
         let (with, known) = (tests(&with), tests(&without));
         let fewer =
@@ -244,9 +244,8 @@ impl Suite<'_> {
         })
     }
 
-    fn preloaded(&self, row: &str) -> Command {
+    fn preloaded(&self) -> Command {
         let mut command = python::preloaded(&self.python.path, self.library);
-        command.env("PYTHONMALLOC", row);
         if let Some(options) = self.debug {
             command.env("PYMEM_DEBUG", options);
         }

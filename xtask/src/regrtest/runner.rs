@@ -21,9 +21,23 @@ pub(super) struct Outcome {
     pub(super) output: String,
 }
 
-/// Runs `modules` by `python -m test`, `python` being the interpreter with its environment.
-pub(super) fn regrtest(mut python: Command, jobs: usize, modules: &[String]) -> Result<Outcome> {
+/// Runs `modules` by `python -m test`, with `PYTHONMALLOC` set to `row` and no other variable of the interpreter's.
+pub(super) fn regrtest(
+    mut python: Command,
+    row: Option<&str>,
+    jobs: usize,
+    modules: &[String],
+) -> Result<Outcome> {
     let folder = std::env::temp_dir();
+    // Some tests look at what the variables of their own surroundings change.
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"PYTHON") {
+            python.env_remove(name);
+        }
+    }
+    if let Some(row) = row {
+        python.env("PYTHONMALLOC", row);
+    }
     python.args(["-m", "test", "--timeout", "900", "-j"]).arg(jobs.to_string());
     for (test, _) in EXPECTED_FAILURES {
         python.args(["-i", test]);
@@ -60,18 +74,33 @@ fn failed_modules(report: &str) -> BTreeSet<String> {
     names.flat_map(|line| line.split_whitespace()).map(str::to_owned).collect()
 }
 
-/// The tests of lines like `FAIL: test_x (test.test_module.Class.test_x)`; before Python 3.11 without the last part.
+/// The tests of lines like `FAIL: test_x (test.test_module.Class.test_x)`, before Python 3.11 without the last part; and the
+/// test of a module with a single failure, of which the runner prints the traceback alone.
 fn failed_tests(report: &str) -> BTreeSet<String> {
-    let failures = report
+    let listed = report
         .lines()
-        .filter_map(|line| line.strip_prefix("FAIL: ").or_else(|| line.strip_prefix("ERROR: ")));
-    let name = |line: &str| {
-        let (test, rest) = line.split_once(" (")?;
-        let (place, _) = rest.split_once(')')?;
-        let whole = place.ends_with(&format!(".{test}"));
-        Some(if whole { place.to_owned() } else { format!("{place}.{test}") })
-    };
-    failures.filter_map(name).collect()
+        .filter_map(|line| line.strip_prefix("FAIL: ").or_else(|| line.strip_prefix("ERROR: ")))
+        .filter_map(|line| {
+            let (test, rest) = line.split_once(" (")?;
+            let (place, _) = rest.split_once(')')?;
+            let whole = place.ends_with(&format!(".{test}"));
+            Some(if whole { place.to_owned() } else { format!("{place}.{test}") })
+        });
+    let mut tests: BTreeSet<String> = listed.collect();
+    let mut lines = report.lines();
+    while let Some(line) = lines.next() {
+        let Some((head, _)) = line.split_once(" failed -- Traceback") else { continue };
+        let Some(module) = head.strip_prefix("test ") else { continue };
+        let frame = lines.clone().take_while(|line| line.starts_with(' ')).find_map(|line| {
+            let (_, function) = line.rsplit_once(", in ")?;
+            function.starts_with("test").then_some(function)
+        });
+        if let Some(function) = frame {
+            let module = module.strip_prefix("test.").unwrap_or(module);
+            tests.insert(format!("test.{module}.{function}"));
+        }
+    }
+    tests
 }
 
 #[cfg(test)]
@@ -101,6 +130,18 @@ ERROR: test_b (test.test_sys.SysTest) (i=3)
         assert!(failed["test_sys"].iter().eq(["test.test_sys.SysTest.test_b"]));
         assert!(failed["test.test_asyncio.test_tasks"].is_empty());
         assert!(failures("All 3 tests OK.\n").is_empty());
+    }
+
+    #[test]
+    fn a_single_failure_is_found_in_its_traceback() {
+        let report = "\
+test test_cmd_line failed -- Traceback (most recent call last):
+  File \"/lib/test/support.py\", line 5, in wrapper
+  File \"/lib/test/test_cmd_line.py\", line 348, in test_buffering
+    self.assertEqual(a, b)
+AssertionError: 1 != 2
+";
+        assert!(failed_tests(report).iter().eq(["test.test_cmd_line.test_buffering"]));
     }
 
     #[test]
