@@ -7,3 +7,8 @@ pub(crate) fn bytes() -> usize {
 
 /// The C library has no way to give free memory back.
 pub(crate) fn trim_libc() {}
+
+/// Unknown here.
+pub(crate) fn is_only_thread() -> bool {
+    false
+}

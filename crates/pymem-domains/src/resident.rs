@@ -1,4 +1,4 @@
-//! Owns what glibc on Linux tells and does about the process's resident memory. `no_resident.rs` stands in elsewhere.
+//! Owns what Linux and glibc tell and do about the process: its resident memory, and whether it has other threads. `no_resident.rs` stands in elsewhere.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,6 +15,16 @@ pub(crate) fn bytes() -> usize {
     // SAFETY: asks for a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     pages.unwrap_or(0) * usize::try_from(page).unwrap_or(0)
+}
+
+/// Whether the calling thread is the only one of the process; `false` when the system does not say. Does not allocate.
+pub(crate) fn is_only_thread() -> bool {
+    let mut text = [0; 512];
+    let Ok(mut file) = File::open("/proc/self/stat") else { return false };
+    let Ok(len) = file.read(&mut text) else { return false };
+    // The second field, the program's name in brackets, may hold anything; the count is the 18th one after it.
+    let fields = text[..len].rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    fields.split(|byte| *byte == b' ').filter(|field| !field.is_empty()).nth(17) == Some(b"1")
 }
 
 /// Gives the C library's free memory back to the system.

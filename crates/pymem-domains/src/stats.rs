@@ -8,6 +8,7 @@ use crate::domain::Domain;
 use crate::domains::Domains;
 use crate::name::AllocatorName;
 use crate::profile::Profile;
+use crate::resident;
 use crate::table::Backend;
 
 /// What runs: answers "which allocator am I using?".
@@ -156,28 +157,43 @@ impl fmt::Display for Stats {
 impl Domains {
     /// Statistics as of now.
     ///
-    /// mimalloc's heaps can be visited only while no other thread uses them, so they are left out; see
-    /// `Domains::stats_in`.
+    /// mimalloc's heaps can be visited only while no other thread uses them, so they are left out while the process has
+    /// other threads; see `Domains::stats_in`.
     #[must_use]
     pub fn stats(self) -> Stats {
+        Stats { mimalloc: self.heaps_if_alone(), ..self.stats_without_heaps() }
+    }
+
+    /// Statistics with mimalloc's heaps left out.
+    pub(crate) fn stats_without_heaps(self) -> Stats {
         Stats {
             configuration: self.describe(),
             pymalloc: self.uses(Backend::Pymalloc).then(|| self.backends().pools.stats()),
             mimalloc: None,
-            resident_bytes: crate::resident::bytes(),
+            resident_bytes: resident::bytes(),
         }
     }
 
-    /// How many blocks of the pools are live, zero-size and large ones included; 0 where the C library serves.
+    /// How many blocks of the pools, or of mimalloc's heaps, are live, zero-size and large ones included; 0 where the C
+    /// library serves.
     ///
-    /// It is what `sys.getallocatedblocks()` counts. `None` for mimalloc, whose heaps can be counted only while no other
-    /// thread uses them; see `Domains::allocated_blocks_in`.
+    /// It is what `sys.getallocatedblocks()` counts. `None` where mimalloc serves and the process has other threads, since
+    /// its heaps can be counted only while nobody else uses them; see `Domains::allocated_blocks_in`.
     #[must_use]
     pub fn allocated_blocks(self) -> Option<usize> {
         if self.uses(Backend::Mimalloc) {
-            return None;
+            return self.heaps_if_alone().map(|heaps| heaps.allocated_blocks);
         }
         Some(self.backends().pools.allocated_blocks())
+    }
+
+    /// mimalloc's heaps, where they serve and the process has no other thread.
+    fn heaps_if_alone(self) -> Option<HeapStats> {
+        if !self.uses(Backend::Mimalloc) || !resident::is_only_thread() {
+            return None;
+        }
+        // SAFETY: 1: as the system has just said; only this thread could start another one.
+        unsafe { self.backends().heaps.stats_of_lone_thread() }
     }
 
     /// What is running.

@@ -3,6 +3,7 @@
 use crate::profile::Build;
 use crate::record::AllocatorRecord;
 use crate::release::ReleaseLevel;
+use crate::stats::HeapStats;
 
 /// No heaps.
 #[derive(Debug)]
@@ -26,6 +27,13 @@ impl Heaps {
     }
 
     pub(crate) fn release(&self, _level: ReleaseLevel) {}
+
+    /// # Safety
+    ///
+    /// None; as for the heaps of a build that has them.
+    pub(crate) const unsafe fn stats_of_lone_thread(&self) -> Option<HeapStats> {
+        None
+    }
 
     pub(crate) const fn version(&self) -> Option<String> {
         None

@@ -13,7 +13,7 @@ use crate::process::{child, is_child};
 const PATIENCE: u32 = 30;
 
 /// Forks; the child runs `work` and ends. Whether it came to its end.
-fn fork(work: impl FnOnce()) -> bool {
+pub(crate) fn fork(work: impl FnOnce()) -> bool {
     // SAFETY: the child only allocates, which the handlers keep possible, and ends without running anything of the parent's.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);

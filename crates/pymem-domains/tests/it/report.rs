@@ -246,10 +246,10 @@ mod mimalloc {
         let world = BarrierWorld::new();
         // SAFETY: 1. this thread alone uses the heaps, and not while it stops the world. 2. it never leaves.
         let thread = std::mem::ManuallyDrop::new(unsafe { world.join() });
-        let before = domains.allocated_blocks_in(&*thread).unwrap().unwrap();
+        let before = domains.allocated_blocks_in(&*thread).unwrap();
         let mem = domains.get(Domain::Mem).malloc(100);
         let obj = domains.get(Domain::Obj).malloc(100);
-        let after = domains.allocated_blocks_in(&*thread).unwrap().unwrap();
+        let after = domains.allocated_blocks_in(&*thread).unwrap();
         assert_eq!(after - before, 2);
         let text = domains.stats_in(&*thread).unwrap().to_string();
         assert!(text.contains(&format!("    Allocated Blocks: {after}\n")), "{after} in {text}");
@@ -260,7 +260,56 @@ mod mimalloc {
         unsafe { domains.get(Domain::Obj).free(obj) };
         fill_and_free(domains, 100_000, 256);
         domains.release_in(&*thread, ReleaseLevel::Pages).unwrap();
-        assert_eq!(domains.allocated_blocks_in(&*thread).unwrap(), Some(before));
+        assert_eq!(domains.allocated_blocks_in(&*thread).unwrap(), before);
+    }
+
+    #[test]
+    fn plain_blocks_of_every_thread_are_counted() {
+        let output = crate::process::child("report::mimalloc::child_counts_plain_blocks", &[]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}{stderr}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    /// A child, since mimalloc's default heaps are the process's.
+    #[test]
+    fn child_counts_plain_blocks() {
+        if !crate::process::is_child("report::mimalloc::child_counts_plain_blocks") {
+            return;
+        }
+        let profile = Profile::new(Version::V3_13, Build::Gil, true, true, false).unwrap();
+        let domains = Domains::new(profile, Some(N::Mimalloc)).unwrap();
+        let world = BarrierWorld::new();
+        // SAFETY: 1. only this thread and those below, which it waits for, use mimalloc. 2. it never leaves.
+        let this = std::mem::ManuallyDrop::new(unsafe { world.join() });
+        let count = || domains.allocated_blocks_in(&*this).unwrap();
+        let obj = domains.get(Domain::Obj);
+        let before = count();
+        let mine: Vec<_> =
+            (0..5_000).map(|n| obj.malloc(n).unwrap().as_ptr().expose_provenance()).collect();
+        assert_eq!(count() - before, 5_000);
+        // Pages that are full, that lost their thread, and whose blocks another thread has freed.
+        let theirs = std::thread::spawn(move || {
+            let malloc = |n: usize| obj.malloc(n % 100).unwrap().as_ptr().expose_provenance();
+            (0..5_000).map(malloc).collect::<Vec<_>>()
+        });
+        let theirs = theirs.join().unwrap();
+        assert_eq!(count() - before, 10_000);
+        for (index, block) in mine.iter().chain(&theirs).enumerate() {
+            if index % 2 == 0 {
+                let block = std::ptr::with_exposed_provenance_mut(*block);
+                // SAFETY: live, of this domain, not used again.
+                unsafe { obj.free(std::ptr::NonNull::new(block)) };
+            }
+        }
+        assert_eq!(count() - before, 5_000);
+        let stats = domains.stats_in(&*this).unwrap().mimalloc.unwrap();
+        assert!(stats.allocated_bytes >= 5_000 * 8 && stats.allocated_bytes < 20 << 20, "{stats}");
+        assert!(stats.committed_bytes >= stats.allocated_bytes, "{stats}");
+        assert!(stats.reserved_bytes >= stats.committed_bytes, "{stats}");
+        // This process has a thread that runs the tests; its fork has none but its own, where nobody has to be stopped.
+        assert_eq!((domains.allocated_blocks(), domains.stats().mimalloc), (None, None));
+        let alone = || assert_eq!(domains.allocated_blocks(), Some(before + 5_000));
+        assert!(crate::forks::fork(alone), "the count of a lone thread");
     }
 
     #[test]
