@@ -291,6 +291,12 @@ impl ArenaPtr {
         debug_assert_eq!(arena.resident & !arena.free, 0, "arena invariant 2");
     }
 
+    /// Notes that all of a wholly free arena is resident.
+    pub(crate) fn set_all_resident(mut self) {
+        let arena = self.get_mut();
+        arena.resident = arena.free;
+    }
+
     /// Notes that the memory of the free pools of `mask` went back to the system.
     pub(crate) fn set_purged(mut self, mask: u64) {
         self.get_mut().resident &= !mask;

@@ -91,6 +91,8 @@ impl Arenas {
         }
         self.all = Some(arena);
         self.count += 1;
+        self.resident_free_units +=
+            arena.resident_mask().count_ones() as usize * arena.kind().units();
         self.push_empty(arena);
     }
 

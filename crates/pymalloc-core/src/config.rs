@@ -31,6 +31,10 @@ pub(crate) const MEDIUM_POOL_UNITS: usize = 4;
 /// Larger real pages only make a hint coarser: every page operation is advice.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
+/// Bytes in a huge page where pages have 4 KiB; elsewhere the kernel refuses, and arenas get small pages.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+const _: () = assert!(HUGE_PAGE_BYTES == 2 * ARENA_BYTES, "arenas pair up in huge pages");
 const _: () = assert!(GRAIN_BYTES >= MIN_ALIGN && GRAIN_BYTES % MIN_ALIGN == 0);
 const _: () = assert!(SMALL_MAX % GRAIN_BYTES == 0 && POOLED_MAX % GRAIN_BYTES == 0);
 const _: () = assert!(ARENA_UNITS == 64, "an arena's free pools are the bits of a u64");

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use crate::config::{ARENA_BYTES, PAGE_BYTES};
+use crate::config::{ARENA_BYTES, HUGE_PAGE_BYTES, PAGE_BYTES};
 
 /// Since Linux 5.14; older kernels answer EINVAL, and pages come one by one as before.
 #[cfg(target_os = "linux")]
@@ -119,6 +119,25 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> usize {
     if done == 0 { bytes } else { 0 }
 }
 
+/// Puts new zero pages behind the range, without the kernel's tables of the old ones: where those remain, no huge page fits.
+/// `false` if the system refused, and may have left nothing there.
+///
+/// # Safety
+///
+/// 1. The range is part of a `reserve`d and `commit`ted one, in whole pages, and no byte of it is needed any more.
+pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let at = start.as_ptr().cast::<libc::c_void>();
+    // SAFETY: 1.
+    if unsafe { libc::mmap(at, bytes, protection, flags, -1, 0) } != at {
+        return false;
+    }
+    // SAFETY: mapped just now.
+    unsafe { forbid_huge_pages(start, bytes) };
+    true
+}
+
 /// Keeps the range out of transparent huge pages, whatever the system's default.
 ///
 /// # Safety
@@ -130,24 +149,53 @@ pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
     let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
 }
 
-/// Allows transparent huge pages in the range.
+/// Brings in one transparent huge page, all of the range at once; `false` if the system gave a single small page instead.
+///
+/// The advice is taken back at once: with it the kernel's scanner would later fill in again what was purged from the range.
 ///
 /// # Safety
 ///
-/// 1. The range is a mapping, or a part of one in whole pages.
+/// 1. The range is part of a private anonymous mapping, readable and writable, and nothing of it is in use.
 #[cfg(target_os = "linux")]
-pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
+pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
     // SAFETY: 1; the advice keeps every byte.
-    let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+    if unsafe { libc::madvise(start.as_ptr().cast(), HUGE_PAGE_BYTES, libc::MADV_HUGEPAGE) } != 0 {
+        return false;
+    }
+    // SAFETY: 1. Volatile, for it is the page fault that is wanted.
+    unsafe { start.write_volatile(0) };
+    // SAFETY: 1.
+    unsafe { forbid_huge_pages(start, HUGE_PAGE_BYTES) };
+    // SAFETY: below the range's length.
+    let last = unsafe { start.add(HUGE_PAGE_BYTES - PAGE_BYTES) };
+    let mut is_resident = 0_u8;
+    // SAFETY: 1; the answer for one page is one byte.
+    let answer = unsafe { libc::mincore(last.as_ptr().cast(), PAGE_BYTES, &raw mut is_resident) };
+    answer == 0 && is_resident & 1 == 1
 }
 
-/// An arena in reserved huge pages; `None` if there are none, or none of an arena's size.
+/// Puts a reserved huge page (`MAP_HUGETLB`) behind the range; `false`, and fresh small pages, if there is none. `None` if
+/// there may be nothing behind it.
 ///
-/// The kernel is asked for huge pages of exactly an arena's size, and refuses where it has none: no `/proc/meminfo`.
+/// # Safety
+///
+/// 1. The range is part of a `reserve`d and `commit`ted one at a multiple of its length, and nothing of it is in use.
 #[cfg(target_os = "linux")]
-pub(crate) fn map_huge_arena() -> Option<NonNull<u8>> {
-    let flags = libc::MAP_HUGETLB | (ARENA_BYTES.trailing_zeros() as libc::c_int) << 26;
-    map(ARENA_BYTES, libc::PROT_READ | libc::PROT_WRITE, flags)
+pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let huge = libc::MAP_HUGETLB | (HUGE_PAGE_BYTES.trailing_zeros() as libc::c_int) << 26;
+    // Elsewhere first: a refusal at a fixed place can leave a hole there.
+    let Some(trial) = map(HUGE_PAGE_BYTES, protection, huge) else { return Some(false) };
+    // SAFETY: mapped just now, and known to nobody.
+    unsafe { unmap(trial, HUGE_PAGE_BYTES) };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | huge;
+    let at = start.as_ptr().cast::<libc::c_void>();
+    // SAFETY: 1.
+    if unsafe { libc::mmap(at, HUGE_PAGE_BYTES, protection, flags, -1, 0) } == at {
+        return Some(true);
+    }
+    // SAFETY: 1.
+    unsafe { renew(start, HUGE_PAGE_BYTES) }.then_some(false)
 }
 
 /// Nothing, on systems without such an advice.
@@ -160,18 +208,24 @@ pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Nothing, on systems without such an advice.
+/// `false`: no huge page is to be had on systems without such an advice.
 ///
 /// # Safety
 ///
 /// None; it has the Linux face.
 #[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
-    let _ = (start, bytes);
+pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
+    let _ = start;
+    false
 }
 
-/// None, on systems without `MAP_HUGETLB`.
+/// `Some(false)`: no huge page is to be had on systems without `MAP_HUGETLB`.
+///
+/// # Safety
+///
+/// None; it has the Linux face.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn map_huge_arena() -> Option<NonNull<u8>> {
-    None
+pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> {
+    let _ = start;
+    Some(false)
 }

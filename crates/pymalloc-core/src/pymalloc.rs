@@ -309,6 +309,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     fn trim(&mut self, target: usize) {
         // What was kept for a need that no longer comes wears off.
         self.kept_floor -= (self.kept_floor - KEPT_BYTES_MIN) / 64;
+        self.close_empty_pools();
         let before = self.arenas.resident_free_bytes();
         while self.arenas.resident_free_bytes() > target {
             if !self.release_arena() {
@@ -319,13 +320,19 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.bytes_given_back += before - self.arenas.resident_free_bytes();
     }
 
-    /// Notes that `bytes` of fresh memory are needed: as far as they were given back before, that was in vain, and the
-    /// floor of what is kept rises.
+    /// Notes that `bytes` of fresh memory are needed page by page: as far as they were given back before, that was in vain,
+    /// and the floor of what is kept rises, fast enough that a program which repeats itself faults once.
     fn missed(&mut self, bytes: usize) {
-        let missed = bytes.min(self.bytes_given_back);
-        self.bytes_given_back -= missed;
+        let missed = self.take_given_back(bytes);
         let peak = self.arenas_peak * ARENA_BYTES;
-        self.kept_floor = (self.kept_floor + 2 * missed).min(peak.max(KEPT_BYTES_MIN));
+        self.kept_floor = (self.kept_floor + 4 * missed).min(peak.max(KEPT_BYTES_MIN));
+    }
+
+    /// Notes that `bytes` of fresh memory came; returns how many of them had been given back before.
+    fn take_given_back(&mut self, bytes: usize) -> usize {
+        let taken = bytes.min(self.bytes_given_back);
+        self.bytes_given_back -= taken;
+        taken
     }
 
     /// Gives the emptiest arena back to its source; returns whether there was one.
@@ -394,21 +401,27 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         if let Some(hook) = self.new_arena_hook {
             hook(&self.stats());
         }
-        let address = match self.record {
+        let held = self.arenas.count() * ARENA_BYTES;
+        let (address, resident) = match self.record {
             Some(record) => {
                 // SAFETY: whoever set the record promised that it may be called.
                 let arena = unsafe { (record.alloc)(record.ctx, ARENA_BYTES) };
-                NonNull::new(arena.cast::<u8>())?
+                (NonNull::new(arena.cast::<u8>())?, false)
             }
-            None => self.source.alloc(ARENA_BYTES)?,
+            None => self.source.alloc_for(ARENA_BYTES, held)?,
         };
         let from_source = self.record.is_none();
-        if from_source {
+        if from_source && !resident {
             // SAFETY: the start of an arena that the source made.
             unsafe { self.source.populate(address, POOL_BYTES) };
         }
         // SAFETY: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
+        if resident {
+            // In huge pages, which are cheap to give back and to get: no reason to keep more.
+            self.take_given_back(ARENA_BYTES);
+            arena.set_all_resident();
+        }
         self.arenas.add(arena);
         if !self.map.insert(arena, &self.raw) {
             self.release_arena();

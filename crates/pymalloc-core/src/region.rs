@@ -5,7 +5,7 @@
 use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::config::{ARENA_BYTES, ARENA_SHIFT};
+use crate::config::{ARENA_BYTES, ARENA_SHIFT, HUGE_PAGE_BYTES};
 use crate::mmap;
 use crate::source::{ArenaSource, Span};
 
@@ -16,7 +16,14 @@ const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };
 const REGION_BYTES_MIN: usize = 64 << 20;
 
 /// Alignment of the region: that of a huge page, so that arenas pair up in them.
-const REGION_ALIGN: usize = 2 << 20;
+const REGION_ALIGN: usize = HUGE_PAGE_BYTES;
+
+/// Bytes of arenas that an allocator holds before it gets huge pages: a small program does not pay for the half of
+/// one that it would leave unused on average.
+const HUGE_AFTER_BYTES: usize = 2 << 20;
+
+/// Huge pages that the system may refuse before it is no longer asked.
+const REFUSALS_MAX: u8 = 4;
 
 /// Arenas that are made readable and writable at a time.
 const COMMIT_ARENAS: usize = 32;
@@ -32,24 +39,27 @@ pub struct MmapArenas {
     huge_pages: HugePages,
 }
 
-/// Whether arenas may lie in huge pages.
+/// Whether arenas may lie in huge pages: two neighbours in one.
+///
+/// A huge page takes a quarter of the time of its 512 small ones, and spares the processor's address cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {
-    /// Never, whatever the system's default: huge pages can stall on compaction and raise the memory held.
-    #[default]
+    /// Never, whatever the system's default.
     Never,
-    /// Arenas are advised into transparent huge pages; two neighbours share one.
+    /// Transparent ones for an allocator that holds 4 MiB already, where the system allows them (`madvise` or `always`).
+    /// Each is asked for once: memory that was given back stays so.
+    #[default]
     Madvise,
-    /// Arenas are taken from the pool of reserved huge pages (`MAP_HUGETLB`) if the system has some of an arena's
-    /// size, else as with `Never`. Where huge pages have 2 MiB, as on x86-64, an arena is too small for one.
+    /// From the system's pool of reserved huge pages (`MAP_HUGETLB`), as long as that lasts, then as with `Never`. Such a
+    /// page goes back when both of its arenas are free, not earlier and not in parts.
     Hugetlb,
 }
 
 impl MmapArenas {
-    /// The source with huge pages off.
+    /// The source with huge pages by advice.
     #[must_use]
     pub const fn new() -> Self {
-        Self { huge_pages: HugePages::Never }
+        Self { huge_pages: HugePages::Madvise }
     }
 
     /// The source with huge pages as said.
@@ -70,17 +80,29 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 static REGION: OnceLock<Option<Region>> = OnceLock::new();
-static SLOTS: Mutex<Slots> =
-    Mutex::new(Slots { taken: [0; ARENAS_MAX / 64], first: 0, committed: 0 });
+static SLOTS: Mutex<Slots> = Mutex::new(Slots {
+    taken: [0; ARENAS_MAX / 64],
+    warm: [0; ARENAS_MAX / 64],
+    reserved: [0; ARENAS_MAX / 64],
+    first: 0,
+    committed: 0,
+    refusals: 0,
+});
 
 /// Which arenas of the region are taken.
 struct Slots {
     /// A bit an arena.
     taken: [u64; ARENAS_MAX / 64],
+    /// Arenas that are free and resident: the other halves of huge pages.
+    warm: [u64; ARENAS_MAX / 64],
+    /// Arenas in reserved huge pages, free ones too: the kernel drops no part of such a page, and does not say so.
+    reserved: [u64; ARENAS_MAX / 64],
     /// Invariant 1: every word before this one is full.
     first: usize,
     /// Arenas that have been made readable and writable: those below this number.
     committed: usize,
+    /// Huge pages that the system refused.
+    refusals: u8,
 }
 
 fn region() -> Option<Span> {
@@ -121,28 +143,142 @@ impl Slots {
         self.taken[index / 64] &= !(1 << (index % 64));
         self.first = self.first.min(index / 64);
     }
-}
 
-fn take_from(span: Span) -> Option<NonNull<u8>> {
-    let mut slots = slots();
-    let index = slots.take(span.bytes >> ARENA_SHIFT)?;
-    // SAFETY: `index` is below the region's number of arenas.
-    let arena = unsafe { span.base.add(index << ARENA_SHIFT) };
-    if index >= slots.committed {
+    /// Never gives out `index` and its buddy again: there may be nothing behind their addresses.
+    fn lose_pair(&mut self, index: usize) {
+        self.taken[index / 64] |= pair_mask(index);
+    }
+
+    fn is_reserved(&self, index: usize) -> bool {
+        self.reserved[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    fn is_taken(&self, index: usize) -> bool {
+        self.taken[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    fn set_warm(&mut self, index: usize) {
+        self.warm[index / 64] |= 1 << (index % 64);
+    }
+
+    /// Was it warm? It is not afterwards.
+    fn take_warm(&mut self, index: usize) -> bool {
+        let was = self.warm[index / 64] >> (index % 64) & 1 == 1;
+        self.warm[index / 64] &= !(1 << (index % 64));
+        was
+    }
+
+    /// Makes `index`, which is taken, readable and writable with its neighbours; `false` if there is no memory.
+    fn commit(&mut self, span: Span, index: usize) -> bool {
+        if index < self.committed {
+            return true;
+        }
         // Each call changes the process's list of mappings, so it is worth a few arenas; they cost no memory yet.
         let arenas = COMMIT_ARENAS.min((span.bytes >> ARENA_SHIFT) - index);
         // SAFETY: arenas of the reserved range.
-        if !unsafe { mmap::commit(arena, arenas << ARENA_SHIFT) } {
-            slots.give(index);
-            return None;
+        let done = unsafe { mmap::commit(address(span, index), arenas << ARENA_SHIFT) };
+        if done {
+            self.committed = index + arenas;
         }
-        slots.committed = index + arenas;
+        done
     }
-    Some(arena)
+
+    /// Tries to put a huge page behind `index`, which is taken, and its buddy: has it one now? `None` if the pair is lost.
+    fn fault_huge(&mut self, span: Span, index: usize, huge_pages: HugePages) -> Option<bool> {
+        let buddy = buddy(index);
+        if self.refusals >= REFUSALS_MAX || self.is_taken(buddy) || buddy >= self.committed {
+            return Some(false);
+        }
+        let pair = address(span, index & !1);
+        let done = match huge_pages {
+            HugePages::Never => return Some(false),
+            // SAFETY: the pair is committed, `index` belongs to the caller and nobody has the buddy.
+            HugePages::Madvise => unsafe { mmap::fault_huge_page(pair) },
+            // SAFETY: as above; the region is aligned to a huge page.
+            HugePages::Hugetlb => unsafe { mmap::map_reserved_huge_page(pair)? },
+        };
+        if done && huge_pages == HugePages::Hugetlb {
+            self.reserved[index / 64] |= pair_mask(index);
+        }
+        if done {
+            self.set_warm(buddy);
+        } else {
+            self.refusals += 1;
+        }
+        Some(done)
+    }
 }
 
-fn in_span(span: Span, address: NonNull<u8>) -> bool {
-    address.addr().get().wrapping_sub(span.base.addr().get()) < span.bytes
+/// The arena that shares a huge page with `index`.
+const fn buddy(index: usize) -> usize {
+    index ^ 1
+}
+
+/// The bits of `index` and its buddy in their word.
+const fn pair_mask(index: usize) -> u64 {
+    0b11 << ((index & !1) % 64)
+}
+
+/// Where arena `index` of the region begins.
+fn address(span: Span, index: usize) -> NonNull<u8> {
+    debug_assert!(index < span.bytes >> ARENA_SHIFT, "an arena beyond the region");
+    // SAFETY: every index that `take` gives, and its buddy, is below the region's even number of arenas.
+    unsafe { span.base.add(index << ARENA_SHIFT) }
+}
+
+/// An arena, and whether all of it is resident.
+fn take_from(span: Span, huge_pages: HugePages) -> Option<(NonNull<u8>, bool)> {
+    let mut slots = slots();
+    let index = slots.take(span.bytes >> ARENA_SHIFT)?;
+    if !slots.commit(span, index) {
+        slots.give(index);
+        return None;
+    }
+    if slots.take_warm(index) {
+        return Some((address(span, index), true));
+    }
+    let Some(resident) = slots.fault_huge(span, index, huge_pages) else {
+        slots.lose_pair(index);
+        return None;
+    };
+    Some((address(span, index), resident))
+}
+
+/// Takes arena `index` back, with its huge page if the other half of that is free.
+///
+/// # Safety
+///
+/// 1. The arena is taken, and nobody uses it any more.
+unsafe fn give_back(span: Span, index: usize) {
+    // Under the lock throughout, or the next owner could lose what it wrote.
+    let mut slots = slots();
+    if slots.is_taken(buddy(index)) || buddy(index) >= slots.committed {
+        let arena = address(span, index);
+        let is_dropped = !slots.is_reserved(index)
+            // SAFETY: 1.
+            && unsafe { mmap::purge(arena, ARENA_BYTES) } == ARENA_BYTES;
+        if !is_dropped {
+            // `IS_ZEROED` holds all the same.
+            // SAFETY: 1.
+            unsafe { arena.write_bytes(0, ARENA_BYTES) };
+        }
+        slots.give(index);
+        return;
+    }
+    // SAFETY: 1; the buddy is free.
+    if unsafe { mmap::renew(address(span, index & !1), HUGE_PAGE_BYTES) } {
+        slots.take_warm(buddy(index));
+        slots.reserved[index / 64] &= !pair_mask(index);
+        slots.give(index);
+    } else {
+        slots.lose_pair(index);
+    }
+}
+
+/// The number of the arena in which `address` lies; `None` outside of the region.
+fn index_of(span: Span, address: NonNull<u8>) -> Option<usize> {
+    let offset = address.addr().get().wrapping_sub(span.base.addr().get());
+    (offset < span.bytes).then_some(offset >> ARENA_SHIFT)
 }
 
 // SAFETY: 1: `take` gives an arena once until `give`, and `map_arena` maps anew; 2: pages are zero when fresh and after
@@ -156,27 +292,25 @@ unsafe impl ArenaSource for MmapArenas {
         if size != ARENA_BYTES {
             return mmap::map_sparse(size);
         }
-        if self.huge_pages == HugePages::Hugetlb {
-            if let Some(arena) = mmap::map_huge_arena() {
-                return Some(arena);
-            }
+        Some(self.alloc_for(size, 0)?.0)
+    }
+
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+        if size != ARENA_BYTES {
+            return Some((mmap::map_sparse(size)?, false));
         }
-        let arena = region().and_then(take_from).or_else(mmap::map_arena)?;
-        if self.huge_pages == HugePages::Madvise {
-            // SAFETY: an arena got just now.
-            unsafe { mmap::advise_huge_pages(arena, ARENA_BYTES) };
-        }
-        Some(arena)
+        let huge_pages = match self.huge_pages {
+            HugePages::Madvise if held < HUGE_AFTER_BYTES => HugePages::Never,
+            mode => mode,
+        };
+        let arena = region().and_then(|span| take_from(span, huge_pages));
+        arena.or_else(|| Some((mmap::map_arena()?, false)))
     }
 
     unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
-        match region().filter(|span| in_span(*span, arena)) {
-            Some(span) => {
-                // Purged before the slot is free, or its next owner could lose what it wrote.
-                // SAFETY: the caller's duty 1: an arena of the region that nobody uses.
-                unsafe { mmap::purge(arena, ARENA_BYTES) };
-                slots().give((arena.addr().get() - span.base.addr().get()) >> ARENA_SHIFT);
-            }
+        match region().and_then(|span| Some((span, index_of(span, arena)?))) {
+            // SAFETY: the caller's duty 1.
+            Some((span, index)) => unsafe { give_back(span, index) },
             // SAFETY: the caller's duty 1: `alloc` mapped it with this size.
             None => unsafe { mmap::unmap(arena, size) },
         }
@@ -201,6 +335,10 @@ unsafe impl ArenaSource for MmapArenas {
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
+        let arena_index = |span| index_of(span, start);
+        if region().and_then(arena_index).is_some_and(|index| slots().is_reserved(index)) {
+            return 0;
+        }
         // SAFETY: the caller's duty 1; arenas are private anonymous memory.
         unsafe { mmap::purge(start, bytes) }
     }

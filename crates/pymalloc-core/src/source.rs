@@ -21,7 +21,7 @@ pub struct Span {
 ///
 /// An implementation promises that
 ///
-/// 1. what `alloc` returns is valid for reads and writes of `size` bytes, overlaps nothing else in use, and stays
+/// 1. what `alloc` and `alloc_for` return is valid for reads and writes of `size` bytes, overlaps nothing else in use, and stays
 ///    so until it is given to `free`; its alignment is free to choose;
 /// 2. if `IS_ZEROED`, it holds zero bytes;
 /// 3. `span` always answers the same, and nothing but arenas of sources that report this very span, or memory that
@@ -36,11 +36,18 @@ pub unsafe trait ArenaSource {
     /// An arena of `size` bytes; `None` when there is none.
     fn alloc(&self, size: usize) -> Option<NonNull<u8>>;
 
+    /// An arena of `size` bytes for an allocator that holds `held` bytes of arenas already, and whether all of its memory
+    /// is resident; `None` when there is none. As `alloc` in everything else.
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+        let _ = held;
+        Some((self.alloc(size)?, false))
+    }
+
     /// Takes an arena back.
     ///
     /// # Safety
     ///
-    /// 1. `alloc(size)` of this source returned `arena`, and it is not used afterwards.
+    /// 1. `alloc(size)` or `alloc_for(size, _)` of this source returned `arena`, and it is not used afterwards.
     unsafe fn free(&self, arena: NonNull<u8>, size: usize);
 
     /// The range of addresses in which arenas lie, if there is one; asked once, before the first arena.
@@ -93,6 +100,10 @@ unsafe impl<S: ArenaSource> ArenaSource for &S {
 
     fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
         (**self).alloc(size)
+    }
+
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+        (**self).alloc_for(size, held)
     }
 
     unsafe fn free(&self, arena: NonNull<u8>, size: usize) {

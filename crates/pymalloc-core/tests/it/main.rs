@@ -5,6 +5,7 @@ mod blocks;
 mod concurrency;
 #[cfg(feature = "hardened")]
 mod hardened;
+mod huge_pages;
 mod pools;
 mod release;
 mod text;

@@ -1,0 +1,42 @@
+//! The region's arenas in huge pages, and without: zero when new, apart from each other, and gone when they are free.
+
+use std::ptr::NonNull;
+
+use pymalloc_core::{ARENA_BYTES, ArenaSource, HugePages, MmapArenas};
+use rstest::rstest;
+
+const WORDS: usize = ARENA_BYTES / 8;
+
+fn words(arena: NonNull<u8>) -> &'static mut [u64] {
+    // SAFETY: an arena that this test holds, in one borrow at a time.
+    unsafe { std::slice::from_raw_parts_mut(arena.cast().as_ptr(), WORDS) }
+}
+
+/// Arenas come and go at random; each is zero when it comes, and keeps what is written until it goes.
+#[rstest]
+fn arenas_are_zero_when_new_and_nobody_elses(
+    #[values(HugePages::Never, HugePages::Madvise, HugePages::Hugetlb)] mode: HugePages,
+    #[values(0, 1 << 30)] held: usize,
+) {
+    let source = MmapArenas::with_huge_pages(mode);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut live: Vec<(NonNull<u8>, u64)> = Vec::new();
+    for round in 1..400 {
+        if live.len() < 2 || live.len() < 24 && random.bool() {
+            let (arena, _) = source.alloc_for(ARENA_BYTES, held).unwrap();
+            assert!(words(arena).iter().all(|word| *word == 0), "an arena with old bytes");
+            words(arena).fill(round);
+            live.push((arena, round));
+        } else {
+            let (arena, mark) = live.swap_remove(random.usize(..live.len()));
+            assert!(words(arena).iter().all(|word| *word == mark), "an arena that two had");
+            // SAFETY: taken off the list, so not used again.
+            unsafe { source.free(arena, ARENA_BYTES) };
+        }
+    }
+    for (arena, mark) in live {
+        assert!(words(arena).iter().all(|word| *word == mark), "an arena that two had");
+        // SAFETY: taken off the list, so not used again.
+        unsafe { source.free(arena, ARENA_BYTES) };
+    }
+}
