@@ -100,28 +100,22 @@ pub(crate) fn base_of(p: NonNull<u8>) -> *mut u8 {
     p.as_ptr().wrapping_sub(HEADER_BYTES)
 }
 
-/// The two header words for `size` bytes of `api`.
+/// The two header words for `size` bytes of the domain with this [`ApiId::word`].
 #[inline]
-pub(crate) const fn header(size: usize, api: ApiId) -> [u64; 2] {
-    [(size as u64).to_be(), api.word()]
+pub(crate) const fn header(size: usize, id: u64) -> [u64; 2] {
+    [(size as u64).to_be(), id]
 }
 
-/// The size that a header's first word states.
-#[inline]
-pub(crate) const fn size_of_header(first: u64) -> u64 {
-    u64::from_be(first)
-}
-
-/// Writes size, id and pads at `base`.
+/// Writes the size, and `id` with its pads, at `base`.
 ///
 /// # Safety
 ///
 /// 1. The 16 bytes at `base` are valid for writes.
 /// 2. `base` is 8-aligned.
 #[inline]
-pub(crate) unsafe fn write_header(base: *mut u8, size: usize, api: ApiId) {
+pub(crate) unsafe fn write_header(base: *mut u8, size: usize, id: u64) {
     // SAFETY: duties 1 and 2.
-    unsafe { base.cast::<[u64; 2]>().write(header(size, api)) };
+    unsafe { base.cast::<[u64; 2]>().write(header(size, id)) };
 }
 
 /// Writes the guard after `size` bytes of data, and `serial` after it.
@@ -161,7 +155,7 @@ mod tests {
         let mut block = [0xCD_u64; 5];
         let base = block.as_mut_ptr().cast::<u8>();
         // SAFETY: 1 and 2: an array of words.
-        unsafe { write_header(base, 5, ApiId::Mem) };
+        unsafe { write_header(base, 5, ApiId::Mem.word()) };
         // SAFETY: 1: 16 + 5 + 8 + 8 <= 40.
         unsafe { write_tail(base, 5, Some(0x0102)) };
         let bytes: Vec<u8> = block.iter().flat_map(|w| w.to_ne_bytes()).collect();

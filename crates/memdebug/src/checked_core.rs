@@ -59,7 +59,9 @@ impl<A: Malloc> DebugHooks<A> {
     ///
     /// As [`Malloc::free`].
     pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>) {
-        // SAFETY: 1: the caller's.
-        unsafe { self.free_plain(p) };
+        if let Some(size) = self.intact_size(p) {
+            // SAFETY: 1: the caller's; the block is intact.
+            unsafe { self.free_numbered(p, size) };
+        }
     }
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 
-use crate::block::{self, ApiId, HEADER_BYTES, TAIL_WORD, base_of, max_request, overhead};
+use crate::block::{self, ApiId, HEADER_BYTES, base_of, max_request, overhead};
 use crate::checked::Checked;
 use crate::dump::BlockDump;
 use crate::erase::Erased;
@@ -16,7 +16,7 @@ use crate::facts::BlockFacts;
 use crate::host::{Host, ThreadCheck};
 use crate::load;
 use crate::options::Options;
-use crate::pattern::{CLEANBYTE, DEADBYTE, fill_at_least_8};
+use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_FILL_BYTES, fill_small};
 use crate::verdict;
 use crate::violation::{Call, Violation, ViolationKind};
 
@@ -60,6 +60,8 @@ const CHECKED: u8 = 8;
 pub struct DebugHooks<A> {
     pub(crate) inner: A,
     pub(crate) api: ApiId,
+    /// [`ApiId::word`] of `api`.
+    id_word: u64,
     /// The host's rule, or `None` for the raw domain.
     thread_check: Option<ThreadCheck>,
     pub(crate) host: Host,
@@ -75,6 +77,7 @@ impl<A> DebugHooks<A> {
         Self {
             inner,
             api,
+            id_word: api.word(),
             thread_check: None,
             host: Host::new(),
             flags: AtomicU8::new(0),
@@ -174,11 +177,8 @@ impl<A> DebugHooks<A> {
     /// where the fault handler is installed.
     #[inline]
     pub(crate) fn intact_size(&self, p: NonNull<u8>) -> Option<usize> {
-        let [size, id] = load::header(base_of(p));
-        let size = block::size_of_header(size) as usize;
-        let intact =
-            id == self.api.word() && load::word(p.as_ptr().wrapping_add(size)) == TAIL_WORD;
-        intact.then_some(size)
+        let size = load::intact_size(p.as_ptr(), self.id_word);
+        (size != usize::MAX).then_some(size)
     }
 
     /// [`intact_size`](Self::intact_size), with a report of a block that is not intact.
@@ -244,11 +244,15 @@ impl<A: Malloc> DebugHooks<A> {
     /// 1. `base` is a block of `size + overhead` bytes, unused.
     #[inline]
     unsafe fn dress(&self, base: NonNull<u8>, size: usize) -> NonNull<u8> {
+        if size > INLINE_FILL_BYTES {
+            // SAFETY: 1: duty 1.
+            return unsafe { dress_large(base, size, self.id_word) };
+        }
         let data = base.as_ptr().wrapping_add(HEADER_BYTES);
         // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-        unsafe { block::write_header(base.as_ptr(), size, self.api) };
-        // SAFETY: 1: the data, or its guard where the data is shorter than 8; the guard is written below.
-        unsafe { fill_at_least_8(data, CLEANBYTE, size) };
+        unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
+        // SAFETY: 1: the data, or its guard where the data is shorter than 8; the guard is written below. 2: tested above.
+        unsafe { fill_small(data, CLEANBYTE, size) };
         // SAFETY: 1: the block has room for the guard after the data.
         unsafe { block::write_tail(base.as_ptr(), size, None) };
         // SAFETY: 16 bytes into a block of more than 16.
@@ -263,7 +267,7 @@ impl<A: Malloc> DebugHooks<A> {
         let skip = self.unfilled(None, size);
         let data = base.as_ptr().wrapping_add(HEADER_BYTES);
         // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-        unsafe { block::write_header(base.as_ptr(), size, self.api) };
+        unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
         // SAFETY: inside the data.
         unsafe { ptr::write_bytes(data.wrapping_add(skip), CLEANBYTE, size - skip) };
         // SAFETY: 1: the block has room for guard and serial number after the data.
@@ -279,7 +283,7 @@ impl<A: Malloc> DebugHooks<A> {
         }
         let base = self.inner.calloc(1, size + overhead(serial))?;
         // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-        unsafe { block::write_header(base.as_ptr(), size, self.api) };
+        unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
         // SAFETY: 1: the block has room for guard and serial number after the data.
         unsafe { block::write_tail(base.as_ptr(), size, self.next_serial()) };
         // SAFETY: 16 bytes into a block of more than 16.
@@ -349,7 +353,7 @@ impl<A: Malloc> DebugHooks<A> {
             None => (base, old, number),
         };
         // SAFETY: 1 and 2: the front of a live block: the new one, or the old one that stayed.
-        unsafe { block::write_header(base, size, self.api) };
+        unsafe { block::write_header(base, size, self.id_word) };
         // SAFETY: 1: the block has room for guard and serial number after `size` bytes.
         unsafe { block::write_tail(base, size, number) };
         let data = base.wrapping_add(HEADER_BYTES);
@@ -391,26 +395,87 @@ impl<A: Malloc> DebugHooks<A> {
         unsafe { self.resize(p, old, new) }
     }
 
-    /// `free` with the options of this file.
+    /// `free` without options.
     ///
     /// # Safety
     ///
     /// As [`Malloc::free`].
     #[inline]
     pub(crate) unsafe fn free_plain(&self, p: NonNull<u8>) {
-        let Some(size) = self.verified_size(p, Call::Free) else {
-            return;
+        let Some(size) = self.intact_size(p) else {
+            return self.bad_block(p, Call::Free);
         };
-        if self.flags() != 0 {
+        let bytes = size + overhead(false);
+        if bytes > INLINE_FILL_BYTES {
             // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
-            return unsafe { self.free_numbered(p, size) };
+            return unsafe { self.free_large(p, bytes) };
         }
         let base = base_of(p);
-        // SAFETY: 1: all of a live block that nobody uses any more.
-        unsafe { fill_at_least_8(base, DEADBYTE, size + overhead(false)) };
+        // SAFETY: 1: all of a live block that nobody uses any more; 2: tested above.
+        unsafe { fill_small(base, DEADBYTE, bytes) };
         // SAFETY: the underlying block of a live block, not used again.
         unsafe { self.inner.free(NonNull::new(base)) };
     }
+
+    /// `free` of a block whose bytes, `bytes` with header and guard, are too many to be filled inline.
+    ///
+    /// # Safety
+    ///
+    /// 1. `p` is a live block of these hooks, intact and not used again.
+    #[inline(never)]
+    unsafe fn free_large(&self, p: NonNull<u8>, bytes: usize) {
+        let base = base_of(p);
+        // SAFETY: all of the block (duty 1).
+        unsafe { ptr::write_bytes(base, DEADBYTE, bytes) };
+        // SAFETY: the underlying block of a live block, not used again (duty 1).
+        unsafe { self.inner.free(NonNull::new(base)) };
+    }
+
+    /// `free` with any option.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::free`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_with_options(&self, p: NonNull<u8>) {
+        if self.flags() & CHECKED != 0 {
+            // SAFETY: 1 and 2: the caller's.
+            return unsafe { self.free_checked(p) };
+        }
+        if let Some(size) = self.verified_size(p, Call::Free) {
+            // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
+            unsafe { self.free_numbered(p, size) };
+        }
+    }
+
+    /// `malloc` with any option.
+    #[cold]
+    #[inline(never)]
+    fn malloc_with_options(&self, size: usize) -> Option<NonNull<u8>> {
+        if self.flags() & CHECKED != 0 {
+            return self.malloc_checked(size);
+        }
+        self.malloc_numbered(size)
+    }
+}
+
+/// [`DebugHooks::dress`] for data too large to be filled inline.
+///
+/// # Safety
+///
+/// 1. `base` is a block of `size + overhead` bytes, unused.
+#[inline(never)]
+unsafe fn dress_large(base: NonNull<u8>, size: usize, id: u64) -> NonNull<u8> {
+    // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
+    unsafe { block::write_header(base.as_ptr(), size, id) };
+    // SAFETY: 1: the block has room for the guard after the data.
+    unsafe { block::write_tail(base.as_ptr(), size, None) };
+    // SAFETY: 16 bytes into a block of more than 16.
+    let data = unsafe { base.add(HEADER_BYTES) };
+    // SAFETY: the data of the block (duty 1).
+    unsafe { ptr::write_bytes(data.as_ptr(), CLEANBYTE, size) };
+    data
 }
 
 // SAFETY: a block of the hooks is the data part of a block of `A`, which keeps promises 1-3 for it (16 bytes of header keep
@@ -420,16 +485,12 @@ unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
         self.check_thread(Call::Malloc);
-        let flags = self.flags();
-        if flags == 0 {
-            let base = self.underlying(size, false)?;
-            // SAFETY: 1: just allocated with this size.
-            return Some(unsafe { self.dress(base, size) });
+        if self.flags() != 0 {
+            return self.malloc_with_options(size);
         }
-        if flags & CHECKED != 0 {
-            return self.malloc_checked(size);
-        }
-        self.malloc_numbered(size)
+        let base = self.underlying(size, false)?;
+        // SAFETY: 1: just allocated with this size.
+        Some(unsafe { self.dress(base, size) })
     }
 
     #[inline]
@@ -467,9 +528,9 @@ unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
         let Some(p) = ptr else {
             return;
         };
-        if self.flags() & CHECKED != 0 {
+        if self.flags() != 0 {
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.free_checked(p) };
+            return unsafe { self.free_with_options(p) };
         }
         // SAFETY: 1 and 2: the caller's.
         unsafe { self.free_plain(p) };

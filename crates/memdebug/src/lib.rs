@@ -29,13 +29,14 @@ mod leaks;
     path = "load/x86_64.rs"
 )]
 #[cfg_attr(
-    all(feature = "std", target_os = "linux", target_arch = "aarch64"),
+    all(feature = "std", target_os = "linux", target_arch = "aarch64", target_endian = "little"),
     path = "load/aarch64.rs"
 )]
 #[cfg_attr(
     not(all(
         feature = "std",
         target_os = "linux",
+        target_endian = "little",
         any(target_arch = "x86_64", target_arch = "aarch64")
     )),
     path = "load/plain.rs"

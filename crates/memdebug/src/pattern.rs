@@ -16,19 +16,34 @@ pub(crate) const fn word(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// Bytes from which on the C library's `memset` beats stores written inline.
-const INLINE_FILL_BYTES: usize = 128;
+/// Most bytes that stores written inline fill faster than the C library's `memset`; most of an interpreter's requests
+/// are smaller.
+pub(crate) const INLINE_FILL_BYTES: usize = 128;
 
 /// Writes `byte` to the `len` bytes at `start`, and to the bytes up to eight where `len` is less.
-///
-/// Sizes up to 128 bytes are a few overlapping stores without a loop or a call; they are most of an interpreter's
-/// requests.
 ///
 /// # Safety
 ///
 /// 1. The `max(len, 8)` bytes at `start` are valid for writes.
 #[inline]
 pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
+    if len <= INLINE_FILL_BYTES {
+        // SAFETY: 1: duty 1; 2: tested.
+        unsafe { fill_small(start, byte, len) };
+    } else {
+        // SAFETY: duty 1.
+        unsafe { ptr::write_bytes(start, byte, len) };
+    }
+}
+
+/// [`fill_at_least_8`] by a few overlapping stores, without a loop or a call.
+///
+/// # Safety
+///
+/// 1. The `max(len, 8)` bytes at `start` are valid for writes.
+/// 2. `len` is at most [`INLINE_FILL_BYTES`].
+#[inline]
+pub(crate) unsafe fn fill_small(start: *mut u8, byte: u8, len: usize) {
     let half = word(byte);
     let full = [half; 2];
     if len <= 16 {
@@ -36,26 +51,22 @@ pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
         unsafe { start.cast::<u64>().write_unaligned(half) };
         let last = start.wrapping_add(len.saturating_sub(8));
         // SAFETY: duty 1: `last` is `start`, or 8 bytes before the end of `len` bytes.
-        unsafe { last.cast::<u64>().write_unaligned(half) };
-    } else if len <= INLINE_FILL_BYTES {
-        let end = start.wrapping_add(len);
-        let pair = |offset: usize| {
-            // SAFETY: duty 1: each caller below has `offset + 16 <= len`.
-            unsafe { start.wrapping_add(offset).cast::<[u64; 2]>().write_unaligned(full) };
-            // SAFETY: as above, counted from the end.
-            unsafe { end.wrapping_sub(offset + 16).cast::<[u64; 2]>().write_unaligned(full) };
-        };
-        pair(0);
-        if len > 32 {
-            pair(16);
-            if len > 64 {
-                pair(32);
-                pair(48);
-            }
+        return unsafe { last.cast::<u64>().write_unaligned(half) };
+    }
+    let end = start.wrapping_add(len);
+    let pair = |offset: usize| {
+        // SAFETY: duty 1: each caller below has `offset + 16 <= len`.
+        unsafe { start.wrapping_add(offset).cast::<[u64; 2]>().write_unaligned(full) };
+        // SAFETY: as above, counted from the end.
+        unsafe { end.wrapping_sub(offset + 16).cast::<[u64; 2]>().write_unaligned(full) };
+    };
+    pair(0);
+    if len > 32 {
+        pair(16);
+        if len > 64 {
+            pair(32);
+            pair(48);
         }
-    } else {
-        // SAFETY: duty 1.
-        unsafe { ptr::write_bytes(start, byte, len) };
     }
 }
 

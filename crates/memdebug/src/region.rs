@@ -156,9 +156,11 @@ mod tests {
         // SAFETY: the function takes any pointer.
         let made = unsafe { libc::pthread_create(to, &attributes, on_that_stack, block.cast()) };
         assert_eq!(made, 0);
+        // SAFETY: written by the call above.
+        let thread = unsafe { thread.assume_init() };
         let mut right = ptr::null_mut();
         // SAFETY: made above, and joined once.
-        assert_eq!(unsafe { libc::pthread_join(thread.assume_init(), &mut right) }, 0);
+        assert_eq!(unsafe { libc::pthread_join(thread, &mut right) }, 0);
         assert_eq!(right.addr(), 1);
         // SAFETY: not used again.
         unsafe { libc::pthread_attr_destroy(&mut attributes) };

@@ -13,18 +13,21 @@ use memdebug::{
 use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
 use crate::capi::{PyObject, TraceApi};
-use crate::gil::gil_held;
+use crate::gil;
 use crate::host::host;
 
-/// What the hooks get from a Python host.
-const HOOKS_HOST: HooksHost = HooksHost::new()
-    .with_thread_check(gil_held)
-    .with_handler(fatal)
-    .with_traceback(allocation_traceback);
+/// What the hooks get from a Python host; without one there is no thread rule.
+fn hooks_host() -> HooksHost {
+    let hooks_host = HooksHost::new().with_handler(fatal).with_traceback(allocation_traceback);
+    match host() {
+        Some(host) => hooks_host.with_thread_check(gil::thread_check(host)),
+        None => hooks_host,
+    }
+}
 
 /// The hooks' configuration in a Python host.
 pub(crate) fn config(options: Options) -> DebugConfig {
-    DebugConfig::new().with_host(HOOKS_HOST).with_options(options)
+    DebugConfig::new().with_host(hooks_host()).with_options(options)
 }
 
 /// Hooks over a free-threaded host's own record of `domain`, mem or obj.
@@ -42,10 +45,10 @@ pub(crate) fn hooks_over_hosts(
             // The collector finds every block that the host's heaps hold: one that is kept back would be an object to it.
             options.quarantine = None;
             options.guard = None;
-            (ApiId::Obj, HOOKS_HOST.with_debug_offset(unfilled_front))
+            (ApiId::Obj, hooks_host().with_debug_offset(unfilled_front))
         }
-        Domain::Mem => (ApiId::Mem, HOOKS_HOST),
-        Domain::Raw => (ApiId::Raw, HOOKS_HOST),
+        Domain::Mem => (ApiId::Mem, hooks_host()),
+        Domain::Raw => (ApiId::Raw, hooks_host()),
     };
     let hooks = DebugHooks::new(record, api).with_host(hooks_host).with_options(&options)?;
     Ok(AllocatorRecord::leak(hooks))
@@ -98,7 +101,7 @@ const TRACING_IS_OFF: core::ffi::c_int = -2;
 fn allocation_traceback(address: usize, frames: &mut dyn FrameSink) -> Tracing {
     static API: OnceLock<Option<TraceApi>> = OnceLock::new();
     let Some(api) = API.get_or_init(TraceApi::find) else { return Tracing::Off };
-    if !host().is_some_and(|host| host.is_initialized()) || !gil_held() {
+    if !host().is_some_and(|host| host.is_initialized()) || !gil::full_check() {
         return Tracing::Off;
     }
     // SAFETY: takes any numbers, from any thread that holds the GIL.

@@ -1,52 +1,90 @@
 //! Owns the question whether the calling thread holds the GIL, asked on every call of mem and obj in a debug configuration.
 //!
-//! The full answer is the host's `PyGILState_Check`. A thread keeps the thread state with which it last passed that check:
-//! as long as the host's current state is this one, the thread still holds the GIL, or another thread runs with the same
-//! state, or the state was deleted and a new one has its address. The last two break the host's own rules or need a thread
-//! that calls without the GIL just while its successor at that address runs; they are all that the short answer misses.
-//! A thread that has given the GIL up finds no current state, or another thread's, and is asked in full.
+//! The full answer is the host's `PyGILState_Check`, which is long: the check is a function pointer that the hooks call,
+//! and most answers are shorter.
+//!
+//! - Since 3.12 the current thread state is the calling thread's own: one that has any holds the GIL, or is attached
+//!   where there is none. A thread without one is asked in full.
+//! - Before, the current thread state is the process's. The thread that last passed the full check, and the state it had,
+//!   are kept in one word: as long as both are the same, that thread still holds the GIL, or another one runs with its
+//!   state, or at its address. Both break the host's rules, or need a call without the GIL just while a thread runs that was
+//!   started after the last check.
 
-use core::cell::Cell;
 use core::ptr;
-use std::sync::OnceLock;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
+
+use memdebug::ThreadCheck;
 
 use crate::capi::{PublicThreadStateApi, PyThreadState, ThreadStateApi};
-use crate::host::host;
+use crate::host::{Host, host};
+
+#[cfg_attr(target_arch = "x86_64", path = "this_thread/x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "this_thread/aarch64.rs")]
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    path = "this_thread/plain.rs"
+)]
+mod this_thread;
+
+/// The first minor version in which each thread has a current thread state of its own.
+const FIRST_WITH_OWN_STATE: u32 = 12;
 
 type Current = unsafe extern "C" fn() -> *mut PyThreadState;
 
-thread_local! {
-    /// The thread state with which this thread last passed the full check; null before.
-    static PASSED: Cell<*mut PyThreadState> = const { Cell::new(ptr::null_mut()) };
+/// A [`Current`]: the host's, and before [`thread_check`] one that knows no state.
+static CURRENT: AtomicPtr<()> = AtomicPtr::new(no_state as *mut ());
+
+unsafe extern "C" fn no_state() -> *mut PyThreadState {
+    ptr::null_mut()
 }
 
-/// Whether the calling thread may use mem and obj.
-pub(crate) fn gil_held() -> bool {
-    let Some(current) = current_function() else { return full_check() };
+/// The check for the threads of `host`.
+pub(crate) fn thread_check(host: &Host) -> ThreadCheck {
+    let found = PublicThreadStateApi::find()
+        .map(|api| api.current)
+        .or_else(|| ThreadStateApi::find().map(|api| api.current));
+    let Some(current) = found else { return full_check };
+    CURRENT.store(current as *mut (), Relaxed);
+    if host.minor >= FIRST_WITH_OWN_STATE { is_attached } else { is_last_that_passed }
+}
+
+/// The host's current thread state; null without one, and before [`thread_check`].
+#[inline]
+fn current() -> *mut PyThreadState {
+    // SAFETY: only functions of this type are stored.
+    let current: Current = unsafe { core::mem::transmute(CURRENT.load(Relaxed)) };
     // SAFETY: may be called at any time from any thread; it reads one pointer.
-    let current = unsafe { current() };
-    if !current.is_null() && PASSED.try_with(Cell::get) == Ok(current) {
+    unsafe { current() }
+}
+
+/// The check where each thread has its own state.
+fn is_attached() -> bool {
+    !current().is_null() || full_check()
+}
+
+/// The check where the state is the process's.
+fn is_last_that_passed() -> bool {
+    /// The last thread that passed and its state; 0 before.
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+    let state = current();
+    if state.is_null() {
+        return full_check();
+    }
+    // Addresses of states differ in their low 47 bits, and the turned ones of threads in their high bits.
+    let both = state.addr().wrapping_add(this_thread::id().rotate_left(usize::BITS / 2));
+    if PASSED.load(Relaxed) == both {
         return true;
     }
     let held = full_check();
     if held {
-        // A thread past its end is asked in full each time.
-        let _ = PASSED.try_with(|passed| passed.set(current));
+        PASSED.store(both, Relaxed);
     }
     held
 }
 
-fn current_function() -> Option<Current> {
-    static CURRENT: OnceLock<Option<Current>> = OnceLock::new();
-    *CURRENT.get_or_init(|| {
-        PublicThreadStateApi::find()
-            .map(|api| api.current)
-            .or_else(|| ThreadStateApi::find().map(|api| api.current))
-    })
-}
-
+/// Whether the calling thread may use mem and obj, by the host's own check.
 #[cold]
-fn full_check() -> bool {
+pub(crate) fn full_check() -> bool {
     // SAFETY: `PyGILState_Check` may be called at any time from any thread.
     host().is_none_or(|host| unsafe { (host.api.gil_check)() } != 0)
 }

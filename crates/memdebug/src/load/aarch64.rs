@@ -1,60 +1,53 @@
-//! Owns the reads of a block's header and guard before it is known to be a block: see `x86_64.rs`, its twin.
+//! Owns the check of a block's header and guard before it is known to be a block: see `x86_64.rs`, its twin.
 
 use core::arch::{asm, global_asm};
+
+use crate::block::TAIL_WORD;
 
 global_asm!(
     ".pushsection .text.memdebug_load,\"ax\",@progbits",
     ".p2align 4",
-    ".globl memdebug_0_1_load_pair",
-    ".hidden memdebug_0_1_load_pair",
-    ".type memdebug_0_1_load_pair,@function",
-    "memdebug_0_1_load_pair:",
+    ".globl memdebug_0_1_intact_size",
+    ".hidden memdebug_0_1_intact_size",
+    ".type memdebug_0_1_intact_size,@function",
+    "memdebug_0_1_intact_size:",
     ".cfi_startproc",
-    "ldp x0, x1, [x0]",
+    "ldp x2, x3, [x0, #-16]",
+    "cmp x3, x1",
+    "b.ne memdebug_0_1_not_intact",
+    "rev x2, x2",
+    "ldr x3, [x0, x2]",
+    "mov x4, #{tail}",
+    "cmp x3, x4",
+    "b.ne memdebug_0_1_not_intact",
+    "mov x0, x2",
     "ret",
-    ".cfi_endproc",
-    ".globl memdebug_0_1_load_word",
-    ".hidden memdebug_0_1_load_word",
-    ".type memdebug_0_1_load_word,@function",
-    "memdebug_0_1_load_word:",
-    ".cfi_startproc",
-    "ldr x0, [x0]",
-    ".globl memdebug_0_1_load_end",
-    ".hidden memdebug_0_1_load_end",
-    "memdebug_0_1_load_end:",
+    ".globl memdebug_0_1_not_intact",
+    ".hidden memdebug_0_1_not_intact",
+    "memdebug_0_1_not_intact:",
+    "mov x0, #-1",
     "ret",
     ".cfi_endproc",
     ".popsection",
+    tail = const TAIL_WORD,
 );
 
-#[repr(C)]
-struct Pair(u64, u64);
-
 unsafe extern "C" {
-    #[link_name = "memdebug_0_1_load_pair"]
-    fn load_pair(address: *const u8) -> Pair;
-    #[link_name = "memdebug_0_1_load_word"]
-    fn load_word(address: *const u8) -> u64;
-    #[link_name = "memdebug_0_1_load_end"]
-    fn load_end();
+    #[link_name = "memdebug_0_1_intact_size"]
+    fn checked_size(p: *const u8, id: u64) -> usize;
+    #[link_name = "memdebug_0_1_not_intact"]
+    fn not_intact();
 }
 
-/// The two words at `address`; zeros where it cannot be read and the fault handler is installed.
+/// The size of the block at `p` if the second word of its header is `id` and its guard is intact, else `usize::MAX`; so
+/// too where they cannot be read and the fault handler is installed.
 #[inline]
-pub(crate) fn header(address: *const u8) -> [u64; 2] {
-    // SAFETY: reads 16 bytes and touches nothing else; unreadable ones end in the fault handler.
-    let Pair(first, second) = unsafe { load_pair(address) };
-    [first, second]
+pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+    // SAFETY: reads 24 bytes and touches nothing else; unreadable ones end in the fault handler.
+    unsafe { checked_size(p, id) }
 }
 
-/// The word at `address`; zero where it cannot be read and the fault handler is installed.
-#[inline]
-pub(crate) fn word(address: *const u8) -> u64 {
-    // SAFETY: reads 8 bytes and touches nothing else; unreadable ones end in the fault handler.
-    unsafe { load_word(address) }
-}
-
-/// Makes a read of this module that faulted return zero; `false` if the fault came from elsewhere.
+/// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
 ///
 /// # Safety
 ///
@@ -63,13 +56,11 @@ pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
     // SAFETY: duty 1, and nothing else refers to it.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let machine = &mut context.uc_mcontext;
-    let start = (load_pair as *const ()).addr() as u64;
-    let end = (load_end as *const ()).addr() as u64;
+    let start = (checked_size as *const ()).addr() as u64;
+    let end = (not_intact as *const ()).addr() as u64;
     if !(start..end).contains(&machine.pc) {
         return false;
     }
-    machine.regs[0] = 0;
-    machine.regs[1] = 0;
     machine.pc = end;
     true
 }

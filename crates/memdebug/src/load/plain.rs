@@ -1,18 +1,21 @@
-//! Owns the reads of a block's header and guard before it is known to be a block.
+//! Owns the check of a block's header and guard before it is known to be a block.
 //! This twin reads them as they are: a pointer to nowhere faults here. See `x86_64.rs` for the other.
 
-/// The two words at `address`.
-#[inline]
-pub(crate) fn header(address: *const u8) -> [u64; 2] {
-    // SAFETY: a block's header; what a caller that breaks `free`'s contract passes is beyond this twin.
-    unsafe { address.cast::<[u64; 2]>().read_unaligned() }
-}
+use crate::block::{HEADER_BYTES, TAIL_WORD};
 
-/// The word at `address`.
+/// The size of the block at `p` if the second word of its header is `id` and its guard is intact, else `usize::MAX`.
 #[inline]
-pub(crate) fn word(address: *const u8) -> u64 {
+pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+    let header = p.wrapping_sub(HEADER_BYTES).cast::<[u64; 2]>();
+    // SAFETY: a block's header; what a caller that breaks `free`'s contract passes is beyond this twin.
+    let [size, found] = unsafe { header.read_unaligned() };
+    if found != id {
+        return usize::MAX;
+    }
+    let size = u64::from_be(size) as usize;
     // SAFETY: a block's guard; as above.
-    unsafe { address.cast::<u64>().read_unaligned() }
+    let tail = unsafe { p.wrapping_add(size).cast::<u64>().read_unaligned() };
+    if tail == TAIL_WORD { size } else { usize::MAX }
 }
 
 /// Resumes a read of this module that faulted: there is none that could.

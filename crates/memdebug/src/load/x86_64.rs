@@ -1,66 +1,56 @@
-//! Owns the reads of a block's header and guard before it is known to be a block.
+//! Owns the check of a block's header and guard before it is known to be a block.
 //!
-//! The pointer may be wild, and the size in a header may lead anywhere. The reads are two tiny functions in assembly,
-//! so that the fault handler knows their instructions by address: a fault in one of them ends as if zero had been read,
-//! which is no intact header and no intact guard. A good pointer pays a call and a return for this.
+//! The pointer may be wild, and the size in a header may lead anywhere. The check is one small function in assembly, so
+//! that the fault handler knows its reads by their address: a fault in one of them ends as if the block were not intact.
+//! A good pointer pays a call and a return for this.
 //! Twins: `aarch64.rs`, and `plain.rs` for other systems.
 
 use core::arch::{asm, global_asm};
 
+use crate::block::TAIL_WORD;
+
 global_asm!(
     ".pushsection .text.memdebug_load,\"ax\",@progbits",
     ".p2align 4",
-    ".globl memdebug_0_1_load_pair",
-    ".hidden memdebug_0_1_load_pair",
-    ".type memdebug_0_1_load_pair,@function",
-    "memdebug_0_1_load_pair:",
+    ".globl memdebug_0_1_intact_size",
+    ".hidden memdebug_0_1_intact_size",
+    ".type memdebug_0_1_intact_size,@function",
+    "memdebug_0_1_intact_size:",
     ".cfi_startproc",
-    "mov rax, [rdi]",
-    "mov rdx, [rdi + 8]",
+    "mov rax, [rdi - 16]",
+    "cmp [rdi - 8], rsi",
+    "jne memdebug_0_1_not_intact",
+    "bswap rax",
+    "movabs rcx, {tail}",
+    "cmp [rdi + rax], rcx",
+    "jne memdebug_0_1_not_intact",
     "ret",
-    ".cfi_endproc",
-    ".globl memdebug_0_1_load_word",
-    ".hidden memdebug_0_1_load_word",
-    ".type memdebug_0_1_load_word,@function",
-    "memdebug_0_1_load_word:",
-    ".cfi_startproc",
-    "mov rax, [rdi]",
-    ".globl memdebug_0_1_load_end",
-    ".hidden memdebug_0_1_load_end",
-    "memdebug_0_1_load_end:",
+    ".globl memdebug_0_1_not_intact",
+    ".hidden memdebug_0_1_not_intact",
+    "memdebug_0_1_not_intact:",
+    "mov rax, -1",
     "ret",
     ".cfi_endproc",
     ".popsection",
+    tail = const TAIL_WORD,
 );
 
-#[repr(C)]
-struct Pair(u64, u64);
-
 unsafe extern "C" {
-    #[link_name = "memdebug_0_1_load_pair"]
-    fn load_pair(address: *const u8) -> Pair;
-    #[link_name = "memdebug_0_1_load_word"]
-    fn load_word(address: *const u8) -> u64;
-    #[link_name = "memdebug_0_1_load_end"]
-    fn load_end();
+    #[link_name = "memdebug_0_1_intact_size"]
+    fn checked_size(p: *const u8, id: u64) -> usize;
+    #[link_name = "memdebug_0_1_not_intact"]
+    fn not_intact();
 }
 
-/// The two words at `address`; zeros where it cannot be read and the fault handler is installed.
+/// The size of the block at `p` if the second word of its header is `id` and its guard is intact, else `usize::MAX`; so
+/// too where they cannot be read and the fault handler is installed.
 #[inline]
-pub(crate) fn header(address: *const u8) -> [u64; 2] {
-    // SAFETY: reads 16 bytes and touches nothing else; unreadable ones end in the fault handler.
-    let Pair(first, second) = unsafe { load_pair(address) };
-    [first, second]
+pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+    // SAFETY: reads 24 bytes and touches nothing else; unreadable ones end in the fault handler.
+    unsafe { checked_size(p, id) }
 }
 
-/// The word at `address`; zero where it cannot be read and the fault handler is installed.
-#[inline]
-pub(crate) fn word(address: *const u8) -> u64 {
-    // SAFETY: reads 8 bytes and touches nothing else; unreadable ones end in the fault handler.
-    unsafe { load_word(address) }
-}
-
-/// Makes a read of this module that faulted return zero; `false` if the fault came from elsewhere.
+/// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
 ///
 /// # Safety
 ///
@@ -69,14 +59,12 @@ pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
     // SAFETY: duty 1, and nothing else refers to it.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let registers = &mut context.uc_mcontext.gregs;
-    let start = (load_pair as *const ()).addr();
-    let end = (load_end as *const ()).addr();
+    let start = (checked_size as *const ()).addr();
+    let end = (not_intact as *const ()).addr();
     let at = registers[libc::REG_RIP as usize] as usize;
     if !(start..end).contains(&at) {
         return false;
     }
-    registers[libc::REG_RAX as usize] = 0;
-    registers[libc::REG_RDX as usize] = 0;
     registers[libc::REG_RIP as usize] = end as i64;
     true
 }

@@ -119,8 +119,8 @@ fn forks_while_others_allocate() {
             // SAFETY: the child calls only the hooks and `_exit`.
             let child = unsafe { libc::fork() };
             if child == 0 {
-                // SAFETY: ends the child by a signal if it hangs.
-                unsafe { libc::alarm(5) };
+                // SAFETY: ends the child by a signal if it hangs; patient, as only a failing test waits for it.
+                unsafe { libc::alarm(60) };
                 for _ in 0..50 {
                     let p = hooks.malloc(50);
                     // SAFETY: live, and not used again.
