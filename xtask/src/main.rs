@@ -10,6 +10,7 @@ mod header;
 mod layers;
 mod loom;
 mod python;
+mod python_trace;
 mod regrtest;
 mod sanitize;
 mod tsan;

@@ -12,6 +12,8 @@ mod interpreters;
 
 pub(crate) use interpreters::Interpreter;
 
+use crate::python_trace;
+
 /// The exit status when there is no interpreter that can be served.
 const NO_INTERPRETER: u8 = 2;
 
@@ -30,6 +32,15 @@ pub(crate) struct Args {
     /// Print at exit what was served.
     #[arg(long)]
     stats: bool,
+    /// Write every call of the three domains into this file, as a trace that `cargo xtask bench --trace` replays.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Stop recording when the log of calls, 16 bytes each, has this size, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "trace")]
+    trace_limit: u64,
+    /// Draw the heap into this SVG file when the program is over, and whenever the process gets SIGUSR1.
+    #[arg(long, value_name = "FILE")]
+    heap_map: Option<PathBuf>,
     /// What the interpreter gets.
     #[arg(last = true, value_name = "ARGS")]
     arguments: Vec<String>,
@@ -55,7 +66,13 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if args.stats {
         command.env("PYMEM_STATS", "1");
     }
+    if let Some(path) = args.heap_map {
+        command.env("PYMEM_HEAP_MAP", path);
+    }
     command.args(args.arguments);
+    if let Some(trace) = args.trace {
+        return python_trace::run(command, &trace, args.trace_limit);
+    }
     // The interpreter takes this process's place: its exit status, or the signal that ends it, is ours.
     Err(command.exec()).with_context(|| format!("{} does not start", interpreter.path.display()))
 }

@@ -89,11 +89,7 @@ pub unsafe extern "C" fn pymem_get_allocator(domain: c_int, out: *mut PyMemAlloc
 #[unsafe(no_mangle)]
 pub extern "C" fn pymem_allocated_blocks() -> usize {
     let Some(service) = service::installed() else { return 0 };
-    if service.serves_all() {
-        service.domains.allocated_blocks().unwrap_or(usize::MAX)
-    } else {
-        usize::MAX
-    }
+    if service.serves_all() { service.allocated_blocks().unwrap_or(usize::MAX) } else { usize::MAX }
 }
 
 /// Gives memory that holds no live block back to the system; returns how many bytes, 0 where nothing is installed.
@@ -102,8 +98,7 @@ pub extern "C" fn pymem_allocated_blocks() -> usize {
 /// empty pages. The calling thread must hold the GIL, where there is one.
 #[unsafe(no_mangle)]
 pub extern "C" fn pymem_release(level: c_int) -> usize {
-    service::installed()
-        .map_or(0, |service| service.domains.release(ReleaseLevel::from_number(level)))
+    service::installed().map_or(0, |service| service.release(ReleaseLevel::from_number(level)))
 }
 
 /// Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.

@@ -21,6 +21,21 @@ pub(crate) struct PyThreadState {
     _opaque: [u8; 0],
 }
 
+/// A function for the interpreter to make an object of.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct PyMethodDef {
+    pub(crate) name: *const c_char,
+    pub(crate) function: unsafe extern "C" fn(*mut PyObject, *mut PyObject) -> *mut PyObject,
+    pub(crate) flags: c_int,
+    pub(crate) doc: *const c_char,
+}
+
+impl PyMethodDef {
+    /// The flag of a function without arguments.
+    pub(crate) const NO_ARGUMENTS: c_int = 4;
+}
+
 /// Functions of the interpreter, looked up by their C names. `find` gives `None` where one is missing.
 macro_rules! functions {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $symbol:literal: $type:ty,)* }) => {
@@ -89,6 +104,23 @@ functions! {
         unicode_as_utf8 = c"PyUnicode_AsUTF8AndSize":
             unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
         long_as_long = c"PyLong_AsLong": unsafe extern "C" fn(*mut PyObject) -> c_long,
+        clear_error = c"PyErr_Clear": unsafe extern "C" fn(),
+    }
+}
+
+functions! {
+    /// The functions by which a function of ours is called when the program is over.
+    AtExitApi {
+        add_pending_call = c"Py_AddPendingCall":
+            unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void) -> c_int, *mut c_void) -> c_int,
+        import_module = c"PyImport_ImportModule":
+            unsafe extern "C" fn(*const c_char) -> *mut PyObject,
+        new_function = c"PyCFunction_NewEx":
+            unsafe extern "C" fn(*mut PyMethodDef, *mut PyObject, *mut PyObject) -> *mut PyObject,
+        call_method = c"PyObject_CallMethod":
+            unsafe extern "C" fn(*mut PyObject, *const c_char, *const c_char, ...) -> *mut PyObject,
+        build_value = c"Py_BuildValue": unsafe extern "C" fn(*const c_char, ...) -> *mut PyObject,
+        dec_ref = c"Py_DecRef": unsafe extern "C" fn(*mut PyObject),
         clear_error = c"PyErr_Clear": unsafe extern "C" fn(),
     }
 }

@@ -10,7 +10,7 @@ use crate::command_line::CommandLine;
 use crate::environment;
 use crate::exit;
 use crate::host::{Host, host};
-use crate::options::{self, Choice};
+use crate::options::{self, Choice, Requests};
 use crate::service;
 
 // The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.
@@ -65,17 +65,17 @@ pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(
     let options =
         unsafe { options::debug_options() }.map_err(|error| format!("PYMEM_DEBUG: {error}"))?;
     // SAFETY: 1: by duty 1.
-    let count = unsafe { options::take_stats_request() };
+    let requests = unsafe { Requests::take() }?;
     // SAFETY: 1: by duty 1.
     unsafe { environment::hide_pythonmalloc() };
     // SAFETY: 1: by duty 1.
-    let result = unsafe { service::install(host, name, options, count) };
+    let result = unsafe { service::install(host, name, options, &requests) };
     if let Err(error) = result {
         // SAFETY: 1: by duty 1.
         unsafe { environment::restore() };
         return Err(error.to_string());
     }
-    if count {
+    if requests.stats {
         exit::report_at_exit();
     }
     Ok(())
@@ -131,7 +131,7 @@ unsafe fn is_preloaded() -> bool {
 }
 
 /// Writes one line to stderr.
-fn say(message: &str) {
+pub(crate) fn say(message: &str) {
     // Nobody is left to tell when stderr is closed.
     let _ = writeln!(std::io::stderr(), "pymem-preload: {message}");
 }

@@ -6,8 +6,15 @@
 //! | `PYTHONMALLOC` | a configuration, by CPython's names |
 //! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations |
 //! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
+//! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
+//! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
+//! | `PYMEM_HEAP_MAP` | a file that gets a picture of the heap, at exit and on SIGUSR1 |
 //!
-//! `PYMEM_STATS` is taken out of the environment: it speaks of one process, not of its children.
+//! All but the first two are taken out of the environment: they speak of one process, not of its children.
+
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use memdebug::{Options as DebugOptions, ParseOptionsError};
 use pymem_domains::{AllocatorName, Preconfig, Profile};
@@ -71,18 +78,72 @@ pub(crate) unsafe fn debug_options() -> Result<DebugOptions, ParseOptionsError> 
     String::from_utf8_lossy(value.unwrap_or_default()).parse()
 }
 
-/// Whether a report at exit is asked for. The first call takes the request out of the environment.
+/// Bytes at which a call log stops growing, unless the environment says otherwise: 256 million calls.
+const TRACE_LIMIT: u64 = 4 << 30;
+
+/// What is asked for of this process besides a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Requests {
+    /// A report at exit.
+    pub(crate) stats: bool,
+    /// A log of every call.
+    pub(crate) trace: Option<TraceRequest>,
+    /// A picture of the heap.
+    pub(crate) heap_map: Option<PathBuf>,
+}
+
+/// A log of every call, where and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TraceRequest {
+    pub(crate) path: PathBuf,
+    pub(crate) max_bytes: u64,
+}
+
+impl Requests {
+    /// What the environment asks for; the first call takes the requests out of it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence about a value that is none.
+    ///
+    /// # Safety
+    ///
+    /// 1. No other thread uses the environment.
+    pub(crate) unsafe fn take() -> Result<Self, String> {
+        // SAFETY: 1: by duty 1.
+        let limit = unsafe { take(c"PYMEM_TRACE_LIMIT") };
+        let max_bytes = limit.map_or(Ok(TRACE_LIMIT), parse_limit)?;
+        let path = |value: &[u8]| Path::new(OsStr::from_bytes(value)).to_owned();
+        // SAFETY: 1: by duty 1.
+        let trace = unsafe { take(c"PYMEM_TRACE") };
+        // SAFETY: 1: by duty 1.
+        let heap_map = unsafe { take(c"PYMEM_HEAP_MAP") };
+        // SAFETY: 1: by duty 1.
+        let stats = unsafe { take(c"PYMEM_STATS") };
+        Ok(Self {
+            stats: stats.is_some(),
+            trace: trace.map(|value| TraceRequest { path: path(value), max_bytes }),
+            heap_map: heap_map.map(path),
+        })
+    }
+}
+
+/// The value of a variable, which is taken out of the environment; `None` when it is empty or not set.
 ///
 /// # Safety
 ///
 /// 1. No other thread uses the environment.
-pub(crate) unsafe fn take_stats_request() -> bool {
+unsafe fn take(name: &CStr) -> Option<&'static [u8]> {
     // SAFETY: by duty 1.
-    let asked =
-        unsafe { environment::value(c"PYMEM_STATS") }.is_some_and(|value| !value.is_empty());
+    let value = unsafe { environment::value(name) };
     // SAFETY: by duty 1.
-    unsafe { environment::remove(c"PYMEM_STATS") };
-    asked
+    unsafe { environment::remove(name) };
+    value.filter(|value| !value.is_empty())
+}
+
+fn parse_limit(value: &[u8]) -> Result<u64, String> {
+    let text = String::from_utf8_lossy(value);
+    text.parse().map_err(|_| format!("PYMEM_TRACE_LIMIT: `{text}` is no number of bytes"))
 }
 
 #[cfg(test)]
@@ -90,6 +151,14 @@ mod tests {
     use pymem_domains::{AllocatorName as N, Build, Profile, Version};
 
     use super::Choice::{self, Serve, StepAside};
+    use super::parse_limit;
+
+    #[test]
+    fn limits() {
+        assert_eq!(parse_limit(b"1048576"), Ok(1 << 20));
+        let message = "PYMEM_TRACE_LIMIT: `1M` is no number of bytes";
+        assert_eq!(parse_limit(b"1M"), Err(String::from(message)));
+    }
 
     #[test]
     fn choices() {

@@ -51,7 +51,7 @@ fn write_text(out: &mut String, service: &Service) -> fmt::Result {
             live.peak_bytes
         )?;
     }
-    if let Some(pools) = service.domains.stats().pymalloc.filter(|_| service.serves_all()) {
+    if let Some(pools) = service.pool_stats().filter(|_| service.serves_all()) {
         writeln!(
             out,
             "arenas: {} now, {} at most, {} in all",
@@ -66,11 +66,13 @@ pub(crate) fn json() -> Option<String> {
     let Some(service) = service::installed() else {
         return Some(json!({ "installed": false }).to_string());
     };
+    let mut stats = service.domains.stats();
+    stats.pymalloc = service.pool_stats();
     let mut report = json!({
         "installed": true,
         "serves": service.describe(),
         "python": host().map(|host| format!("3.{}", host.minor)),
-        "stats": serde_json::to_value(service.domains.stats()).ok()?,
+        "stats": serde_json::to_value(stats).ok()?,
     });
     if service.counts {
         report["calls"] = Domain::ALL

@@ -3,6 +3,8 @@
 mod codec;
 mod flawed;
 mod generate;
+#[cfg(target_os = "linux")]
+mod log;
 mod record;
 mod replay;
 mod shadow;

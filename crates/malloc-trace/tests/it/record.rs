@@ -226,7 +226,8 @@ fn the_sink_may_allocate_from_the_recorded_allocator() {
     run(&ops, recorder).expect("a correct allocator");
     INSIDE.set(None);
     let recorded = recording.finish().expect("a sink");
-    assert!(recorded.dropped >= 6, "three buffers were written: {recorded:?}");
+    assert!(recorded.written >= 3 * 8192, "three buffers were written: {recorded:?}");
+    assert_eq!(recorded.dropped, 0, "what the sink asks for is no call of the program");
     let trace = decode(&file.bytes()[..]).expect("a trace");
     assert!(trace.ops.iter().all(|op| op.size() <= 100));
     run(&trace.ops, &LibcMalloc).expect("a correct allocator");

@@ -68,6 +68,9 @@ pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
         "PYTHONTRACEMALLOC",
         "PYMEM_DEBUG",
         "PYMEM_STATS",
+        "PYMEM_TRACE",
+        "PYMEM_TRACE_LIMIT",
+        "PYMEM_HEAP_MAP",
     ] {
         command.env_remove(name);
     }

@@ -1,0 +1,421 @@
+//! Owns the bytes of a call log, and [`LogReader`], which makes them the events of a trace.
+//!
+//! A log holds addresses where a trace has slots, so that a program that is recorded keeps no table of its blocks. All
+//! numbers are little-endian. A head of one page, then one record a call, and zeros to the end of the file:
+//!
+//! ```text
+//! head, 4096 bytes
+//!      0               8               16              24              32                      4096
+//!      +---------------+---------------+---------------+---------------+-----------------------+
+//!      | "PYMLOG01"    | u64 dropped   | u64 stopped   | u64 threads   | zeros                 |
+//!      +---------------+---------------+---------------+---------------+-----------------------+
+//!        dropped: calls after the recording stopped         threads: how many were seen
+//!        stopped: 0 not before the program, 1 the limit, 2 + n the system's error n
+//!
+//! record, 16 bytes; one that begins with zeros is the end
+//!      0               8               16
+//!      +---------------+---------------+
+//!      | u64 block     | u64 call      |
+//!      +---------------+---------------+
+//!              |               +------ bits  0-1   domain: 0 raw, 1 mem, 2 obj
+//!              |                       bits  2-17  thread, numbered as first seen
+//!              |                       bits 18-63  size in bytes, saturating
+//!              +---------------------- bits  0-3   kind, below
+//!                                      bits  4-63  address
+//! ```
+//!
+//! | kind | is told | of |
+//! | --- | --- | --- |
+//! | 1, 2, 3 | after the call | a block of `malloc`, of `calloc`, of `realloc` of no block |
+//! | 4 | before the call | the block that `free` gives up |
+//! | 5 | before the call | the block that `realloc` resizes |
+//! | 6 | after the call | where the same thread's block of kind 5 is now |
+//! | 7 | after the call | the same thread's block of kind 5, which is what it was |
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{self, Read};
+use std::ptr::NonNull;
+
+use crate::op::{DOMAINS, Event, Op, OpKind};
+
+pub(crate) const HEAD_BYTES: usize = 4096;
+pub(crate) const RECORD_BYTES: usize = 16;
+pub(crate) const MAGIC: [u8; 8] = *b"PYMLOG01";
+/// Where the words of the head are, in words.
+pub(crate) const DROPPED_WORD: usize = 1;
+pub(crate) const STOPPED_WORD: usize = 2;
+pub(crate) const THREADS_WORD: usize = 3;
+/// Why a recording stopped: it reached its limit.
+pub(crate) const LIMIT: u64 = 1;
+/// The same, to which the system's error number is added.
+pub(crate) const SYSTEM: u64 = 2;
+
+const SIZE_BITS: u32 = 46;
+
+/// What a record tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    Malloc = 1,
+    Calloc = 2,
+    ReallocOfNone = 3,
+    Free = 4,
+    Moving = 5,
+    Moved = 6,
+    NotMoved = 7,
+}
+
+impl Told {
+    const ALL: [Self; 7] = [
+        Self::Malloc,
+        Self::Calloc,
+        Self::ReallocOfNone,
+        Self::Free,
+        Self::Moving,
+        Self::Moved,
+        Self::NotMoved,
+    ];
+
+    pub(crate) const fn made_by(kind: OpKind) -> Self {
+        match kind {
+            OpKind::Calloc => Self::Calloc,
+            OpKind::Realloc => Self::ReallocOfNone,
+            OpKind::Malloc | OpKind::Free => Self::Malloc,
+        }
+    }
+}
+
+/// The two words of a record.
+#[inline]
+pub(crate) fn record(
+    told: Told,
+    block: NonNull<u8>,
+    domain: u8,
+    thread: u16,
+    size: usize,
+) -> [u64; 2] {
+    let size = (size as u64).min((1 << SIZE_BITS) - 1);
+    [
+        (block.addr().get() as u64) << 4 | told as u64,
+        size << 18 | u64::from(thread) << 2 | u64::from(domain),
+    ]
+}
+
+/// Why a call log cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The file does not begin with the magic.
+    #[error("not a call log: it begins with {found:02x?}; expected \"PYMLOG01\"")]
+    BadMagic {
+        /// The first 8 bytes.
+        found: [u8; 8],
+    },
+    /// The file ends within its head.
+    #[error("the call log ends within its head; expected {HEAD_BYTES} bytes or more")]
+    TruncatedHead,
+    /// A record is none of the kinds that there are, or of no domain.
+    #[error("record {index} is {words:#x?}; expected a kind of 1 to 7 and a domain of 0 to 2")]
+    BadRecord {
+        /// The record's index, from 0.
+        index: u64,
+        /// Its words.
+        words: [u64; 2],
+    },
+    /// More blocks live at one time than a trace has slots.
+    #[error("more than {} blocks live at one time; a trace has no slots for them", u32::MAX)]
+    TooManyBlocks,
+    /// The file itself failed.
+    #[error("the call log could not be read")]
+    Io(#[from] io::Error),
+}
+
+/// What the head of a call log says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogHead {
+    /// Calls that were made after the recording had stopped.
+    pub dropped: u64,
+    /// Whether it stopped because the log had reached its limit.
+    pub reached_limit: bool,
+    /// The system's error number, if it stopped because the file could not grow.
+    pub system_error: Option<i32>,
+    /// How many threads made calls, at most 65,535.
+    pub threads: u16,
+}
+
+/// Records of a log that are no events of its trace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unread {
+    /// Frees and reallocs of blocks that the log did not see made.
+    pub unknown_blocks: u64,
+    /// Blocks whose end the log did not see, known by another block at their address. The trace frees them there.
+    pub unseen_frees: u64,
+}
+
+/// Reads a call log as a stream of events, whose times are 0.
+///
+/// Its memory is that of a table of the blocks that live at one time. It reads records in small pieces: give it a
+/// `BufReader`. A log whose writer died is complete up to that moment. After an error the iterator ends.
+///
+/// # Examples
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::BufReader;
+///
+/// use malloc_api::{LibcMalloc, Malloc};
+/// use malloc_trace::{CallLog, LogReader, Op, Recorder};
+///
+/// let path = std::env::temp_dir().join(format!("calls-{}.log", std::process::id()));
+/// let log = CallLog::create(&path, 1 << 24)?;
+/// let obj = Recorder::new(LibcMalloc, 2, &log);
+/// let block = obj.malloc(24);
+/// // SAFETY: (1) `block` is live and (2) not used afterwards.
+/// unsafe { obj.free(block) };
+///
+/// let events: Result<Vec<_>, _> = LogReader::new(BufReader::new(File::open(&path)?))?.collect();
+/// let ops: Vec<Op> = events?.iter().map(|event| event.op).collect();
+/// assert_eq!(ops, [Op::malloc(0, 2, 24), Op::free(0, 2)]);
+/// # std::fs::remove_file(path)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct LogReader<R> {
+    source: R,
+    head: LogHead,
+    read: u64,
+    slots: Slots,
+    /// The slot of each thread's block that is being resized; `None` for a block that is unknown.
+    moving: HashMap<u16, Option<u32>>,
+    unread: Unread,
+    /// The second of two events of one record.
+    next: Option<Event>,
+    ended: bool,
+}
+
+impl<R: Read> LogReader<R> {
+    /// Reads and checks the head.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::BadMagic`], [`TruncatedHead`](LogError::TruncatedHead) or [`Io`](LogError::Io).
+    pub fn new(mut source: R) -> Result<Self, LogError> {
+        let mut bytes = [0; HEAD_BYTES];
+        let found = fill(&mut source, &mut bytes)?;
+        if found >= MAGIC.len() && bytes[..MAGIC.len()] != MAGIC {
+            return Err(LogError::BadMagic { found: word(&bytes, 0).to_le_bytes() });
+        }
+        if found < HEAD_BYTES {
+            return Err(LogError::TruncatedHead);
+        }
+        let stopped = word(&bytes, STOPPED_WORD);
+        let head = LogHead {
+            dropped: word(&bytes, DROPPED_WORD),
+            reached_limit: stopped == LIMIT,
+            system_error: stopped.checked_sub(SYSTEM).and_then(|number| number.try_into().ok()),
+            threads: word(&bytes, THREADS_WORD).try_into().unwrap_or(u16::MAX),
+        };
+        Ok(Self {
+            source,
+            head,
+            read: 0,
+            slots: Slots::default(),
+            moving: HashMap::new(),
+            unread: Unread::default(),
+            next: None,
+            ended: false,
+        })
+    }
+
+    /// What the head says.
+    pub const fn head(&self) -> LogHead {
+        self.head
+    }
+
+    /// What was no event so far.
+    pub const fn unread(&self) -> Unread {
+        self.unread
+    }
+
+    /// The next event; `None` at the end.
+    fn read_event(&mut self) -> Result<Option<Event>, LogError> {
+        if let Some(event) = self.next.take() {
+            return Ok(Some(event));
+        }
+        loop {
+            let mut bytes = [0; RECORD_BYTES];
+            let whole = fill(&mut self.source, &mut bytes)? == RECORD_BYTES;
+            let words = [word(&bytes, 0), word(&bytes, 1)];
+            if !whole || words[0] == 0 {
+                return Ok(None);
+            }
+            let bad = LogError::BadRecord { index: self.read, words };
+            let [block, call] = words;
+            let kind = usize::try_from(block & 15).unwrap_or(0);
+            let told = kind.checked_sub(1).and_then(|index| Told::ALL.get(index));
+            let (Some(&told), true) = (told, (call & 3) < DOMAINS as u64) else { return Err(bad) };
+            self.read += 1;
+            if let Some(event) = self.follow(told, block >> 4, call)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    /// What a record is an event of, if of any.
+    fn follow(&mut self, told: Told, block: u64, call: u64) -> Result<Option<Event>, LogError> {
+        let (domain, thread) = ((call & 3) as u8, (call >> 2) as u16);
+        let size = usize::try_from(call >> 18).unwrap_or(usize::MAX);
+        let event = |op| Event { op, thread, nanos: 0 };
+        let op = match told {
+            Told::Malloc | Told::Calloc | Told::ReallocOfNone => {
+                let kind = match told {
+                    Told::Calloc => OpKind::Calloc,
+                    Told::ReallocOfNone => OpKind::Realloc,
+                    _ => OpKind::Malloc,
+                };
+                let (slot, ended) = self.slots.insert(block)?;
+                let op = Op::new(kind, slot, domain, size);
+                if ended {
+                    self.unread.unseen_frees += 1;
+                    self.next = Some(event(op));
+                    Some(Op::free(slot, domain))
+                } else {
+                    Some(op)
+                }
+            }
+            Told::Free => {
+                let slot = self.slots.take(block);
+                self.unread.unknown_blocks += u64::from(slot.is_none());
+                slot.map(|slot| {
+                    self.slots.release(slot);
+                    Op::free(slot, domain)
+                })
+            }
+            Told::Moving => {
+                let slot = self.slots.take(block);
+                self.unread.unknown_blocks += u64::from(slot.is_none());
+                if let Some(Some(lost)) = self.moving.insert(thread, slot) {
+                    // The thread never told how its last call went: it may have been ended in it.
+                    self.slots.release(lost);
+                }
+                None
+            }
+            Told::Moved | Told::NotMoved => match self.moving.remove(&thread).flatten() {
+                Some(slot) => {
+                    let ended = self.slots.put(block, slot);
+                    let op = (told == Told::Moved).then(|| Op::realloc(slot, domain, size));
+                    match ended {
+                        Some(ended) => {
+                            self.unread.unseen_frees += 1;
+                            self.next = op.map(event);
+                            Some(Op::free(ended, domain))
+                        }
+                        None => op,
+                    }
+                }
+                None => None,
+            },
+        };
+        Ok(op.map(event))
+    }
+}
+
+impl<R: Read> Iterator for LogReader<R> {
+    type Item = Result<Event, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let event = self.read_event().transpose();
+        self.ended = !matches!(event, Some(Ok(_)));
+        event
+    }
+}
+
+/// Which slot stands for which address.
+#[derive(Debug, Default)]
+struct Slots {
+    live: HashMap<u64, u32, BuildHasherDefault<AddressHasher>>,
+    free: Vec<u32>,
+    used: u32,
+}
+
+impl Slots {
+    /// A slot for an address, and whether it is that of a block which must have ended there.
+    fn insert(&mut self, address: u64) -> Result<(u32, bool), LogError> {
+        if let Some(&slot) = self.live.get(&address) {
+            return Ok((slot, true));
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.used < u32::MAX => {
+                self.used += 1;
+                self.used - 1
+            }
+            None => return Err(LogError::TooManyBlocks),
+        };
+        self.live.insert(address, slot);
+        Ok((slot, false))
+    }
+
+    /// Forgets an address and gives its slot, which stays taken.
+    fn take(&mut self, address: u64) -> Option<u32> {
+        self.live.remove(&address)
+    }
+
+    /// Gives an address a slot that was taken; returns that of a block which must have ended there, and is free now.
+    fn put(&mut self, address: u64, slot: u32) -> Option<u32> {
+        let ended = self.live.insert(address, slot)?;
+        self.free.push(ended);
+        Some(ended)
+    }
+
+    fn release(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+}
+
+/// Fibonacci hashing: the product's high bits depend on all bits of the address.
+#[derive(Debug, Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        // The table takes its index from the low bits and its tag from the high ones.
+        self.0.rotate_left(32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(self.0 ^ u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, address: u64) {
+        self.0 = address.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// The word at `index`, in words.
+fn word(bytes: &[u8], index: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Fills `bytes` as far as the source goes and says how far that was.
+fn fill(source: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match source.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

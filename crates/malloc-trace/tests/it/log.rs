@@ -1,0 +1,239 @@
+//! A call log becomes the trace of the program that ran, however that ended.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+
+use malloc_api::testing::{FailAfter, conformance};
+use malloc_api::{LibcMalloc, Malloc};
+use malloc_trace::{
+    CallLog, Event, Journal, LogError, LogHead, LogReader, Op, OpKind, Recorder, Replay,
+    ThreadedReplay, Trace, Unread, generate, run,
+};
+use rstest::rstest;
+
+const HEAD_BYTES: u64 = 4096;
+const WINDOW_BYTES: u64 = 1 << 20;
+const NO_LIMIT: u64 = u64::MAX;
+
+/// A file in the folder for tests, gone with the test.
+struct LogFile(PathBuf);
+
+impl LogFile {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("pymem-{}-{name}.log", std::process::id())))
+    }
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// What a log says.
+struct Read {
+    events: Vec<Event>,
+    head: LogHead,
+    unread: Unread,
+}
+
+impl Read {
+    fn ops(&self) -> Vec<Op> {
+        self.events.iter().map(|event| event.op).collect()
+    }
+}
+
+fn read(path: &Path) -> Read {
+    let file = BufReader::new(File::open(path).expect("a file"));
+    let mut reader = LogReader::new(file).expect("a head");
+    let events = reader.by_ref().map(|event| event.expect("an event")).collect();
+    Read { events, head: reader.head(), unread: reader.unread() }
+}
+
+fn logged(name: &str, max_bytes: u64, ops: &[Op]) -> Read {
+    let file = LogFile::new(name);
+    let log = CallLog::create(&file.0, max_bytes).expect("a file");
+    run(ops, &Recorder::new(LibcMalloc, 1, &log)).expect("a correct allocator");
+    read(&file.0)
+}
+
+#[test]
+fn a_recorder_of_a_log_conforms() {
+    let file = LogFile::new("conforms");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    conformance(&Recorder::new(LibcMalloc, 0, &log));
+}
+
+/// A log that is longer than a window holds the program, in the slots that a recording gives it.
+#[rstest]
+fn a_log_is_the_program_that_ran(#[values(1, 2)] seed: u64) {
+    let once = logged(&format!("once-{seed}"), NO_LIMIT, &generate::random(seed, 100_000, 3000));
+    assert!(once.events.len() > 100_000, "more than a window");
+    assert_eq!(once.unread, Unread::default());
+    assert_eq!(
+        (once.head.dropped, once.head.reached_limit, once.head.system_error),
+        (0, false, None)
+    );
+    let twice = logged(&format!("twice-{seed}"), NO_LIMIT, &once.ops());
+    assert_eq!(once.ops(), twice.ops());
+    let summary = run(&once.ops(), &LibcMalloc).expect("a correct allocator");
+    assert_eq!((summary.failed, summary.live_blocks), (0, 0));
+}
+
+#[test]
+fn sizes_domains_and_kinds_are_kept() {
+    let ops = [
+        Op::malloc(0, 1, 24),
+        Op::calloc(1, 1, 0),
+        Op::realloc(0, 1, 500),
+        Op::realloc(2, 1, 7),
+        Op::free(0, 1),
+        Op::malloc(0, 1, 100_000),
+    ];
+    let read = logged("kinds", NO_LIMIT, &ops);
+    assert_eq!(read.ops()[..6], ops);
+    assert_eq!(Trace::new(read.ops()).slots, 3);
+}
+
+#[test]
+fn failures_are_not_logged_and_lose_no_block() {
+    let file = LogFile::new("failures");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let failing = FailAfter::new(LibcMalloc, 1);
+    let recorder = Recorder::new(&failing, 2, &log);
+    let block = recorder.malloc(10);
+    assert!(recorder.malloc(10).is_none() && recorder.calloc(1, 10).is_none());
+    // SAFETY: (1) `None` is allowed and `block` is live; (2) a failure leaves the block.
+    assert!(unsafe { recorder.realloc(None, 10) }.is_none());
+    // SAFETY: as above.
+    assert!(unsafe { recorder.realloc(block, 20) }.is_none());
+    failing.disarm();
+    // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
+    let block = unsafe { recorder.realloc(block, 30) };
+    // SAFETY: (1) the block is live; (2) it is not used afterwards.
+    unsafe { recorder.free(block) };
+    let expected = [Op::malloc(0, 2, 10), Op::realloc(0, 2, 30), Op::free(0, 2)];
+    assert_eq!(read(&file.0).ops(), expected);
+}
+
+/// An allocator whose large blocks come from another recorded one: only the call of the program is logged.
+#[test]
+fn nested_calls_are_logged_once() {
+    let file = LogFile::new("nested");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let obj = Recorder::new(Recorder::new(LibcMalloc, 0, &log), 2, &log);
+    let block = obj.malloc(100);
+    // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
+    let block = unsafe { obj.realloc(block, 200) };
+    // SAFETY: (1) the block is live; (2) it is not used afterwards.
+    unsafe { obj.free(block) };
+    let expected = [Op::malloc(0, 2, 100), Op::realloc(0, 2, 200), Op::free(0, 2)];
+    assert_eq!(read(&file.0).ops(), expected);
+}
+
+#[test]
+fn a_log_stops_at_its_limit_and_counts_the_rest() {
+    let ops: Vec<Op> = (0..100_000).map(|slot| Op::malloc(slot, 0, 8)).collect();
+    let read = logged("limit", HEAD_BYTES + WINDOW_BYTES, &ops);
+    let held = (WINDOW_BYTES / 16) as usize;
+    assert_eq!(read.events.len(), held);
+    assert!(read.head.reached_limit);
+    assert_eq!(read.head.dropped as usize, 2 * ops.len() - held);
+}
+
+#[test]
+fn a_file_that_is_gone_stops_the_log_and_not_the_program() {
+    let file = LogFile::new("gone");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let recorder = Recorder::new(LibcMalloc, 0, &log);
+    fs::remove_file(&file.0).expect("it was there");
+    fs::write(&file.0, "another file").expect("a writable folder");
+    run(&generate::random(1, 1000, 100), &recorder).expect("a correct allocator");
+    assert!(log.dropped() >= 1000);
+    assert_eq!(fs::read(&file.0).expect("the other file"), b"another file");
+}
+
+#[test]
+fn after_abandon_calls_are_only_served() {
+    let file = LogFile::new("abandon");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let recorder = Recorder::new(LibcMalloc, 0, &log);
+    let block = recorder.malloc(10);
+    log.abandon();
+    // SAFETY: (1) the block is live; (2) it is not used afterwards.
+    unsafe { recorder.free(block) };
+    assert_eq!((read(&file.0).ops(), log.dropped()), (vec![Op::malloc(0, 0, 10)], 0));
+}
+
+/// A block from before is unknown; one that was given up unseen ends where its address is handed out again.
+#[test]
+fn what_was_not_seen_is_counted_and_still_replays() {
+    let file = LogFile::new("unseen");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let [first, second] = [0x1000, 0x2000].map(|address| {
+        NonNull::new(std::ptr::without_provenance_mut::<u8>(address)).expect("not null")
+    });
+    log.freed(0, first);
+    log.moving(0, first);
+    log.moved((), 0, second, Some(5));
+    log.made(OpKind::Malloc, 0, first, 10);
+    log.made(OpKind::Calloc, 0, first, 20);
+    log.made(OpKind::Malloc, 0, second, 30);
+    log.moving(0, first);
+    log.moved((), 0, second, Some(40));
+    let read = read(&file.0);
+    let expected = [
+        Op::malloc(0, 0, 10),
+        Op::free(0, 0),
+        Op::calloc(0, 0, 20),
+        Op::malloc(1, 0, 30),
+        Op::free(1, 0),
+        Op::realloc(0, 0, 40),
+    ];
+    assert_eq!(read.ops(), expected);
+    assert_eq!((read.unread.unknown_blocks, read.unread.unseen_frees), (2, 2));
+    run(&read.ops(), &LibcMalloc).expect("a correct allocator");
+}
+
+/// Blocks that wander between threads: the order of the log is one in which the calls can be made.
+#[test]
+fn threads_are_logged_in_an_order_that_replays() {
+    let file = LogFile::new("threads");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let recorder = Recorder::new(LibcMalloc, 2, &log);
+    let load = ThreadedReplay::new(&generate::mstress(1, 4, 40_000));
+    load.pass([&recorder; 3]).expect("memory");
+    let read = read(&file.0);
+    assert_eq!(read.unread, Unread::default());
+    let mut threads: Vec<u16> = read.events.iter().map(|event| event.thread).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    assert!((4..=5).contains(&threads.len()), "four threads and the one that frees the rest");
+    assert!(read.head.threads > *threads.last().expect("threads"));
+    let ops = read.ops();
+    assert_eq!(Replay::new(&ops).calls(), ops.len());
+    let summary = run(&ops, &LibcMalloc).expect("a correct allocator");
+    assert_eq!(summary.live_blocks, 0);
+}
+
+#[test]
+fn damaged_logs_are_errors() {
+    let file = LogFile::new("damaged");
+    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    run(&[Op::malloc(0, 0, 8)], &Recorder::new(LibcMalloc, 0, &log)).expect("a correct allocator");
+    let good = fs::read(&file.0).expect("a file");
+    let read = |bytes: &[u8]| {
+        LogReader::new(bytes).and_then(|reader| reader.collect::<Result<Vec<_>, _>>())
+    };
+    assert_eq!(read(&good).expect("a log").len(), 2);
+    assert!(matches!(read(&good[..100]), Err(LogError::TruncatedHead)));
+    assert!(matches!(read(b"PYMTRC01 and so on"), Err(LogError::BadMagic { .. })));
+    assert_eq!(read(&good[..4096 + 24]).expect("a log cut within its second record").len(), 1);
+    for (at, byte) in [(4096, 8), (4096, 0xf), (4096 + 8, 3)] {
+        let mut bad = good.clone();
+        bad[at] |= byte;
+        assert!(matches!(read(&bad), Err(LogError::BadRecord { index: 0, .. })), "{at} {byte}");
+    }
+}

@@ -1,0 +1,191 @@
+//! Owns the allocators behind mem and obj of a process whose heap is to be drawn: such that any thread may walk them at any
+//! time. Leaves when that happens, and the picture, to `heap_map.rs`.
+//!
+//! The pools have a lock. mimalloc's heaps are each thread's own, and every call of them, the exit of a thread included, is
+//! made under one lock, so that who holds it has stopped the world.
+
+use core::cell::OnceCell;
+use core::ptr::NonNull;
+
+use heap_report::Snapshot;
+use malloc_api::{LibcMalloc, Malloc};
+use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, MiMalloc, ThreadHeaps, World};
+use pymalloc_core::{LockedPymalloc, MmapArenas, Release};
+use pymem_domains::{AllocatorRecord, Backend, Domain, PoolStats, ReleaseLevel};
+use pymem_sync::{Lock, LockGuard};
+
+/// Heaps that can be walked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Drawable {
+    /// The pools behind both domains.
+    Pools(&'static LockedPymalloc<LibcMalloc, MmapArenas>),
+    /// The heaps of every thread.
+    Heaps(&'static InterpreterHeaps),
+}
+
+static POOLS: LockedPymalloc<LibcMalloc, MmapArenas> = LockedPymalloc::new(LibcMalloc);
+
+impl Drawable {
+    /// Heaps that serve as `backend` does; `None` for the C library's.
+    ///
+    /// # Errors
+    ///
+    /// What keeps mimalloc's heaps from being there.
+    pub(crate) fn new(backend: Backend) -> Result<Option<Self>, HeapError> {
+        match backend {
+            Backend::Pymalloc => Ok(Some(Self::Pools(&POOLS))),
+            Backend::Mimalloc | Backend::MimallocObject | Backend::MimallocRaw => {
+                let heaps = InterpreterHeaps::main()?;
+                follow_forks();
+                Ok(Some(Self::Heaps(heaps)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The record that serves `domain`, mem or obj.
+    pub(crate) fn record(self, domain: Domain) -> AllocatorRecord {
+        match self {
+            Self::Pools(pools) => AllocatorRecord::new(pools),
+            Self::Heaps(heaps) => {
+                let kind = if domain == Domain::Mem { HeapKind::Mem } else { HeapKind::Object };
+                AllocatorRecord::leak(WorldHeaps { heaps, kind })
+            }
+        }
+    }
+
+    /// What the heaps look like now.
+    pub(crate) fn snapshot(self, name: String) -> Snapshot {
+        match self {
+            Self::Pools(pools) => Snapshot::of_pymalloc(name, |visit| pools.for_each_pool(visit)),
+            Self::Heaps(heaps) => Snapshot::of_mimalloc(name, heaps, &LockedWorld),
+        }
+    }
+
+    /// Counts of the pools.
+    pub(crate) fn pool_stats(self) -> Option<PoolStats> {
+        match self {
+            Self::Pools(pools) => Some(pools.stats()),
+            Self::Heaps(_) => None,
+        }
+    }
+
+    /// Live blocks of the pools.
+    pub(crate) fn allocated_blocks(self) -> Option<usize> {
+        match self {
+            Self::Pools(pools) => Some(pools.allocated_blocks()),
+            Self::Heaps(_) => None,
+        }
+    }
+
+    /// Gives empty memory back to the system; returns how many bytes.
+    pub(crate) fn release(self, level: ReleaseLevel) -> usize {
+        match self {
+            Self::Pools(pools) => pools.release(match level {
+                ReleaseLevel::Arenas => Release::Arenas,
+                ReleaseLevel::Pools => Release::Pools,
+                ReleaseLevel::Pages => Release::Pages,
+            }),
+            Self::Heaps(_) => 0,
+        }
+    }
+}
+
+/// Held in every call of mimalloc's heaps, and by who has stopped the world.
+static WORLD: Lock<()> = Lock::new(());
+
+/// Keeps the lock usable in forked children: the forking thread holds it meanwhile.
+fn follow_forks() {
+    extern "C" fn lock() {
+        WORLD.raw().lock();
+    }
+    extern "C" fn unlock() {
+        // SAFETY: 1: `lock` took it on this thread, or on the parent's that the child's only thread is.
+        unsafe { WORLD.raw().unlock() };
+    }
+    // SAFETY: handlers that only lock and unlock. Without memory for them there are none, as without this call.
+    unsafe { libc::pthread_atfork(Some(lock), Some(unlock), Some(unlock)) };
+}
+
+/// The world as the threads that are in no call of the heaps.
+struct LockedWorld;
+
+// SAFETY: 1: blocks and heaps of the interpreter are reached by `WorldHeaps` and by `Own` alone, both under the lock, which
+// `stop` waits for. 2: the lock hands over what its holders did. 3: nothing is passed to a delayed free.
+unsafe impl World for LockedWorld {
+    fn stop(&self) {
+        WORLD.raw().lock();
+    }
+
+    fn start(&self) {
+        // SAFETY: 1: locked by `stop` of the same thread.
+        unsafe { WORLD.raw().unlock() };
+    }
+}
+
+/// The heaps of a thread, which it gives up under the lock when it exits.
+struct Own(OnceCell<ThreadHeaps>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _world = WORLD.lock();
+        drop(self.0.take());
+    }
+}
+
+thread_local! {
+    static OWN: Own = const { Own(OnceCell::new()) };
+}
+
+/// mimalloc's heaps of the calling thread, of one kind, used under the lock.
+struct WorldHeaps {
+    heaps: &'static InterpreterHeaps,
+    kind: HeapKind,
+}
+
+impl WorldHeaps {
+    /// Calls `work` with the calling thread's heaps; `None` if it has none: it is ending, or there is no memory.
+    fn with<T>(&self, work: impl FnOnce(&ThreadHeaps) -> T) -> (Option<T>, LockGuard<'static, ()>) {
+        let world = WORLD.lock();
+        let answer = OWN.try_with(|own| {
+            if own.0.get().is_none() {
+                // A thread that cannot attach now may the next time.
+                let _ = own.0.set(self.heaps.attach().ok()?);
+            }
+            own.0.get().map(work)
+        });
+        (answer.ok().flatten(), world)
+    }
+}
+
+// SAFETY: 1: mimalloc's blocks are exclusive, `ThreadHeaps` and `MiMalloc` align them, and they outlive the thread; 2, 3 and
+// 4: as those two promise; attaching allocates from other allocators; 5: blocks know their heap, whoever frees them.
+unsafe impl Malloc for WorldHeaps {
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        let (answer, _world) = self.with(|heaps| heaps.malloc(self.kind, size));
+        answer.unwrap_or_else(|| MiMalloc.malloc(size))
+    }
+
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let (answer, _world) = self.with(|heaps| heaps.calloc(self.kind, nelem, elsize));
+        answer.unwrap_or_else(|| MiMalloc.calloc(nelem, elsize))
+    }
+
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        let (answer, _world) = self.with(|heaps| {
+            // SAFETY: the caller's 1 and 2.
+            unsafe { heaps.realloc(self.kind, ptr, new_size) }
+        });
+        match answer {
+            Some(block) => block,
+            // SAFETY: the caller's 1 and 2: mimalloc resizes a block of any of its heaps.
+            None => unsafe { MiMalloc.realloc(ptr, new_size) },
+        }
+    }
+
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        let _world = WORLD.lock();
+        // SAFETY: the caller's 1 and 2: mimalloc takes back a block of any of its heaps on any thread.
+        unsafe { MiMalloc.free(ptr) };
+    }
+}
