@@ -9,7 +9,6 @@ mod header;
 mod heap_map;
 mod interpreters;
 mod loading;
-mod malloc_stats;
 mod process;
 mod recording;
 mod rows;
