@@ -40,8 +40,8 @@ pub type Traceback = fn(usize, &mut dyn FrameSink) -> Tracing;
 
 /// Gives the calling thread's current frames, for the sites of allocations and frees.
 ///
-/// It is called on each allocation and free while backtraces are on; it must not allocate from the hooks, and must cope
-/// with a thread that has no frames.
+/// It is called on each allocation and free while backtraces are on, and must cope with a thread that has no frames. What
+/// it allocates from the hooks is served, and has no site.
 pub type CurrentFrames = fn(&mut dyn FrameSink);
 
 /// Bytes from the start of the underlying block that a fill must leave alone, for blocks of the obj domain in a

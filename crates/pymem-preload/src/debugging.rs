@@ -1,5 +1,6 @@
 //! Owns what the debug hooks get from the interpreter: its fatal error and `tracemalloc`'s tracebacks.
-//! Leaves the GIL check to `gil.rs`, the checks and the text of a report to `memdebug`.
+//! Leaves the GIL check to `gil.rs`, the thread's own frames to `python_frames.rs`, the checks and the text of a report to
+//! `memdebug`.
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
@@ -16,9 +17,15 @@ use crate::capi::{PyObject, TraceApi};
 use crate::gil;
 use crate::host::host;
 
+#[path = "python_frames.rs"]
+mod python_frames;
+
 /// What the hooks get from a Python host; without one there is no thread rule.
 fn hooks_host() -> HooksHost {
-    let hooks_host = HooksHost::new().with_handler(fatal).with_traceback(allocation_traceback);
+    let hooks_host = HooksHost::new()
+        .with_handler(fatal)
+        .with_traceback(allocation_traceback)
+        .with_current_frames(python_frames::current_frames);
     match host() {
         Some(host) => hooks_host.with_thread_check(gil::thread_check(host)),
         None => hooks_host,

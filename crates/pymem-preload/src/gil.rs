@@ -50,7 +50,7 @@ pub(crate) fn thread_check(host: &Host) -> ThreadCheck {
 
 /// The host's current thread state; null without one, and before [`thread_check`].
 #[inline]
-fn current() -> *mut PyThreadState {
+pub(crate) fn current() -> *mut PyThreadState {
     // SAFETY: only functions of this type are stored.
     let current: Current = unsafe { core::mem::transmute(CURRENT.load(Relaxed)) };
     // SAFETY: may be called at any time from any thread; it reads one pointer.
