@@ -1,16 +1,37 @@
 //! Forks beside threads that come and go, and what the child does with what it inherits.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
 
 use crate::alone::alone;
 use crate::threads::{Parcel, check, fill};
+use crate::visit::quiet_world;
 
-/// How long a child may take before it counts as hung; generous, as a busy machine is no lock.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Processor time after which a child counts as hung, in seconds; it needs milliseconds.
+const SPINNING: u64 = 1;
+/// So many looks at a child that sleeps, one every `NAP`, show that it never wakes.
+const LOOKS: usize = 100;
+const NAP: Duration = Duration::from_millis(5);
+
+/// The times that all threads of a process have gone to sleep, if all sleep at the moment.
+///
+/// A thread that waits for a processor, however long on a busy machine, is not asleep.
+fn sleeps(process: libc::pid_t) -> Option<u64> {
+    let mut sleeps = 0;
+    for thread in fs::read_dir(format!("/proc/{process}/task")).ok()? {
+        let status = fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let value = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if !value("State:")?.starts_with('S') {
+            return None;
+        }
+        sleeps += value("voluntary_ctxt_switches:")?.parse::<u64>().ok()?;
+    }
+    Some(sleeps)
+}
 
 /// Forks, runs `in_child` in the child, and returns its exit status; `None` if it hung and was killed.
 fn in_fork(in_child: impl FnOnce() -> i32) -> Option<i32> {
@@ -18,23 +39,34 @@ fn in_fork(in_child: impl FnOnce() -> i32) -> Option<i32> {
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork failed");
     if child == 0 {
+        let limit = libc::rlimit { rlim_cur: SPINNING, rlim_max: SPINNING + 1 };
+        // SAFETY: a filled structure; past the limit the system ends the child by a signal.
+        unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) };
         let status = in_child();
         // SAFETY: ends the child without running the parent's destructors.
         unsafe { libc::_exit(status) };
     }
     let start = Instant::now();
     let mut status = 0;
-    while start.elapsed() < PATIENCE {
+    let (mut last, mut looks) = (None, 0);
+    while looks < LOOKS {
         // SAFETY: the child's id and a valid place.
         if unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == child {
+            if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGXCPU {
+                return None;
+            }
             assert!(libc::WIFEXITED(status), "the child died of signal {}", libc::WTERMSIG(status));
             return Some(libc::WEXITSTATUS(status));
         }
-        thread::sleep(Duration::from_micros(if start.elapsed().as_millis() < 5 {
-            20
-        } else {
-            500
-        }));
+        // Most children end at once, and looking costs more than they do.
+        if start.elapsed() < NAP {
+            thread::sleep(Duration::from_micros(20));
+            continue;
+        }
+        thread::sleep(NAP);
+        let now = sleeps(child);
+        looks = if now.is_some() && now == last { looks + 1 } else { 0 };
+        last = now;
     }
     // SAFETY: the child's id.
     unsafe { libc::kill(child, libc::SIGKILL) };
@@ -87,12 +119,34 @@ fn use_heaps(interpreter: &InterpreterHeaps) -> i32 {
     0
 }
 
-/// Forks `forks` times beside two threads that attach and exit; returns how many children hung, at most `enough`.
-fn hung_children(forks: usize, enough: usize) -> usize {
+/// Visits heaps of its own again and again, until `done`.
+///
+/// A visitor runs under the lock that is held around all of mimalloc's. By giving up its time slice there, this thread makes
+/// a fork find the lock taken often, on any number of processors and under any load.
+fn hold_the_lock_often(done: &AtomicBool) {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let heaps = interpreter.attach().unwrap();
+    let block = heaps.malloc(HeapKind::Mem, 100).unwrap();
+    while !done.load(Ordering::Relaxed) {
+        let visited = interpreter.visit_areas(&quiet_world(), |_| {
+            thread::yield_now();
+            ControlFlow::Break(())
+        });
+        assert!(visited.is_break(), "no area, and so no visitor");
+        thread::yield_now();
+    }
+    // SAFETY: (1) live and (2) not used afterwards.
+    unsafe { heaps.free(Some(block)) };
+}
+
+/// Forks `forks` times beside two threads that attach and exit, and one that runs `third` until its flag is set; returns how
+/// many children hung, at most `enough`.
+fn hung_children(forks: usize, enough: usize, third: fn(&AtomicBool)) -> usize {
     let interpreter = InterpreterHeaps::new().unwrap();
     let done = AtomicBool::new(false);
     let mut hung = 0;
     thread::scope(|scope| {
+        scope.spawn(|| third(&done));
         for _ in 0..2 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
@@ -124,15 +178,23 @@ fn hung_children(forks: usize, enough: usize) -> usize {
 
 #[test]
 fn no_child_of_3000_hangs() {
-    alone("fork::no_child_of_3000_hangs", || assert_eq!(hung_children(3000, 3), 0));
+    alone("fork::no_child_of_3000_hangs", || assert_eq!(hung_children(3000, 3, |_| ()), 0));
 }
 
-/// The check above is one: without the handlers it fails.
+#[test]
+fn no_child_hangs_on_a_lock_that_another_thread_held() {
+    alone("fork::no_child_hangs_on_a_lock_that_another_thread_held", || {
+        assert_eq!(hung_children(200, 3, hold_the_lock_often), 0);
+    });
+}
+
+/// The checks above are ones: without the handlers a child hangs soon.
 #[test]
 fn without_handlers_children_hang() {
     alone("fork::without_handlers_children_hang", || {
         mimalloc_heaps::control_without_fork_handlers();
-        assert_ne!(hung_children(3000, 1), 0, "no child hung without fork handlers");
+        let hung = hung_children(200, 1, hold_the_lock_often);
+        assert_ne!(hung, 0, "no child hung without fork handlers");
     });
 }
 

@@ -1,5 +1,6 @@
 //! Programs on real threads that check every byte they read. They keep to what ThreadSanitizer understands without an
-//! instrumented standard library: spawned threads, leaked memory and `core`'s atomics.
+//! instrumented standard library: spawned threads, leaked memory and `core`'s atomics. Each runs for a time, and every thread
+//! of it at least one round, however late it is scheduled.
 #![allow(dead_code, reason = "each binary runs what it wants")]
 
 use std::cell::UnsafeCell;
@@ -119,10 +120,11 @@ pub(crate) fn readers_and_reclaimers(duration: Duration) {
     let stop = leak(AtomicBool::new(false));
     let readers: Vec<_> = (0..2).map(|_| thread::spawn(|| read(table, stop))).collect();
     let end = Instant::now() + duration;
-    let mut seed = 0;
-    while Instant::now() < end {
-        seed += 1000;
+    for seed in (1000..).step_by(1000) {
         join((0..2).map(|thread| thread::spawn(move || replace(table, seed + thread))).collect());
+        if Instant::now() > end {
+            break;
+        }
     }
     stop.store(true, Ordering::Relaxed);
     join(readers);
@@ -166,7 +168,7 @@ fn words(block: NonNull<Block>) -> NonNull<[usize; 4]> {
 /// Takes a heap, allocates from it and mails the blocks, leaves it.
 fn own(world: &'static World, stop: &'static AtomicBool) -> usize {
     let mut sent = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while sent == 0 || !stop.load(Ordering::Relaxed) {
         let Some(mut heap) = world.pool.take() else {
             thread::yield_now();
             continue;
@@ -245,29 +247,42 @@ pub(crate) fn owners_and_freers(duration: Duration) {
 pub(crate) fn publishers_and_readers(duration: Duration) {
     let published = leak(Published::new(leak(Record([1; 8]))));
     let stop = leak(AtomicBool::new(false));
+    let reading = leak(AtomicUsize::new(0));
     let read = || {
         let (mut last, mut changes) = (0, 0_usize);
-        while !stop.load(Ordering::Relaxed) {
+        loop {
+            let is_last = stop.load(Ordering::Acquire);
             let now = published.load().whole();
             assert!(now >= last, "an old record came back");
+            if last == 0 {
+                reading.fetch_add(1, Ordering::Relaxed);
+            }
             changes += usize::from(now != last);
             last = now;
+            if is_last {
+                return changes;
+            }
         }
-        changes
     };
-    let readers = (0..2).map(|_| thread::spawn(read)).collect();
+    let readers: Vec<_> = (0..2).map(|_| thread::spawn(read)).collect();
+    while reading.load(Ordering::Relaxed) < readers.len()
+        && !readers.iter().any(JoinHandle::is_finished)
+    {
+        thread::yield_now();
+    }
     let end = Instant::now() + duration;
     // Records are for ever, so they are few.
     for number in 2..20_000 {
-        if Instant::now() > end {
-            break;
-        }
         let new = leak(Record([number; 8]));
         assert!(published.update(|_| Some(new)).is_ok());
         thread::yield_now();
+        if Instant::now() > end {
+            break;
+        }
     }
-    stop.store(true, Ordering::Relaxed);
-    assert!(join(readers).into_iter().all(|changes| changes > 0), "the readers have seen nothing");
+    // Release: whoever sees the flag sees the last record too, when it reads once more.
+    stop.store(true, Ordering::Release);
+    assert!(join(readers).into_iter().all(|changes| changes >= 2), "a reader has seen one record");
 }
 
 /// Three threads keep two plain words equal.
