@@ -12,6 +12,7 @@ mod gil;
 mod heap_map;
 mod host;
 mod load;
+mod malloc_stats;
 mod options;
 mod report;
 mod service;

@@ -10,6 +10,7 @@ use crate::command_line::CommandLine;
 use crate::environment;
 use crate::exit;
 use crate::host::{Host, host};
+use crate::malloc_stats;
 use crate::options::{self, Choice, Requests};
 use crate::service;
 
@@ -43,11 +44,25 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
     match unsafe { Choice::of_process(line, &host.profile()) } {
         // SAFETY: 1: by duty 1.
         Choice::Serve(name) => match unsafe { setup(host, name) } {
-            Ok(()) => {}
+            // SAFETY: 1: as above.
+            Ok(()) => unsafe { start_malloc_stats(line) },
             Err(message) => refuse(&message),
         },
         // SAFETY: 1: by duty 1.
         Choice::StepAside => unsafe { explain(host, line) },
+    }
+}
+
+/// Prints statistics from now on, if `PYTHONMALLOCSTATS` asks for them; the variable stays for children.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+unsafe fn start_malloc_stats(line: CommandLine) {
+    // SAFETY: 1: by duty 1.
+    let asked = unsafe { options::asks_for_malloc_stats(line) };
+    if let Some(service) = service::installed().filter(|_| asked) {
+        malloc_stats::start(service);
     }
 }
 

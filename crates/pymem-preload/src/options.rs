@@ -4,6 +4,7 @@
 //! | variable | asks for |
 //! | --- | --- |
 //! | `PYTHONMALLOC` | a configuration, by CPython's names |
+//! | `PYTHONMALLOCSTATS` | non-empty: statistics on stderr, before each new arena and at the end |
 //! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations |
 //! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
@@ -61,6 +62,17 @@ impl Choice {
         let dev_mode = line.dev_mode || variable(c"PYTHONDEVMODE").is_some();
         Self::new(variable(c"PYTHONMALLOC"), dev_mode, profile)
     }
+}
+
+/// Whether `PYTHONMALLOCSTATS` asks for statistics: any value does but the empty one, also `0`.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+pub(crate) unsafe fn asks_for_malloc_stats(line: CommandLine) -> bool {
+    // SAFETY: by duty 1.
+    let value = unsafe { environment::value(c"PYTHONMALLOCSTATS") };
+    !line.ignores_environment && value.is_some_and(|value| !value.is_empty())
 }
 
 /// The options of `PYMEM_DEBUG`; without it CPython's hooks.

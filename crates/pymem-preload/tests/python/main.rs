@@ -9,6 +9,7 @@ mod header;
 mod heap_map;
 mod interpreters;
 mod loading;
+mod malloc_stats;
 mod process;
 mod recording;
 mod rows;
