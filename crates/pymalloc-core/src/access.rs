@@ -13,7 +13,7 @@ use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{ArenaStats, PoolStats, Stats};
 
 #[cfg(feature = "std")]
-use crate::region::MmapArenas;
+use crate::mmap_arenas::MmapArenas;
 
 /// A pool allocator for one thread, or for a place where a lock is already held (as Python's global lock).
 ///

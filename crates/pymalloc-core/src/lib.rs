@@ -17,8 +17,11 @@ mod hardened;
 #[cfg(feature = "hardened")]
 #[path = "hardened_on.rs"]
 mod hardened;
+mod kept;
 #[cfg(feature = "std")]
 mod mmap;
+#[cfg(feature = "std")]
+mod mmap_arenas;
 mod owned;
 mod pool;
 mod pymalloc;
@@ -35,10 +38,10 @@ mod used_pools;
 pub use access::{LocalPymalloc, LockedPymalloc};
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
+#[cfg(feature = "std")]
+pub use mmap_arenas::{HugePages, MmapArenas};
 pub use owned::{OwnedPymalloc, Remote};
 pub use pymalloc::Pymalloc;
-#[cfg(feature = "std")]
-pub use region::{HugePages, MmapArenas};
 pub use release::Release;
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span};

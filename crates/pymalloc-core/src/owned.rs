@@ -13,7 +13,7 @@ use crate::source::ArenaSource;
 use crate::stats::Stats;
 
 #[cfg(feature = "std")]
-use crate::region::MmapArenas;
+use crate::mmap_arenas::MmapArenas;
 
 /// Smallest block in bytes: room for the link by which a block waits in the remote stack.
 const BLOCK_BYTES_MIN: usize = size_of::<usize>();

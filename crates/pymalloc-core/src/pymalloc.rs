@@ -12,14 +12,12 @@ use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
 use crate::arenas::Arenas;
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
+use crate::kept::Kept;
 use crate::pool::PoolPtr;
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::Stats;
 use crate::used_pools::UsedPools;
-
-/// Bytes of free pools that stay resident for the next need, however little is in use.
-pub(crate) const KEPT_BYTES_MIN: usize = 6 << 20;
 
 /// Open pools after which a medium class has shown that it grows: its next pools are populated at one stroke. Pools of the
 /// many medium classes that never get there are touched page by page.
@@ -48,10 +46,7 @@ pub struct Pymalloc<R: Malloc, S: ArenaSource> {
     /// Bytes of open pools.
     pub(crate) open_bytes: usize,
     pub(crate) raw_blocks: usize,
-    /// Bytes of free pools that stay resident at least: `KEPT_BYTES_MIN`, and what was given back and missed.
-    pub(crate) kept_floor: usize,
-    /// Bytes given back that have not been needed again since.
-    pub(crate) bytes_given_back: usize,
+    pub(crate) kept: Kept,
     pub(crate) arenas_ever: usize,
     pub(crate) arenas_peak: usize,
     pub(crate) memory_limit: usize,
@@ -77,8 +72,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             pools: [0; SizeClass::COUNT],
             open_bytes: 0,
             raw_blocks: 0,
-            kept_floor: KEPT_BYTES_MIN,
-            bytes_given_back: 0,
+            kept: Kept::new(),
             arenas_ever: 0,
             arenas_peak: 0,
             memory_limit: usize::MAX,
@@ -264,14 +258,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             return;
         }
         self.close_pool(class, pool);
-        let kept = self.kept_bytes();
+        let kept = self.kept.bytes(self.open_bytes);
         if self.arenas.resident_free_bytes() > kept {
             self.trim(kept - kept / 4);
         }
     }
 
     /// Gives a used pool without live blocks back to its arena.
-    fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
+    pub(crate) fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
         let start = pool.base();
         // SAFETY: 1: the pool is open.
         let arena = unsafe { self.map.arena_of_block(start.addr().get()) };
@@ -284,76 +278,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let before = arena.free_pools();
         self.arenas.give_pool(arena, pool.unit());
         self.arenas.moved(arena, before);
-    }
-
-    /// Closes the pools that are kept although they have no live block.
-    pub(crate) fn close_empty_pools(&mut self) {
-        for class in SizeClass::all() {
-            if let Some(pool) = self.used.first(class).filter(|pool| pool.live_blocks() == 0) {
-                self.close_pool(class, pool);
-            }
-        }
-    }
-
-    /// Bytes of free pools that may stay resident: as much as is in use, and a floor.
-    ///
-    /// A program that frees half of its memory and allocates it anew meets no page fault; one that ends its life
-    /// holds little.
-    fn kept_bytes(&self) -> usize {
-        self.open_bytes.max(self.kept_floor)
-    }
-
-    /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of
-    /// free pools are resident.
-    #[cold]
-    fn trim(&mut self, target: usize) {
-        // What was kept for a need that no longer comes wears off.
-        self.kept_floor -= (self.kept_floor - KEPT_BYTES_MIN) / 64;
-        self.close_empty_pools();
-        let before = self.arenas.resident_free_bytes();
-        while self.arenas.resident_free_bytes() > target {
-            if !self.release_arena() {
-                break;
-            }
-        }
-        self.purge_free_pools(target);
-        self.bytes_given_back += before - self.arenas.resident_free_bytes();
-    }
-
-    /// Notes that `bytes` of fresh memory are needed page by page: as far as they were given back before, that was in vain,
-    /// and the floor of what is kept rises, fast enough that a program which repeats itself faults once.
-    fn missed(&mut self, bytes: usize) {
-        let missed = self.take_given_back(bytes);
-        let peak = self.arenas_peak * ARENA_BYTES;
-        self.kept_floor = (self.kept_floor + 4 * missed).min(peak.max(KEPT_BYTES_MIN));
-    }
-
-    /// Notes that `bytes` of fresh memory came; returns how many of them had been given back before.
-    fn take_given_back(&mut self, bytes: usize) -> usize {
-        let taken = bytes.min(self.bytes_given_back);
-        self.bytes_given_back -= taken;
-        taken
-    }
-
-    /// Gives the emptiest arena back to its source; returns whether there was one.
-    pub(crate) fn release_arena(&mut self) -> bool {
-        let Some(arena) = self.arenas.remove_empty() else {
-            return false;
-        };
-        self.map.remove(arena);
-        let (address, from_source) = (arena.address(), arena.is_from_source());
-        match self.record {
-            Some(record) => {
-                // SAFETY: whoever set the record promised that it takes every arena that exists.
-                unsafe { (record.free)(record.ctx, address.as_ptr().cast(), ARENA_BYTES) };
-            }
-            None => {
-                debug_assert!(from_source, "a record cannot be unset");
-                // SAFETY: the source made it with this size, and nothing leads to it any more.
-                unsafe { self.source.free(address, ARENA_BYTES) };
-            }
-        }
-        true
     }
 
     /// A fresh pool for `class`, in no list yet; `None` if there is no memory.
@@ -372,7 +296,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let (unit, resident) = self.arenas.take_pool(arena);
         let start = arena.unit_address(unit);
         if !resident {
-            self.missed(kind.units() * POOL_BYTES);
+            self.kept.missed(kind.units() * POOL_BYTES, self.arenas_peak * ARENA_BYTES);
         }
         let grows = kind == Kind::Small || self.pools[class.index()] >= POPULATE_AFTER_POOLS;
         if !resident && grows && arena.is_from_source() {
@@ -418,8 +342,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         // SAFETY: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
         if resident {
-            // In huge pages, which are cheap to give back and to get: no reason to keep more.
-            self.take_given_back(ARENA_BYTES);
+            self.kept.needed(ARENA_BYTES);
             arena.set_all_resident();
         }
         self.arenas.add(arena);

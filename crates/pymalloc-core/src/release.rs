@@ -6,7 +6,9 @@ use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, POOL_BYTES};
-use crate::pymalloc::{KEPT_BYTES_MIN, Pymalloc};
+use crate::kept::Kept;
+use crate::pymalloc::Pymalloc;
+use crate::size_class::SizeClass;
 use crate::source::ArenaSource;
 
 /// How thoroughly [`release`](crate::LocalPymalloc::release) looks for memory; each level includes those before it.
@@ -27,8 +29,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// set at run time made go back as wholes only.
     pub fn release(&mut self, level: Release) -> usize {
         self.close_empty_pools();
-        self.kept_floor = KEPT_BYTES_MIN;
-        self.bytes_given_back = 0;
+        self.kept = Kept::new();
         let mut bytes = 0;
         while self.release_arena() {
             bytes += ARENA_BYTES;
@@ -40,6 +41,51 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             bytes += self.purge_free_pages();
         }
         bytes
+    }
+
+    /// Closes the pools that are kept although they have no live block.
+    pub(crate) fn close_empty_pools(&mut self) {
+        for class in SizeClass::all() {
+            if let Some(pool) = self.used.first(class).filter(|pool| pool.live_blocks() == 0) {
+                self.close_pool(class, pool);
+            }
+        }
+    }
+
+    /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of
+    /// free pools are resident.
+    #[cold]
+    pub(crate) fn trim(&mut self, target: usize) {
+        self.close_empty_pools();
+        let before = self.arenas.resident_free_bytes();
+        while self.arenas.resident_free_bytes() > target {
+            if !self.release_arena() {
+                break;
+            }
+        }
+        self.purge_free_pools(target);
+        self.kept.gave_back(before - self.arenas.resident_free_bytes());
+    }
+
+    /// Gives the emptiest arena back to its source; returns whether there was one.
+    pub(crate) fn release_arena(&mut self) -> bool {
+        let Some(arena) = self.arenas.remove_empty() else {
+            return false;
+        };
+        self.map.remove(arena);
+        let (address, from_source) = (arena.address(), arena.is_from_source());
+        match self.record {
+            Some(record) => {
+                // SAFETY: whoever set the record promised that it takes every arena that exists.
+                unsafe { (record.free)(record.ctx, address.as_ptr().cast(), ARENA_BYTES) };
+            }
+            None => {
+                debug_assert!(from_source, "a record cannot be unset");
+                // SAFETY: the source made it with this size, and nothing leads to it any more.
+                unsafe { self.source.free(address, ARENA_BYTES) };
+            }
+        }
+        true
     }
 
     /// Purges free pools, those of the emptiest arenas first, until at most `target` bytes of them are resident.
