@@ -1,0 +1,56 @@
+//! Recorded programs, each replayed whole: the pool allocator beside the C library's `malloc`.
+//!
+//! The traces are those of the workspace's benchmark, or those in the folder that `PYMEM_TRACES` names.
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use malloc_api::LibcMalloc;
+use malloc_trace::{Functions, Replay, Trace};
+use pymalloc_core::LocalPymalloc;
+
+fn read(path: &Path) -> Option<Trace> {
+    let bytes = std::fs::read(path).ok()?;
+    match path.extension()?.to_str()? {
+        "zst" => malloc_trace::decode(zstd::Decoder::new(bytes.as_slice()).ok()?).ok(),
+        "trc" => malloc_trace::decode(bytes.as_slice()).ok(),
+        _ => None,
+    }
+}
+
+fn traces(c: &mut Criterion) {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/traces");
+    let folder = std::env::var_os("PYMEM_TRACES").map_or_else(|| shipped.into(), PathBuf::from);
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        println!("no traces in {}: name a folder with PYMEM_TRACES", folder.display());
+        return;
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let Some(trace) = read(&path) else { continue };
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut group = c.benchmark_group(name.split('.').next().unwrap_or_default());
+        group.sample_size(10).throughput(Throughput::Elements(trace.ops.len() as u64));
+        let mut replay = Replay::new(&trace.ops);
+        let pools = LocalPymalloc::new(LibcMalloc);
+        for (row, functions) in
+            [("pymalloc", Functions::of(&pools)), ("libc", Functions::of(&LibcMalloc))]
+        {
+            group.bench_function(row, |b| {
+                b.iter_custom(|passes| {
+                    let mut pass = || replay.pass([black_box(functions); 3], || ());
+                    (0..passes)
+                        .map(|_| pass().expect("memory for a trace").program)
+                        .sum::<Duration>()
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, traces);
+criterion_main!(benches);
