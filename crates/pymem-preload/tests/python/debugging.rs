@@ -85,6 +85,100 @@ fn the_gil_must_be_held() {
     }
 }
 
+/// A thread without a state calls while another thread, which waits for it, holds the GIL.
+#[test]
+fn the_gil_must_be_held_by_the_caller() {
+    let bug = r"
+shared = ctypes.PyDLL(None)
+free(malloc(8))
+thread = ctypes.c_ulong()
+shared.pthread_create(ctypes.byref(thread), None, shared.PyMem_Malloc, ctypes.c_void_p(8))
+shared.pthread_join(thread, None)
+";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let outcome = report(&interpreter.path, "debug", &[], bug);
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        let fatal = "Fatal Python error: _PyMem_DebugMalloc: Python memory allocator called without holding the GIL\n";
+        assert!(outcome.stderr.starts_with(fatal), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// Each of the two sites has the lines and functions of the program, most recent call first.
+#[rstest]
+#[case::overflow("overflow", "bad trailing pad byte", 13, None)]
+#[case::double_free("double_free", "bad ID", 18, Some(19))]
+#[case::use_after_free("use_after_free", "write to a freed block", 23, Some(24))]
+fn python_frames_of_allocation_and_free(
+    #[case] function: &str,
+    #[case] message: &str,
+    #[case] made: u32,
+    #[case] freed: Option<u32>,
+) {
+    const PROGRAM: &str = r"
+import ctypes, sys
+api = ctypes.pythonapi
+api.PyMem_Malloc.restype = ctypes.c_void_p
+def make(size):
+    return api.PyMem_Malloc(ctypes.c_size_t(size))
+def give_back(p):
+    api.PyMem_Free(ctypes.c_void_p(p))
+def write(p, byte):
+    ctypes.c_ubyte.from_address(p).value = byte
+
+def overflow():
+    p = make(64)
+    write(p + 64, 0x78)
+    give_back(p)
+
+def double_free():
+    p = make(64)
+    give_back(p)
+    give_back(p)
+
+def use_after_free():
+    p = make(64)
+    give_back(p)
+    write(p + 3, 0x78)
+
+globals()[sys.argv[1]]()
+";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let app = folder.path().join("app.py");
+    std::fs::write(&app, PROGRAM).expect("a new file");
+    let app = app.to_str().expect("a name in UTF-8");
+    let site = |what: &str, own_line: u32, own: &str, line: u32| {
+        format!(
+            "\nMemory block {what} by (most recent call first):\n  File \"{app}\", line {own_line}, in {own}\n  \
+             File \"{app}\", line {line}, in {function}\n  File \"{app}\", line 27, in <module>\n"
+        )
+    };
+    let mut ran = 0;
+    for interpreter in with_gil() {
+        if !(9..=13).contains(&interpreter.minor) {
+            eprintln!("skipped: {interpreter}: its frames are not read");
+            continue;
+        }
+        let mut command = python(&interpreter.path, "debug");
+        command.env("PYMEM_DEBUG", "quarantine=16M,backtrace=8");
+        let outcome = run(command.args([app, function]));
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        let fatal = format!("\nFatal Python error: _PyMem_DebugRawFree: {message}");
+        assert!(outcome.stderr.contains(&fatal), "{interpreter}: {outcome:?}");
+        let allocated = site("allocated", 6, "make", made);
+        assert!(outcome.stderr.contains(&allocated), "{allocated:?} of {interpreter}: {outcome:?}");
+        match freed.map(|line| site("freed", 8, "give_back", line)) {
+            Some(freed) => {
+                assert!(outcome.stderr.contains(&freed), "{freed:?} of {interpreter}: {outcome:?}");
+            }
+            None => assert!(!outcome.stderr.contains("\nMemory block freed by"), "{outcome:?}"),
+        }
+        ran += 1;
+    }
+    if ran == 0 {
+        eprintln!("skipped: no interpreter from 3.9 to 3.13 is installed");
+    }
+}
+
 /// The host's `tracemalloc` knows where the block was allocated.
 #[test]
 fn tracebacks_come_from_the_hosts_tracemalloc() {
