@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{docs, header, layers, loom};
+use crate::{bench, docs, header, layers, loom};
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
 type Step = (&'static str, fn(&Shell) -> Result<()>);
@@ -22,6 +22,8 @@ const STEPS: &[Step] = &[
     ("doc", doc),
     ("loom", |_| loom::run(false, None)),
     ("python", python),
+    ("bench", smoke),
+    ("instructions", instructions),
 ];
 
 /// The published crates, bottom layer first.
@@ -141,4 +143,18 @@ fn python(shell: &Shell) -> Result<()> {
     );
     println!("{output}");
     Ok(())
+}
+
+/// The whole benchmark at its quickest: that it runs, not how fast.
+fn smoke(_shell: &Shell) -> Result<()> {
+    bench::run(&["--quick".into(), "--threads=0".into()])
+}
+
+/// Instructions of the hot paths against the committed baseline, which callgrind counts the same on a busy machine.
+fn instructions(shell: &Shell) -> Result<()> {
+    if cmd!(shell, "valgrind --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
+        println!("skipped: counting instructions needs valgrind, which is not installed");
+        return Ok(());
+    }
+    bench::run(&["--instructions".into()])
 }
