@@ -34,9 +34,27 @@ pub struct Step {
 }
 
 impl Step {
-    /// [`MALLOC`], [`CALLOC`], [`REALLOC`] or [`FREE`].
+    /// Is it [`REALLOC`] or [`FREE`]?
     #[inline]
-    pub fn kind(self) -> u32 {
+    pub fn has_block(self) -> bool {
+        self.word & 2 != 0
+    }
+
+    /// Is it [`FREE`], given that it has a block?
+    #[inline]
+    pub fn ends_block(self) -> bool {
+        self.word & 1 != 0
+    }
+
+    /// Is it [`CALLOC`], given that it has no block?
+    #[inline]
+    pub fn is_zeroed(self) -> bool {
+        self.word & 1 != 0
+    }
+
+    /// [`MALLOC`], [`CALLOC`], [`REALLOC`] or [`FREE`].
+    #[cfg(test)]
+    fn kind(self) -> u32 {
         self.word & 3
     }
 
