@@ -70,6 +70,7 @@ fn a_recorded_program_does_the_same_in_every_row(
         "pymalloc",
         "mimalloc",
         "debug",
+        "malloc_debug",
         "pymalloc_debug",
         "mimalloc_debug"
     )]
@@ -77,7 +78,9 @@ fn a_recorded_program_does_the_same_in_every_row(
 ) {
     assert!(ROWS.contains(&row));
     for interpreter in interpreters() {
-        if interpreter.free_threaded && ["malloc", "pymalloc", "pymalloc_debug"].contains(&row) {
+        if interpreter.free_threaded
+            && ["malloc", "pymalloc", "malloc_debug", "pymalloc_debug"].contains(&row)
+        {
             continue;
         }
         let expected = succeed(plain(&interpreter.path).args(["-c", PROGRAM]));
