@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-/// Blocks that go over at once.
-pub(crate) const BATCH: usize = 120;
 /// Batches that may be on their way.
 const DEPTH: usize = 16;
 
@@ -16,7 +14,7 @@ pub(crate) struct Batch(pub(crate) Vec<NonNull<u8>>);
 // SAFETY: the blocks are the holder's alone, and the allocators free blocks of any thread.
 unsafe impl Send for Batch {}
 
-/// From one thread to one other.
+/// From one thread to one other, or a list that all share.
 #[derive(Default)]
 pub(crate) struct Channel(Mutex<(VecDeque<Batch>, Vec<Batch>)>);
 

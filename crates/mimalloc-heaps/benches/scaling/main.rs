@@ -2,10 +2,11 @@
 //!
 //! The same program of two threads runs on one and on two. Each thread works on its own blocks; blocks for another thread go
 //! over in batches, and whoever has nothing to free yet goes on. Rates are the best of several rounds, by the clock and by the
-//! processor's time, which a busy machine disturbs less. `unshared` is what the processors themselves allow: lists without any
-//! synchronisation, where only the blocks' own cache lines travel.
+//! processor's time, which a busy machine disturbs less. Two rows are no allocators: `unshared`, lists without any
+//! synchronisation, where only the blocks' own cache lines travel; and `null`, which does nothing: the harness alone.
 
 mod channel;
+mod null;
 mod program;
 mod unshared;
 mod worker;
@@ -19,6 +20,7 @@ use malloc_trace::generate;
 use mimalloc_heaps::{MiMalloc, ThreadMalloc};
 
 use channel::Channel;
+use null::Null;
 use program::Load;
 use unshared::Unshared;
 use worker::Worker;
@@ -71,7 +73,7 @@ fn race(load: &Load, malloc: impl Malloc + Copy + Send + Sync) -> Rate {
         let start = |me: usize| {
             scope.spawn(move || {
                 pin(me);
-                let mut worker = Worker::new(malloc, load.slots, me, channels);
+                let mut worker = Worker::new(malloc, load, me, channels);
                 let lap = |_| {
                     barrier.wait();
                     let (start, before) = (Instant::now(), processor_time());
@@ -105,16 +107,17 @@ fn race(load: &Load, malloc: impl Malloc + Copy + Send + Sync) -> Rate {
 
 fn main() {
     let loads = [
-        ("larson", generate::larson as fn(u64, u16, usize) -> _),
-        ("mstress", generate::mstress),
-        ("xmalloc", generate::xmalloc),
+        ("larson", generate::larson as fn(u64, u16, usize) -> _, Load::new as fn(&_, u16) -> _),
+        ("mstress", generate::mstress, Load::new),
+        ("xmalloc", generate::xmalloc, |events, threads| {
+            Load::new(events, threads).through_one_list()
+        }),
     ];
     println!(
         "million calls/s with one thread, with two, and the gain; by the clock | by processor time"
     );
-    for (name, generate) in loads {
-        let load =
-            |threads| Load::new(&generate(1, threads, usize::from(threads) * CALLS), threads);
+    for (name, generate, load_of) in loads {
+        let load = |threads| load_of(&generate(1, threads, usize::from(threads) * CALLS), threads);
         let (one, two) = (load(1), load(2));
         let row = |allocator: &str, [one, two]: [Rate; 2]| {
             let gain = |one: f64, two: f64| format!("{one:6.1} {two:6.1} {:5.2}x", two / one);
@@ -125,6 +128,7 @@ fn main() {
         row("ThreadMalloc", [&one, &two].map(|load| race(load, ThreadMalloc::OBJECT)));
         row("mi_malloc", [&one, &two].map(|load| race(load, MiMalloc)));
         row("unshared", [&one, &two].map(|load| race(load, Unshared)));
+        row("null", [&one, &two].map(|load| race(load, Null)));
         row("libc", [&one, &two].map(|load| race(load, LibcMalloc)));
     }
 }

@@ -19,6 +19,10 @@ pub(crate) enum Step {
 pub(crate) struct Load {
     pub(crate) threads: Vec<Vec<Step>>,
     pub(crate) slots: usize,
+    /// Blocks that go over at once.
+    pub(crate) batch: usize,
+    /// Whether all hand over through one list, from which any of them takes.
+    pub(crate) one_list: bool,
 }
 
 impl Load {
@@ -28,7 +32,12 @@ impl Load {
     /// so threads need not wait for each other.
     pub(crate) fn new(events: &[Event], threads: u16) -> Self {
         let slots = events.iter().map(|event| event.op.slot() as usize + 1).max().unwrap_or(0);
-        let mut load = Self { threads: vec![Vec::new(); usize::from(threads)], slots };
+        let mut load = Self {
+            threads: vec![Vec::new(); usize::from(threads)],
+            slots,
+            batch: 120,
+            one_list: false,
+        };
         // Backwards, to know of each block who frees it; then forwards, who allocated it.
         let mut freed_by: Vec<Option<u16>> = vec![None; slots];
         let mut partners: Vec<Option<u16>> = vec![None; events.len()];
@@ -56,6 +65,19 @@ impl Load {
             load.threads[usize::from(me)].push(step);
         }
         load
+    }
+
+    /// The same calls with every block handed over through one list that all threads share, in batches of 4,096.
+    ///
+    /// One thread hands over to itself, so that it pays for the same way as two. A freed block may be any thread's.
+    pub(crate) fn through_one_list(mut self) -> Self {
+        for step in self.threads.iter_mut().flatten() {
+            *step = match *step {
+                Step::Malloc { size, .. } | Step::Send { size, .. } => Step::Send { to: 0, size },
+                Step::Free { .. } | Step::Receive { .. } => Step::Receive { from: 0 },
+            };
+        }
+        Self { batch: 4096, one_list: true, ..self }
     }
 
     pub(crate) fn calls(&self) -> usize {

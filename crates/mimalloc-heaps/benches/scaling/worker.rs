@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::channel::{BATCH, Batch, Channel};
-use crate::program::Step;
+use crate::channel::{Batch, Channel};
+use crate::program::{Load, Step};
 
 /// One end of the channels to and from another thread.
 struct Peer<'a> {
@@ -20,21 +20,31 @@ struct Peer<'a> {
 /// A thread's blocks and channels.
 pub(crate) struct Worker<'a, A> {
     malloc: A,
+    batch: usize,
     own: Vec<Option<NonNull<u8>>>,
     peers: Vec<Peer<'a>>,
 }
 
 impl<'a, A: Malloc> Worker<'a, A> {
-    /// `channels[from][to]` connect the threads.
-    pub(crate) fn new(malloc: A, slots: usize, me: usize, channels: &'a [Vec<Channel>]) -> Self {
+    /// `channels[from][to]` connect the threads; a load that shares one list uses the first.
+    pub(crate) fn new(malloc: A, load: &Load, me: usize, channels: &'a [Vec<Channel>]) -> Self {
+        let channel = |from: usize, to: usize| match load.one_list {
+            true => &channels[0][0],
+            false => &channels[from][to],
+        };
         let peer = |other: usize| Peer {
-            to: &channels[me][other],
-            from: &channels[other][me],
+            to: channel(me, other),
+            from: channel(other, me),
             outgoing: Batch::default(),
             incoming: Batch::default(),
             owed: 0,
         };
-        Self { malloc, own: vec![None; slots], peers: (0..channels.len()).map(peer).collect() }
+        Self {
+            malloc,
+            batch: load.batch,
+            own: vec![None; load.slots],
+            peers: (0..channels.len()).map(peer).collect(),
+        }
     }
 
     pub(crate) fn run(&mut self, steps: &[Step]) {
@@ -60,7 +70,7 @@ impl<'a, A: Malloc> Worker<'a, A> {
         let block = self.make(size);
         let peer = &mut self.peers[usize::from(to)];
         peer.outgoing.0.push(block);
-        if peer.outgoing.0.len() >= BATCH {
+        if peer.outgoing.0.len() >= self.batch {
             peer.to.send(&mut peer.outgoing);
             // What the other thread is too slow for.
             free_all(&self.malloc, &mut peer.outgoing);
@@ -70,7 +80,7 @@ impl<'a, A: Malloc> Worker<'a, A> {
     fn receive(&mut self, from: u16) {
         let peer = &mut self.peers[usize::from(from)];
         peer.owed += 1;
-        if peer.incoming.0.is_empty() && peer.owed % BATCH == 0 {
+        if peer.incoming.0.is_empty() && peer.owed % self.batch == 0 {
             peer.from.receive(&mut peer.incoming);
         }
         while peer.owed > 0
