@@ -14,7 +14,7 @@ pub(crate) struct Batch(pub(crate) Vec<NonNull<u8>>);
 // SAFETY: the blocks are the holder's alone, and the allocators free blocks of any thread.
 unsafe impl Send for Batch {}
 
-/// From one thread to one other, or a list that all share.
+/// From one thread to one other.
 #[derive(Default)]
 pub(crate) struct Channel(Mutex<(VecDeque<Batch>, Vec<Batch>)>);
 

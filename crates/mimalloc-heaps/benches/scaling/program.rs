@@ -21,8 +21,8 @@ pub(crate) struct Load {
     pub(crate) slots: usize,
     /// Blocks that go over at once.
     pub(crate) batch: usize,
-    /// Whether all hand over through one list, from which any of them takes.
-    pub(crate) one_list: bool,
+    /// Whether a thread lets others run after it has handed blocks over.
+    pub(crate) in_turns: bool,
 }
 
 impl Load {
@@ -36,7 +36,7 @@ impl Load {
             threads: vec![Vec::new(); usize::from(threads)],
             slots,
             batch: 120,
-            one_list: false,
+            in_turns: false,
         };
         // Backwards, to know of each block who frees it; then forwards, who allocated it.
         let mut freed_by: Vec<Option<u16>> = vec![None; slots];
@@ -67,17 +67,11 @@ impl Load {
         load
     }
 
-    /// The same calls with every block handed over through one list that all threads share, in batches of 4,096.
+    /// The same calls with `batch` blocks going over at once, and a turn for the other threads each time.
     ///
-    /// One thread hands over to itself, so that it pays for the same way as two. A freed block may be any thread's.
-    pub(crate) fn through_one_list(mut self) -> Self {
-        for step in self.threads.iter_mut().flatten() {
-            *step = match *step {
-                Step::Malloc { size, .. } | Step::Send { size, .. } => Step::Send { to: 0, size },
-                Step::Free { .. } | Step::Receive { .. } => Step::Receive { from: 0 },
-            };
-        }
-        Self { batch: 4096, one_list: true, ..self }
+    /// So the same program runs on one processor too, with as many frees of another thread's blocks.
+    pub(crate) fn in_turns(self, batch: usize) -> Self {
+        Self { batch, in_turns: true, ..self }
     }
 
     pub(crate) fn calls(&self) -> usize {

@@ -1,6 +1,7 @@
 //! Owns one thread's run of its steps.
 
 use std::ptr::NonNull;
+use std::thread;
 
 use malloc_api::Malloc;
 
@@ -21,20 +22,17 @@ struct Peer<'a> {
 pub(crate) struct Worker<'a, A> {
     malloc: A,
     batch: usize,
+    in_turns: bool,
     own: Vec<Option<NonNull<u8>>>,
     peers: Vec<Peer<'a>>,
 }
 
 impl<'a, A: Malloc> Worker<'a, A> {
-    /// `channels[from][to]` connect the threads; a load that shares one list uses the first.
+    /// `channels[from][to]` connect the threads.
     pub(crate) fn new(malloc: A, load: &Load, me: usize, channels: &'a [Vec<Channel>]) -> Self {
-        let channel = |from: usize, to: usize| match load.one_list {
-            true => &channels[0][0],
-            false => &channels[from][to],
-        };
         let peer = |other: usize| Peer {
-            to: channel(me, other),
-            from: channel(other, me),
+            to: &channels[me][other],
+            from: &channels[other][me],
             outgoing: Batch::default(),
             incoming: Batch::default(),
             owed: 0,
@@ -42,6 +40,7 @@ impl<'a, A: Malloc> Worker<'a, A> {
         Self {
             malloc,
             batch: load.batch,
+            in_turns: load.in_turns,
             own: vec![None; load.slots],
             peers: (0..channels.len()).map(peer).collect(),
         }
@@ -74,6 +73,9 @@ impl<'a, A: Malloc> Worker<'a, A> {
             peer.to.send(&mut peer.outgoing);
             // What the other thread is too slow for.
             free_all(&self.malloc, &mut peer.outgoing);
+            if self.in_turns {
+                thread::yield_now();
+            }
         }
     }
 
