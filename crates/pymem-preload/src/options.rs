@@ -11,7 +11,7 @@
 //! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
 //! | `PYMEM_HEAP_MAP` | a file that gets a picture of the heap, at exit and on SIGUSR1 |
 //!
-//! All but the first two are taken out of the environment: they speak of one process, not of its children.
+//! All but the first three are taken out of the environment: they speak of one process, not of its children.
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
