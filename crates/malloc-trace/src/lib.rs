@@ -18,6 +18,7 @@ mod replay;
 mod run;
 mod shadow;
 mod threads;
+mod words;
 
 pub use codec::{TraceError, decode, encode};
 pub use functions::{CallocFn, FreeFn, Functions, MallocFn, ReallocFn};

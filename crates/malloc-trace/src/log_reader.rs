@@ -38,6 +38,7 @@ use std::io::{self, Read};
 use std::ptr::NonNull;
 
 use crate::op::{DOMAINS, Event, Op, OpKind};
+use crate::words::{read_up_to, words};
 
 pub(crate) const HEAD_BYTES: usize = 4096;
 pub(crate) const RECORD_BYTES: usize = 16;
@@ -203,19 +204,21 @@ impl<R: Read> LogReader<R> {
     /// [`LogError::BadMagic`], [`TruncatedHead`](LogError::TruncatedHead) or [`Io`](LogError::Io).
     pub fn new(mut source: R) -> Result<Self, LogError> {
         let mut bytes = [0; HEAD_BYTES];
-        let found = fill(&mut source, &mut bytes)?;
-        if found >= MAGIC.len() && bytes[..MAGIC.len()] != MAGIC {
-            return Err(LogError::BadMagic { found: word(&bytes, 0).to_le_bytes() });
+        let found = read_up_to(&mut source, &mut bytes)?;
+        let words: [u64; HEAD_BYTES / 8] = words(&bytes);
+        let magic = words[0].to_le_bytes();
+        if found >= MAGIC.len() && magic != MAGIC {
+            return Err(LogError::BadMagic { found: magic });
         }
         if found < HEAD_BYTES {
             return Err(LogError::TruncatedHead);
         }
-        let stopped = word(&bytes, STOPPED_WORD);
+        let stopped = words[STOPPED_WORD];
         let head = LogHead {
-            dropped: word(&bytes, DROPPED_WORD),
+            dropped: words[DROPPED_WORD],
             reached_limit: stopped == LIMIT,
             system_error: stopped.checked_sub(SYSTEM).and_then(|number| number.try_into().ok()),
-            threads: word(&bytes, THREADS_WORD).try_into().unwrap_or(u16::MAX),
+            threads: words[THREADS_WORD].try_into().unwrap_or(u16::MAX),
         };
         Ok(Self {
             source,
@@ -246,8 +249,8 @@ impl<R: Read> LogReader<R> {
         }
         loop {
             let mut bytes = [0; RECORD_BYTES];
-            let whole = fill(&mut self.source, &mut bytes)? == RECORD_BYTES;
-            let words = [word(&bytes, 0), word(&bytes, 1)];
+            let whole = read_up_to(&mut self.source, &mut bytes)? == RECORD_BYTES;
+            let words = words(&bytes);
             if !whole || words[0] == 0 {
                 return Ok(None);
             }
@@ -397,25 +400,4 @@ impl Hasher for AddressHasher {
     fn write_u64(&mut self, address: u64) {
         self.0 = address.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
-}
-
-/// The word at `index`, in words.
-fn word(bytes: &[u8], index: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[8 * index..8 * index + 8]);
-    u64::from_le_bytes(word)
-}
-
-/// Fills `bytes` as far as the source goes and says how far that was.
-fn fill(source: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match source.read(&mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
