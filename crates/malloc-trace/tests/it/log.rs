@@ -13,6 +13,8 @@ use malloc_trace::{
 };
 use rstest::rstest;
 
+use crate::calls::{EVERY_KIND, WHAT_SUCCEEDED, fail_and_go_on};
+
 const HEAD_BYTES: u64 = 4096;
 const WINDOW_BYTES: u64 = 1 << 20;
 const NO_LIMIT: u64 = u64::MAX;
@@ -84,16 +86,8 @@ fn a_log_is_the_program_that_ran(#[values(1, 2)] seed: u64) {
 
 #[test]
 fn sizes_domains_and_kinds_are_kept() {
-    let ops = [
-        Op::malloc(0, 1, 24),
-        Op::calloc(1, 1, 0),
-        Op::realloc(0, 1, 500),
-        Op::realloc(2, 1, 7),
-        Op::free(0, 1),
-        Op::malloc(0, 1, 100_000),
-    ];
-    let read = logged("kinds", NO_LIMIT, &ops);
-    assert_eq!(read.ops()[..6], ops);
+    let read = logged("kinds", NO_LIMIT, &EVERY_KIND);
+    assert_eq!(read.ops()[..6], EVERY_KIND);
     assert_eq!(Trace::new(read.ops()).slots, 3);
 }
 
@@ -102,20 +96,8 @@ fn failures_are_not_logged_and_lose_no_block() {
     let file = LogFile::new("failures");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
     let failing = FailAfter::new(LibcMalloc, 1);
-    let recorder = Recorder::new(&failing, 2, &log);
-    let block = recorder.malloc(10);
-    assert!(recorder.malloc(10).is_none() && recorder.calloc(1, 10).is_none());
-    // SAFETY: (1) `None` is allowed and `block` is live; (2) a failure leaves the block.
-    assert!(unsafe { recorder.realloc(None, 10) }.is_none());
-    // SAFETY: as above.
-    assert!(unsafe { recorder.realloc(block, 20) }.is_none());
-    failing.disarm();
-    // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
-    let block = unsafe { recorder.realloc(block, 30) };
-    // SAFETY: (1) the block is live; (2) it is not used afterwards.
-    unsafe { recorder.free(block) };
-    let expected = [Op::malloc(0, 2, 10), Op::realloc(0, 2, 30), Op::free(0, 2)];
-    assert_eq!(read(&file.0).ops(), expected);
+    fail_and_go_on(&Recorder::new(&failing, 2, &log), &failing);
+    assert_eq!(read(&file.0).ops(), WHAT_SUCCEEDED);
 }
 
 /// An allocator whose large blocks come from another recorded one: only the call of the program is logged.

@@ -13,6 +13,8 @@ use malloc_trace::{
 };
 use rstest::rstest;
 
+use crate::calls::{EVERY_KIND, WHAT_SUCCEEDED, fail_and_go_on};
+
 /// A sink that several owners see.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Cursor<Vec<u8>>>>);
@@ -58,19 +60,11 @@ fn a_recorder_conforms() {
 
 #[test]
 fn records_the_program_that_ran() {
-    let ops = [
-        Op::malloc(0, 1, 24),
-        Op::calloc(1, 1, 0),
-        Op::realloc(0, 1, 500),
-        Op::realloc(2, 1, 7),
-        Op::free(0, 1),
-        Op::malloc(3, 1, 100_000),
-    ];
-    let mut expected = ops.to_vec();
+    let mut ops = EVERY_KIND;
     // The slot of a freed block is used again; what is left is freed in the order of the addresses.
-    expected[5] = Op::malloc(0, 1, 100_000);
+    ops[5] = Op::malloc(3, 1, 100_000);
     let trace = record(&ops);
-    assert_eq!(trace.ops[..6], expected);
+    assert_eq!(trace.ops[..6], EVERY_KIND);
     assert_eq!(trace.slots, 3);
     let mut frees = trace.ops[6..].to_vec();
     frees.sort_by_key(|op| op.slot());
@@ -91,23 +85,9 @@ fn failures_are_not_recorded() {
     let file = Shared::default();
     let recording = Recording::new(file.clone(), Version::V1, 100).expect("a sink");
     let failing = FailAfter::new(LibcMalloc, 1);
-    let recorder = Recorder::new(&failing, 2, &recording);
-    let block = recorder.malloc(10);
-    assert!(recorder.malloc(10).is_none() && recorder.calloc(1, 10).is_none());
-    // SAFETY: (1) `None` is allowed and `block` is live; (2) a failure leaves the block.
-    assert!(unsafe { recorder.realloc(None, 10) }.is_none());
-    // SAFETY: as above.
-    assert!(unsafe { recorder.realloc(block, 20) }.is_none());
-    // SAFETY: (1) `None` is allowed; (2) there is no block.
-    unsafe { recorder.free(None) };
-    failing.disarm();
-    // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
-    let block = unsafe { recorder.realloc(block, 30) };
-    // SAFETY: (1) the block is live; (2) it is not used afterwards.
-    unsafe { recorder.free(block) };
+    fail_and_go_on(&Recorder::new(&failing, 2, &recording), &failing);
     recording.finish().expect("a sink");
-    let ops = decode(&file.bytes()[..]).expect("a trace").ops;
-    assert_eq!(ops, [Op::malloc(0, 2, 10), Op::realloc(0, 2, 30), Op::free(0, 2)]);
+    assert_eq!(decode(&file.bytes()[..]).expect("a trace").ops, WHAT_SUCCEEDED);
 }
 
 #[test]
