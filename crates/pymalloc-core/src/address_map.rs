@@ -74,11 +74,11 @@ impl AddressMap {
             return Some(class);
         }
         let arena = self.foreign.find(address)?;
-        let unit = arena.pool_unit(arena.unit_of(address)?);
+        let unit = arena.unit_of(address)?;
         if unit == 0 || arena.free_mask() >> unit & 1 == 1 {
             return None;
         }
-        arena.pool(unit).class()
+        arena.pool(arena.pool_unit(unit)).class()
     }
 
     /// The arena of a block.

@@ -11,7 +11,8 @@
 //!           ^ first unit, aligned to POOL_BYTES; slack and the last unit: one or the other
 //! ```
 //!
-//! A medium arena has pools of four units; they begin at unit 4.
+//! A pool is one unit, or for classes above 2048 bytes a pair, the first with an even number. Both kinds share an arena, so that
+//! a program has one arena that is not filled yet, not two. The header's neighbour is left to single ones.
 //!
 //! Unit 0 has four pages. One holds the header with the pools' records, which every call reads, two hold the idle maps,
 //! and one stays untouched. Which one is which turns with the arena's number: arenas begin at multiples of 1 MiB, so at
@@ -20,34 +21,58 @@
 use core::ptr::NonNull;
 
 use crate::config::{
-    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, MEDIUM_POOL_UNITS, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
+    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, PAGE_BYTES, PAIR_UNITS, POOL_BYTES, POOL_SHIFT,
 };
 use crate::pool::{Pool, PoolPtr, RECORD_SHIFT};
 use crate::size_class::SizeClass;
 
-/// What size of pool an arena is divided into.
+/// What a pool consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// Pools of one unit.
-    Small = 0,
-    /// Pools of `MEDIUM_POOL_UNITS`.
-    Medium = 1,
+    /// One unit.
+    Single = 0,
+    /// A pair.
+    Pair = 1,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Small, Self::Medium];
+    pub(crate) const ALL: [Self; 2] = [Self::Single, Self::Pair];
 
     pub(crate) const fn of(class: SizeClass) -> Self {
-        if class.geometry().units as usize == 1 { Self::Small } else { Self::Medium }
+        if class.geometry().units as usize == 1 { Self::Single } else { Self::Pair }
     }
 
     pub(crate) const fn units(self) -> usize {
         match self {
-            Self::Small => 1,
-            Self::Medium => MEDIUM_POOL_UNITS,
+            Self::Single => 1,
+            Self::Pair => PAIR_UNITS,
         }
     }
+
+    /// The bits of the units of such a pool that begins at `unit`.
+    const fn mask(self, unit: usize) -> u64 {
+        ((1 << self.units()) - 1) << unit
+    }
+
+    /// Of `units`, those at which such a pool can begin.
+    const fn starts(self, units: u64) -> u64 {
+        match self {
+            Self::Single => units,
+            Self::Pair => units & units >> 1 & PAIR_STARTS,
+        }
+    }
+}
+
+/// Bits of the units that begin a pair.
+const PAIR_STARTS: u64 = 0x5555_5555_5555_5555;
+const _: () = assert!(PAIR_UNITS == 2, "two neighbouring bits");
+
+/// An arena's place in one list of `arenas.rs`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Links {
+    pub(crate) next: Option<ArenaPtr>,
+    pub(crate) prev: Option<ArenaPtr>,
 }
 
 /// An arena's header: the records of its pools, then what concerns the arena.
@@ -59,17 +84,12 @@ pub(crate) struct Arena {
     address: NonNull<u8>,
     /// Address of unit 0, `address` rounded up to `POOL_BYTES`.
     first_unit: NonNull<u8>,
-    /// Neighbours in a list of `arenas.rs`.
-    next: Option<ArenaPtr>,
-    prev: Option<ArenaPtr>,
-    /// Neighbours in the list of all arenas.
-    all_next: Option<ArenaPtr>,
-    all_prev: Option<ArenaPtr>,
-    /// Invariant 1: bit u is set if unit u begins a free pool.
+    /// Neighbours in the lists of `arenas.rs`: for pools of each kind, and of all arenas.
+    links: [Links; 3],
+    /// Invariant 1: bit u is set if unit u is in no pool.
     free: u64,
-    /// Invariant 2: a subset of `free`: pools whose memory is resident, because it was used or populated.
+    /// Invariant 2: a subset of `free`: units whose memory is resident, because it was used or populated.
     resident: u64,
-    kind: Kind,
     /// Did the source make this arena (else a record that was set at run time)?
     from_source: bool,
     /// Units that fit, 64 or 63.
@@ -132,7 +152,8 @@ impl ArenaPtr {
         let fields = this.get_mut();
         fields.from_source = from_source;
         fields.units = units as u8;
-        this.set_kind(Kind::Small);
+        let all_units = this.all_units();
+        this.get_mut().free = all_units;
         this
     }
 
@@ -162,48 +183,31 @@ impl ArenaPtr {
         self.get().address
     }
 
-    pub(crate) fn kind(self) -> Kind {
-        self.get().kind
-    }
-
     pub(crate) fn is_from_source(self) -> bool {
         self.get().from_source
     }
 
-    /// Divides a wholly free arena into pools of `kind`.
-    pub(crate) fn set_kind(mut self, kind: Kind) {
-        let arena = self.get_mut();
-        // Every unit of a resident pool is resident.
-        let mut before = 0;
-        for shift in 0..arena.kind.units() {
-            before |= arena.resident << shift;
-        }
-        arena.kind = kind;
-        arena.free = 0;
-        let mut unit = kind.units();
-        while unit + kind.units() <= usize::from(arena.units) {
-            arena.free |= 1 << unit;
-            unit += kind.units();
-        }
-        // Units that were resident stay so, as parts of pools too: a pool is resident if all of it is.
-        let mut resident = before;
-        for shift in 1..kind.units() {
-            resident &= before >> shift;
-        }
-        arena.resident = resident & arena.free;
+    /// The units that pools can have.
+    fn all_units(self) -> u64 {
+        u64::MAX >> (64 - self.get().units) & !1
     }
 
-    /// Number of pools, free or not.
-    pub(crate) fn pools(self) -> usize {
-        let units = usize::from(self.get().units);
-        units / self.kind().units() - 1
+    /// Units that pools can have, free or not.
+    pub(crate) fn units(self) -> usize {
+        usize::from(self.get().units) - 1
     }
 
-    pub(crate) fn free_pools(self) -> usize {
-        self.get().free.count_ones() as usize
+    /// Are all units free?
+    pub(crate) fn is_empty(self) -> bool {
+        self.get().free == self.all_units()
     }
 
-    /// First units of the free pools.
+    /// Number of places for a pool of `kind`.
+    pub(crate) fn free_places(self, kind: Kind) -> usize {
+        kind.starts(self.get().free).count_ones() as usize
+    }
+
+    /// The free units.
     pub(crate) fn free_mask(self) -> u64 {
         self.get().free
     }
@@ -212,9 +216,9 @@ impl ArenaPtr {
         self.get().resident
     }
 
-    /// Bytes that no pool can use: slack at both ends, and units too few for a pool.
+    /// Bytes that no pool can use: slack at both ends.
     pub(crate) fn alignment_bytes(self) -> usize {
-        ARENA_BYTES - POOL_BYTES - self.pools() * self.kind().units() * POOL_BYTES
+        ARENA_BYTES - POOL_BYTES - self.units() * POOL_BYTES
     }
 
     /// Address of `unit`.
@@ -232,10 +236,14 @@ impl ArenaPtr {
         (unit < usize::from(self.get().units)).then_some(unit)
     }
 
-    /// The first unit of the pool that `unit` belongs to.
+    /// The first unit of the pool that `unit`, which is not free, belongs to.
     #[inline]
     pub(crate) fn pool_unit(self, unit: usize) -> usize {
-        unit & !(self.kind().units() - 1)
+        let pair = unit & !(PAIR_UNITS - 1);
+        match self.pool(pair).class() {
+            Some(class) if Kind::of(class) == Kind::Pair => pair,
+            _ => unit,
+        }
     }
 
     /// The record of the pool that begins at `unit`.
@@ -248,98 +256,71 @@ impl ArenaPtr {
         unsafe { PoolPtr::new(record) }
     }
 
-    /// Takes a free pool, resident memory first, lower addresses first; returns its unit and whether it is resident.
+    /// Takes the units of a pool of `kind`; returns the first, and which of them are resident.
     ///
-    /// The arena has a free pool.
-    pub(crate) fn take_pool(mut self) -> (usize, bool) {
+    /// Resident memory first, then what breaks no free pair, then lower addresses. The arena has a place for such a pool.
+    pub(crate) fn take_pool(mut self, kind: Kind) -> (usize, u64) {
         let arena = self.get_mut();
-        let resident = arena.resident != 0;
-        let choice = if resident { arena.resident } else { arena.free };
+        let places = kind.starts(arena.free);
+        let pairs = Kind::Pair.starts(arena.free);
+        let broken = places & !(pairs * Kind::Pair.mask(0));
+        let choices = [broken & arena.resident, kind.starts(arena.resident), broken, places];
+        let choice = choices.into_iter().find(|choice| *choice != 0).unwrap_or_default();
         let unit = choice.trailing_zeros() as usize;
-        arena.free &= !(1 << unit);
-        arena.resident &= !(1 << unit);
+        let taken = kind.mask(unit);
+        let resident = arena.resident & taken;
+        arena.free &= !taken;
+        arena.resident &= !taken;
         (unit, resident)
     }
 
-    /// Gives the pool at `unit`, closed by now, back.
-    pub(crate) fn give_pool(mut self, unit: usize) {
+    /// Gives the units of the pool of `kind` at `unit`, closed by now, back.
+    pub(crate) fn give_pool(mut self, unit: usize, kind: Kind) {
         let arena = self.get_mut();
-        arena.free |= 1 << unit;
-        arena.resident |= 1 << unit;
+        arena.free |= kind.mask(unit);
+        arena.resident |= kind.mask(unit);
     }
 
-    /// Number of free pools without memory directly after the one at `unit`, at most `limit`.
+    /// Free units without memory directly from `unit` on, at most `limit` (fewer than 64).
     pub(crate) fn virgin_run(self, unit: usize, limit: usize) -> usize {
-        let step = self.kind().units();
         let virgin = self.get().free & !self.get().resident;
-        let mut run = 0;
-        let mut next = unit + step;
-        while run < limit && next < ARENA_UNITS && virgin >> next & 1 == 1 {
-            run += 1;
-            next += step;
-        }
-        run
+        (virgin.checked_shr(unit as u32).unwrap_or(0).trailing_ones() as usize).min(limit)
     }
 
-    /// Notes that `count` free pools after the one at `unit` are resident now.
-    pub(crate) fn set_resident_after(mut self, unit: usize, count: usize) {
-        let step = self.kind().units();
+    /// Notes that the free units of `mask` are resident now.
+    pub(crate) fn set_resident(mut self, mask: u64) {
         let arena = self.get_mut();
-        for i in 1..=count {
-            arena.resident |= 1 << (unit + i * step);
-        }
-        debug_assert_eq!(arena.resident & !arena.free, 0, "arena invariant 2");
+        debug_assert_eq!(mask & !arena.free, 0, "arena invariant 2");
+        arena.resident |= mask;
     }
 
-    /// Notes that all of a wholly free arena is resident.
-    pub(crate) fn set_all_resident(mut self) {
-        let arena = self.get_mut();
-        arena.resident = arena.free;
-    }
-
-    /// Notes that the memory of the free pools of `mask` went back to the system.
+    /// Notes that the memory of the free units of `mask` went back to the system.
     pub(crate) fn set_purged(mut self, mask: u64) {
         self.get_mut().resident &= !mask;
     }
 
-    pub(crate) fn next(self) -> Option<Self> {
-        self.get().next
+    /// The neighbours in list `list`.
+    pub(crate) fn links(self, list: usize) -> Links {
+        self.get().links[list]
     }
 
-    pub(crate) fn prev(self) -> Option<Self> {
-        self.get().prev
+    pub(crate) fn set_next(mut self, list: usize, next: Option<Self>) {
+        self.get_mut().links[list].next = next;
     }
 
-    pub(crate) fn set_next(mut self, next: Option<Self>) {
-        self.get_mut().next = next;
-    }
-
-    pub(crate) fn set_prev(mut self, prev: Option<Self>) {
-        self.get_mut().prev = prev;
-    }
-
-    pub(crate) fn all_next(self) -> Option<Self> {
-        self.get().all_next
-    }
-
-    pub(crate) fn all_prev(self) -> Option<Self> {
-        self.get().all_prev
-    }
-
-    pub(crate) fn set_all_next(mut self, next: Option<Self>) {
-        self.get_mut().all_next = next;
-    }
-
-    pub(crate) fn set_all_prev(mut self, prev: Option<Self>) {
-        self.get_mut().all_prev = prev;
+    pub(crate) fn set_prev(mut self, list: usize, prev: Option<Self>) {
+        self.get_mut().links[list].prev = prev;
     }
 
     /// Units at which the pools in use begin.
     pub(crate) fn open_units(self) -> impl Iterator<Item = usize> {
-        let (step, units) = (self.kind().units(), usize::from(self.get().units));
-        (1..ARENA_UNITS / step)
-            .map(move |index| index * step)
-            .take_while(move |unit| unit + step <= units)
-            .filter(move |unit| self.get().free >> unit & 1 == 0)
+        let mut unit = 1;
+        core::iter::from_fn(move || {
+            let open = self.all_units() & !self.get().free & u64::MAX.checked_shl(unit)?;
+            let found = open.trailing_zeros();
+            let class = (open != 0).then(|| self.pool(found as usize).class())??;
+            unit = found + u32::from(class.geometry().units);
+            Some(found as usize)
+        })
     }
 }

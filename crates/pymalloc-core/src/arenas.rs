@@ -1,35 +1,36 @@
-//! Owns the order of arenas: by number of free pools, so that the fullest is used first and empty ones can go back.
+//! Owns the order of arenas: by number of free places, so that the fullest is used first and empty ones can go back.
 
 use crate::arena::{ArenaPtr, Kind};
 use crate::config::{ARENA_UNITS, POOL_BYTES};
+
+/// The list of all arenas, after those for each kind of pool.
+const ALL: usize = Kind::ALL.len();
 
 /// Every arena of an allocator.
 ///
 /// CPython keeps one list sorted by the number of free pools and an array of places in it; a list for each
 /// number and a word of bits say the same with O(1) moves.
 pub(crate) struct Arenas {
-    /// Invariant 1: list n of a kind holds exactly its arenas with n free pools, some of them in use; n = 0 is
-    /// in no list.
-    by_free_pools: [[Option<ArenaPtr>; ARENA_UNITS]; 2],
+    /// Invariant 1: list n of a kind holds exactly the arenas with n free places for its pools, and with some pool in use; n = 0
+    /// is in no list.
+    by_free_places: [[Option<ArenaPtr>; ARENA_UNITS]; Kind::ALL.len()],
     /// Invariant 2: bit n is set if list n is not empty.
-    nonempty: [u64; 2],
-    /// Invariant 3: exactly the arenas without a pool in use, the hottest first.
+    nonempty: [u64; Kind::ALL.len()],
+    /// Invariant 3: exactly the arenas without a pool in use, the hottest first; linked as small ones.
     empty: Option<ArenaPtr>,
-    empty_count: usize,
     /// Invariant 4: every arena.
     all: Option<ArenaPtr>,
     count: usize,
-    /// Invariant 5: units of free pools that are resident, in all arenas.
+    /// Invariant 5: free units that are resident, in all arenas.
     resident_free_units: usize,
 }
 
 impl Arenas {
     pub(crate) const fn new() -> Self {
         Self {
-            by_free_pools: [[None; ARENA_UNITS]; 2],
-            nonempty: [0; 2],
+            by_free_places: [[None; ARENA_UNITS]; Kind::ALL.len()],
+            nonempty: [0; Kind::ALL.len()],
             empty: None,
-            empty_count: 0,
             all: None,
             count: 0,
             resident_free_units: 0,
@@ -40,188 +41,163 @@ impl Arenas {
         self.count
     }
 
-    /// Bytes of free pools whose memory has not gone back to the system.
+    /// Bytes of free units whose memory has not gone back to the system.
     #[inline]
     pub(crate) fn resident_free_bytes(&self) -> usize {
         self.resident_free_units * POOL_BYTES
     }
 
-    /// Takes a free pool of `arena`; see [`ArenaPtr::take_pool`].
-    pub(crate) fn take_pool(&mut self, arena: ArenaPtr) -> (usize, bool) {
-        let (unit, resident) = arena.take_pool();
-        if resident {
-            self.resident_free_units -= arena.kind().units();
+    /// Takes a pool of `kind` from the fullest arena with a place for one, else from an empty one; returns the arena, the
+    /// pool's first unit, and which of its units are resident.
+    pub(crate) fn take_pool(&mut self, kind: Kind) -> Option<(ArenaPtr, usize, u64)> {
+        let bits = self.nonempty[kind as usize];
+        let arena = match bits {
+            0 => self.pop_empty()?,
+            _ => self.by_free_places[kind as usize][bits.trailing_zeros() as usize]?,
+        };
+        if bits != 0 {
+            self.unlist(arena);
         }
-        (unit, resident)
+        let (unit, resident) = arena.take_pool(kind);
+        self.resident_free_units -= resident.count_ones() as usize;
+        self.list(arena);
+        Some((arena, unit, resident))
     }
 
-    /// Gives the closed pool at `unit` of `arena` back.
-    pub(crate) fn give_pool(&mut self, arena: ArenaPtr, unit: usize) {
-        arena.give_pool(unit);
-        self.resident_free_units += arena.kind().units();
+    /// Gives the closed pool of `kind` at `unit` of `arena` back.
+    pub(crate) fn give_pool(&mut self, arena: ArenaPtr, unit: usize, kind: Kind) {
+        self.unlist(arena);
+        arena.give_pool(unit, kind);
+        self.resident_free_units += kind.units();
+        self.list(arena);
     }
 
-    /// Notes that `count` free pools of `arena` after the one at `unit` have been populated.
-    pub(crate) fn set_resident_after(&mut self, arena: ArenaPtr, unit: usize, count: usize) {
-        arena.set_resident_after(unit, count);
-        self.resident_free_units += count * arena.kind().units();
+    /// Notes that `count` free units of `arena` from `unit` on have been populated.
+    pub(crate) fn set_resident(&mut self, arena: ArenaPtr, unit: usize, count: usize) {
+        if count > 0 {
+            arena.set_resident(((1 << count) - 1) << unit);
+            self.resident_free_units += count;
+        }
     }
 
-    /// Notes that the memory of the free pools of `mask`, which were resident, went back to the system.
+    /// Notes that the memory of the free units of `mask`, which were resident, went back to the system.
     pub(crate) fn set_purged(&mut self, arena: ArenaPtr, mask: u64) {
         arena.set_purged(mask);
-        self.resident_free_units -= mask.count_ones() as usize * arena.kind().units();
+        self.resident_free_units -= mask.count_ones() as usize;
     }
 
-    /// An arena with resident free pools among pools in use, one with the most free pools first.
+    /// Arenas with free units among pools in use, those with the most free units first.
     pub(crate) fn emptiest_first(&self) -> impl Iterator<Item = ArenaPtr> {
-        (1..ARENA_UNITS).rev().flat_map(move |free_pools| {
-            self.by_free_pools.iter().flat_map(move |lists| {
-                core::iter::successors(lists[free_pools], |arena| arena.next())
-            })
-        })
+        let lists = self.by_free_places[Kind::Single as usize].iter().rev();
+        lists.flat_map(|head| Self::along(*head, Kind::Single as usize))
     }
 
-    /// Enters a new arena as an empty one.
-    pub(crate) fn add(&mut self, arena: ArenaPtr) {
-        arena.set_all_prev(None);
-        arena.set_all_next(self.all);
-        if let Some(old) = self.all {
-            old.set_all_prev(Some(arena));
-        }
-        self.all = Some(arena);
+    /// Enters a new arena as an empty one; all of it is resident, or nothing.
+    pub(crate) fn add(&mut self, arena: ArenaPtr, resident: bool) {
+        Self::push(&mut self.all, arena, ALL);
         self.count += 1;
-        self.resident_free_units +=
-            arena.resident_mask().count_ones() as usize * arena.kind().units();
-        self.push_empty(arena);
+        if resident {
+            arena.set_resident(arena.free_mask());
+            self.resident_free_units += arena.units();
+        }
+        Self::push(&mut self.empty, arena, Kind::Single as usize);
     }
 
     /// Takes the empty arena that was used last out of all lists.
     pub(crate) fn remove_empty(&mut self) -> Option<ArenaPtr> {
         let arena = self.pop_empty()?;
-        self.resident_free_units -=
-            arena.resident_mask().count_ones() as usize * arena.kind().units();
-        let (prev, next) = (arena.all_prev(), arena.all_next());
-        match prev {
-            Some(prev) => prev.set_all_next(next),
-            None => self.all = next,
-        }
-        if let Some(next) = next {
-            next.set_all_prev(prev);
-        }
+        self.resident_free_units -= arena.resident_mask().count_ones() as usize;
+        Self::unlink(&mut self.all, arena, ALL);
         self.count -= 1;
         Some(arena)
     }
 
-    /// The fullest arena of `kind` with a free pool, else an empty one, which then is of that kind.
-    #[inline]
-    pub(crate) fn fullest(&mut self, kind: Kind) -> Option<ArenaPtr> {
-        let bits = self.nonempty[kind as usize];
-        if bits != 0 {
-            return self.by_free_pools[kind as usize][bits.trailing_zeros() as usize];
-        }
-        let arena = self.pop_empty()?;
-        // The change of kind can lose the parts of pools that were resident.
-        self.resident_free_units -=
-            arena.resident_mask().count_ones() as usize * arena.kind().units();
-        arena.set_kind(kind);
-        self.resident_free_units +=
-            arena.resident_mask().count_ones() as usize * arena.kind().units();
-        self.push(arena, arena.free_pools());
-        Some(arena)
-    }
-
-    /// Moves `arena`, which had `before` free pools and has another number now, to its place.
-    pub(crate) fn moved(&mut self, arena: ArenaPtr, before: usize) {
-        if before > 0 {
-            self.unlink(arena, before);
-        }
-        let now = arena.free_pools();
-        if now == arena.pools() {
-            self.push_empty(arena);
-        } else if now > 0 {
-            self.push(arena, now);
-        }
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = ArenaPtr> {
-        core::iter::successors(self.all, |arena| arena.all_next())
+        Self::along(self.all, ALL)
     }
 
-    fn push(&mut self, arena: ArenaPtr, free_pools: usize) {
-        let head = &mut self.by_free_pools[arena.kind() as usize][free_pools];
-        arena.set_prev(None);
-        arena.set_next(*head);
-        if let Some(old) = *head {
-            old.set_prev(Some(arena));
+    /// Enters `arena` where its free places belong.
+    fn list(&mut self, arena: ArenaPtr) {
+        if arena.is_empty() {
+            Self::push(&mut self.empty, arena, Kind::Single as usize);
+            return;
         }
-        *head = Some(arena);
-        self.nonempty[arena.kind() as usize] |= 1 << free_pools;
-    }
-
-    fn unlink(&mut self, arena: ArenaPtr, free_pools: usize) {
-        let head = &mut self.by_free_pools[arena.kind() as usize][free_pools];
-        let (prev, next) = (arena.prev(), arena.next());
-        match prev {
-            Some(prev) => prev.set_next(next),
-            None => *head = next,
-        }
-        if let Some(next) = next {
-            next.set_prev(prev);
-        }
-        if head.is_none() {
-            self.nonempty[arena.kind() as usize] &= !(1 << free_pools);
+        for kind in Kind::ALL {
+            let places = arena.free_places(kind);
+            if places > 0 {
+                Self::push(&mut self.by_free_places[kind as usize][places], arena, kind as usize);
+                self.nonempty[kind as usize] |= 1 << places;
+            }
         }
     }
 
-    fn push_empty(&mut self, arena: ArenaPtr) {
-        arena.set_prev(None);
-        arena.set_next(self.empty);
-        if let Some(old) = self.empty {
-            old.set_prev(Some(arena));
+    /// Takes `arena`, in which a pool is in use, out of the lists of free places.
+    fn unlist(&mut self, arena: ArenaPtr) {
+        for kind in Kind::ALL {
+            let places = arena.free_places(kind);
+            if places > 0 {
+                let head = &mut self.by_free_places[kind as usize][places];
+                Self::unlink(head, arena, kind as usize);
+                if head.is_none() {
+                    self.nonempty[kind as usize] &= !(1 << places);
+                }
+            }
         }
-        self.empty = Some(arena);
-        self.empty_count += 1;
     }
 
     fn pop_empty(&mut self) -> Option<ArenaPtr> {
         let arena = self.empty?;
-        self.empty = arena.next();
-        if let Some(next) = self.empty {
-            next.set_prev(None);
-        }
-        self.empty_count -= 1;
+        Self::unlink(&mut self.empty, arena, Kind::Single as usize);
         Some(arena)
     }
 
-    /// Asserts invariants 1 to 4.
+    fn push(head: &mut Option<ArenaPtr>, arena: ArenaPtr, list: usize) {
+        arena.set_prev(list, None);
+        arena.set_next(list, *head);
+        if let Some(old) = *head {
+            old.set_prev(list, Some(arena));
+        }
+        *head = Some(arena);
+    }
+
+    fn unlink(head: &mut Option<ArenaPtr>, arena: ArenaPtr, list: usize) {
+        let links = arena.links(list);
+        match links.prev {
+            Some(prev) => prev.set_next(list, links.next),
+            None => *head = links.next,
+        }
+        if let Some(next) = links.next {
+            next.set_prev(list, links.prev);
+        }
+    }
+
+    fn along(head: Option<ArenaPtr>, list: usize) -> impl Iterator<Item = ArenaPtr> {
+        core::iter::successors(head, move |arena| arena.links(list).next)
+    }
+
+    /// Asserts invariants 1 to 5.
     pub(crate) fn check(&self) {
-        let mut listed = 0;
         for kind in Kind::ALL {
-            for (free_pools, head) in self.by_free_pools[kind as usize].iter().enumerate() {
-                let bit = self.nonempty[kind as usize] >> free_pools & 1 == 1;
+            let mut listed = 0;
+            for (places, head) in self.by_free_places[kind as usize].iter().enumerate() {
+                let bit = self.nonempty[kind as usize] >> places & 1 == 1;
                 assert_eq!(head.is_some(), bit, "arenas invariant 2");
-                for arena in core::iter::successors(*head, |arena| arena.next()) {
-                    assert_eq!(arena.free_pools(), free_pools, "arenas invariant 1: place");
-                    assert!(free_pools > 0 && free_pools < arena.pools(), "arenas invariant 1");
-                    assert_eq!(arena.kind() as usize, kind as usize, "arenas invariant 1: kind");
+                for arena in Self::along(*head, kind as usize) {
+                    assert_eq!(arena.free_places(kind), places, "arenas invariant 1: place");
+                    assert!(places > 0 && !arena.is_empty(), "arenas invariant 1");
                     listed += 1;
                 }
             }
+            let in_use = |arena: &ArenaPtr| !arena.is_empty() && arena.free_places(kind) > 0;
+            assert_eq!(listed, self.iter().filter(in_use).count(), "arenas invariant 1: complete");
         }
-        let mut empty = 0;
-        for arena in core::iter::successors(self.empty, |arena| arena.next()) {
-            assert_eq!(arena.free_pools(), arena.pools(), "arenas invariant 3");
-            empty += 1;
-        }
-        assert_eq!(empty, self.empty_count, "arenas invariant 3: count");
-        let full = self.iter().filter(|arena| arena.free_pools() == 0).count();
+        let empty = Self::along(self.empty, Kind::Single as usize);
+        let is_empty = |arena: &ArenaPtr| arena.is_empty();
+        let empty_arenas = self.iter().filter(is_empty).count();
+        let listed = empty.inspect(|arena| assert!(arena.is_empty(), "arenas invariant 3")).count();
+        assert_eq!(listed, empty_arenas, "arenas invariant 3: complete");
         assert_eq!(self.iter().count(), self.count, "arenas invariant 4");
-        let resident: usize = self
-            .iter()
-            .map(|arena| arena.resident_mask().count_ones() as usize * arena.kind().units())
-            .sum();
-        assert_eq!(resident, self.resident_free_units, "arenas invariant 5");
-        assert_eq!(listed + empty + full, self.count, "arenas invariants 1 and 3: complete");
+        let resident: u32 = self.iter().map(|arena| arena.resident_mask().count_ones()).sum();
+        assert_eq!(resident as usize, self.resident_free_units, "arenas invariant 5");
     }
 }

@@ -20,22 +20,16 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         for arena in self.arenas.iter() {
             let (free, resident) = (arena.free_mask(), arena.resident_mask());
             assert_eq!(resident & !free, 0, "arena invariant 2");
-            assert_eq!(
-                arena.open_units().count() + arena.free_pools(),
-                arena.pools(),
-                "arena invariant 1"
-            );
+            let mut open_units = free.count_ones() as usize;
             for unit in arena.open_units() {
                 let pool = arena.pool(unit);
                 pool.check();
                 let class = pool.class().expect("an open pool has a class");
-                assert_eq!(
-                    class.geometry().units as usize,
-                    arena.kind().units(),
-                    "a pool's class fits its arena"
-                );
                 assert_eq!(pool.base(), arena.unit_address(unit), "a pool begins at its unit");
-                for part in unit..unit + arena.kind().units() {
+                let end = unit + usize::from(class.geometry().units);
+                open_units += end - unit;
+                for part in unit..end {
+                    assert_eq!(free >> part & 1, 0, "arena invariant 1: a part of a pool");
                     let address = arena.unit_address(part).addr().get();
                     assert_eq!(self.map.class_of(address), Some(class), "address map invariant 1");
                 }
@@ -54,6 +48,11 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 listed[class.index()] += u32::from(used);
                 open_bytes += class.pool_bytes();
             }
+            assert_eq!(
+                open_units,
+                arena.units(),
+                "arena invariant 1: each unit is free or a pool's"
+            );
             let mut units = free;
             while units != 0 {
                 let unit = units.trailing_zeros() as usize;

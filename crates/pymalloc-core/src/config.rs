@@ -23,8 +23,8 @@ pub(crate) const GRAIN_BYTES: usize = 16;
 /// Units of [`POOL_BYTES`] in an arena.
 pub(crate) const ARENA_UNITS: usize = ARENA_BYTES / POOL_BYTES;
 
-/// Units in a pool of a medium class (513 bytes and more): 64 KiB keep the waste at a pool's end below 1 %.
-pub(crate) const MEDIUM_POOL_UNITS: usize = 4;
+/// Units in a pool of a class above 2048 bytes: 32 KiB keep the waste at a pool's end below 3 %.
+pub(crate) const PAIR_UNITS: usize = 2;
 
 /// Bytes in an operating-system page, the grain of commit and purge.
 ///
@@ -39,6 +39,5 @@ const _: () = assert!(GRAIN_BYTES >= MIN_ALIGN && GRAIN_BYTES % MIN_ALIGN == 0);
 const _: () = assert!(SMALL_MAX % GRAIN_BYTES == 0 && POOLED_MAX % GRAIN_BYTES == 0);
 const _: () = assert!(ARENA_UNITS == 64, "an arena's free pools are the bits of a u64");
 const _: () = assert!(POOL_BYTES / GRAIN_BYTES <= u16::MAX as usize);
-const _: () =
-    assert!(POOLED_MAX * 8 <= MEDIUM_POOL_UNITS * POOL_BYTES, "8 blocks in a pool at least");
+const _: () = assert!(POOLED_MAX * 4 <= PAIR_UNITS * POOL_BYTES, "4 blocks in a pool at least");
 const _: () = assert!(POOL_BYTES % PAGE_BYTES == 0);

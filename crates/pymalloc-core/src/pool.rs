@@ -34,7 +34,8 @@ pub(crate) struct Pool {
     /// Invariant 1: the allocator's key while the pool has a class and is in its list of used pools, else 0. So one
     /// compare tells the hot path that it may push.
     key: u32,
-    /// Invariant 2: blocks that are handed out.
+    /// Invariant 2: blocks that are handed out, and one more in the first pool of its class: that pool is kept, so the count
+    /// reaches 0 when a pool is to be closed.
     live: u16,
     /// The class byte, 0 for a pool that belongs to no class.
     class: u8,
@@ -128,7 +129,7 @@ impl PoolPtr {
         self.get().key == key
     }
 
-    /// Puts a live block on the list; returns whether it was the last one.
+    /// Puts a live block on the list; returns whether it was the last one, and the pool not the first of its class.
     ///
     /// # Safety
     ///
@@ -169,7 +170,18 @@ impl PoolPtr {
 
     /// Blocks handed out.
     pub(crate) fn live_blocks(self) -> usize {
-        usize::from(self.get().live)
+        let is_first = self.get().key != 0 && self.get().prev.is_none();
+        usize::from(self.get().live) - usize::from(is_first)
+    }
+
+    /// Counts one block more: the pool becomes the first of its class.
+    pub(crate) fn hold(mut self) {
+        self.get_mut().live += 1;
+    }
+
+    /// Takes `hold` back.
+    pub(crate) fn let_go(mut self) {
+        self.get_mut().live -= 1;
     }
 
     /// The arena's first unit, in which the record lies.

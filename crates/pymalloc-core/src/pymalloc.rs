@@ -19,10 +19,6 @@ use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::Stats;
 use crate::used_pools::UsedPools;
 
-/// Open pools after which a medium class has shown that it grows: its next pools are populated at one stroke. Pools of the
-/// many medium classes that never get there are touched page by page.
-const POPULATE_AFTER_POOLS: u32 = 1;
-
 /// Bytes of fresh memory that are populated together: a page costs a third less that way than by a fault.
 const COMMIT_BYTES: usize = 128 << 10;
 
@@ -30,7 +26,7 @@ const COMMIT_BYTES: usize = 128 << 10;
 /// block of the one freed through the other, which is forbidden anyway, to be confused.
 static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
 
-/// The pool allocator: small and medium blocks from pools, everything else from `R`; arenas from `S`.
+/// The pool allocator: blocks up to [`POOLED_MAX`](crate::POOLED_MAX) bytes from pools, everything else from `R`; arenas from `S`.
 ///
 /// Methods take `&mut self`; [`LocalPymalloc`](crate::LocalPymalloc) and
 /// [`LockedPymalloc`](crate::LockedPymalloc) make it a [`Malloc`].
@@ -199,7 +195,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(block)
     }
 
-    /// Every case of `free` but a push on a used pool: a full pool, a unit of a medium pool but its first, an arena outside
+    /// Every case of `free` but a push on a used pool: a full pool, the second unit of a pair, an arena outside
     /// of the span, a block of `R`.
     ///
     /// # Safety
@@ -248,15 +244,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
-    /// Closes a pool without a live block, unless it is the first of its class: that one is kept, so that a class whose
+    /// Closes a pool without a live block. It is not the first of its class: that one is kept, so that a class whose
     /// last block comes and goes does not open and close a pool each time.
     #[cold]
     #[inline(never)]
     fn pool_became_empty(&mut self, pool: PoolPtr) {
         let Some(class) = pool.class() else { return };
-        if self.used.first(class) == Some(pool) {
-            return;
-        }
         self.close_pool(class, pool);
         let kept = self.kept.bytes(self.open_bytes);
         if self.arenas.resident_free_bytes() > kept {
@@ -269,15 +262,13 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let start = pool.base();
         // SAFETY: 1: the pool is open.
         let arena = unsafe { self.map.arena_of_block(start.addr().get()) };
-        let units = arena.kind().units();
+        let kind = Kind::of(class);
         self.used.unlink(class, pool);
         pool.close();
         self.pools[class.index()] -= 1;
-        self.open_bytes -= units * POOL_BYTES;
-        self.map.set_class(start, units, 0);
-        let before = arena.free_pools();
-        self.arenas.give_pool(arena, pool.unit());
-        self.arenas.moved(arena, before);
+        self.open_bytes -= class.pool_bytes();
+        self.map.set_class(start, kind.units(), 0);
+        self.arenas.give_pool(arena, pool.unit(), kind);
     }
 
     /// A fresh pool for `class`, in no list yet; `None` if there is no memory.
@@ -285,33 +276,28 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(never)]
     fn new_pool(&mut self, class: SizeClass) -> Option<PoolPtr> {
         let kind = Kind::of(class);
-        let arena = match self.arenas.fullest(kind) {
-            Some(arena) => arena,
+        let (arena, unit, resident) = match self.arenas.take_pool(kind) {
+            Some(place) => place,
             None => {
                 self.new_arena()?;
-                self.arenas.fullest(kind)?
+                self.arenas.take_pool(kind)?
             }
         };
-        let before = arena.free_pools();
-        let (unit, resident) = self.arenas.take_pool(arena);
         let start = arena.unit_address(unit);
-        if !resident {
-            self.kept.missed(kind.units() * POOL_BYTES, self.arenas_peak * ARENA_BYTES);
+        let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
+        self.kept.missed(missing, self.arenas_peak * ARENA_BYTES);
+        if missing > 0 && arena.is_from_source() {
+            let end = unit + kind.units();
+            let more = arena.virgin_run(end, COMMIT_BYTES / POOL_BYTES - kind.units());
+            // SAFETY: free units of this arena, which the source made.
+            unsafe { self.source.populate(start, class.pool_bytes() + more * POOL_BYTES) };
+            self.arenas.set_resident(arena, end, more);
         }
-        let grows = kind == Kind::Small || self.pools[class.index()] >= POPULATE_AFTER_POOLS;
-        if !resident && grows && arena.is_from_source() {
-            let pool_bytes = kind.units() * POOL_BYTES;
-            let more = arena.virgin_run(unit, COMMIT_BYTES / pool_bytes - 1);
-            // SAFETY: the run is of pools of this arena, which the source made.
-            unsafe { self.source.populate(start, (1 + more) * pool_bytes) };
-            self.arenas.set_resident_after(arena, unit, more);
-        }
-        self.arenas.moved(arena, before);
         let pool = arena.pool(unit);
         pool.open(class);
         self.map.set_class(start, kind.units(), class.byte());
         self.pools[class.index()] += 1;
-        self.open_bytes += kind.units() * POOL_BYTES;
+        self.open_bytes += class.pool_bytes();
         Some(pool)
     }
 
@@ -343,9 +329,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
         if resident {
             self.kept.needed(ARENA_BYTES);
-            arena.set_all_resident();
         }
-        self.arenas.add(arena);
+        self.arenas.add(arena, resident);
         if !self.map.insert(arena, &self.raw) {
             self.release_arena();
             return None;

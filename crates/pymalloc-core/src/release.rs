@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
-use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, POOL_BYTES};
+use crate::config::{ARENA_BYTES, PAGE_BYTES, POOL_BYTES};
 use crate::kept::Kept;
 use crate::pymalloc::Pymalloc;
 use crate::size_class::SizeClass;
@@ -94,20 +94,16 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         while self.arenas.resident_free_bytes() > target {
             let resident = |arena: &ArenaPtr| arena.is_from_source() && arena.resident_mask() != 0;
             let Some(arena) = self.arenas.emptiest_first().find(resident) else { break };
-            let step = arena.kind().units();
             let mask = arena.resident_mask();
             let mut units = mask;
             while units != 0 {
                 // Neighbours go back in one call.
                 let first = units.trailing_zeros() as usize;
-                let mut end = first;
-                while end < ARENA_UNITS && units >> end & 1 == 1 {
-                    units &= !(1 << end);
-                    end += step;
-                }
+                let count = (units >> first).trailing_ones() as usize;
+                units &= units.wrapping_add(1 << first);
                 let start = arena.unit_address(first);
-                // SAFETY: free pools of an arena that the source made: nothing in them is in use.
-                bytes += unsafe { self.source.purge(start, (end - first) * POOL_BYTES) };
+                // SAFETY: free units of an arena that the source made: nothing in them is in use.
+                bytes += unsafe { self.source.purge(start, count * POOL_BYTES) };
             }
             self.arenas.set_purged(arena, mask);
         }

@@ -1,18 +1,25 @@
 //! Owns the size classes: which class serves a size, and the geometry of that class's pools.
 
-use crate::config::{GRAIN_BYTES, MEDIUM_POOL_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
+use crate::config::{GRAIN_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 
 const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
 
-/// Blocks in a pool of each medium class: 10 to 13 % between two sizes, and nearly nothing left over at the end.
-const MEDIUM_BLOCKS: [usize; 25] = [
-    113, 102, 91, 80, 72, 64, 57, 51, 45, 40, 36, 32, 28, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10,
-    9, 8,
-];
+/// Units and blocks in a pool of each class above [`SMALL_MAX`]: 7 to 25 % between two sizes, little left over at the end.
+const LARGER_CLASSES: [(usize, usize); 24] = {
+    let mut table = [(1, 0); 24];
+    let blocks =
+        [28, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10, 9, 8, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4];
+    let mut class = 0;
+    while class < table.len() {
+        table[class] = (if class < 13 { 1 } else { PAIR_UNITS }, blocks[class]);
+        class += 1;
+    }
+    table
+};
 
 /// One of the [`SizeClass::COUNT`] block sizes.
 ///
-/// 32 small classes step by 16 bytes to 512, as CPython's do; the medium ones step by about an eighth to 8192.
+/// 32 small classes step by 16 bytes to 512, as CPython's do; the larger ones step by 7 to 25 % to 8192.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SizeClass(
     /// Invariant 1: from 1 to `COUNT`. 0 is free to mean "no class" in maps of bytes.
@@ -34,7 +41,7 @@ pub(crate) struct Geometry {
 
 impl SizeClass {
     /// Number of classes.
-    pub const COUNT: usize = SMALL_CLASSES + MEDIUM_BLOCKS.len();
+    pub const COUNT: usize = SMALL_CLASSES + LARGER_CLASSES.len();
 
     /// Number of classes that CPython has too: those up to [`SMALL_MAX`] bytes.
     pub const SMALL_COUNT: usize = SMALL_CLASSES;
@@ -137,9 +144,8 @@ const GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
         let (size, units) = if class <= SMALL_CLASSES {
             (class * GRAIN_BYTES, 1)
         } else {
-            let bytes = MEDIUM_POOL_UNITS * POOL_BYTES;
-            let blocks = MEDIUM_BLOCKS[class - SMALL_CLASSES - 1];
-            (bytes / blocks / GRAIN_BYTES * GRAIN_BYTES, MEDIUM_POOL_UNITS)
+            let (units, blocks) = LARGER_CLASSES[class - SMALL_CLASSES - 1];
+            (units * POOL_BYTES / blocks / GRAIN_BYTES * GRAIN_BYTES, units)
         };
         table[class] = Geometry {
             size: size as u32,

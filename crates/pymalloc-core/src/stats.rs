@@ -29,14 +29,12 @@ pub struct ClassStats {
 pub struct ArenaStats {
     /// Where it begins.
     pub address: usize,
-    /// Bytes in each of its pools.
-    pub pool_bytes: usize,
-    /// Pools that fit.
-    pub pools: usize,
-    /// Pools without a live block.
-    pub free_pools: usize,
-    /// Of these, pools whose memory has not gone back to the system.
-    pub resident_free_pools: usize,
+    /// Bytes that pools can have.
+    pub bytes: usize,
+    /// Of these, bytes that are in no pool.
+    pub free_bytes: usize,
+    /// Of these, bytes whose memory has not gone back to the system, nor waits for its first use.
+    pub resident_free_bytes: usize,
     /// Blocks handed out.
     pub blocks_in_use: usize,
     /// Bytes of those blocks.
@@ -171,7 +169,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         let mut highest = 0;
         for arena in self.arenas.iter() {
-            stats.unused_pools += arena.free_pools() * arena.kind().units();
+            stats.unused_pools += arena.free_mask().count_ones() as usize;
             stats.alignment_bytes += arena.alignment_bytes();
             highest = highest.max(arena.address().addr().get() + ARENA_BYTES - 1);
             for unit in arena.open_units() {
@@ -202,10 +200,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         for arena in self.arenas.iter() {
             let mut stats = ArenaStats {
                 address: arena.address().addr().get(),
-                pool_bytes: arena.kind().units() * POOL_BYTES,
-                pools: arena.pools(),
-                free_pools: arena.free_pools(),
-                resident_free_pools: arena.resident_mask().count_ones() as usize,
+                bytes: arena.units() * POOL_BYTES,
+                free_bytes: arena.free_mask().count_ones() as usize * POOL_BYTES,
+                resident_free_bytes: arena.resident_mask().count_ones() as usize * POOL_BYTES,
                 blocks_in_use: 0,
                 bytes_in_use: 0,
             };
@@ -227,21 +224,21 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
         for arena in self.arenas.iter() {
             let address = arena.address().addr().get();
-            let units = arena.kind().units();
-            for unit in (1..=arena.pools()).map(|index| index * units) {
+            let mut unit = 1;
+            while unit <= arena.units() {
                 let pool = arena.pool(unit);
-                let contents = match pool.class() {
-                    Some(class) => PoolContents::Blocks {
-                        size: class.size(),
-                        in_use: pool.live_blocks(),
-                        capacity: class.blocks_per_pool(),
-                    },
-                    None => {
-                        PoolContents::Free { is_resident: arena.resident_mask() >> unit & 1 == 1 }
+                let is_resident = arena.resident_mask() >> unit & 1 == 1;
+                let (bytes, contents) = match pool.class() {
+                    Some(class) => {
+                        let (size, capacity) = (class.size(), class.blocks_per_pool());
+                        let in_use = pool.live_blocks();
+                        (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
                     }
+                    None => (POOL_BYTES, PoolContents::Free { is_resident }),
                 };
                 let offset = arena.unit_address(unit).addr().get() - address;
-                f(PoolStats { arena: address, offset, bytes: units * POOL_BYTES, contents });
+                f(PoolStats { arena: address, offset, bytes, contents });
+                unit += bytes / POOL_BYTES;
             }
         }
     }

@@ -44,7 +44,10 @@ impl UsedPools {
     pub(crate) fn insert(&mut self, class: SizeClass, pool: PoolPtr, key: u32) {
         pool.set_key(key);
         match self.first(class) {
-            None => self.heads[usize::from(class.byte())] = pool,
+            None => {
+                self.heads[usize::from(class.byte())] = pool;
+                pool.hold();
+            }
             Some(first) => {
                 let second = first.next();
                 pool.set_prev(Some(first));
@@ -62,7 +65,13 @@ impl UsedPools {
         let (prev, next) = (pool.prev(), pool.next());
         match prev {
             Some(prev) => prev.set_next(next),
-            None => self.heads[usize::from(class.byte())] = next.unwrap_or(NO_POOL.as_ptr()),
+            None => {
+                self.heads[usize::from(class.byte())] = next.unwrap_or(NO_POOL.as_ptr());
+                pool.let_go();
+                if let Some(next) = next {
+                    next.hold();
+                }
+            }
         }
         if let Some(next) = next {
             next.set_prev(prev);

@@ -51,7 +51,7 @@ fn resident_free(pools: &[PoolStats]) -> usize {
     pools.iter().filter(resident).count()
 }
 
-/// Sizes of small and of medium classes, and frees that leave holes and whole pools.
+/// Sizes of classes of both kinds of pools, and frees that leave holes and whole pools.
 fn fill(alloc: &impl Malloc) -> Vec<NonNull<u8>> {
     let blocks: Vec<_> = (0..30_000).map(|i| alloc.malloc(1 + i * 7 % 3000).unwrap()).collect();
     let (freed, kept) = blocks.split_at(20_000);
