@@ -3,9 +3,10 @@
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
+use malloc_api::testing::resident_bytes;
 use mimalloc_heaps::{HeapKind, InterpreterHeaps, ThreadHeaps};
 
 const LANES: usize = 16;
@@ -95,11 +96,6 @@ impl Churn {
             })
         })
     }
-}
-
-fn resident_bytes() -> usize {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0) * 4096
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread;
 
+use malloc_api::testing::{alone, resident_bytes};
 use mimalloc_heaps::{HeapKind, InterpreterHeaps, Limits, ThreadHeaps};
 
-use crate::alone::{alone, resident_bytes};
 use crate::threads::{check, fill};
 use crate::visit::{blocks_of, quiet_world};
 

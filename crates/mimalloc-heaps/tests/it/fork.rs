@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use malloc_api::testing::alone;
 use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
 
-use crate::alone::alone;
 use crate::threads::{Parcel, check, fill};
 use crate::visit::quiet_world;
 

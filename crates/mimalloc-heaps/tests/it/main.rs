@@ -1,6 +1,5 @@
 //! What the heaps promise, on real threads.
 
-mod alone;
 mod churn;
 mod delayed;
 mod family;

@@ -2,9 +2,9 @@
 
 use std::thread;
 
+use malloc_api::testing::{alone, resident_bytes};
 use mimalloc_heaps::{HeapKind, InterpreterHeaps, Level};
 
-use crate::alone::{alone, resident_bytes};
 use crate::threads::{Parcel, check, fill};
 use crate::visit::quiet_world;
 

@@ -1,33 +1,10 @@
 //! Memory goes back: what each level returns, and that live blocks keep their bytes.
 
-use std::env;
-use std::process::Command;
 use std::ptr::NonNull;
 
+use malloc_api::testing::{alone, resident_bytes};
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOL_BYTES, Release};
-
-/// Pages of the process that are in memory, in bytes.
-fn resident_bytes() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
-
-/// Runs `body` in a fresh process that executes only the test `name`, or here if this is that process.
-fn alone(name: &str, body: impl FnOnce()) {
-    const MARK: &str = "PYMALLOC_CORE_TEST_ALONE";
-    if env::var_os(MARK).is_some() {
-        body();
-        return;
-    }
-    let program = env::current_exe().expect("the test knows its own path");
-    let status = Command::new(program)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(MARK, "1")
-        .status()
-        .expect("the test can start itself");
-    assert!(status.success(), "{name} failed in its own process: {status}");
-}
 
 #[test]
 fn one_percent_of_a_million_blocks_holds_little() {

@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use malloc_api::testing::alone;
 use malloc_api::{LibcMalloc, Malloc};
 use pymem_domains::{AllocatorName as N, AllocatorRecord, Domain, Domains, Profile};
-
-use crate::process::{child, is_child};
 
 /// Seconds after which a child that hangs is ended by a signal.
 const PATIENCE: u32 = 30;
@@ -30,12 +29,6 @@ pub(crate) fn fork(work: impl FnOnce()) -> bool {
     libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7
 }
 
-fn in_a_process_of_its_own(name: &str) {
-    let output = child(name, &[]);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Allocates, and asks for what only the lock of the layers gives out.
 fn use_all(domains: Domains) {
     for domain in Domain::ALL {
@@ -49,14 +42,10 @@ fn use_all(domains: Domains) {
 
 #[test]
 fn a_fork_while_records_change() {
-    in_a_process_of_its_own("forks::child_forks_while_records_change");
+    alone("forks::a_fork_while_records_change", fork_while_records_change);
 }
 
-#[test]
-fn child_forks_while_records_change() {
-    if !is_child("forks::child_forks_while_records_change") {
-        return;
-    }
+fn fork_while_records_change() {
     let domains = Domains::new(Profile::CURRENT, None).unwrap();
     domains.start();
     let stop = AtomicBool::new(false);
@@ -114,17 +103,15 @@ unsafe impl Malloc for Slow {
     }
 }
 
-#[cfg(feature = "pymalloc")]
 #[test]
 fn a_fork_while_the_pools_are_locked() {
-    in_a_process_of_its_own("forks::child_forks_while_the_pools_are_locked");
-}
-
-#[test]
-fn child_forks_while_the_pools_are_locked() {
-    if !is_child("forks::child_forks_while_the_pools_are_locked") {
+    if !cfg!(feature = "pymalloc") {
         return;
     }
+    alone("forks::a_fork_while_the_pools_are_locked", fork_while_the_pools_are_locked);
+}
+
+fn fork_while_the_pools_are_locked() {
     let profile = Profile::CURRENT;
     let domains = Domains::new(profile, Some(N::Pymalloc)).unwrap();
     domains.set_allocator(Domain::Raw, AllocatorRecord::new(&Slow)).unwrap();

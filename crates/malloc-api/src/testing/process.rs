@@ -1,0 +1,58 @@
+//! Owns tests that need a process of their own: for memory figures, forks, and settings of the whole process.
+
+extern crate std;
+
+use std::env;
+use std::fs;
+use std::process::Command;
+
+const MARK: &str = "MALLOC_API_TEST_ALONE";
+
+/// Runs `body` in a fresh process that executes only the test `name`, or here if this is that process.
+///
+/// `name` is the test's path in its binary, as the test runner prints it.
+///
+/// # Panics
+///
+/// When the test fails in its process, or the process cannot be started.
+///
+/// # Examples
+///
+/// ```no_run
+/// use malloc_api::testing::{alone, resident_bytes};
+///
+/// #[test]
+/// fn memory_goes_back() {
+///     alone("memory_goes_back", || {
+///         let before = resident_bytes();
+///         drop(vec![1_u8; 1 << 30]);
+///         assert!(resident_bytes() < before + (1 << 20));
+///     });
+/// }
+/// ```
+pub fn alone(name: &str, body: impl FnOnce()) {
+    if env::var_os(MARK).is_some() {
+        body();
+        return;
+    }
+    let program = env::current_exe().expect("the test knows its own path");
+    let status = Command::new(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(MARK, "1")
+        .status()
+        .expect("the test can start itself");
+    assert!(status.success(), "{name} failed in its own process: {status}");
+}
+
+/// Physical memory that this process holds, in bytes.
+///
+/// # Panics
+///
+/// On a system without Linux's `/proc`.
+#[must_use]
+pub fn resident_bytes() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux reports memory");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    kib.expect("a number of KiB") * 1024
+}
