@@ -10,9 +10,9 @@ mod pymalloc;
 
 use malloc_api::LibcMalloc;
 
-use crate::domains::{Access, DomainAllocator};
+use crate::domains::DomainAllocator;
 use crate::profile::Build;
-use crate::record::AllocatorRecord;
+use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::table::Backend;
 
 pub(crate) use mimalloc::Heaps;
@@ -38,10 +38,14 @@ impl Backends {
     ///
     /// # Safety
     ///
-    /// 1. `access` is true of every later call.
-    pub(crate) const unsafe fn new(raw: DomainAllocator, build: Build, access: Access) -> Self {
+    /// 1. `threads` is true of every later call.
+    pub(crate) const unsafe fn new(
+        raw: DomainAllocator,
+        build: Build,
+        threads: ThreadSafety,
+    ) -> Self {
         // SAFETY: 1: by duty 1.
-        let pools = unsafe { Pools::new(raw, access) };
+        let pools = unsafe { Pools::new(raw, threads) };
         Self { pools, heaps: Heaps::new(build) }
     }
 

@@ -17,7 +17,7 @@ use crate::immortal;
 use crate::layers::Layers;
 use crate::name::{AllocatorName, UnknownAllocator};
 use crate::profile::Profile;
-use crate::record::AllocatorRecord;
+use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::stats::DomainDescription;
 use crate::table::Row;
 
@@ -47,20 +47,12 @@ pub struct Domains {
 /// Where the calls of the three domains find their records.
 pub(crate) type Cells = [Published<AllocatorRecord>; 3];
 
-/// How the calls of mem and obj reach the pools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Several threads at once: the pools have a lock.
-    AnyThread,
-    /// Under one lock of the callers'.
-    OneAtATime,
-}
-
 /// What the copies of one `Domains` stand for.
 struct Shared {
     profile: Profile,
     row: &'static Row,
     debug: DebugConfig,
+    threads: ThreadSafety,
     cells: &'static Cells,
     layers: Lock<[Layers; 3]>,
     backends: &'static Backends,
@@ -89,7 +81,7 @@ impl Domains {
         debug: DebugConfig,
     ) -> Result<Self, DomainsError> {
         // SAFETY: 1: any thread may call.
-        unsafe { Self::with_access(profile, name, debug, Access::AnyThread) }
+        unsafe { Self::with_threads(profile, name, debug, ThreadSafety::AnyThread) }
     }
 
     /// [`Domains::with_debug`] for a host whose own lock is held over every call of mem and obj, as Python's GIL is:
@@ -113,23 +105,23 @@ impl Domains {
         debug: DebugConfig,
     ) -> Result<Self, DomainsError> {
         // SAFETY: 1: by duty 1, one call at a time.
-        unsafe { Self::with_access(profile, name, debug, Access::OneAtATime) }
+        unsafe { Self::with_threads(profile, name, debug, ThreadSafety::OneAtATime) }
     }
 
     /// # Safety
     ///
-    /// 1. `access` is true of every later call.
-    unsafe fn with_access(
+    /// 1. `threads` is true of every later call.
+    unsafe fn with_threads(
         profile: Profile,
         name: Option<AllocatorName>,
         debug: DebugConfig,
-        access: Access,
+        threads: ThreadSafety,
     ) -> Result<Self, DomainsError> {
         let row = Self::row_of(&profile, name)?;
         let libc = immortal::leak(libc_record());
         let cells = immortal::leak(Domain::ALL.map(|_| Published::new(libc)));
         // SAFETY: 1: by duty 1.
-        unsafe { Self::build(profile, row, debug, cells, access) }
+        unsafe { Self::build(profile, row, debug, cells, threads) }
     }
 
     /// The profile's row for `name`; what is not set is the default.
@@ -146,17 +138,17 @@ impl Domains {
     ///
     /// # Safety
     ///
-    /// 1. `access` is true of every later call.
+    /// 1. `threads` is true of every later call.
     pub(crate) unsafe fn build(
         profile: Profile,
         row: &'static Row,
         debug: DebugConfig,
         cells: &'static Cells,
-        access: Access,
+        threads: ThreadSafety,
     ) -> Result<Self, DomainsError> {
         let raw = DomainAllocator { cell: &cells[Domain::Raw.index()] };
         // SAFETY: 1: by duty 1.
-        let backends = unsafe { Backends::new(raw, profile.build(), access) };
+        let backends = unsafe { Backends::new(raw, profile.build(), threads) };
         let backends = immortal::leak(backends);
         let base = |domain| {
             let backend = row.backend(domain);
@@ -170,7 +162,7 @@ impl Domains {
         let libc = libc_record();
         let default_raw = if profile.pydebug() { debug.hooks(Domain::Raw, libc)? } else { libc };
         let layers = Lock::new(layers);
-        let shared = Shared { profile, row, debug, cells, layers, backends, default_raw };
+        let shared = Shared { profile, row, debug, threads, cells, layers, backends, default_raw };
         let shared = immortal::leak(shared);
         fork::hold_over_forks(shared);
         let domains = Self { shared };
@@ -341,6 +333,11 @@ impl Domains {
             wrappers: layers.wrappers(),
             used: layers.used(),
         }
+    }
+
+    /// Which threads may call mem and obj.
+    pub(crate) fn threads(self) -> ThreadSafety {
+        self.shared.threads
     }
 
     /// The allocators that rows of the table are served by.

@@ -27,14 +27,14 @@ use pymem_sync::{Lock, Published};
 
 use crate::debug::DebugConfig;
 use crate::domain::Domain;
-use crate::domains::{Access, Cells, Domains};
+use crate::domains::{Cells, Domains};
 use crate::environment::Environment;
 use crate::error::ConfigureError;
 use crate::gate::{Gated, gate};
 use crate::name::{AllocatorName, UNKNOWN_ALLOCATOR_TEXT};
 use crate::preconfig::Preconfig;
 use crate::profile::Profile;
-use crate::record::AllocatorRecord;
+use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::table::Row;
 
 /// What stands behind the cells until the domains are configured.
@@ -123,7 +123,8 @@ impl Global {
             return Err(ConfigureError::AlreadyConfigured { name: domains.row().name() });
         }
         // SAFETY: 1: any thread may call.
-        let domains = unsafe { Domains::build(profile, row, debug, &CELLS, Access::AnyThread) }?;
+        let domains =
+            unsafe { Domains::build(profile, row, debug, &CELLS, ThreadSafety::AnyThread) }?;
         *slot = Some(domains);
         Ok(domains)
     }

@@ -222,6 +222,7 @@ impl PyMemAllocatorEx {
 
 /// Whether an allocator's functions may run on several threads at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum ThreadSafety {
     /// From any thread, several at once.
     AnyThread,

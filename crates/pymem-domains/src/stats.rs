@@ -8,6 +8,7 @@ use crate::domain::Domain;
 use crate::domains::Domains;
 use crate::name::AllocatorName;
 use crate::profile::Profile;
+use crate::record::ThreadSafety;
 use crate::resident;
 use crate::table::Backend;
 
@@ -26,6 +27,8 @@ pub struct Description {
     pub current_name: Option<AllocatorName>,
     /// What serves raw, mem and obj.
     pub domains: [DomainDescription; 3],
+    /// Which threads may call mem and obj; raw any thread may call.
+    pub threads: ThreadSafety,
     /// The version of this crate.
     pub version: &'static str,
     /// mimalloc's version, where it is compiled in.
@@ -67,7 +70,12 @@ impl fmt::Display for Description {
         for domain in &self.domains {
             writeln!(f, "{domain}")?;
         }
-        f.write_str("threads: every domain may be called from any thread\n")
+        f.write_str(match self.threads {
+            ThreadSafety::AnyThread => "threads: every domain may be called from any thread\n",
+            ThreadSafety::OneAtATime => {
+                "threads: raw may be called from any thread, mem and obj under one lock of the callers'\n"
+            }
+        })
     }
 }
 
@@ -204,6 +212,7 @@ impl Domains {
             name: self.row().name(),
             current_name: self.current_name(),
             domains: Domain::ALL.map(|domain| self.describe_domain(domain)),
+            threads: self.threads(),
             version: env!("CARGO_PKG_VERSION"),
             mimalloc_version: self.backends().heaps.version(),
         }

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use crate::domains::{Access, DomainAllocator};
-use crate::record::AllocatorRecord;
+use crate::domains::DomainAllocator;
+use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::release::ReleaseLevel;
 
 /// Counts of pools, of which a build without the feature `pymalloc` has none.
@@ -25,7 +25,7 @@ impl Pools {
     /// # Safety
     ///
     /// None; as for the pools of a build that has them.
-    pub(crate) const unsafe fn new(_raw: DomainAllocator, _access: Access) -> Self {
+    pub(crate) const unsafe fn new(_raw: DomainAllocator, _threads: ThreadSafety) -> Self {
         Self
     }
 

@@ -7,8 +7,8 @@ mod serialized;
 use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Release, Stats};
 
 use self::serialized::SerializedPymalloc;
-use crate::domains::{Access, DomainAllocator, Domains};
-use crate::record::AllocatorRecord;
+use crate::domains::{DomainAllocator, Domains};
+use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::release::ReleaseLevel;
 
 /// Counts of the pools; their text is that of CPython's `sys._debugmallocstats()`.
@@ -36,12 +36,14 @@ macro_rules! either {
 impl Pools {
     /// # Safety
     ///
-    /// 1. `access` is true of every later call.
-    pub(crate) const unsafe fn new(raw: DomainAllocator, access: Access) -> Self {
-        match access {
-            Access::AnyThread => Self::Locked(LockedPymalloc::new(raw)),
-            // SAFETY: 1: by duty 1.
-            Access::OneAtATime => Self::Serialized(unsafe { SerializedPymalloc::new(raw) }),
+    /// 1. `threads` is true of every later call.
+    pub(crate) const unsafe fn new(raw: DomainAllocator, threads: ThreadSafety) -> Self {
+        match threads {
+            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::new(raw)),
+            ThreadSafety::OneAtATime => {
+                // SAFETY: 1: by duty 1.
+                Self::Serialized(unsafe { SerializedPymalloc::new(raw) })
+            }
         }
     }
 

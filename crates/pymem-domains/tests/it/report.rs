@@ -2,8 +2,8 @@
 
 use malloc_api::{LibcMalloc, Malloc, testing::Counting};
 use pymem_domains::{
-    AllocatorName as N, AllocatorRecord, Build, Domain, Domains, HeapStats, Profile, ReleaseLevel,
-    Version,
+    AllocatorName as N, AllocatorRecord, Build, DebugConfig, Domain, Domains, HeapStats, Profile,
+    ReleaseLevel, ThreadSafety, Version,
 };
 
 fn libc_domains(name: N) -> Domains {
@@ -41,6 +41,18 @@ fn a_description_follows_every_change() {
          obj: custom + debug, in use\n\
          threads: every domain may be called from any thread\n"
     );
+}
+
+#[test]
+fn a_description_says_who_may_call() {
+    let debug = DebugConfig::new();
+    // SAFETY: 1: nobody calls.
+    let domains = unsafe { Domains::under_lock(Profile::CURRENT, None, debug) }.unwrap();
+    let description = domains.describe();
+    assert_eq!(description.threads, ThreadSafety::OneAtATime);
+    assert!(description.to_string().ends_with(
+        "\nthreads: raw may be called from any thread, mem and obj under one lock of the callers'\n"
+    ));
 }
 
 #[test]
@@ -331,6 +343,7 @@ mod json {
         assert_eq!(json["configuration"]["profile"]["version"], "3.13");
         assert_eq!(json["configuration"]["domains"][2]["domain"], "obj");
         assert_eq!(json["configuration"]["domains"][2]["debug_hooks"], true);
+        assert_eq!(json["configuration"]["threads"], "any-thread");
         assert_eq!(json["pymalloc"], serde_json::Value::Null);
         assert!(json["resident_bytes"].as_u64().unwrap() > 0);
     }
