@@ -1,4 +1,5 @@
-//! Counts the calls of a domain, in Rust: a wrapper that goes on while blocks are live, and comes off again.
+//! Counts the calls of a domain, in Rust: a wrapper that goes on while blocks are live, and comes off again. In C:
+//! `c/count_calls.c`.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

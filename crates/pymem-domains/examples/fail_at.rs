@@ -1,4 +1,5 @@
-//! Injects a failure at every n-th allocation in turn, in Rust: the program below must survive each of them.
+//! Injects a failure at every n-th allocation in turn, in Rust: the program below must survive each of them. In C:
+//! `c/fail_at.c`.
 
 use malloc_api::Malloc;
 use malloc_api::testing::FailAfter;

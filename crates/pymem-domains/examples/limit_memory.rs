@@ -1,4 +1,5 @@
 //! Limits the memory of a domain, in Rust: a replacement, set before the first block, that keeps sizes before its blocks.
+//! In C: `c/limit_memory.c`.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

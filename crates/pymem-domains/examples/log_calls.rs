@@ -1,93 +1,39 @@
-//! Logs the calls of a domain, as C code does it: a record of a context and four functions that wraps another record.
+//! Logs the calls of a domain as a trace, in Rust: a wrapper that records what a replay makes again. In C: `c/log_calls.c`.
 
-use std::ffi::c_void;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::{env, process};
 
-use malloc_api::Malloc;
-use pymem_domains::{AllocatorRecord, Domain, Domains, Profile, PyMemAllocatorEx, ThreadSafety};
-
-/// The context: what it wraps, and a log of fixed size, since a log must not allocate from the domain that it logs.
-struct Log {
-    inner: AllocatorRecord,
-    calls: [AtomicUsize; 64],
-    next: AtomicUsize,
-}
-
-impl Log {
-    fn add(&self, call: usize) {
-        self.calls[self.next.fetch_add(1, Relaxed) % self.calls.len()].store(call, Relaxed);
-    }
-}
-
-/// The names that stand in the log by number.
-const NAMES: [&str; 4] = ["malloc", "calloc", "realloc", "free"];
-
-/// # Safety
-///
-/// 1. `ctx` is a `Log` that lives for ever.
-unsafe fn log(ctx: *mut c_void, call: usize) -> AllocatorRecord {
-    // SAFETY: by 1.
-    let log = unsafe { &*ctx.cast::<Log>() };
-    log.add(call);
-    log.inner
-}
-
-unsafe extern "C" fn malloc(ctx: *mut c_void, size: usize) -> Option<NonNull<u8>> {
-    // SAFETY: 1. the record's context.
-    unsafe { log(ctx, 0) }.malloc(size)
-}
-
-unsafe extern "C" fn calloc(ctx: *mut c_void, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-    // SAFETY: 1. the record's context.
-    unsafe { log(ctx, 1) }.calloc(nelem, elsize)
-}
-
-unsafe extern "C" fn realloc(
-    ctx: *mut c_void,
-    ptr: Option<NonNull<u8>>,
-    size: usize,
-) -> Option<NonNull<u8>> {
-    // SAFETY: 1. the record's context.
-    let inner = unsafe { log(ctx, 2) };
-    // SAFETY: the caller's duties.
-    unsafe { inner.realloc(ptr, size) }
-}
-
-unsafe extern "C" fn free(ctx: *mut c_void, ptr: Option<NonNull<u8>>) {
-    // SAFETY: 1. the record's context.
-    let inner = unsafe { log(ctx, 3) };
-    // SAFETY: the caller's duties.
-    unsafe { inner.free(ptr) }
-}
+use malloc_api::{LibcMalloc, Malloc};
+use malloc_trace::codec::Version;
+use malloc_trace::{Op, Recorder, Recording, decode, run};
+use pymem_domains::{AllocatorRecord, Domain, Domains, Profile};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let domains = Domains::new(Profile::CURRENT, None)?;
-    let inner = domains.get_allocator(Domain::Obj);
-    let calls = std::array::from_fn(|_| AtomicUsize::new(0));
-    let ctx: &'static Log = Box::leak(Box::new(Log { inner, calls, next: AtomicUsize::new(0) }));
-    let record = PyMemAllocatorEx {
-        ctx: std::ptr::from_ref(ctx).cast_mut().cast(),
-        malloc: Some(malloc),
-        calloc: Some(calloc),
-        realloc: Some(realloc),
-        free: Some(free),
-    };
-    // SAFETY: 1. the context is a `Log`, for ever. 2. every call is passed on. 3. its state is atomic.
-    let record = unsafe { AllocatorRecord::from_c(record, ThreadSafety::AnyThread) }?;
-    // SAFETY: it serves the very blocks of what it wraps.
-    unsafe { domains.wrap_allocator(Domain::Obj, |_| record) };
-
     let obj = domains.get(Domain::Obj);
+
+    // At most 100 blocks live at one time. The recording lives for ever, as every record does.
+    let path = env::temp_dir().join(format!("calls-{}.trace", process::id()));
+    let recording = Recording::new(File::create(&path)?, Version::V1, 100)?;
+    let recording: &'static Recording<_> = Box::leak(Box::new(recording));
+    let recorder = |inner| AllocatorRecord::leak(Recorder::new(inner, 2, recording));
+    // SAFETY: a recorder serves the very blocks of what it wraps.
+    let inner = unsafe { domains.wrap_allocator(Domain::Obj, recorder) };
+
     let block = obj.calloc(4, 8);
     // SAFETY: live, of the obj domain; the old pointer is not used again.
     let block = unsafe { obj.realloc(block, 64) };
     // SAFETY: live, of the obj domain, not used again.
     unsafe { obj.free(block) };
+    domains.set_allocator(Domain::Obj, inner)?;
 
-    let log: Vec<&str> =
-        ctx.calls[..ctx.next.load(Relaxed)].iter().map(|call| NAMES[call.load(Relaxed)]).collect();
-    assert_eq!(log, ["calloc", "realloc", "free"]);
-    println!("{}", log.join(", "));
+    let recorded = recording.finish()?;
+    assert_eq!((recorded.written, recorded.dropped), (3, 0));
+    let trace = decode(BufReader::new(File::open(&path)?))?;
+    fs::remove_file(path)?;
+    assert_eq!(trace.ops, [Op::calloc(0, 2, 32), Op::realloc(0, 2, 64), Op::free(0, 2)]);
+    run(&trace.ops, &LibcMalloc)?;
+    println!("{:?}", trace.ops);
     Ok(())
 }

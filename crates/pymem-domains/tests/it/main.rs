@@ -4,6 +4,8 @@
 use malloc_api::GlobalAdapter;
 use pymem_domains::global::Obj;
 
+#[cfg(target_os = "linux")]
+mod c_records;
 mod custom;
 mod forks;
 mod get_set;
