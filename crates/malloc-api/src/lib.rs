@@ -4,6 +4,7 @@
 
 #[cfg(any(feature = "api2", feature = "api2-02"))]
 mod allocator;
+pub mod annotate;
 mod global;
 mod layout;
 #[cfg(feature = "libc")]

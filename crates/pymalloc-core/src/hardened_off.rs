@@ -4,6 +4,7 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
+use crate::annotate;
 use crate::pymalloc::Pymalloc;
 use crate::source::ArenaSource;
 
@@ -15,7 +16,7 @@ use crate::source::ArenaSource;
 #[inline(always)]
 pub(crate) unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
     // SAFETY: 1: a block has a word at least and is aligned to it.
-    unsafe { block.cast::<*mut u8>().write(next) };
+    annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().write(next) });
 }
 
 /// Reads the link of a freed block.
@@ -26,7 +27,7 @@ pub(crate) unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
 #[inline(always)]
 pub(crate) unsafe fn read_link(block: NonNull<u8>) -> *mut u8 {
     // SAFETY: 1.
-    unsafe { block.cast::<*mut u8>().read() }
+    annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().read() })
 }
 
 impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use malloc_api::{MIN_ALIGN, Malloc};
 
+use crate::annotate;
 use crate::config::GRAIN_BYTES;
 use crate::fatal::{Misuse, fatal};
 use crate::pymalloc::Pymalloc;
@@ -58,10 +59,12 @@ fn seal_of(block: NonNull<u8>) -> NonNull<usize> {
 #[inline]
 pub(crate) unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
     let coded = next.map_addr(|address| address ^ secret() ^ block.addr().get().rotate_left(17));
-    // SAFETY: 1: a block has two words and is aligned to them.
-    unsafe { block.cast::<*mut u8>().write(coded) };
-    // SAFETY: as above.
-    unsafe { seal_of(block).write(seal(block)) };
+    annotate::in_free_block(block, || {
+        // SAFETY: 1: a block has two words and is aligned to them.
+        unsafe { block.cast::<*mut u8>().write(coded) };
+        // SAFETY: as above.
+        unsafe { seal_of(block).write(seal(block)) };
+    });
 }
 
 /// Reads the link of a freed block; aborts with a message if the block was written to since.
@@ -72,11 +75,12 @@ pub(crate) unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
 #[inline]
 pub(crate) unsafe fn read_link(block: NonNull<u8>) -> *mut u8 {
     // SAFETY: 1: both words are initialised.
-    if unsafe { seal_of(block).read() } != seal(block) {
+    let found = annotate::in_free_block(block, || unsafe { seal_of(block).read() });
+    if found != seal(block) {
         fatal(Misuse::WriteAfterFree, block.as_ptr());
     }
     // SAFETY: 1.
-    let coded = unsafe { block.cast::<*mut u8>().read() };
+    let coded = annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().read() });
     let next = coded.map_addr(|address| address ^ secret() ^ block.addr().get().rotate_left(17));
     if next.addr() % GRAIN_BYTES != 0 {
         fatal(Misuse::WriteAfterFree, block.as_ptr());
@@ -107,10 +111,11 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         if index * class.size() != offset || index >= class.blocks_per_pool() {
             fatal(Misuse::NotABlock, block.as_ptr());
         }
+        // A live block can hold its seal by chance or from its last life, so the list has the last word. Where a memory
+        // checker watches, a block that is shorter than its seal may not be read.
         // SAFETY: a block of an open pool is mapped, and a live one may hold any bytes.
-        let word = unsafe { seal_of(block).read() };
-        // A live block can hold its seal by chance or from its last life, so the list has the last word.
-        if pool.is_idle(index) || word == seal(block) && pool.freed().any(|freed| freed == block) {
+        let may_be_free = annotate::IS_ON || unsafe { seal_of(block).read() } == seal(block);
+        if pool.is_idle(index) || may_be_free && pool.freed().any(|freed| freed == block) {
             fatal(Misuse::DoubleFree, block.as_ptr());
         }
     }

@@ -4,6 +4,12 @@
 
 mod access;
 mod address_map;
+#[cfg(not(any(feature = "asan", feature = "valgrind")))]
+#[path = "annotate_off.rs"]
+mod annotate;
+#[cfg(any(feature = "asan", feature = "valgrind"))]
+#[path = "annotate_on.rs"]
+mod annotate;
 mod arena;
 mod arenas;
 mod check;

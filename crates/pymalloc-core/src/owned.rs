@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use malloc_api::Malloc;
 use pymem_sync::RemoteStack;
 
+use crate::annotate;
 use crate::pymalloc::Pymalloc;
 use crate::release::Release;
 use crate::source::ArenaSource;
@@ -63,6 +64,7 @@ impl Remote<'_> {
     /// 2. The block is not used afterwards.
     pub unsafe fn free(self, ptr: Option<NonNull<u8>>) {
         if let Some(block) = ptr {
+            annotate::in_transit(block);
             // SAFETY: 1: a block has a word at least (`BLOCK_BYTES_MIN`) and is aligned to two; 2 gives it to the stack.
             unsafe { self.stack.push(block) };
         }

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use malloc_api::Malloc;
 
 use crate::address_map::AddressMap;
+use crate::annotate;
 use crate::arena::{ArenaPtr, Kind};
 use crate::arenas::Arenas;
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
@@ -91,13 +92,16 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// The block of the size's class that was freed last; `None` if the class's first pool has none.
     #[inline(always)]
     pub(crate) fn malloc_cached(&mut self, size: usize) -> Option<NonNull<u8>> {
-        if size > POOLED_MAX {
+        let bytes = annotate::padded(size);
+        if bytes > POOLED_MAX {
             return None;
         }
-        // SAFETY: `size` is at most `POOLED_MAX`, so the index is in the table.
-        let row = unsafe { *CLASS_OF_GRAINS.get_unchecked(size.div_ceil(GRAIN_BYTES)) };
+        // SAFETY: `bytes` is at most `POOLED_MAX`, so the index is in the table.
+        let row = unsafe { *CLASS_OF_GRAINS.get_unchecked(bytes.div_ceil(GRAIN_BYTES)) };
         // SAFETY: 1: the table holds class bytes, and 0 for no bytes.
-        unsafe { self.used.head(row) }.pop()
+        let block = unsafe { self.used.head(row) }.pop()?;
+        self.block_allocated(block, size);
+        Some(block)
     }
 
     /// Allocates `nelem * elsize` zero bytes; see [`Malloc::calloc`].
@@ -123,6 +127,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub unsafe fn free(&mut self, ptr: Option<NonNull<u8>>) {
         let Some(block) = ptr else { return };
         self.check_live(block.as_ptr());
+        self.block_freed(block);
         // SAFETY: 1: a live block, so its arena is mapped.
         match unsafe { self.map.record_in_span(block.addr().get()) } {
             Some(pool) if pool.has_key(self.key) => {
@@ -159,10 +164,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             // SAFETY: 1 and 2: the block is not in a pool, so `R` made it.
             return unsafe { self.raw.realloc(ptr, new_size) };
         };
-        let size = class.size();
-        if new_size <= size && (4 * new_size > 3 * size || SizeClass::of(new_size) == Some(class)) {
+        let (size, bytes) = (class.size(), annotate::padded(new_size));
+        if bytes <= size && (4 * bytes > 3 * size || SizeClass::of(bytes) == Some(class)) {
+            annotate::block_resized(old, class, new_size);
             return ptr;
         }
+        let size = annotate::live_size(old, class);
         let new = self.malloc(new_size)?;
         // SAFETY: both blocks are live and distinct, and each has at least this many bytes.
         unsafe { new.copy_from_nonoverlapping(old, size.min(new_size)) };
@@ -175,8 +182,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
-        match SizeClass::of(size) {
-            Some(class) => self.refill(class).or_else(|| self.raw_malloc(size)),
+        let class = SizeClass::of(annotate::padded(size));
+        match class.and_then(|class| self.refill(class)) {
+            Some(block) => {
+                self.block_allocated(block, size);
+                Some(block)
+            }
             None => self.raw_malloc(size),
         }
     }
@@ -298,6 +309,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.map.set_class(start, kind.units(), class.byte());
         self.pools[class.index()] += 1;
         self.open_bytes += class.pool_bytes();
+        annotate::pool_opened(start, class.pool_bytes());
         Some(pool)
     }
 
@@ -424,7 +436,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Usable bytes of a block of the pools; `None` for any other pointer.
     #[must_use]
     pub fn block_size(&self, ptr: *const u8) -> Option<usize> {
-        self.map.class_of(ptr.addr()).map(SizeClass::size)
+        let class = self.map.class_of(ptr.addr())?;
+        NonNull::new(ptr.cast_mut()).map(|block| annotate::live_size(block, class))
     }
 }
 

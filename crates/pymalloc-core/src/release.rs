@@ -4,6 +4,7 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
+use crate::annotate;
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, PAGE_BYTES, POOL_BYTES};
 use crate::kept::Kept;
@@ -74,6 +75,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         self.map.remove(arena);
         let (address, from_source) = (arena.address(), arena.is_from_source());
+        annotate::arena_closed(arena);
         match self.record {
             Some(record) => {
                 // SAFETY: whoever set the record promised that it takes every arena that exists.

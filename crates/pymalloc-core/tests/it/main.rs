@@ -2,6 +2,8 @@
 
 mod arenas;
 mod blocks;
+#[cfg(any(feature = "asan", feature = "valgrind"))]
+mod checkers;
 mod concurrency;
 #[cfg(feature = "hardened")]
 mod hardened;
