@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use self::modules::{EXCLUDED, EXPECTED_FAILURES, EXPECTED_IN_ROWS, MODULES, ROWS, is_excluded};
+use self::modules::{EXCLUDED, EXPECTED_FAILURES, EXPECTED_IN_ROWS, MODULES, is_excluded};
 use self::runner::{Outcome, regrtest};
 use crate::python::{self, Interpreter};
 
@@ -100,16 +100,12 @@ fn interrupts_are_ignored() -> bool {
         .is_some_and(|mask| mask & SIGINT_MASK != 0)
 }
 
-/// The rows to run; a host without the GIL takes four names of the eight.
+/// The rows to run, of those that the interpreter takes.
 fn rows<'a>(python: &Interpreter, args: &'a Args) -> Vec<&'a str> {
     if !args.row.is_empty() {
         return args.row.iter().map(String::as_str).collect();
     }
-    let takes = |row: &&str| {
-        !python.free_threaded || !["malloc", "pymalloc"].iter().any(|name| row.starts_with(name))
-    };
-    let all: &[&str] = if args.full { &ROWS_OF_A_FULL_RUN } else { &ROWS };
-    all.iter().copied().filter(takes).collect()
+    python.rows().filter(|row| !args.full || ROWS_OF_A_FULL_RUN.contains(row)).collect()
 }
 
 /// Every module of the interpreter's suite, less the excluded ones.

@@ -1,17 +1,5 @@
-//! Owns which of CPython's tests run: the rows, the modules of a short run, what a whole run leaves out, and what must fail.
+//! Owns which of CPython's tests run: the modules of a short run, what a whole run leaves out, and what must fail.
 //! Each entry that is left out or expected to fail has its reason beside it.
-
-/// Every name of the table.
-pub(super) const ROWS: [&str; 8] = [
-    "default",
-    "malloc",
-    "pymalloc",
-    "mimalloc",
-    "debug",
-    "malloc_debug",
-    "pymalloc_debug",
-    "mimalloc_debug",
-];
 
 /// Modules chosen for what they allocate: each object type, containers, strings of every width, buffers, threads, forks,
 /// subprocesses, cyclic garbage, interpreters, C extensions, and the allocator's own tests. A version that lacks one of

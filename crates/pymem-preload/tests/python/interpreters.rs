@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use pymem_domains::{AllocatorName, Build, Profile, Version};
+
 /// An interpreter that the library can be preloaded into: CPython 3.8 or newer that exports `PyMem_SetAllocator`.
 #[derive(Clone, Debug)]
 pub(crate) struct Interpreter {
@@ -81,6 +83,15 @@ impl Interpreter {
         let mut found: Vec<Self> = found.into_values().collect();
         found.sort_by_key(|interpreter| (interpreter.minor, interpreter.free_threaded));
         found
+    }
+
+    /// Every name that it takes under the preload.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let build = if self.free_threaded { Build::FreeThreaded } else { Build::Gil };
+        let profile = Profile::new(Version::from_minor(self.minor), build, true, true, false);
+        let profile = profile.expect("the library has mimalloc");
+        let names = AllocatorName::ALL.into_iter();
+        names.filter(move |name| name.rejected_by(&profile).is_none()).map(AllocatorName::as_str)
     }
 }
 

@@ -8,18 +8,6 @@ use std::sync::OnceLock;
 
 use crate::interpreters::Interpreter;
 
-/// Every name of the table that hosts with the GIL take.
-pub(crate) const ROWS: [&str; 8] = [
-    "default",
-    "malloc",
-    "pymalloc",
-    "mimalloc",
-    "debug",
-    "malloc_debug",
-    "pymalloc_debug",
-    "mimalloc_debug",
-];
-
 /// The library as cargo built it beside this test.
 pub(crate) fn library() -> PathBuf {
     let test = env::current_exe().expect("the test knows its own path");

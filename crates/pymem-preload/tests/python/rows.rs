@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use rstest::rstest;
-
-use crate::process::{ROWS, free_threaded, interpreters, plain, python, run, succeed, with_gil};
+use crate::process::{free_threaded, interpreters, plain, python, run, succeed, with_gil};
 
 /// What a service does: objects of all sizes, four threads, a fork whose child allocates, subprocesses, and a look at the
 /// environment that they see.
@@ -50,25 +48,14 @@ theirs = subprocess.run([sys.executable, '-c', show], stdout=subprocess.PIPE, ch
 print(mine == theirs.decode().strip(), os.environ.get('PYTHONMALLOC'))
 ";
 
-#[rstest]
-fn a_program_does_the_same_in_every_row(
-    #[values(
-        "default",
-        "malloc",
-        "pymalloc",
-        "mimalloc",
-        "debug",
-        "malloc_debug",
-        "pymalloc_debug",
-        "mimalloc_debug"
-    )]
-    row: &str,
-) {
-    assert!(ROWS.contains(&row));
+#[test]
+fn a_program_does_the_same_in_every_row() {
     for interpreter in with_gil() {
-        let expected = format!("{{\"hello\": [1, 2, 3]}}\nTrue True\nTrue {row}\n");
-        let output = succeed(python(&interpreter.path, row).args(["-c", PROGRAM]));
-        assert_eq!(output, expected, "{interpreter} with {row}");
+        for row in interpreter.rows() {
+            let expected = format!("{{\"hello\": [1, 2, 3]}}\nTrue True\nTrue {row}\n");
+            let output = succeed(python(&interpreter.path, row).args(["-c", PROGRAM]));
+            assert_eq!(output, expected, "{interpreter} with {row}");
+        }
     }
 }
 
@@ -100,8 +87,7 @@ for domain in range(3):
 print(any(get(mine.pymem_get_allocator, 3)), any(get(mine.pymem_get_allocator, -1)))
 ";
     for interpreter in interpreters() {
-        let rows = if interpreter.free_threaded { &["default", "mimalloc"][..] } else { &ROWS[..] };
-        for row in rows {
+        for row in interpreter.rows() {
             let output = succeed(python(&interpreter.path, row).args(["-c", RECORDS]));
             assert_eq!(output, "True\nTrue\nTrue\nFalse False\n", "{interpreter} with {row}");
         }
