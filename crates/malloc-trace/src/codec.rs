@@ -77,20 +77,24 @@ pub struct Header {
 #[non_exhaustive]
 pub enum TraceError {
     /// The file does not begin with the magic of a known version.
-    #[error("not a trace: it begins with {found:02x?}; expected \"PYMTRC01\" or \"PYMTRC02\"")]
+    #[error(
+        "not a trace: it begins with {found:02x?}; expected \"PYMTRC01\" or \"PYMTRC02\": give a file that a recorder has written"
+    )]
     BadMagic {
         /// The first 8 bytes.
         found: [u8; 8],
     },
     /// The file ends within its header.
-    #[error("the trace ends after {found} bytes; expected a header of {HEADER_BYTES}")]
+    #[error(
+        "the trace ends after {found} bytes; expected a header of {HEADER_BYTES}: copy or record it again"
+    )]
     TruncatedHeader {
         /// Bytes in the file.
         found: usize,
     },
     /// The header counts more slots than operations, though a slot is first used by an operation.
     #[error(
-        "the header counts {slots} slots for {ops} operations; expected no more slots than operations"
+        "the header counts {slots} slots for {ops} operations; expected no more slots than operations: copy or record it again"
     )]
     TooManySlots {
         /// The header's number of operations.
@@ -109,19 +113,25 @@ pub enum TraceError {
         found: u64,
     },
     /// The file goes on after the last operation that the header counts.
-    #[error("the trace goes on after its {expected} operations; expected the end of the file")]
+    #[error(
+        "the trace goes on after its {expected} operations; expected the end of the file: copy or record it again"
+    )]
     TrailingBytes {
         /// The header's number of operations.
         expected: u64,
     },
     /// An operation names domain 3.
-    #[error("operation {index} names domain 3; expected 0 (raw), 1 (mem) or 2 (obj)")]
+    #[error(
+        "operation {index} names domain 3; expected 0 (raw), 1 (mem) or 2 (obj): copy or record the trace again"
+    )]
     BadDomain {
         /// The operation's index, from 0.
         index: u64,
     },
     /// An operation names a slot outside the table.
-    #[error("operation {index} names slot {slot}; expected one below {slots}")]
+    #[error(
+        "operation {index} names slot {slot}; expected one below {slots}: copy or record the trace again"
+    )]
     BadSlot {
         /// The operation's index, from 0.
         index: u64,
@@ -131,7 +141,7 @@ pub enum TraceError {
         slots: u64,
     },
     /// The file itself failed.
-    #[error("the trace could not be read or written")]
+    #[error("the trace could not be read or written; check the file and the room on its disk")]
     Io(#[from] io::Error),
 }
 

@@ -107,16 +107,24 @@ pub(crate) fn record(
 #[non_exhaustive]
 pub enum LogError {
     /// The file does not begin with the magic.
-    #[error("not a call log: it begins with {found:02x?}; expected \"PYMLOG01\"")]
+    #[error(
+        "not a call log: it begins with {found:02x?}; expected \"PYMLOG01\": give the file that the recorded process wrote"
+    )]
     BadMagic {
         /// The first 8 bytes.
         found: [u8; 8],
     },
     /// The file ends within its head.
-    #[error("the call log ends within its head; expected {HEAD_BYTES} bytes or more")]
+    #[error(
+        "the call log ends within its head; expected {HEAD_BYTES} bytes or more: copy or record it again"
+    )]
     TruncatedHead,
     /// A record is none of the kinds that there are, or of no domain.
-    #[error("record {index} is {words:#x?}; expected a kind of 1 to 7 and a domain of 0 to 2")]
+    #[error(
+        "record {index} is {:#x} {:#x}; expected a kind of 1 to 7 and a domain of 0 to 2: copy or record the log again",
+        words[0],
+        words[1]
+    )]
     BadRecord {
         /// The record's index, from 0.
         index: u64,
@@ -124,10 +132,13 @@ pub enum LogError {
         words: [u64; 2],
     },
     /// More blocks live at one time than a trace has slots.
-    #[error("more than {} blocks live at one time; a trace has no slots for them", u32::MAX)]
+    #[error(
+        "more than {} blocks live at one time; a trace has no slots for them: record a shorter run",
+        u32::MAX
+    )]
     TooManyBlocks,
     /// The file itself failed.
-    #[error("the call log could not be read")]
+    #[error("the call log could not be read; check the file")]
     Io(#[from] io::Error),
 }
 

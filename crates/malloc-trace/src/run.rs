@@ -28,11 +28,8 @@ impl fmt::Display for ModelError {
     }
 }
 
-impl std::error::Error for ModelError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.fault)
-    }
-}
+/// Without a source: the text has the fault.
+impl std::error::Error for ModelError {}
 
 /// Runs `ops` through one allocator that serves all domains, with the shadow model, and frees what is left.
 ///

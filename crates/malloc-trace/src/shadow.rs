@@ -56,7 +56,9 @@ pub enum Fault {
         offset: usize,
     },
     /// A live block changed although its owner did not write to it.
-    #[error("the block of slot {slot} ({size} bytes) changed at offset {offset} while it was live")]
+    #[error(
+        "the block of slot {slot} ({size} bytes) changed at offset {offset}; expected nobody to write to it while it is live"
+    )]
     Changed {
         /// The slot of the block.
         slot: u32,

@@ -7,7 +7,9 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ConfigureError {
     /// Options beyond serial numbers and erasing can be set once for a `DebugHooks`.
-    #[error("the options of these hooks are already set: they can be set once")]
+    #[error(
+        "the options of these hooks are already set: they can be set once, so set all of them together"
+    )]
     AlreadySet,
     /// The system has no memory for what an option needs.
     #[error("no memory for `{option}`: ask for less, or raise the limit of address space")]
@@ -16,10 +18,14 @@ pub enum ConfigureError {
         option: &'static str,
     },
     /// Hooks with guard pages have more than 64 different hosts.
-    #[error("too many hosts of hooks with `guard`: at most 64 in a process")]
+    #[error(
+        "too many hosts of hooks with `guard`: at most 64 in a process, so let hooks share them"
+    )]
     TooManyHosts,
     /// The fault handler that guard pages need cannot be installed.
-    #[error("the fault handler that `guard` needs cannot be installed: system error {errno}")]
+    #[error(
+        "the fault handler that `guard` needs cannot be installed: system error {errno}; do without `guard`"
+    )]
     FaultHandler {
         /// The system's error number.
         errno: i32,

@@ -24,7 +24,7 @@ pub enum HeapError {
     AlreadyAttached,
     /// The system refused the fork handlers.
     #[error(
-        "pthread_atfork failed with error {errno}; without it a child could inherit a locked heap list"
+        "pthread_atfork failed with error {errno}; without it a child could inherit a locked heap list: free memory and try again"
     )]
     ForkHandlers {
         /// The error number that `pthread_atfork` returned.

@@ -59,7 +59,9 @@ pub enum SetAllocatorError {
         domain: Domain,
     },
     /// The record is hooks or a wrapper over another domain's allocator.
-    #[error("the record lies on the {owner} domain's allocator; {domain} needs one of its own")]
+    #[error(
+        "the record lies on the {owner} domain's allocator; {domain} needs one of its own: wrap {domain}'s allocator"
+    )]
     WrongDomain {
         /// The domain that was to be changed.
         domain: Domain,

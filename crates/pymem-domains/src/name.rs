@@ -174,8 +174,8 @@ impl fmt::Display for Rejection {
             Self::NoSuchName => {
                 "expected default, debug, malloc, malloc_debug, pymalloc, pymalloc_debug, mimalloc or mimalloc_debug"
             }
-            Self::WithoutPymalloc => "this build is without pymalloc",
-            Self::WithoutMimalloc => "this build is without mimalloc",
+            Self::WithoutPymalloc => "this build is without pymalloc; choose another name, such as malloc",
+            Self::WithoutMimalloc => "this build is without mimalloc; choose another name, such as pymalloc",
             Self::FreeThreaded => {
                 "a free-threaded build takes only default, debug, mimalloc or mimalloc_debug"
             }

@@ -8,7 +8,9 @@ use thiserror::Error;
 
 /// There was no memory, or the request was too large; whatever was allocated before is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("out of memory, or a request above isize::MAX bytes; the old block is unchanged")]
+#[error(
+    "out of memory, or a request above isize::MAX bytes; the old block is unchanged: free memory, or ask for less"
+)]
 pub struct OutOfMemory;
 
 /// CPython's typed helpers, for every [`Malloc`].

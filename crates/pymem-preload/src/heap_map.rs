@@ -20,6 +20,7 @@ use crate::capi::{AtExitApi, PyMethodDef, PyObject};
 use crate::drawable::Drawable;
 use crate::host::host;
 use crate::load::say;
+use crate::refusal::Refusal;
 
 /// What is drawn, and where it goes.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ fn draw() {
     }
     let snapshot = map.heaps.snapshot(format!("{}, process {process}", map.name));
     if let Err(error) = write_whole(&map.path, &Svg(&snapshot).to_string()) {
-        say(&format!("no heap map in {}: {error}", map.path.display()));
+        say(&Refusal::NoHeapMap(map.path.clone(), error));
     }
 }
 

@@ -14,6 +14,9 @@ mod host;
 mod load;
 mod malloc_stats;
 mod options;
+mod refusal;
+#[cfg(test)]
+mod refusals;
 mod report;
 mod service;
 mod shim;

@@ -12,6 +12,7 @@ use crate::exit;
 use crate::host::{Host, host};
 use crate::malloc_stats;
 use crate::options::{self, Choice, Requests};
+use crate::refusal::Refusal;
 use crate::service;
 
 // The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.
@@ -46,7 +47,7 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
         Choice::Serve(name) => match unsafe { setup(host, name) } {
             // SAFETY: 1: as above.
             Ok(()) => unsafe { start_malloc_stats(line) },
-            Err(message) => refuse(&message),
+            Err(refusal) => refuse(&refusal),
         },
         // SAFETY: 1: by duty 1.
         Choice::StepAside => unsafe { explain(host, line) },
@@ -70,15 +71,14 @@ unsafe fn start_malloc_stats(line: CommandLine) {
 ///
 /// # Errors
 ///
-/// One sentence.
+/// What cannot be done; nothing is changed.
 ///
 /// # Safety
 ///
 /// 1. The host is not initialized, and no other thread uses it or the environment.
-pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(), String> {
+pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(), Refusal> {
     // SAFETY: 1: by duty 1.
-    let options =
-        unsafe { options::debug_options() }.map_err(|error| format!("PYMEM_DEBUG: {error}"))?;
+    let options = unsafe { options::debug_options() }.map_err(Refusal::Debug)?;
     // SAFETY: 1: by duty 1.
     let requests = unsafe { Requests::take() }?;
     // SAFETY: 1: by duty 1.
@@ -88,7 +88,7 @@ pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(
     if let Err(error) = result {
         // SAFETY: 1: by duty 1.
         unsafe { environment::restore() };
-        return Err(error.to_string());
+        return Err(Refusal::Install(error));
     }
     if requests.stats {
         exit::report_at_exit();
@@ -109,11 +109,7 @@ unsafe fn explain(host: &Host, line: CommandLine) {
     let Some(value) = (unsafe { environment::value(c"PYTHONMALLOC") }) else { return };
     let rejected = AllocatorName::parse(value, &host.profile()).err();
     if rejected.is_some_and(|error| error.reason() == Rejection::FreeThreaded) {
-        say(&format!(
-            "PYTHONMALLOC={}: a free-threaded interpreter keeps mem and obj on its own heaps, which its collector walks; \
-             use default, debug, mimalloc or mimalloc_debug.",
-            String::from_utf8_lossy(value)
-        ));
+        say(&Refusal::FreeThreaded(String::from_utf8_lossy(value).into_owned()));
     }
 }
 
@@ -146,14 +142,14 @@ unsafe fn is_preloaded() -> bool {
 }
 
 /// Writes one line to stderr.
-pub(crate) fn say(message: &str) {
+pub(crate) fn say(refusal: &Refusal) {
     // Nobody is left to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "pymem-preload: {message}");
+    let _ = writeln!(std::io::stderr(), "pymem-preload: {refusal}");
 }
 
 /// Ends the process with status 1 after one line.
-fn refuse(message: &str) -> ! {
-    say(message);
+fn refuse(refusal: &Refusal) -> ! {
+    say(refusal);
     // SAFETY: always allowed; nothing of the process has started that a handler would have to end.
     unsafe { libc::_exit(1) }
 }

@@ -22,6 +22,7 @@ use pymem_domains::{AllocatorName, Preconfig, Profile};
 
 use crate::command_line::CommandLine;
 use crate::environment;
+use crate::refusal::Refusal;
 
 /// What is to be done about a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +117,12 @@ impl Requests {
     ///
     /// # Errors
     ///
-    /// One sentence about a value that is none.
+    /// [`Refusal::TraceLimit`].
     ///
     /// # Safety
     ///
     /// 1. No other thread uses the environment.
-    pub(crate) unsafe fn take() -> Result<Self, String> {
+    pub(crate) unsafe fn take() -> Result<Self, Refusal> {
         // SAFETY: 1: by duty 1.
         let limit = unsafe { take(c"PYMEM_TRACE_LIMIT") };
         let max_bytes = limit.map_or(Ok(TRACE_LIMIT), parse_limit)?;
@@ -153,9 +154,9 @@ unsafe fn take(name: &CStr) -> Option<&'static [u8]> {
     value.filter(|value| !value.is_empty())
 }
 
-fn parse_limit(value: &[u8]) -> Result<u64, String> {
+fn parse_limit(value: &[u8]) -> Result<u64, Refusal> {
     let text = String::from_utf8_lossy(value);
-    text.parse().map_err(|_| format!("PYMEM_TRACE_LIMIT: `{text}` is no number of bytes"))
+    text.parse().map_err(|_| Refusal::TraceLimit(text.into_owned()))
 }
 
 #[cfg(test)]
@@ -163,13 +164,12 @@ mod tests {
     use pymem_domains::{AllocatorName as N, Build, Profile, Version};
 
     use super::Choice::{self, Serve, StepAside};
-    use super::parse_limit;
+    use super::{Refusal, parse_limit};
 
     #[test]
     fn limits() {
-        assert_eq!(parse_limit(b"1048576"), Ok(1 << 20));
-        let message = "PYMEM_TRACE_LIMIT: `1M` is no number of bytes";
-        assert_eq!(parse_limit(b"1M"), Err(String::from(message)));
+        assert_eq!(parse_limit(b"1048576").ok(), Some(1 << 20));
+        assert!(matches!(parse_limit(b"1M"), Err(Refusal::TraceLimit(value)) if value == "1M"));
     }
 
     #[test]

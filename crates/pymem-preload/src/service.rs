@@ -62,17 +62,25 @@ pub(crate) enum InstallError {
 impl fmt::Display for InstallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLate => f.write_str("allocators are installed already"),
+            Self::TooLate => f.write_str(
+                "allocators are installed already; a process has them from its first allocation on, so choose once",
+            ),
             Self::Domains(error) => error.fmt(f),
             Self::Options(error) => error.fmt(f),
-            Self::Trace(error) => write!(f, "PYMEM_TRACE: {error}"),
+            Self::Trace(error) => write!(
+                f,
+                "PYMEM_TRACE: the log of calls cannot be started: {error}; name a file that can be written"
+            ),
             Self::NoHeap => f.write_str(
-                "PYMEM_HEAP_MAP: mem and obj are not on a heap of this library; it draws those of pymalloc and mimalloc, in \
-                 an interpreter with the GIL",
+                "PYMEM_HEAP_MAP: mem and obj are not on a heap of this library; choose a row of pymalloc or mimalloc, in an \
+                 interpreter with the GIL",
             ),
             Self::Heaps(error) => write!(f, "PYMEM_HEAP_MAP: {error}"),
             Self::Set(error) => write!(f, "PYMEM_HEAP_MAP: {error}"),
-            Self::Map(error) => write!(f, "PYMEM_HEAP_MAP: {error}"),
+            Self::Map(error) => write!(
+                f,
+                "PYMEM_HEAP_MAP: the map cannot be asked for: {error}; name a file, and see that SIGUSR1 can be handled"
+            ),
         }
     }
 }

@@ -94,16 +94,16 @@ fn with_byte(at: usize, byte: u8) -> Vec<u8> {
 }
 
 #[rstest]
-#[case::empty(vec![], "the trace ends after 0 bytes; expected a header of 24")]
-#[case::magic_cut(FILE[..7].to_vec(), "the trace ends after 7 bytes; expected a header of 24")]
-#[case::header_cut(FILE[..23].to_vec(), "the trace ends after 23 bytes; expected a header of 24")]
+#[case::empty(vec![], "the trace ends after 0 bytes; expected a header of 24: copy or record it again")]
+#[case::magic_cut(FILE[..7].to_vec(), "the trace ends after 7 bytes; expected a header of 24: copy or record it again")]
+#[case::header_cut(FILE[..23].to_vec(), "the trace ends after 23 bytes; expected a header of 24: copy or record it again")]
 #[case::magic(
     with_byte(7, b'3'),
-    "not a trace: it begins with [50, 59, 4d, 54, 52, 43, 30, 33]; expected \"PYMTRC01\" or \"PYMTRC02\""
+    "not a trace: it begins with [50, 59, 4d, 54, 52, 43, 30, 33]; expected \"PYMTRC01\" or \"PYMTRC02\": give a file that a recorder has written"
 )]
 #[case::more_slots_than_ops(
     with_byte(16, 4),
-    "the header counts 4 slots for 3 operations; expected no more slots than operations"
+    "the header counts 4 slots for 3 operations; expected no more slots than operations: copy or record it again"
 )]
 #[case::cut_between_records(
     FILE[..40].to_vec(),
@@ -115,13 +115,16 @@ fn with_byte(at: usize, byte: u8) -> Vec<u8> {
 )]
 #[case::too_long(
     [FILE, b"x"].concat(),
-    "the trace goes on after its 3 operations; expected the end of the file"
+    "the trace goes on after its 3 operations; expected the end of the file: copy or record it again"
 )]
 #[case::domain(
     with_byte(28, 0x8c),
-    "operation 0 names domain 3; expected 0 (raw), 1 (mem) or 2 (obj)"
+    "operation 0 names domain 3; expected 0 (raw), 1 (mem) or 2 (obj): copy or record the trace again"
 )]
-#[case::slot(with_byte(32, 2), "operation 1 names slot 2; expected one below 2")]
+#[case::slot(
+    with_byte(32, 2),
+    "operation 1 names slot 2; expected one below 2: copy or record the trace again"
+)]
 fn corrupt_files_are_refused(#[case] file: Vec<u8>, #[case] text: &str) {
     let error = decode(&file[..]).expect_err("corrupt");
     assert_eq!(error.to_string(), text);

@@ -126,7 +126,7 @@ fn a_wrapper_comes_back_with_what_it_lay_on() {
     assert_eq!(domains.set_allocator(Domain::Obj, wrapper), Err(error));
     assert_eq!(
         error.to_string(),
-        "the record lies on the mem domain's allocator; obj needs one of its own"
+        "the record lies on the mem domain's allocator; obj needs one of its own: wrap obj's allocator"
     );
 }
 
