@@ -188,8 +188,10 @@ impl<A: Malloc> DebugHooks<A> {
     /// Checks that `p` is a live, intact block of these hooks; reports it otherwise.
     fn verify(&self, state: &State, p: NonNull<u8>, call: Call) -> Option<Verified> {
         let address = p.as_ptr().addr();
-        if guard::contains(address) {
-            let guarded = guard::at(address);
+        let guarded = if guard::contains(address) { Some(guard::at(address)) } else { None };
+        // Inside of a guarded block of other hooks lies what those have handed to these as plain memory.
+        let is_nested = guarded.flatten().is_some_and(|outer| outer.encloses(address));
+        if let Some(guarded) = guarded.filter(|_| !is_nested || self.intact_size(p).is_none()) {
             let Some(kind) = guard::check(address, guarded.as_ref(), self.api) else {
                 return guarded.map(Verified::Guarded);
             };

@@ -85,6 +85,13 @@ pub(crate) struct Guarded {
     host: usize,
 }
 
+impl Guarded {
+    /// Whether `address` is inside of this live block, and not its start.
+    pub(crate) fn encloses(&self, address: usize) -> bool {
+        self.live && self.block < address && address < self.block + self.size
+    }
+}
+
 impl Slot {
     fn read(&self, slot: usize) -> Option<Guarded> {
         let block = self.block.load(Relaxed);
@@ -296,9 +303,8 @@ pub(crate) fn check(p: usize, guarded: Option<&Guarded>, api: ApiId) -> Option<V
     let Some(guarded) = guarded else {
         return Some(ViolationKind::ForeignPointer);
     };
-    let inside = guarded.block < p && p < guarded.block + guarded.size;
     if p != guarded.block {
-        return Some(if guarded.live && inside {
+        return Some(if guarded.encloses(p) {
             ViolationKind::InteriorPointer { block: guarded.block, size: guarded.size }
         } else {
             ViolationKind::ForeignPointer

@@ -1,9 +1,12 @@
 //! Bug classes x domains x sizes x offsets, in this process: each is reported once, with the right class.
 
-use memdebug::{ApiId, Violation, ViolationKind, install_fault_handler};
+use std::ptr::NonNull;
+
+use malloc_api::{LibcMalloc, Malloc};
+use memdebug::{ApiId, DebugHooks, Violation, ViolationKind, install_fault_handler};
 use rstest::rstest;
 
-use crate::support::{Bug, SIZES, another, hooks, seen};
+use crate::support::{Bug, COLLECTING, SIZES, another, hooks, options, seen};
 
 /// Whether `kind` is the class that `bug` must be given. `certain` with a registry: nothing is guessed then.
 fn is_right(bug: Bug, kind: ViolationKind, api: ApiId, size: usize, certain: bool) -> bool {
@@ -84,5 +87,35 @@ fn no_bug_is_no_report(
         Bug::None.plant(&ours, &other, size);
     }
     ours.release_quarantine();
+    assert!(seen().is_empty());
+}
+
+/// A block of hooks over hooks lies in a block of those below, which may be a guarded one: as large blocks of a debug row do,
+/// which its pools take from raw.
+#[rstest]
+fn guarded_blocks_hold_other_hooks_blocks(
+    #[values("quarantine", "strict", "guard=1/3")] options_above: &str,
+) {
+    install_fault_handler().unwrap();
+    let below = DebugHooks::new(LibcMalloc, ApiId::Raw).with_host(COLLECTING);
+    let below = below.with_options(&options("guard=1/1")).unwrap();
+    let above = DebugHooks::new(&below, ApiId::Obj).with_host(COLLECTING);
+    let above = above.with_options(&options(options_above)).unwrap();
+    for size in SIZES {
+        let block = above.malloc(size).unwrap();
+        // SAFETY: live.
+        let block = unsafe { above.realloc(Some(block), size + 100) };
+        // SAFETY: live, and not used again.
+        unsafe { above.free(block) };
+        let inside = above.calloc(size + 64, 1).unwrap();
+        assert!(seen().is_empty(), "{size} bytes");
+        // SAFETY: a planted bug: 32 bytes into the block.
+        unsafe { above.free(NonNull::new(inside.as_ptr().wrapping_add(32))) };
+        assert_eq!(seen().len(), 1, "{size} bytes");
+        // SAFETY: live, and not used again.
+        unsafe { above.free(Some(inside)) };
+        assert!(seen().is_empty(), "{size} bytes");
+    }
+    above.release_quarantine();
     assert!(seen().is_empty());
 }
