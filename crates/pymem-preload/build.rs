@@ -1,0 +1,9 @@
+//! Keeps the library where it is once it is loaded: an interpreter has its records for ever, and threads and `atexit` its
+//! handlers, so `dlclose` must not unmap it.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    }
+}
