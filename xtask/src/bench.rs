@@ -18,6 +18,8 @@ const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions"];
 /// Builds and runs the benchmark with `arguments` (see `cargo xtask bench --help`).
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let shell = Shell::new()?;
+    // The paths among the arguments are the caller's.
+    let caller = shell.current_dir();
     shell.change_dir(crate::root());
     let given = |names: &[&str]| {
         arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
@@ -37,8 +39,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
             if given(PARTIAL) { target.join("benchmarks") } else { crate::root().join("docs") };
         arguments.extend(["--output".into(), output.into()]);
     }
-    cmd!(shell, "cargo build --release -p bench").run()?;
+    cmd!(shell, "cargo build --release -p bench --features peers").run()?;
     let program = target.join("release/bench");
     let program: &OsStr = program.as_os_str();
+    shell.change_dir(caller);
     cmd!(shell, "{program} {arguments...}").quiet().run().context("the benchmark failed")
 }

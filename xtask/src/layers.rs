@@ -156,7 +156,7 @@ fn unsafe_faults(listed: &BTreeSet<String>, found: &BTreeSet<String>) -> Vec<Str
 }
 
 /// Every Rust file below the `src` folders of `folder`.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {

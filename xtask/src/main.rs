@@ -7,12 +7,17 @@ mod ci;
 mod docs;
 mod fuzz;
 mod header;
+mod install;
 mod layers;
 mod loom;
+mod msrv;
 mod python;
 mod python_trace;
+#[cfg(test)]
+mod refusals;
 mod regrtest;
 mod sanitize;
+mod snippets;
 mod tsan;
 
 use std::ffi::OsString;
@@ -40,6 +45,17 @@ enum Command {
     Python(python::Args),
     /// Run CPython's own tests on the preload, for every interpreter and row.
     Regrtest(regrtest::Args),
+    /// Install the preload, its C header and its pkg-config file.
+    Install(install::Args),
+    /// Run every command of the documents, and compare what it prints with what they show.
+    Snippets {
+        /// Only commands whose text, or whose document's name, contains this.
+        #[arg(default_value = "")]
+        filter: String,
+        /// Put what is printed into the documents instead.
+        #[arg(long)]
+        write: bool,
+    },
     /// Check that crates import only what docs/architecture.md allows.
     Layers,
     /// Write the generated parts of the documentation from the code.
@@ -110,6 +126,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ci { step } => ci::run(step.as_deref())?,
         Command::Python(args) => return python::run(args),
         Command::Regrtest(args) => return regrtest::run(args),
+        Command::Install(args) => install::run(&args)?,
+        Command::Snippets { filter, write } => snippets::run(&filter, write)?,
         Command::Layers => layers::run()?,
         Command::Docs { check } => docs::run(check)?,
         Command::Header { check } => header::run(check)?,

@@ -7,7 +7,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-#[path = "../../crates/pymem-preload/tests/python/interpreters.rs"]
+// A link to the file of the preload's tests, so that both search alike and each packs it.
+#[path = "python/interpreters.rs"]
 mod interpreters;
 
 pub(crate) use interpreters::Interpreter;

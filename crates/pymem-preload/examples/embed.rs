@@ -1,6 +1,4 @@
-//! A program that embeds Python and chooses its allocators: `embed [LIBPYTHON] [NAME]`.
-//!
-//! Without arguments it asks python3 for its shared library, and has nothing to show where there is none.
+//! A program that embeds Python and chooses its allocators: `embed [LIBPYTHON] [NAME]`, by default python3's library.
 
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -37,11 +35,10 @@ fn main() {
     assert!(!handle.is_null(), "{library:?} loads");
 
     let choice = CString::new(name.as_str()).expect("a name without NUL");
-    // SAFETY: (1) a text that ends with a NUL; (2) the only thread, before Py_Initialize.
-    assert_eq!(unsafe { pymem_setup(choice.as_ptr()) }, 0, "{name} is installed");
-    // SAFETY: (1), (2) as above.
-    assert_eq!(unsafe { pymem_setup(choice.as_ptr()) }, -2, "only once");
-
+    for expected in [0, -2] {
+        // SAFETY: (1) a text that ends with a NUL; (2) the only thread, before Py_Initialize.
+        assert_eq!(unsafe { pymem_setup(choice.as_ptr()) }, expected, "installed, and only once");
+    }
     let initialize: unsafe extern "C" fn() = symbol(c"Py_Initialize");
     let run: unsafe extern "C" fn(*const c_char) -> c_int = symbol(c"PyRun_SimpleString");
     let get: unsafe extern "C" fn(c_int, *mut [usize; 5]) = symbol(c"PyMem_GetAllocator");
@@ -56,8 +53,7 @@ fn main() {
         assert_eq!(installed, ours, "domain {domain} is served by this library");
     }
     println!("{name} serves raw, mem and obj");
+    let program = c"import os; print(os.environ.get('PYTHONMALLOC'), flush=True)";
     // SAFETY: initialized, and the thread holds the GIL.
-    let status =
-        unsafe { run(c"import os; print(os.environ.get('PYTHONMALLOC'), flush=True)".as_ptr()) };
-    assert_eq!(status, 0);
+    assert_eq!(unsafe { run(program.as_ptr()) }, 0);
 }

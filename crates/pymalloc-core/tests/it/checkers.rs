@@ -96,7 +96,9 @@ fn child(bug: &str, size: usize) -> Option<Output> {
         let mut command = Command::new(test);
         command.env("ASAN_OPTIONS", "detect_leaks=0:exitcode=99:allocator_may_return_null=1");
         command
-    } else if cfg!(feature = "valgrind") && Command::new("valgrind").arg("--version").output().is_ok() {
+    } else if cfg!(feature = "valgrind")
+        && Command::new("valgrind").arg("--version").output().is_ok()
+    {
         let mut command = Command::new("valgrind");
         command.args(["-q", "--error-exitcode=99"]).arg(test);
         command

@@ -1,0 +1,1 @@
+../../../crates/pymem-preload/tests/python/interpreters.rs
