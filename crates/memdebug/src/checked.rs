@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 
 use malloc_api::Malloc;
 
+use crate::annotated;
 use crate::at_exit::{self, VerifiedAtExit};
-use crate::block::ApiId;
+use crate::block::{ApiId, base_of};
 use crate::configure::ConfigureError;
 use crate::facts::BlockFacts;
 use crate::guard::{self, Guarded};
@@ -17,7 +18,7 @@ use crate::hooks::DebugHooks;
 use crate::host::Host;
 use crate::options::Options;
 use crate::quarantine::{Held, Offer, Owner, Quarantine, pointer, underlying};
-use crate::registry::{Entry, LIVE, Rejection};
+use crate::registry::{Entry, LIVE};
 use crate::sites::Site;
 use crate::violation::{Call, Violation, ViolationKind};
 use crate::{fault, fork, leaks, verdict};
@@ -120,7 +121,23 @@ impl State {
     }
 }
 
+/// Whether the block lies between guard pages.
+#[inline(always)]
+pub(crate) fn is_guarded(p: NonNull<u8>) -> bool {
+    guard::contains(p.as_ptr().addr())
+}
+
 impl<A: Malloc> DebugHooks<A> {
+    /// A block between guard pages, if it is this block's turn and there are pages for it.
+    #[inline(always)]
+    pub(crate) fn malloc_guarded(&self, size: usize) -> Option<NonNull<u8>> {
+        let guard = self.checked.state()?.guard?;
+        if !guard::sampled(guard.rate) {
+            return None;
+        }
+        guard::malloc(size, self.api, false, guard.host, None)
+    }
+
     #[inline(never)]
     pub(crate) fn malloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
         self.allocate(size, false)
@@ -179,10 +196,35 @@ impl<A: Malloc> DebugHooks<A> {
         let Some(state) = self.checked.state() else {
             return;
         };
+        if state.registry && !is_guarded(p) {
+            // SAFETY: 1 and 2: the caller's.
+            return unsafe { self.free_registered(state, p) };
+        }
         if let Some(verified) = self.verify(state, p, Call::Free) {
             // SAFETY: 1: verified above; 2: the caller's duty 2.
             unsafe { self.release(state, p, &verified, Call::Free) };
         }
+    }
+
+    /// `free` of what the registry must know: one look at it both finds the block and takes it out.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::free`].
+    unsafe fn free_registered(&self, state: &State, p: NonNull<u8>) {
+        let freed = state.site(&self.host);
+        let address = p.as_ptr().expose_provenance();
+        let entry = match LIVE.take(address, self.api, state.quarantine.is_some(), freed) {
+            Ok(entry) => entry,
+            Err(rejection) => return self.reject(state, p, Call::Free, rejection.entry()),
+        };
+        if self.intact_size(p) != Some(entry.size) {
+            // It stays live, in the place that it has only just left.
+            LIVE.insert(entry);
+            return self.report(state, p, Call::Free, Some(entry));
+        }
+        // SAFETY: 1: registered and intact; 2: the caller's duties 1 and 2.
+        unsafe { self.retire(state, p, entry.size, entry.site, freed) };
     }
 
     /// Checks that `p` is a live, intact block of these hooks; reports it otherwise.
@@ -313,17 +355,32 @@ impl<A: Malloc> DebugHooks<A> {
         let taken = state.registry.then(|| LIVE.take(address, self.api, hold, freed));
         if let Some(Err(rejection)) = taken {
             // Another thread freed it since it was verified.
-            let entry = match rejection {
-                Rejection::Missing => None,
-                Rejection::Freed(entry) | Rejection::WrongDomain(entry) => Some(entry),
-            };
-            return self.reject(state, p, call, entry);
+            return self.reject(state, p, call, rejection.entry());
         }
+        // SAFETY: 1 and 2: duties 1 and 2.
+        unsafe { self.retire(state, p, size, allocated, freed) };
+    }
+
+    /// Fills a block that is out of the registry dead, and gives it to the quarantine or back to its allocator.
+    ///
+    /// # Safety
+    ///
+    /// 1. `p` is a live, intact block of these hooks of `size` bytes, with header and guard.
+    /// 2. It is not used again.
+    unsafe fn retire(
+        &self,
+        state: &State,
+        p: NonNull<u8>,
+        size: usize,
+        allocated: Option<Site>,
+        freed: Option<Site>,
+    ) {
+        let address = p.as_ptr().expose_provenance();
         // SAFETY: 1: duties 1 and 2.
         let unfilled = unsafe { self.fill_dead(p, size) };
         let Some(quarantine) = &state.quarantine else {
             // SAFETY: duties 1 and 2: the underlying block is live, and never used again.
-            return unsafe { self.inner.free(NonNull::new(crate::block::base_of(p))) };
+            return unsafe { self.inner.free(NonNull::new(base_of(p))) };
         };
         let held = Held {
             p: address,
@@ -332,6 +389,7 @@ impl<A: Malloc> DebugHooks<A> {
             allocated: Site::to_bits(allocated),
             freed: Site::to_bits(freed),
         };
+        annotated::held(base_of(p), size, self.has_serial());
         loop {
             match quarantine.offer(&held) {
                 Offer::Held(evicted) => {
@@ -357,7 +415,9 @@ impl<A: Malloc> DebugHooks<A> {
         if state.registry {
             LIVE.remove(held.p);
         }
-        debug_assert!(pointer(held).is_some());
+        if let Some(p) = pointer(held) {
+            annotated::unheld(base_of(p), held.size, self.has_serial());
+        }
         // SAFETY: the block was freed by its owner, and nobody but the quarantine has had it since.
         unsafe { self.inner.free(underlying(held)) };
     }

@@ -10,6 +10,11 @@ use crate::hooks::DebugHooks;
 use crate::host::Host;
 use crate::options::Options;
 
+/// No block is.
+pub(crate) fn is_guarded(_: NonNull<u8>) -> bool {
+    false
+}
+
 #[derive(Debug)]
 pub(crate) struct Checked;
 
@@ -39,6 +44,10 @@ impl Checked {
 
 // Never called: `configure` switches none of this on. What they do is right all the same.
 impl<A: Malloc> DebugHooks<A> {
+    pub(crate) fn malloc_guarded(&self, _: usize) -> Option<NonNull<u8>> {
+        None
+    }
+
     pub(crate) fn malloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
         self.malloc_numbered(size)
     }
@@ -52,7 +61,7 @@ impl<A: Malloc> DebugHooks<A> {
     /// As [`Malloc::realloc`].
     pub(crate) unsafe fn realloc_checked(&self, p: NonNull<u8>, new: usize) -> Option<NonNull<u8>> {
         // SAFETY: 1 and 2: the caller's.
-        unsafe { self.realloc_plain(p, new) }
+        unsafe { self.realloc_numbered(p, new) }
     }
 
     /// # Safety

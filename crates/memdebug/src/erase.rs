@@ -4,10 +4,11 @@
 //! first: the whole of a small block, 64 bytes at each end of a larger one, whose middle is left as it is (CPython's
 //! rule; the option `full_erase` has none of these limits).
 
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use crate::block::{HEADER_BYTES, overhead};
-use crate::pattern::{DEADBYTE, fill_at_least_8};
+use crate::pattern::{DEADBYTE, INLINE_BYTES, copy_small, fill_at_least_8};
 
 /// Bytes saved and erased at each end of a block's data.
 const END_BYTES: usize = 64;
@@ -15,9 +16,11 @@ const END_BYTES: usize = 64;
 /// The saved bytes of an erased block.
 pub(crate) struct Erased {
     /// All data of a block up to 128 bytes, or the first 64 and the last 64. The rest is not used.
-    saved: [u8; 2 * END_BYTES],
+    saved: MaybeUninit<[u8; 2 * END_BYTES]>,
     old: usize,
 }
+
+const _: () = assert!(2 * END_BYTES == INLINE_BYTES);
 
 impl Erased {
     /// Saves the data of the block at `base`, and fills header, the ends of the data and what follows them dead.
@@ -27,12 +30,12 @@ impl Erased {
     /// 1. `base` is a live debug block of `old` bytes.
     #[inline]
     pub(crate) unsafe fn take(base: *mut u8, old: usize, serial: bool) -> Self {
-        let mut erased = Self { saved: [0; 2 * END_BYTES], old };
-        let to = erased.saved.as_mut_ptr();
+        let mut erased = Self { saved: MaybeUninit::uninit(), old };
+        let to = erased.saved.as_mut_ptr().cast::<u8>();
         let data = base.wrapping_add(HEADER_BYTES);
         if old <= 2 * END_BYTES {
-            // SAFETY: duty 1, and at most 128 bytes.
-            unsafe { ptr::copy_nonoverlapping(data, to, old) };
+            // SAFETY: 1: the data, or its guard where that is shorter than 8 (duty 1); 2: tested.
+            unsafe { copy_small(data, to, old) };
             // SAFETY: 1: the whole block (duty 1).
             unsafe { fill_at_least_8(base, DEADBYTE, old + overhead(serial)) };
         } else {
@@ -50,19 +53,19 @@ impl Erased {
         erased
     }
 
-    /// Puts the saved bytes back, as far as they lie within `size` bytes.
+    /// Puts the saved bytes back, as far as they lie within `size` bytes, and others after them where these are less than
+    /// eight.
     ///
     /// # Safety
     ///
-    /// 1. The `size` bytes at `data` are valid for writes.
+    /// 1. The `max(size, 8)` bytes at `data` are valid for writes.
     /// 2. They are the erased block's data, in its place or moved.
     #[inline]
     pub(crate) unsafe fn restore(&self, data: *mut u8, size: usize) {
-        let from = self.saved.as_ptr();
+        let from = self.saved.as_ptr().cast::<u8>();
         if self.old <= 2 * END_BYTES {
-            // SAFETY: duty 1, and no more than was saved.
-            unsafe { ptr::copy_nonoverlapping(from, data, self.old.min(size)) };
-            return;
+            // SAFETY: 1: duty 1, and no more than was saved; 2: tested.
+            return unsafe { copy_small(from, data, self.old.min(size)) };
         }
         // SAFETY: duty 1, and no more than was saved.
         unsafe { ptr::copy_nonoverlapping(from, data, END_BYTES.min(size)) };

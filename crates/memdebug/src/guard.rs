@@ -183,7 +183,12 @@ fn pool() -> Option<&'static Pool> {
 
 /// Makes the pool; `false` if the system has no address space for it.
 pub(crate) fn set_up() -> bool {
-    POOL.get_or_init(Pool::new).is_some()
+    let Some(pool) = POOL.get_or_init(Pool::new) else {
+        return false;
+    };
+    START.store(pool.pages.start().addr().get(), Relaxed);
+    BYTES.store(pool.pages.bytes(), Relaxed);
+    true
 }
 
 /// The pool's lock, for a fork.
@@ -199,36 +204,43 @@ pub(crate) fn add_host(host: Host) -> Option<u32> {
     HOSTS.iter().position(mine).map(|index| index as u32)
 }
 
+/// The pool's first address, and its bytes: 0 before it is made. Written once, while nobody has a block of it.
+static START: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether `address` is in the pool.
-#[inline]
+#[inline(always)]
 pub(crate) fn contains(address: usize) -> bool {
-    pool().is_some_and(|pool| pool.slot_at(address).is_some())
+    address.wrapping_sub(START.load(Relaxed)) < BYTES.load(Relaxed)
+}
+
+thread_local! {
+    /// Allocations until the next guarded one; 0 at first.
+    static LEFT: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Whether the next block of this thread is to be guarded: about one in `rate`, at random distances.
+#[inline(always)]
 pub(crate) fn sampled(rate: NonZeroU32) -> bool {
-    thread_local! {
-        /// Allocations until the next guarded one; 0 at first.
-        static LEFT: Cell<u32> = const { Cell::new(0) };
-    }
-    if rate.get() == 1 {
-        return true;
-    }
     LEFT.try_with(|left| match left.get() {
-        0 => {
-            left.set(1 + random() % rate.get().saturating_mul(2).saturating_sub(1));
-            false
-        }
-        1 => {
-            left.set(0);
-            true
-        }
-        n => {
+        n @ 2.. => {
             left.set(n - 1);
             false
         }
+        n => end_of_distance(rate, left, n),
     })
     .unwrap_or(false)
+}
+
+/// [`sampled`] for the last allocation of a distance, and for a thread's first.
+#[cold]
+#[inline(never)]
+fn end_of_distance(rate: NonZeroU32, left: &Cell<u32>, n: u32) -> bool {
+    if rate.get() == 1 {
+        return true;
+    }
+    left.set(1 + random() % rate.get().saturating_mul(2).saturating_sub(1));
+    n == 1
 }
 
 /// A xorshift generator a thread, seeded from where its state lies.

@@ -1,33 +1,34 @@
-//! Owns `DebugHooks`: the four calls, what they fill, and what they verify.
-//! Leaves the byte layout to `block.rs`, the naming of a violation to `verdict.rs`, and every option beyond serial
-//! numbers and erasing to `checked.rs`.
+//! Owns `DebugHooks`: its parts, its options, and which path each of the four calls takes.
+//! Leaves the path without options to `plain.rs`, serial numbers and full erasing to `numbered.rs`, every other option to
+//! `checked.rs`, and the naming of a violation to `verdict.rs`.
 
 use core::fmt;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::Malloc;
+use malloc_api::{Malloc, annotate};
 
-use crate::block::{self, ApiId, HEADER_BYTES, base_of, max_request, overhead};
-use crate::checked::Checked;
+use crate::block::{ApiId, HEADER_BYTES};
+use crate::checked::{Checked, is_guarded};
 use crate::dump::BlockDump;
-use crate::erase::Erased;
 use crate::facts::BlockFacts;
-use crate::host::{Host, ThreadCheck};
+use crate::host::Host;
 use crate::load;
 use crate::options::Options;
-use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_FILL_BYTES, fill_small};
+use crate::thread::ThreadGate;
 use crate::verdict;
 use crate::violation::{Call, Violation, ViolationKind};
 
 /// Serial numbers are on.
-const SERIAL: u8 = 1;
+pub(crate) const SERIAL: u8 = 1;
 /// Every byte that leaves a block is filled dead.
-const FULL_ERASE: u8 = 2;
+pub(crate) const FULL_ERASE: u8 = 2;
 /// The host's `debug_offset` rules.
-const FREE_THREADED: u8 = 4;
+pub(crate) const FREE_THREADED: u8 = 4;
 /// An option of `checked.rs` is on.
-const CHECKED: u8 = 8;
+pub(crate) const CHECKED: u8 = 8;
+/// Guard pages are on, and nothing else: blocks without them take the plain path.
+pub(crate) const SAMPLED: u8 = 16;
 
 /// CPython's debug hooks around the allocator `A`: each block gets a size, a domain letter and guards, is filled when
 /// handed out and when freed, and is verified when it comes back.
@@ -61,9 +62,9 @@ pub struct DebugHooks<A> {
     pub(crate) inner: A,
     pub(crate) api: ApiId,
     /// [`ApiId::word`] of `api`.
-    id_word: u64,
-    /// The host's rule, or `None` for the raw domain.
-    thread_check: Option<ThreadCheck>,
+    pub(crate) id_word: u64,
+    /// Lets calls take the plain path: shut while an option is on.
+    gate: ThreadGate,
     pub(crate) host: Host,
     flags: AtomicU8,
     serial: AtomicUsize,
@@ -78,7 +79,7 @@ impl<A> DebugHooks<A> {
             inner,
             api,
             id_word: api.word(),
-            thread_check: None,
+            gate: ThreadGate::open(),
             host: Host::new(),
             flags: AtomicU8::new(0),
             serial: AtomicUsize::new(0),
@@ -89,13 +90,14 @@ impl<A> DebugHooks<A> {
     /// Sets what the surroundings supply.
     #[must_use]
     pub const fn with_host(mut self, host: Host) -> Self {
-        self.thread_check = match self.api {
-            ApiId::Raw => None,
-            ApiId::Mem | ApiId::Obj => host.thread_check,
+        let gate = match (self.api, host.thread_check) {
+            (ApiId::Raw, _) | (_, None) => ThreadGate::open(),
+            (ApiId::Mem | ApiId::Obj, Some(check)) => ThreadGate::new(check, host.thread_word),
         };
+        let free_threaded = host.debug_offset.is_some();
+        self.gate = if free_threaded { gate.into_shut() } else { gate };
+        self.flags = AtomicU8::new(if free_threaded { FREE_THREADED } else { 0 });
         self.host = host;
-        let flags = if host.debug_offset.is_some() { FREE_THREADED } else { 0 };
-        self.flags = AtomicU8::new(flags);
         self
     }
 
@@ -118,7 +120,7 @@ impl<A> DebugHooks<A> {
     }
 
     #[inline]
-    fn flags(&self) -> u8 {
+    pub(crate) fn flags(&self) -> u8 {
         self.flags.load(Relaxed)
     }
 
@@ -128,12 +130,12 @@ impl<A> DebugHooks<A> {
     }
 
     /// The next serial number, where they are on.
-    fn next_serial(&self) -> Option<u64> {
+    pub(crate) fn next_serial(&self) -> Option<u64> {
         self.has_serial().then(|| self.serial.fetch_add(1, Relaxed) as u64 + 1)
     }
 
     /// Data bytes at the front of a block that fills leave alone.
-    fn unfilled(&self, base: Option<NonNull<u8>>, size: usize) -> usize {
+    pub(crate) fn unfilled(&self, base: Option<NonNull<u8>>, size: usize) -> usize {
         match self.host.debug_offset {
             Some(offset) if self.api == ApiId::Obj => {
                 offset(base).saturating_sub(HEADER_BYTES).min(size)
@@ -142,9 +144,15 @@ impl<A> DebugHooks<A> {
         }
     }
 
-    #[inline]
+    /// Whether a call may take the plain path: no option is on, and the thread is known to be allowed.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.gate.passes()
+    }
+
+    /// Checks the thread of a call that may not take the plain path at once, in full.
     fn check_thread(&self, call: Call) {
-        if self.thread_check.is_some_and(|check| !check()) {
+        if !self.gate.ask(self.flags() != 0) {
             self.wrong_thread(call);
         }
     }
@@ -159,7 +167,7 @@ impl<A> DebugHooks<A> {
     /// Reports a block that failed its check.
     #[cold]
     #[inline(never)]
-    fn bad_block(&self, p: NonNull<u8>, call: Call) {
+    pub(crate) fn bad_block(&self, p: NonNull<u8>, call: Call) {
         let violation = verdict::on_block(p, call, self.api, self.has_serial(), &self.host);
         (self.host.handler)(&violation);
     }
@@ -175,15 +183,14 @@ impl<A> DebugHooks<A> {
     ///
     /// Nothing is believed before it is checked: a pointer to nowhere and a size that leads to nowhere are no intact block,
     /// where the fault handler is installed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn intact_size(&self, p: NonNull<u8>) -> Option<usize> {
-        let size = load::intact_size(p.as_ptr(), self.id_word);
+        let size = annotate::unreported(|| load::intact_size(p.as_ptr(), self.id_word));
         (size != usize::MAX).then_some(size)
     }
 
     /// [`intact_size`](Self::intact_size), with a report of a block that is not intact.
-    #[inline]
-    fn verified_size(&self, p: NonNull<u8>, call: Call) -> Option<usize> {
+    pub(crate) fn verified_size(&self, p: NonNull<u8>, call: Call) -> Option<usize> {
         let size = self.intact_size(p);
         if size.is_none() {
             self.bad_block(p, call);
@@ -222,260 +229,96 @@ impl<A: Malloc> DebugHooks<A> {
             flags |= FULL_ERASE;
         }
         if self.checked.configure(options, self.api, &self.host)? {
-            flags |= CHECKED;
+            flags |= if flags == 0 && options.is_guard_alone() { SAMPLED } else { CHECKED };
         }
         self.flags.store(flags, Relaxed);
+        if flags != 0 {
+            self.gate.shut();
+        }
         Ok(())
     }
 
-    /// A block of the inner allocator for `size` bytes of data.
-    #[inline]
-    fn underlying(&self, size: usize, serial: bool) -> Option<NonNull<u8>> {
-        if size > max_request(serial) {
-            return None;
-        }
-        self.inner.malloc(size + overhead(serial))
+    /// Whether a block is freed and resized on the plain path with these flags.
+    #[inline(always)]
+    fn is_plain_block(&self, p: NonNull<u8>, flags: u8) -> bool {
+        flags == 0 || flags == SAMPLED && !is_guarded(p)
     }
 
-    /// Makes a new underlying block of `size` bytes a debug block with clean data.
-    ///
-    /// # Safety
-    ///
-    /// 1. `base` is a block of `size + overhead` bytes, unused.
-    #[inline]
-    unsafe fn dress(&self, base: NonNull<u8>, size: usize) -> NonNull<u8> {
-        if size > INLINE_FILL_BYTES {
-            // SAFETY: 1: duty 1.
-            return unsafe { dress_large(base, size, self.id_word) };
-        }
-        let data = base.as_ptr().wrapping_add(HEADER_BYTES);
-        // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-        unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
-        // SAFETY: 1: the data, or its guard where the data is shorter than 8; the guard is written below. 2: tested above.
-        unsafe { fill_small(data, CLEANBYTE, size) };
-        // SAFETY: 1: the block has room for the guard after the data.
-        unsafe { block::write_tail(base.as_ptr(), size, None) };
-        // SAFETY: 16 bytes into a block of more than 16.
-        unsafe { base.add(HEADER_BYTES) }
-    }
-
-    /// `malloc` with any of the options of this file.
+    /// `malloc` when it cannot take the plain path at once.
     #[cold]
     #[inline(never)]
-    pub(crate) fn malloc_numbered(&self, size: usize) -> Option<NonNull<u8>> {
-        let base = self.underlying(size, self.has_serial())?;
-        let skip = self.unfilled(None, size);
-        let data = base.as_ptr().wrapping_add(HEADER_BYTES);
-        // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-        unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
-        // SAFETY: inside the data.
-        unsafe { ptr::write_bytes(data.wrapping_add(skip), CLEANBYTE, size - skip) };
-        // SAFETY: 1: the block has room for guard and serial number after the data.
-        unsafe { block::write_tail(base.as_ptr(), size, self.next_serial()) };
-        NonNull::new(data)
-    }
-
-    /// `calloc` of `size` bytes.
-    pub(crate) fn calloc_bytes(&self, size: usize) -> Option<NonNull<u8>> {
-        let serial = self.has_serial();
-        if size > max_request(serial) {
-            return None;
+    fn malloc_unsure(&self, size: usize) -> Option<NonNull<u8>> {
+        self.check_thread(Call::Malloc);
+        match self.flags() {
+            0 => self.malloc_plain(size),
+            SAMPLED => self.malloc_guarded(size).or_else(|| self.malloc_plain(size)),
+            flags if flags & CHECKED != 0 => self.malloc_checked(size),
+            _ => self.malloc_numbered(size),
         }
-        let base = self.inner.calloc(1, size + overhead(serial))?;
-        // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-        unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
-        // SAFETY: 1: the block has room for guard and serial number after the data.
-        unsafe { block::write_tail(base.as_ptr(), size, self.next_serial()) };
-        // SAFETY: 16 bytes into a block of more than 16.
-        Some(unsafe { base.add(HEADER_BYTES) })
     }
 
-    /// Fills a whole block dead, but for the bytes at the front of the data that the host keeps readable; gives how many
-    /// these are.
-    ///
-    /// # Safety
-    ///
-    /// 1. `p` is a live block of these hooks of `size` bytes, not used again.
-    pub(crate) unsafe fn fill_dead(&self, p: NonNull<u8>, size: usize) -> usize {
-        let base = base_of(p);
-        let skip = self.unfilled(NonNull::new(base), size);
-        // SAFETY: the header of a live block (duty 1).
-        unsafe { ptr::write_bytes(base, DEADBYTE, HEADER_BYTES) };
-        let rest = size - skip + overhead(self.has_serial()) - HEADER_BYTES;
-        // SAFETY: the rest of it.
-        unsafe { ptr::write_bytes(p.as_ptr().wrapping_add(skip), DEADBYTE, rest) };
-        skip
-    }
-
-    /// `free` with any of the options of this file.
-    ///
-    /// # Safety
-    ///
-    /// 1. `p` is a live block of these hooks of `size` bytes, not used again.
+    /// `calloc` when it cannot take the plain path at once.
     #[cold]
     #[inline(never)]
-    pub(crate) unsafe fn free_numbered(&self, p: NonNull<u8>, size: usize) {
-        // SAFETY: 1: duty 1.
-        unsafe { self.fill_dead(p, size) };
-        // SAFETY: duty 1: the underlying block is live, and never used again.
-        unsafe { self.inner.free(NonNull::new(base_of(p))) };
+    fn calloc_unsure(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        self.check_thread(Call::Calloc);
+        let size = nelem.checked_mul(elsize)?;
+        match self.flags() {
+            0 => self.calloc_plain(size),
+            flags if flags & (CHECKED | SAMPLED) != 0 => self.calloc_checked(size),
+            _ => self.calloc_bytes(size),
+        }
     }
 
-    /// Resizes a verified block.
-    ///
-    /// # Safety
-    ///
-    /// 1. `p` is a live block of these hooks of `old` bytes.
-    /// 2. After a successful call `p` is dead.
-    unsafe fn resize(&self, p: NonNull<u8>, old: usize, new: usize) -> Option<NonNull<u8>> {
-        let flags = self.flags();
-        let serial = flags & SERIAL != 0;
-        if new > max_request(serial) {
-            return None;
-        }
-        if flags & FULL_ERASE != 0 {
-            // SAFETY: 1 and 2: those of this function.
-            return unsafe { self.replace(p, old, new) };
-        }
-        let base = base_of(p);
-        // SAFETY: duty 1: the block was written with a serial number.
-        let number = serial.then(|| unsafe { block::read_serial(base, old) });
-        let erased = if flags & FREE_THREADED == 0 {
-            // SAFETY: 1: duty 1.
-            Some(unsafe { Erased::take(base, old, serial) })
-        } else {
-            None
-        };
-        // SAFETY: duty 1: `base` is a live block of the inner allocator.
-        let moved = unsafe { self.inner.realloc(NonNull::new(base), new + overhead(serial)) };
-        let (base, size, number) = match moved {
-            Some(base) => (base.as_ptr(), new, self.next_serial()),
-            None => (base, old, number),
-        };
-        // SAFETY: 1 and 2: the front of a live block: the new one, or the old one that stayed.
-        unsafe { block::write_header(base, size, self.id_word) };
-        // SAFETY: 1: the block has room for guard and serial number after `size` bytes.
-        unsafe { block::write_tail(base, size, number) };
-        let data = base.wrapping_add(HEADER_BYTES);
-        if let Some(erased) = erased {
-            // SAFETY: 1: `size` bytes of data; 2: they are the erased block's, moved or not.
-            unsafe { erased.restore(data, size) };
-        }
-        moved?;
-        if new > old {
-            // SAFETY: the bytes that the block grew by.
-            unsafe { ptr::write_bytes(data.wrapping_add(old), CLEANBYTE, new - old) };
-        }
-        NonNull::new(data)
-    }
-
-    /// Resizes by a new block, a copy and a free, so that every byte of the old block is filled dead.
-    ///
-    /// # Safety
-    ///
-    /// As [`resize`](Self::resize).
-    unsafe fn replace(&self, p: NonNull<u8>, old: usize, new: usize) -> Option<NonNull<u8>> {
-        let fresh = self.malloc_numbered(new)?;
-        // SAFETY: two live blocks that do not overlap, each of at least this size.
-        unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), old.min(new)) };
-        // SAFETY: 1: duties 1 and 2.
-        unsafe { self.free_numbered(p, old) };
-        Some(fresh)
-    }
-
-    /// `realloc` with the options of this file.
+    /// `realloc` when it cannot take the plain path at once.
     ///
     /// # Safety
     ///
     /// As [`Malloc::realloc`].
-    #[inline]
-    pub(crate) unsafe fn realloc_plain(&self, p: NonNull<u8>, new: usize) -> Option<NonNull<u8>> {
-        let old = self.verified_size(p, Call::Realloc)?;
-        // SAFETY: 1 and 2: the caller's; the block is intact.
-        unsafe { self.resize(p, old, new) }
-    }
-
-    /// `free` without options.
-    ///
-    /// # Safety
-    ///
-    /// As [`Malloc::free`].
-    #[inline]
-    pub(crate) unsafe fn free_plain(&self, p: NonNull<u8>) {
-        let Some(size) = self.intact_size(p) else {
-            return self.bad_block(p, Call::Free);
-        };
-        let bytes = size + overhead(false);
-        if bytes > INLINE_FILL_BYTES {
-            // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
-            return unsafe { self.free_large(p, bytes) };
-        }
-        let base = base_of(p);
-        // SAFETY: 1: all of a live block that nobody uses any more; 2: tested above.
-        unsafe { fill_small(base, DEADBYTE, bytes) };
-        // SAFETY: the underlying block of a live block, not used again.
-        unsafe { self.inner.free(NonNull::new(base)) };
-    }
-
-    /// `free` of a block whose bytes, `bytes` with header and guard, are too many to be filled inline.
-    ///
-    /// # Safety
-    ///
-    /// 1. `p` is a live block of these hooks, intact and not used again.
-    #[inline(never)]
-    unsafe fn free_large(&self, p: NonNull<u8>, bytes: usize) {
-        let base = base_of(p);
-        // SAFETY: all of the block (duty 1).
-        unsafe { ptr::write_bytes(base, DEADBYTE, bytes) };
-        // SAFETY: the underlying block of a live block, not used again (duty 1).
-        unsafe { self.inner.free(NonNull::new(base)) };
-    }
-
-    /// `free` with any option.
-    ///
-    /// # Safety
-    ///
-    /// As [`Malloc::free`].
     #[cold]
     #[inline(never)]
-    unsafe fn free_with_options(&self, p: NonNull<u8>) {
-        if self.flags() & CHECKED != 0 {
+    unsafe fn realloc_unsure(&self, ptr: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+        // CPython names the malloc it falls through to only after the check of the call itself.
+        self.check_thread(Call::Realloc);
+        let flags = self.flags();
+        match ptr {
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.free_checked(p) };
-        }
-        if let Some(size) = self.verified_size(p, Call::Free) {
-            // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
-            unsafe { self.free_numbered(p, size) };
+            Some(p) if self.is_plain_block(p, flags) => unsafe { self.realloc_plain(p, size) },
+            None if flags == 0 => self.malloc_plain(size),
+            None if flags & (CHECKED | SAMPLED) != 0 => self.malloc_checked(size),
+            None => self.malloc_numbered(size),
+            // SAFETY: 1 and 2: the caller's.
+            Some(p) if flags & (CHECKED | SAMPLED) != 0 => unsafe { self.realloc_checked(p, size) },
+            // SAFETY: 1 and 2: the caller's.
+            Some(p) => unsafe { self.realloc_numbered(p, size) },
         }
     }
 
-    /// `malloc` with any option.
+    /// `free` when it cannot take the plain path at once.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::free`].
     #[cold]
     #[inline(never)]
-    fn malloc_with_options(&self, size: usize) -> Option<NonNull<u8>> {
-        if self.flags() & CHECKED != 0 {
-            return self.malloc_checked(size);
+    unsafe fn free_unsure(&self, ptr: Option<NonNull<u8>>) {
+        self.check_thread(Call::Free);
+        let Some(p) = ptr else {
+            return;
+        };
+        match self.flags() {
+            // SAFETY: 1 and 2: the caller's.
+            flags if self.is_plain_block(p, flags) => unsafe { self.free_plain(p) },
+            // SAFETY: 1 and 2: the caller's.
+            flags if flags & (CHECKED | SAMPLED) != 0 => unsafe { self.free_checked(p) },
+            _ => {
+                if let Some(size) = self.verified_size(p, Call::Free) {
+                    // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
+                    unsafe { self.free_numbered(p, size) };
+                }
+            }
         }
-        self.malloc_numbered(size)
     }
-}
-
-/// [`DebugHooks::dress`] for data too large to be filled inline.
-///
-/// # Safety
-///
-/// 1. `base` is a block of `size + overhead` bytes, unused.
-#[inline(never)]
-unsafe fn dress_large(base: NonNull<u8>, size: usize, id: u64) -> NonNull<u8> {
-    // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
-    unsafe { block::write_header(base.as_ptr(), size, id) };
-    // SAFETY: 1: the block has room for the guard after the data.
-    unsafe { block::write_tail(base.as_ptr(), size, None) };
-    // SAFETY: 16 bytes into a block of more than 16.
-    let data = unsafe { base.add(HEADER_BYTES) };
-    // SAFETY: the data of the block (duty 1).
-    unsafe { ptr::write_bytes(data.as_ptr(), CLEANBYTE, size) };
-    data
 }
 
 // SAFETY: a block of the hooks is the data part of a block of `A`, which keeps promises 1-3 for it (16 bytes of header keep
@@ -484,56 +327,40 @@ unsafe fn dress_large(base: NonNull<u8>, size: usize, id: u64) -> NonNull<u8> {
 unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        self.check_thread(Call::Malloc);
-        if self.flags() != 0 {
-            return self.malloc_with_options(size);
-        }
-        let base = self.underlying(size, false)?;
-        // SAFETY: 1: just allocated with this size.
-        Some(unsafe { self.dress(base, size) })
+        if self.is_plain() { self.malloc_plain(size) } else { self.malloc_unsure(size) }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.check_thread(Call::Calloc);
-        let size = nelem.checked_mul(elsize)?;
-        if self.flags() & CHECKED != 0 {
-            return self.calloc_checked(size);
+        if !self.is_plain() {
+            return self.calloc_unsure(nelem, elsize);
         }
-        self.calloc_bytes(size)
+        self.calloc_plain(nelem.checked_mul(elsize)?)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        let Some(p) = ptr else {
-            // CPython names the malloc it falls through to only after the check of the call itself.
-            self.check_thread(Call::Realloc);
-            return match self.flags() {
-                flags if flags & CHECKED != 0 => self.malloc_checked(new_size),
-                _ => self.malloc_numbered(new_size),
-            };
-        };
-        self.check_thread(Call::Realloc);
-        if self.flags() & CHECKED != 0 {
+        if !self.is_plain() {
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.realloc_checked(p, new_size) };
+            return unsafe { self.realloc_unsure(ptr, new_size) };
         }
-        // SAFETY: 1 and 2: the caller's.
-        unsafe { self.realloc_plain(p, new_size) }
+        match ptr {
+            None => self.malloc_plain(new_size),
+            // SAFETY: 1 and 2: the caller's.
+            Some(p) => unsafe { self.realloc_plain(p, new_size) },
+        }
     }
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        self.check_thread(Call::Free);
-        let Some(p) = ptr else {
-            return;
-        };
-        if self.flags() != 0 {
+        if !self.is_plain() {
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.free_with_options(p) };
+            return unsafe { self.free_unsure(ptr) };
         }
-        // SAFETY: 1 and 2: the caller's.
-        unsafe { self.free_plain(p) };
+        if let Some(p) = ptr {
+            // SAFETY: 1 and 2: the caller's.
+            unsafe { self.free_plain(p) };
+        }
     }
 }
 

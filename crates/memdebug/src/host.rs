@@ -5,10 +5,8 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use crate::handler;
+use crate::thread::{ThreadCheck, ThreadWord};
 use crate::violation::Violation;
-
-/// Says whether the calling thread may call this domain: it holds the GIL, or has an attached thread state.
-pub type ThreadCheck = fn() -> bool;
 
 /// Decides what follows a violation: it may end the process, panic, or return to go on.
 ///
@@ -70,6 +68,7 @@ pub type DebugOffset = fn(Option<NonNull<u8>>) -> usize;
 #[derive(Clone, Copy)]
 pub struct Host {
     pub(crate) thread_check: Option<ThreadCheck>,
+    pub(crate) thread_word: Option<ThreadWord>,
     pub(crate) thread_message: &'static str,
     pub(crate) handler: ViolationHandler,
     pub(crate) traceback: Option<Traceback>,
@@ -89,6 +88,7 @@ impl Host {
     pub const fn new() -> Self {
         Self {
             thread_check: None,
+            thread_word: None,
             thread_message: Self::WITHOUT_GIL,
             handler: handler::DEFAULT,
             traceback: None,
@@ -101,6 +101,13 @@ impl Host {
     #[must_use]
     pub const fn with_thread_check(mut self, check: ThreadCheck) -> Self {
         self.thread_check = Some(check);
+        self
+    }
+
+    /// Sets the word by which most calls pass the thread rule without asking.
+    #[must_use]
+    pub const fn with_thread_word(mut self, word: ThreadWord) -> Self {
+        self.thread_word = Some(word);
         self
     }
 

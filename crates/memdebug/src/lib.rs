@@ -2,6 +2,7 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod annotated;
 #[cfg(feature = "std")]
 mod at_exit;
 mod block;
@@ -44,8 +45,10 @@ mod leaks;
 mod load;
 #[cfg(feature = "std")]
 mod mapping;
+mod numbered;
 mod options;
 mod pattern;
+mod plain;
 #[cfg_attr(not(feature = "std"), path = "probe_core.rs")]
 mod probe;
 #[cfg(feature = "std")]
@@ -66,6 +69,7 @@ mod stderr;
 #[cfg(feature = "std")]
 #[cfg_attr(feature = "backtrace", path = "symbols_backtrace.rs")]
 mod symbols;
+mod thread;
 mod verdict;
 mod violation;
 
@@ -75,12 +79,11 @@ pub use dump::BlockDump;
 #[cfg(feature = "std")]
 pub use fault::install_fault_handler;
 pub use hooks::DebugHooks;
-pub use host::{
-    CurrentFrames, DebugOffset, FrameSink, Host, ThreadCheck, Traceback, Tracing, ViolationHandler,
-};
+pub use host::{CurrentFrames, DebugOffset, FrameSink, Host, Traceback, Tracing, ViolationHandler};
 #[cfg(feature = "std")]
 pub use leaks::{LiveBlocks, LiveGroup, report_leaks_at_exit};
 pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 pub use sites::Site;
+pub use thread::{ThreadCheck, ThreadWord};
 pub use violation::{Call, DumpSink, Message, Violation, ViolationKind};

@@ -119,6 +119,11 @@ impl Options {
         Self { registry: true, quarantine: Some(QuarantineBounds::DEFAULT), ..Self::new() }
     }
 
+    /// Whether guard pages are all that is asked for.
+    pub(crate) const fn is_guard_alone(&self) -> bool {
+        self.guard.is_some() && self.quarantine.is_none() && !self.needs_registry()
+    }
+
     /// Whether live blocks are kept out of line: asked for, or needed by another option.
     #[must_use]
     pub const fn needs_registry(&self) -> bool {

@@ -16,9 +16,9 @@ pub(crate) const fn word(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// Most bytes that stores written inline fill faster than the C library's `memset`; most of an interpreter's requests
-/// are smaller.
-pub(crate) const INLINE_FILL_BYTES: usize = 128;
+/// Most bytes that are filled or copied by stores written inline, faster than by the C library's functions; most of an
+/// interpreter's requests are smaller.
+pub(crate) const INLINE_BYTES: usize = 128;
 
 /// Writes `byte` to the `len` bytes at `start`, and to the bytes up to eight where `len` is less.
 ///
@@ -27,7 +27,7 @@ pub(crate) const INLINE_FILL_BYTES: usize = 128;
 /// 1. The `max(len, 8)` bytes at `start` are valid for writes.
 #[inline]
 pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
-    if len <= INLINE_FILL_BYTES {
+    if len <= INLINE_BYTES {
         // SAFETY: 1: duty 1; 2: tested.
         unsafe { fill_small(start, byte, len) };
     } else {
@@ -41,33 +41,70 @@ pub(crate) unsafe fn fill_at_least_8(start: *mut u8, byte: u8, len: usize) {
 /// # Safety
 ///
 /// 1. The `max(len, 8)` bytes at `start` are valid for writes.
-/// 2. `len` is at most [`INLINE_FILL_BYTES`].
-#[inline]
+/// 2. `len` is at most [`INLINE_BYTES`].
+#[inline(always)]
 pub(crate) unsafe fn fill_small(start: *mut u8, byte: u8, len: usize) {
-    let half = word(byte);
-    let full = [half; 2];
-    if len <= 16 {
-        // SAFETY: duty 1: 8 bytes at `start`.
-        unsafe { start.cast::<u64>().write_unaligned(half) };
-        let last = start.wrapping_add(len.saturating_sub(8));
-        // SAFETY: duty 1: `last` is `start`, or 8 bytes before the end of `len` bytes.
-        return unsafe { last.cast::<u64>().write_unaligned(half) };
-    }
-    let end = start.wrapping_add(len);
-    let pair = |offset: usize| {
-        // SAFETY: duty 1: each caller below has `offset + 16 <= len`.
-        unsafe { start.wrapping_add(offset).cast::<[u64; 2]>().write_unaligned(full) };
-        // SAFETY: as above, counted from the end.
-        unsafe { end.wrapping_sub(offset + 16).cast::<[u64; 2]>().write_unaligned(full) };
+    let half = |at: usize| {
+        // SAFETY: duty 1: `half_parts`.
+        unsafe { start.wrapping_add(at).cast::<u64>().write_unaligned(word(byte)) };
     };
-    pair(0);
-    if len > 32 {
-        pair(16);
-        if len > 64 {
-            pair(32);
-            pair(48);
-        }
+    let full = |at: usize| {
+        // SAFETY: duties 1 and 2: `parts` and `inner_parts`.
+        unsafe { start.wrapping_add(at).cast::<[u64; 2]>().write_unaligned([word(byte); 2]) };
+    };
+    if len <= 16 {
+        return half_parts(len).into_iter().for_each(half);
     }
+    parts(len).into_iter().for_each(full);
+    if len > 64 {
+        inner_parts(len).into_iter().for_each(full);
+    }
+}
+
+/// Copies the `len` bytes at `from` to `to`, and those up to eight where `len` is less, as [`fill_small`] fills.
+///
+/// # Safety
+///
+/// 1. The `max(len, 8)` bytes at `from` are valid for reads, those at `to` for writes, and the two do not overlap.
+/// 2. `len` is at most [`INLINE_BYTES`].
+#[inline(always)]
+pub(crate) unsafe fn copy_small(from: *const u8, to: *mut u8, len: usize) {
+    let half = |at: usize| {
+        // SAFETY: duty 1: `half_parts`.
+        unsafe { ptr::copy_nonoverlapping(from.wrapping_add(at), to.wrapping_add(at), 8) };
+    };
+    let full = |at: usize| {
+        // SAFETY: duties 1 and 2: `parts` and `inner_parts`.
+        unsafe { ptr::copy_nonoverlapping(from.wrapping_add(at), to.wrapping_add(at), 16) };
+    };
+    if len <= 16 {
+        return half_parts(len).into_iter().for_each(half);
+    }
+    parts(len).into_iter().for_each(full);
+    if len > 64 {
+        inner_parts(len).into_iter().for_each(full);
+    }
+}
+
+/// Offsets of parts of 8 bytes that cover `max(len, 8)` bytes and no more, for `len` up to 16.
+#[inline(always)]
+fn half_parts(len: usize) -> [usize; 2] {
+    [0, len.saturating_sub(8)]
+}
+
+/// Offsets of parts of 16 bytes within `len` bytes, for `len` from 16: they cover up to 64 bytes, of more the outer ones.
+/// The same four stores for most sizes are cheaper than a branch that is guessed wrong.
+#[inline(always)]
+fn parts(len: usize) -> [usize; 4] {
+    let last = len - 16;
+    [0, last.min(16), last.min(32), last]
+}
+
+/// Offsets of the parts that are missing in [`parts`] for `len` from 65 to [`INLINE_BYTES`].
+#[inline(always)]
+fn inner_parts(len: usize) -> [usize; 4] {
+    let last = len - 16;
+    [48, last - 48, last - 32, last - 16]
 }
 
 /// Offset of the first byte of `bytes` that is not `expected`.
@@ -99,6 +136,20 @@ mod tests {
             assert!(bytes[..16].iter().all(|&b| b == 0), "{len}");
             assert!(bytes[16..16 + filled].iter().all(|&b| b == DEADBYTE), "{len}");
             assert!(bytes[16 + filled..].iter().all(|&b| b == 0), "{len}");
+        }
+    }
+
+    #[test]
+    fn copy_touches_exactly_its_bytes() {
+        let from: Vec<u8> = (1..=INLINE_BYTES as u8).collect();
+        for len in 0..=INLINE_BYTES {
+            let mut bytes = [0_u8; INLINE_BYTES + 32];
+            // SAFETY: 1: two arrays of 128 bytes and more; 2: the loop's bound.
+            unsafe { copy_small(from.as_ptr(), bytes[16..].as_mut_ptr(), len) };
+            let copied = len.max(8);
+            assert!(bytes[..16].iter().all(|&b| b == 0), "{len}");
+            assert_eq!(bytes[16..16 + copied], from[..copied]);
+            assert!(bytes[16 + copied..].iter().all(|&b| b == 0), "{len}");
         }
     }
 

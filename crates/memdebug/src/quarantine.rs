@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use crate::annotated;
 use crate::block::{ApiId, HEADER_BYTES, base_of, overhead};
 use crate::facts::BlockFacts;
 use crate::host::Host;
@@ -58,6 +59,7 @@ impl Owner {
     pub(crate) fn verify(&self, held: &Held, call: Call) -> Option<Violation> {
         let data = core::ptr::with_exposed_provenance::<u8>(held.p);
         let base = data.wrapping_sub(HEADER_BYTES);
+        annotated::unheld(base, held.size, self.serial);
         let rest = held.size - held.unfilled + overhead(self.serial) - HEADER_BYTES;
         // SAFETY: a block that its allocator has not got back yet, whose address `Held` exposed.
         let header = unsafe { core::slice::from_raw_parts(base, HEADER_BYTES) };

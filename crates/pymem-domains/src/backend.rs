@@ -10,7 +10,10 @@ mod pymalloc;
 
 use malloc_api::LibcMalloc;
 
+use crate::debug::DebugConfig;
+use crate::domain::Domain;
 use crate::domains::DomainAllocator;
+use crate::error::SetAllocatorError;
 use crate::profile::Build;
 use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::table::Backend;
@@ -47,6 +50,23 @@ impl Backends {
         // SAFETY: 1: by duty 1.
         let pools = unsafe { Pools::new(raw, threads) };
         Self { pools, heaps: Heaps::new(build) }
+    }
+
+    /// Debug hooks of `domain` over `inner`, without a call through the record where it is that of a backend that is
+    /// called often.
+    pub(crate) fn hooks_over(
+        &'static self,
+        inner: AllocatorRecord,
+        debug: &DebugConfig,
+        domain: Domain,
+    ) -> Result<AllocatorRecord, SetAllocatorError> {
+        if inner == libc_record() {
+            return debug.hooks(domain, LibcMalloc);
+        }
+        match self.pools.record() {
+            Some(pools) if pools == inner => self.pools.hooks(debug, domain),
+            _ => debug.hooks(domain, inner),
+        }
     }
 
     /// The record of `backend`; `None` when it is not compiled in.

@@ -1,5 +1,6 @@
 //! Owns how a set of domains makes its debug hooks. Leaves the hooks themselves to `memdebug`.
 
+use malloc_api::Malloc;
 use memdebug::{ApiId, DebugHooks, Host, Options};
 
 use crate::domain::Domain;
@@ -37,11 +38,11 @@ impl DebugConfig {
         self
     }
 
-    /// Debug hooks of `domain` over `inner`.
-    pub(crate) fn hooks(
+    /// Debug hooks of `domain` over `inner`: a record, or an allocator itself, whose calls are then inlined in the hooks'.
+    pub(crate) fn hooks<A: Malloc + Sync + 'static>(
         &self,
         domain: Domain,
-        inner: AllocatorRecord,
+        inner: A,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
         let api = match domain {
             Domain::Raw => ApiId::Raw,

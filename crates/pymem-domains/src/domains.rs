@@ -44,6 +44,9 @@ pub struct Domains {
     shared: &'static Shared,
 }
 
+/// The number of the gate before raw by which the pools come: past raw's debug hooks, since their blocks have their own.
+const FOR_POOLS: usize = Domain::ALL.len();
+
 /// Where the calls of the three domains find their records.
 pub(crate) type Cells = [Published<AllocatorRecord>; 3];
 
@@ -54,6 +57,8 @@ struct Shared {
     debug: DebugConfig,
     threads: ThreadSafety,
     cells: &'static Cells,
+    /// Where the pools find raw.
+    for_pools: &'static Published<AllocatorRecord>,
     layers: Lock<[Layers; 3]>,
     backends: &'static Backends,
     default_raw: AllocatorRecord,
@@ -146,7 +151,8 @@ impl Domains {
         cells: &'static Cells,
         threads: ThreadSafety,
     ) -> Result<Self, DomainsError> {
-        let raw = DomainAllocator { cell: &cells[Domain::Raw.index()] };
+        let for_pools = immortal::leak(Published::new(immortal::leak(libc_record())));
+        let raw = DomainAllocator { cell: for_pools };
         // SAFETY: 1: by duty 1.
         let backends = unsafe { Backends::new(raw, profile.build(), threads) };
         let backends = immortal::leak(backends);
@@ -162,7 +168,17 @@ impl Domains {
         let libc = libc_record();
         let default_raw = if profile.pydebug() { debug.hooks(Domain::Raw, libc)? } else { libc };
         let layers = Lock::new(layers);
-        let shared = Shared { profile, row, debug, threads, cells, layers, backends, default_raw };
+        let shared = Shared {
+            profile,
+            row,
+            debug,
+            threads,
+            cells,
+            for_pools,
+            layers,
+            backends,
+            default_raw,
+        };
         let shared = immortal::leak(shared);
         fork::hold_over_forks(shared);
         let domains = Self { shared };
@@ -174,6 +190,7 @@ impl Domains {
             gate::<Shared, 1>(shared),
             gate::<Shared, 2>(shared),
         ]);
+        for_pools.store(immortal::leak(gate::<Shared, FOR_POOLS>(shared)));
         for (cell, gate) in cells.iter().zip(gates) {
             cell.store(gate);
         }
@@ -277,7 +294,8 @@ impl Domains {
         }
         for domain in Domain::ALL {
             let layers = &mut layers[domain.index()];
-            layers.set_hooks(|inner| self.shared.debug.hooks(domain, inner))?;
+            let shared = self.shared;
+            layers.set_hooks(|inner| shared.backends.hooks_over(inner, &shared.debug, domain))?;
             self.shared.publish(domain, layers);
         }
         Ok(())
@@ -378,6 +396,9 @@ impl Shared {
     fn publish(&self, domain: Domain, layers: &Layers) {
         if layers.used() {
             self.cells[domain.index()].store(layers.top());
+            if domain == Domain::Raw {
+                self.for_pools.store(layers.for_allocators());
+            }
         }
     }
 }
@@ -399,14 +420,25 @@ impl HeldOverFork for Shared {
 
 impl Gated for Shared {
     fn open(&self, domain: usize) -> &'static AllocatorRecord {
-        let layers = &mut self.layers.lock()[domain];
+        let mut layers = self.layers.lock();
+        if domain == FOR_POOLS {
+            let raw = &mut layers[Domain::Raw.index()];
+            raw.mark_used();
+            self.for_pools.store(raw.for_allocators());
+            return raw.for_allocators();
+        }
+        let layers = &mut layers[domain];
         layers.mark_used();
         self.cells[domain].store(layers.top());
         layers.top()
     }
 
     fn peek(&self, domain: usize) -> &'static AllocatorRecord {
-        self.layers.lock()[domain].top()
+        let layers = self.layers.lock();
+        match domain {
+            FOR_POOLS => layers[Domain::Raw.index()].for_allocators(),
+            _ => layers[domain].top(),
+        }
     }
 }
 

@@ -95,6 +95,13 @@ impl Layers {
         self.top.stack().last().map_or(&self.top.record, |layer| &layer.record)
     }
 
+    /// The record that serves allocators of other domains, whose blocks have hooks of their own: the one below the debug
+    /// hooks, or the top where there are none. It stays once the domain is used.
+    pub(crate) fn for_allocators(&self) -> &'static AllocatorRecord {
+        let hooks = self.top.stack().find(|layer| layer.kind == Kind::Hooks);
+        &hooks.and_then(|hooks| hooks.below).unwrap_or(self.top).record
+    }
+
     /// Whether debug hooks are anywhere in the stack.
     pub(crate) fn hooked(&self) -> bool {
         self.top.hooked()

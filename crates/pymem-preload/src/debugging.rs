@@ -26,8 +26,10 @@ fn hooks_host() -> HooksHost {
         .with_handler(fatal)
         .with_traceback(allocation_traceback)
         .with_current_frames(python_frames::current_frames);
-    match host() {
-        Some(host) => hooks_host.with_thread_check(gil::thread_check(host)),
+    let Some(host) = host() else { return hooks_host };
+    let hooks_host = hooks_host.with_thread_check(gil::thread_check(host));
+    match gil::thread_word(host) {
+        Some(word) => hooks_host.with_thread_word(word),
         None => hooks_host,
     }
 }

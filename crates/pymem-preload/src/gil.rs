@@ -1,7 +1,8 @@
 //! Owns the question whether the calling thread holds the GIL, asked on every call of mem and obj in a debug configuration.
 //!
 //! The full answer is the host's `PyGILState_Check`, which is long: the check is a function pointer that the hooks call,
-//! and most answers are shorter.
+//! and most answers are shorter. Where the word with the current thread state can be found, the hooks read it themselves,
+//! by the same rules, and call the check only when it has changed.
 //!
 //! - Since 3.12 the current thread state is the calling thread's own: one that has any holds the GIL, or is attached
 //!   where there is none. A thread without one is asked in full.
@@ -11,9 +12,11 @@
 //!   started after the last check.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
-use memdebug::ThreadCheck;
+use memdebug::{ThreadCheck, ThreadWord};
+
+use pymem_domains::Build;
 
 use crate::capi::{PublicThreadStateApi, PyThreadState, ThreadStateApi};
 use crate::host::{Host, host};
@@ -25,6 +28,10 @@ use crate::host::{Host, host};
     path = "this_thread/plain.rs"
 )]
 mod this_thread;
+
+#[cfg_attr(target_arch = "x86_64", path = "state_word/x86_64.rs")]
+#[cfg_attr(not(target_arch = "x86_64"), path = "state_word/plain.rs")]
+mod state_word;
 
 /// The first minor version in which each thread has a current thread state of its own.
 const FIRST_WITH_OWN_STATE: u32 = 12;
@@ -40,12 +47,48 @@ unsafe extern "C" fn no_state() -> *mut PyThreadState {
 
 /// The check for the threads of `host`.
 pub(crate) fn thread_check(host: &Host) -> ThreadCheck {
-    let found = PublicThreadStateApi::find()
-        .map(|api| api.current)
-        .or_else(|| ThreadStateApi::find().map(|api| api.current));
-    let Some(current) = found else { return full_check };
+    let Some(current) = current_function() else { return full_check };
     CURRENT.store(current as *mut (), Relaxed);
     if host.minor >= FIRST_WITH_OWN_STATE { is_attached } else { is_last_that_passed }
+}
+
+/// Where a host keeps its current thread state.
+enum Keeps {
+    /// In one word for all threads.
+    OfProcess,
+    /// In a word of each thread.
+    OfThread,
+}
+
+/// Whether the host was loaded with the program.
+static IN_PROGRAM: AtomicBool = AtomicBool::new(false);
+
+/// Takes note that the host was loaded with the program, and not by it later.
+///
+/// # Safety
+///
+/// 1. So it was: no thread has been started since that might have been given less room for its own words.
+pub(crate) unsafe fn host_is_in_program() {
+    IN_PROGRAM.store(true, Relaxed);
+}
+
+/// The word by which the hooks see that a thread passes again, if it is known.
+///
+/// A host without a GIL has none: there threads run side by side, and what one of them passed by says nothing of the others.
+pub(crate) fn thread_word(host: &Host) -> Option<ThreadWord> {
+    if host.build == Build::FreeThreaded || !IN_PROGRAM.load(Relaxed) {
+        return None;
+    }
+    let keeps = if host.minor >= FIRST_WITH_OWN_STATE { Keeps::OfThread } else { Keeps::OfProcess };
+    // SAFETY: 1: by the host's version. 2: by duty 1 of `host_is_in_program`.
+    unsafe { state_word::find(current_function()?, keeps) }
+}
+
+/// The host's function for the current thread state.
+fn current_function() -> Option<Current> {
+    PublicThreadStateApi::find()
+        .map(|api| api.current)
+        .or_else(|| ThreadStateApi::find().map(|api| api.current))
 }
 
 /// The host's current thread state; null without one, and before [`thread_check`].

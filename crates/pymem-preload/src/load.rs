@@ -9,6 +9,7 @@ use pymem_domains::{AllocatorName, Build, Rejection};
 use crate::command_line::CommandLine;
 use crate::environment;
 use crate::exit;
+use crate::gil;
 use crate::host::{Host, host};
 use crate::malloc_stats;
 use crate::options::{self, Choice, Requests};
@@ -29,6 +30,8 @@ extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *co
     if host.is_initialized() {
         return;
     }
+    // SAFETY: 1: the linker runs this before `main`, with all that it loads for the program in place.
+    unsafe { gil::host_is_in_program() };
     // SAFETY: 1: the arguments of the process, as the linker passes them.
     let line = unsafe { CommandLine::of_process(argc, argv) };
     // SAFETY: 1: as above.

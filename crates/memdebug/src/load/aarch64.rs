@@ -47,6 +47,20 @@ pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
     unsafe { checked_size(p, id) }
 }
 
+/// Whether [`thread_pointer`] tells threads apart.
+pub(crate) const HAS_THREAD_POINTER: bool = true;
+
+/// The calling thread's thread pointer: no other thread that lives has it.
+#[inline(always)]
+pub(crate) fn thread_pointer() -> usize {
+    let pointer;
+    // SAFETY: the register holds the address of the thread's control block; nothing is changed.
+    unsafe {
+        asm!("mrs {}, tpidr_el0", out(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+    };
+    pointer
+}
+
 /// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
 ///
 /// # Safety

@@ -18,6 +18,15 @@ pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
     if tail == TAIL_WORD { size } else { usize::MAX }
 }
 
+/// Whether [`thread_pointer`] tells threads apart.
+pub(crate) const HAS_THREAD_POINTER: bool = false;
+
+/// Nothing that tells threads apart.
+#[inline(always)]
+pub(crate) fn thread_pointer() -> usize {
+    0
+}
+
 /// Resumes a read of this module that faulted: there is none that could.
 #[cfg(feature = "std")]
 pub(crate) unsafe fn resume(_context: *mut libc::c_void) -> bool {

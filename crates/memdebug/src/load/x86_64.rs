@@ -1,53 +1,75 @@
 //! Owns the check of a block's header and guard before it is known to be a block.
 //!
-//! The pointer may be wild, and the size in a header may lead anywhere. The check is one small function in assembly, so
-//! that the fault handler knows its reads by their address: a fault in one of them ends as if the block were not intact.
-//! A good pointer pays a call and a return for this.
+//! The pointer may be wild, and the size in a header may lead anywhere. The check is a few instructions of assembly,
+//! inlined where it is needed; each copy is entered in a list, so that the fault handler knows its reads by their address: a
+//! fault in one of them ends as if the block were not intact. A good pointer pays nothing for this.
 //! Twins: `aarch64.rs`, and `plain.rs` for other systems.
 
-use core::arch::{asm, global_asm};
+use core::arch::asm;
+use core::ptr;
 
 use crate::block::TAIL_WORD;
 
-global_asm!(
-    ".pushsection .text.memdebug_load,\"ax\",@progbits",
-    ".p2align 4",
-    ".globl memdebug_0_1_intact_size",
-    ".hidden memdebug_0_1_intact_size",
-    ".type memdebug_0_1_intact_size,@function",
-    "memdebug_0_1_intact_size:",
-    ".cfi_startproc",
-    "mov rax, [rdi - 16]",
-    "cmp [rdi - 8], rsi",
-    "jne memdebug_0_1_not_intact",
-    "bswap rax",
-    "movabs rcx, {tail}",
-    "cmp [rdi + rax], rcx",
-    "jne memdebug_0_1_not_intact",
-    "ret",
-    ".globl memdebug_0_1_not_intact",
-    ".hidden memdebug_0_1_not_intact",
-    "memdebug_0_1_not_intact:",
-    "mov rax, -1",
-    "ret",
-    ".cfi_endproc",
-    ".popsection",
-    tail = const TAIL_WORD,
-);
+/// One inlined check: distances from each field to its first instruction, and to where it ends as not intact. Zero if none.
+#[repr(C)]
+struct Check {
+    first: i32,
+    not_intact: i32,
+}
 
+// Made by the linker: the first of all checks, and what follows the last one.
 unsafe extern "C" {
-    #[link_name = "memdebug_0_1_intact_size"]
-    fn checked_size(p: *const u8, id: u64) -> usize;
-    #[link_name = "memdebug_0_1_not_intact"]
-    fn not_intact();
+    #[link_name = "__start_memdebug_0_1_checks"]
+    static FIRST_CHECK: Check;
+    #[link_name = "__stop_memdebug_0_1_checks"]
+    static NO_CHECK: Check;
 }
 
 /// The size of the block at `p` if the second word of its header is `id` and its guard is intact, else `usize::MAX`; so
 /// too where they cannot be read and the fault handler is installed.
-#[inline]
+#[inline(always)]
 pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+    let size;
     // SAFETY: reads 24 bytes and touches nothing else; unreadable ones end in the fault handler.
-    unsafe { checked_size(p, id) }
+    unsafe {
+        asm!(
+            "2:",
+            "mov {size}, [{p} - 16]",
+            "cmp [{p} - 8], {id}",
+            "jne 3f",
+            "bswap {size}",
+            "cmp [{p} + {size}], {tail}",
+            "je 4f",
+            "3:",
+            "mov {size}, -1",
+            "4:",
+            ".pushsection memdebug_0_1_checks, \"aR\", @progbits",
+            ".long 2b - .",
+            ".long 3b - .",
+            ".popsection",
+            size = out(reg) size,
+            p = in(reg) p,
+            id = in(reg) id,
+            tail = in(reg) TAIL_WORD,
+            options(nostack, readonly),
+        );
+    }
+    size
+}
+
+/// Whether [`thread_pointer`] tells threads apart.
+pub(crate) const HAS_THREAD_POINTER: bool = true;
+
+/// The calling thread's thread pointer: no other thread that lives has it. A thread-local variable of a library may cost a
+/// call.
+#[inline(always)]
+pub(crate) fn thread_pointer() -> usize {
+    let pointer;
+    // SAFETY: the first word of a thread's control block is its own address, by the processor's ABI for ELF.
+    unsafe {
+        asm!("mov {}, fs:0", out(reg) pointer, options(nostack, pure, readonly, preserves_flags))
+    };
+    pointer
 }
 
 /// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
@@ -56,17 +78,32 @@ pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
 ///
 /// 1. `context` is the `ucontext_t` of a signal that is being handled.
 pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
+    // SAFETY: adds a check of no instructions, so that the linker makes the list of them in any program.
+    unsafe {
+        asm!(
+            ".pushsection memdebug_0_1_checks, \"aR\", @progbits",
+            ".long 0, 0",
+            ".popsection",
+            options(nomem, nostack, preserves_flags),
+        );
+    }
     // SAFETY: duty 1, and nothing else refers to it.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     let registers = &mut context.uc_mcontext.gregs;
-    let start = (checked_size as *const ()).addr();
-    let end = (not_intact as *const ()).addr();
     let at = registers[libc::REG_RIP as usize] as usize;
-    if !(start..end).contains(&at) {
-        return false;
+    let mut check = &raw const FIRST_CHECK;
+    while check != &raw const NO_CHECK {
+        // SAFETY: between the first and the last.
+        let Check { first, not_intact } = unsafe { &*check };
+        let to = |field: &i32| ptr::from_ref(field).addr().wrapping_add_signed(*field as isize);
+        let end = to(not_intact);
+        if *not_intact != 0 && (to(first)..end).contains(&at) {
+            registers[libc::REG_RIP as usize] = end as i64;
+            return true;
+        }
+        check = check.wrapping_add(1);
     }
-    registers[libc::REG_RIP as usize] = end as i64;
-    true
+    false
 }
 
 /// Whether the access that faulted was a write.

@@ -2,7 +2,10 @@
 
 use core::fmt;
 
+use crate::debug::DebugConfig;
+use crate::domain::Domain;
 use crate::domains::DomainAllocator;
+use crate::error::SetAllocatorError;
 use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::release::ReleaseLevel;
 
@@ -31,6 +34,14 @@ impl Pools {
 
     pub(crate) const fn record(&'static self) -> Option<AllocatorRecord> {
         None
+    }
+
+    pub(crate) fn hooks(
+        &'static self,
+        _debug: &DebugConfig,
+        _domain: Domain,
+    ) -> Result<AllocatorRecord, SetAllocatorError> {
+        unreachable!("no record is that of pools that are not built")
     }
 
     pub(crate) fn allocated_blocks(&self) -> usize {

@@ -7,7 +7,10 @@ mod serialized;
 use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Release, Stats};
 
 use self::serialized::SerializedPymalloc;
+use crate::debug::DebugConfig;
+use crate::domain::Domain;
 use crate::domains::{DomainAllocator, Domains};
+use crate::error::SetAllocatorError;
 use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::release::ReleaseLevel;
 
@@ -49,6 +52,15 @@ impl Pools {
 
     pub(crate) const fn record(&'static self) -> Option<AllocatorRecord> {
         Some(either!(self, pools => AllocatorRecord::new(pools)))
+    }
+
+    /// Debug hooks of `domain` over the pools.
+    pub(crate) fn hooks(
+        &'static self,
+        debug: &DebugConfig,
+        domain: Domain,
+    ) -> Result<AllocatorRecord, SetAllocatorError> {
+        either!(self, pools => debug.hooks(domain, pools))
     }
 
     pub(crate) fn allocated_blocks(&self) -> usize {
