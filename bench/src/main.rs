@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
+use clap::builder::RangedU64ValueParser;
 
 use driver::Driver;
 use measure::Effort;
@@ -40,13 +41,13 @@ struct Cli {
     #[arg(long, value_name = "PATH", default_value = "/usr/bin/python3")]
     interpreter: PathBuf,
     /// Warm rounds; in each every allocator takes its turn.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     rounds: Option<usize>,
     /// Passes a warm round; the fastest counts.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     passes: Option<usize>,
     /// Fresh processes a row for the cold figures.
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     cold: Option<usize>,
     /// Numbers of threads; 0 for none of these.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
@@ -63,9 +64,17 @@ struct Cli {
     /// Make the counted instructions the new baseline.
     #[arg(long, requires = "instructions")]
     accept: bool,
+    /// Measure nothing: draw tables and plots anew from the JSON files of earlier runs.
+    #[arg(long, requires = "output")]
+    redraw: bool,
     /// The folder that gets `benchmarks.md` and `benchmarks/` with JSON and plots; nothing is written without it.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
+}
+
+/// Of nothing there is no median.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 impl Cli {
@@ -92,6 +101,9 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     if cli.instructions {
         return instructions::run(&Driver::new(&cli.interpreter)?, cli.accept);
+    }
+    if let (true, Some(output)) = (cli.redraw, &cli.output) {
+        return page::redraw(output);
     }
     match &cli.preload {
         Some(library) if cli.python => whole_programs(&cli, library),

@@ -13,7 +13,10 @@ pub(crate) fn here() -> Origin {
 
 fn machine() -> String {
     let processor = field("/proc/cpuinfo", "model name").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = match std::thread::available_parallelism().map_or(1, usize::from) {
+        1 => "1 core".to_owned(),
+        count => format!("{count} cores"),
+    };
     let kilobytes = field("/proc/meminfo", "MemTotal").unwrap_or_default();
     let kilobytes: u64 =
         kilobytes.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -26,7 +29,7 @@ fn machine() -> String {
     let pages = read("/sys/kernel/mm/transparent_hugepage/enabled");
     let pages = pages.split(['[', ']']).nth(1).unwrap_or("unknown");
     format!(
-        "{processor} ({}), {cores} cores, {} GiB, Linux {kernel}, glibc {version}, transparent huge pages: {pages}",
+        "{processor} ({}), {cores}, {} GiB, Linux {kernel}, glibc {version}, transparent huge pages: {pages}",
         std::env::consts::ARCH,
         kilobytes.div_ceil(1 << 20),
     )

@@ -51,6 +51,12 @@ pub(crate) fn publish(output: &Path, file: &str, value: &impl Serialize) -> Resu
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
     std::fs::write(folder.join(file), serde_json::to_string_pretty(value)? + "\n")?;
+    redraw(output)
+}
+
+/// Draws the plots and writes the page from the JSON files of earlier runs.
+pub(crate) fn redraw(output: &Path) -> Result<()> {
+    let folder = output.join("benchmarks");
     if let Some(report) = read::<Report>(&folder.join(REPLAY))? {
         crate::plot::all(&report, &folder)?;
     }

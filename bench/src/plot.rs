@@ -104,7 +104,7 @@ fn tradeoff(report: &Report, path: &Path) -> Result<()> {
     let most = |of: fn(&(&str, f64, f64)) -> f64| {
         1.1 * bounds(&points.iter().map(of).collect::<Vec<_>>()).1
     };
-    let x = Scale { origin: 70, pixels: 610, most: most(|point| point.1) };
+    let x = Scale { origin: 70, pixels: 480, most: most(|point| point.1) };
     let y = Scale { origin: 460, pixels: -400, most: most(|point| point.2) };
     label(
         &area,
@@ -113,38 +113,73 @@ fn tradeoff(report: &Report, path: &Path) -> Result<()> {
         &text(18, HPos::Left),
     )?;
     label(&area, "warm time", (70, 46), &text(13, HPos::Left))?;
-    label(&area, "growth of the resident set at the end", (680, 500), &text(13, HPos::Right))?;
+    label(&area, "growth of the resident set at the end", (550, 500), &text(13, HPos::Right))?;
     for value in x.ticks() {
         area.draw(&PathElement::new([(x.at(value), 60), (x.at(value), 460)], FAINT))?;
         label(&area, &tick(value), (x.at(value), 476), &text(12, HPos::Center))?;
     }
     for value in y.ticks() {
-        area.draw(&PathElement::new([(70, y.at(value)), (680, y.at(value))], FAINT))?;
+        area.draw(&PathElement::new([(70, y.at(value)), (550, y.at(value))], FAINT))?;
         label(&area, &tick(value), (62, y.at(value)), &text(12, HPos::Right))?;
     }
-    for line in [[(x.at(1.0), 60), (x.at(1.0), 460)], [(70, y.at(1.0)), (680, y.at(1.0))]] {
+    for line in [[(x.at(1.0), 60), (x.at(1.0), 460)], [(70, y.at(1.0)), (550, y.at(1.0))]] {
         area.draw(&PathElement::new(line, INK))?;
     }
-    // Names that would lie over one another move down, in order of height.
-    let mut order: Vec<usize> = (0..points.len()).collect();
-    order.sort_by(|&a, &b| points[b].2.total_cmp(&points[a].2));
-    let mut taken: Vec<(i32, i32)> = Vec::new();
-    for at in order {
-        let (name, memory, time) = points[at];
-        let (left, centre) = (x.at(memory), y.at(time));
-        area.draw(&Circle::new((left, centre), 6, colour(name).filled()))?;
-        let mut line = centre;
-        while taken
-            .iter()
-            .any(|&(other, height)| (other - left).abs() < 100 && (height - line).abs() < 15)
-        {
-            line += 3;
-        }
-        taken.push((left, line));
-        label(&area, name, (left + 11, line), &text(13, HPos::Left))?;
+    let places: Vec<(i32, i32)> =
+        points.iter().map(|&(_, memory, time)| (x.at(memory), y.at(time))).collect();
+    let column = 590;
+    let heights = leader_heights(&places, column, (70, 450));
+    for ((name, ..), (&place, &height)) in points.iter().zip(places.iter().zip(&heights)) {
+        let leader = [place, (column, height)];
+        area.draw(&PathElement::new(leader, colour(name)))?;
+        let swatch = [(column, height - 5), (column + 10, height + 5)];
+        area.draw(&Rectangle::new(swatch, colour(name).filled()))?;
+        label(&area, name, (column + 16, height), &text(13, HPos::Left))?;
+    }
+    for ((name, ..), &place) in points.iter().zip(&places) {
+        area.draw(&Circle::new(place, 6, WHITE.filled()))?;
+        area.draw(&Circle::new(place, 5, colour(name).filled()))?;
     }
     area.present()?;
     Ok(())
+}
+
+/// Heights of the names in a column right of the points, such that no two lines from a point to its name cross.
+///
+/// Two lines that cross are longer than the two that join the same ends the other way, so exchanging the names of such
+/// pairs comes to an end.
+fn leader_heights(points: &[(i32, i32)], column: i32, (top, bottom): (i32, i32)) -> Vec<i32> {
+    const LINE: i32 = 20;
+    let count = points.len() as i32;
+    let mean = points.iter().map(|point| point.1).sum::<i32>() / count.max(1);
+    let last_first = (bottom - (count - 1) * LINE).max(top);
+    let first = (mean - (count - 1) * LINE / 2).clamp(top, last_first);
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by_key(|&at| points[at].1);
+    let mut heights = vec![0; points.len()];
+    for (place, at) in order.into_iter().enumerate() {
+        heights[at] = first + place as i32 * LINE;
+    }
+    let crossing = |heights: &[i32]| {
+        let all = (0..points.len()).flat_map(|a| (0..a).map(move |b| (a, b)));
+        all.into_iter().find(|&(a, b)| {
+            cross((points[a], (column, heights[a])), (points[b], (column, heights[b])))
+        })
+    };
+    while let Some((a, b)) = crossing(&heights) {
+        heights.swap(a, b);
+    }
+    heights
+}
+
+type Line = ((i32, i32), (i32, i32));
+
+/// Whether two lines have a point in common that is the end of neither.
+fn cross((a, b): Line, (c, d): Line) -> bool {
+    let side = |(px, py): (i32, i32), (qx, qy): (i32, i32), (rx, ry): (i32, i32)| {
+        (i64::from(qx - px) * i64::from(ry - py) - i64::from(qy - py) * i64::from(rx - px)).signum()
+    };
+    side(a, b, c) * side(a, b, d) < 0 && side(c, d, a) * side(c, d, b) < 0
 }
 
 /// Every trace, a bar an allocator, with the span of the rounds.
@@ -254,4 +289,23 @@ fn threads(results: &[ThreadsResult], path: &Path) -> Result<()> {
     legend(&area, &names, (760, 60))?;
     area.present()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cross, leader_heights};
+
+    #[test]
+    fn lines_to_names_do_not_cross() {
+        let points: Vec<(i32, i32)> =
+            (0..12).map(|at| (100 + at * 173 % 400, 100 + at * 97 % 300)).collect();
+        let heights = leader_heights(&points, 590, (70, 450));
+        for a in 0..points.len() {
+            for b in 0..a {
+                let line = |at: usize| (points[at], (590, heights[at]));
+                assert!(!cross(line(a), line(b)), "{a} and {b}");
+                assert!(heights[a].abs_diff(heights[b]) >= 20);
+            }
+        }
+    }
 }
