@@ -18,6 +18,7 @@ mod refusals;
 mod regrtest;
 mod sanitize;
 mod snippets;
+mod soak;
 mod tsan;
 
 use std::ffi::OsString;
@@ -86,8 +87,19 @@ enum Command {
     },
     /// Run the tests of the crates with unsafe code under AddressSanitizer (needs nightly).
     Asan,
+    /// Run tests under LeakSanitizer (needs nightly).
+    Lsan,
     /// Run the same tests under Valgrind's memcheck (needs Valgrind 3.19 or later).
     Valgrind,
+    /// Put 64 threads on all rows of the table at once and check every block and resident memory.
+    Soak {
+        /// For how long.
+        #[arg(default_value_t = 10.0)]
+        minutes: f64,
+        /// Plant a leak, and a write after a free, for a minute each: both must be seen.
+        #[arg(long)]
+        controls: bool,
+    },
     /// Replay traces through our allocators, CPython's own and their peers; `bench --help` lists its options.
     #[command(disable_help_flag = true)]
     Bench {
@@ -134,7 +146,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,
+        Command::Lsan => sanitize::lsan()?,
         Command::Valgrind => sanitize::valgrind()?,
+        Command::Soak { minutes, controls } => soak::run(minutes, controls)?,
         Command::Bench { arguments } => bench::run(&arguments)?,
         Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref())?,
     }

@@ -1,86 +1,184 @@
-//! Owns the runs of the tests under AddressSanitizer and under Valgrind's memcheck.
+//! Owns the runs of the tests under AddressSanitizer, LeakSanitizer and Valgrind's memcheck. Each begins with bugs on purpose
+//! that the tool must report.
 //!
-//! Both builds tell mimalloc to report its blocks to the tool (`MI_TRACK_ASAN`, `MI_TRACK_VALGRIND`), or the tool would take
+//! Builds tell mimalloc to report its blocks to the tool (`MI_TRACK_ASAN`, `MI_TRACK_VALGRIND`), or the tool would take
 //! every block of a page for one piece of memory. Each build has a target folder of its own, as the C flags differ.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
-/// The crates whose tests run under both tools, and the tests of each that do not, with the reason.
-///
+/// The tests of one crate under one tool.
+struct Tests {
+    name: &'static str,
+    /// Beyond the default ones.
+    features: &'static str,
+    /// Tests that do not run, by a part of their names.
+    skipped: &'static [&'static str],
+    /// Tests that do, if not all others.
+    only: Option<&'static str>,
+}
+
+const fn all(name: &'static str, skipped: &'static [&'static str]) -> Tests {
+    Tests { name, features: "", skipped, only: None }
+}
+
 /// - `fork::`: thousands of processes, each a copy of the tool's own state, within a time limit for hangs.
 /// - `memory::`: compares the process's resident memory with limits, and the tools keep shadow memory and freed blocks.
-/// - `retired_list_buffers`: the same.
-const CRATES: &[(&str, &[&str])] = &[
-    ("malloc-api", &[]),
-    ("pymem-sync", &[]),
-    ("mimalloc-heaps", &["fork::", "memory::", "retired_list_buffers", "outside_the_arenas"]),
+/// - `retired_list_buffers`, `outside_the_arenas`: the same.
+const MIMALLOC_SKIPPED: &[&str] =
+    &["fork::", "memory::", "retired_list_buffers", "outside_the_arenas"];
+
+const ASAN: &[Tests] = &[
+    all("malloc-api", &[]),
+    all("pymem-sync", &[]),
+    all("mimalloc-heaps", MIMALLOC_SKIPPED),
+    all("malloc-trace", &[]),
+    all("pymalloc-core", &[]),
+    all("memdebug", &[]),
+    all("pymem-domains", &[]),
+    Tests { name: "pymalloc-core", features: "asan", skipped: &[], only: Some("checkers::") },
+    Tests { name: "memdebug", features: "asan", skipped: &[], only: Some("checkers::") },
 ];
+
+const LSAN: &[Tests] = &[
+    all("malloc-api", &[]),
+    all("pymem-sync", &[]),
+    all("malloc-trace", &[]),
+    all("pymalloc-core", &[]),
+];
+
+const MEMCHECK: &[Tests] =
+    &[all("malloc-api", &[]), all("pymem-sync", &[]), all("mimalloc-heaps", MIMALLOC_SKIPPED)];
 
 /// The target that instrumented builds name, so that build scripts stay uninstrumented.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What a tool's run ends with when it has reported something.
+const REPORTED: i32 = 99;
 
 /// Known findings in code that is not ours, each argued in the file.
 const SUPPRESSIONS: &str = "crates/mimalloc-heaps/tests/valgrind.supp";
 
 /// `cargo xtask asan`: needs a nightly toolchain.
 pub(crate) fn asan() -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
-    let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=address");
+    let shell = shell("asan")?;
+    let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=address --cfg pymem_asan");
     let _cflags = shell.push_env("CFLAGS", "-fsanitize=address -DMI_TRACK_ASAN=1");
-    let _folder = shell.push_env("CARGO_TARGET_DIR", folder("asan"));
     // Heaps are pooled and never deleted, so what they keep is reachable from statics only through mimalloc's tagged words.
     // The tests ask the C library for more than there can be and expect null, as C says; the tool would end the process.
-    let options = "detect_leaks=0:abort_on_error=0:exitcode=99:allocator_may_return_null=1";
+    let options =
+        format!("detect_leaks=0:abort_on_error=0:exitcode={REPORTED}:allocator_may_return_null=1");
     let _options = shell.push_env("ASAN_OPTIONS", options);
-    for (name, skipped) in CRATES {
-        let skips = skips(skipped);
-        cmd!(
-            shell,
-            "cargo +nightly test -q -p {name} --lib --tests --target {TARGET} -- {skips...}"
-        )
-        .run()
-        .with_context(|| format!("AddressSanitizer found something in {name}"))?;
-    }
-    Ok(())
+    let plant = plant(&shell, Some("address"))?;
+    must_report(&shell, &plant, "overflow", "heap-buffer-overflow")?;
+    must_report(&shell, &plant, "use after free", "heap-use-after-free")?;
+    nightly_tests(&shell, ASAN, "AddressSanitizer")
+}
+
+/// `cargo xtask lsan`: needs a nightly toolchain.
+pub(crate) fn lsan() -> Result<()> {
+    let shell = shell("lsan")?;
+    let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=leak");
+    let _options = shell.push_env("LSAN_OPTIONS", format!("exitcode={REPORTED}"));
+    let plant = plant(&shell, Some("leak"))?;
+    must_report(&shell, &plant, "leak", "LeakSanitizer: detected memory leaks")?;
+    nightly_tests(&shell, LSAN, "LeakSanitizer")
 }
 
 /// `cargo xtask valgrind`: needs Valgrind 3.19 or later.
 pub(crate) fn valgrind() -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
+    let shell = shell("valgrind")?;
     cmd!(shell, "valgrind --version").quiet().ignore_stdout().run().context("no valgrind here")?;
     let _cflags = shell.push_env("CFLAGS", "-DMI_TRACK_VALGRIND=1");
-    let _folder = shell.push_env("CARGO_TARGET_DIR", folder("valgrind"));
     let suppressions = crate::root().join(SUPPRESSIONS);
     ensure!(suppressions.is_file(), "no suppressions at {}", suppressions.display());
-    for (name, skipped) in CRATES {
-        let skips = &skips(skipped);
-        for program in test_programs(&shell, name)? {
-            println!("memcheck: {name}: {}", program.display());
+    let plant = plant(&shell, None)?;
+    must_report(&shell, &plant, "overflow", "Invalid write of size 1")?;
+    must_report(&shell, &plant, "use after free", "inside a block of size 24 free'd")?;
+    must_report(&shell, &plant, "uninitialised read", "depends on uninitialised value")?;
+    for tests in MEMCHECK {
+        let skips = &skips(tests);
+        for program in test_programs(&shell, tests.name)? {
+            println!("memcheck: {}: {}", tests.name, program.display());
             cmd!(
                 shell,
                 "valgrind -q --error-exitcode=99 --suppressions={suppressions} {program} --test-threads=1 {skips...}"
             )
             .run()
-            .with_context(|| format!("memcheck found something in {name}"))?;
+            .with_context(|| format!("memcheck found something in {}", tests.name))?;
         }
     }
     Ok(())
 }
 
-/// A target folder beside the usual one.
-fn folder(tool: &str) -> PathBuf {
+/// A shell in the workspace whose builds go to a target folder of the tool's own, beside the usual one.
+fn shell(tool: &str) -> Result<Shell> {
+    let shell = Shell::new()?;
+    shell.change_dir(crate::root());
     let usual = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    usual.unwrap_or_else(|| crate::root().join("target")).join(tool)
+    let folder = usual.unwrap_or_else(|| crate::root().join("target")).join(tool);
+    shell.create_dir(&folder)?;
+    shell.set_var("CARGO_TARGET_DIR", folder);
+    Ok(shell)
 }
 
-fn skips(names: &[&str]) -> Vec<String> {
-    names.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]).collect()
+/// Builds the program of bugs on purpose; a sanitizer needs nightly.
+fn plant(shell: &Shell, sanitizer: Option<&str>) -> Result<PathBuf> {
+    let program = PathBuf::from(shell.var_os("CARGO_TARGET_DIR").unwrap_or_default()).join("bugs");
+    let source = "xtask/plants/bugs.rs";
+    match sanitizer {
+        Some(sanitizer) => {
+            cmd!(
+                shell,
+                "rustc +nightly -Zsanitizer={sanitizer} --edition 2024 -g {source} -o {program}"
+            )
+            .run()
+            .context("this needs a nightly toolchain: `rustup toolchain install nightly`")?;
+        }
+        None => cmd!(shell, "rustc --edition 2024 -g {source} -o {program}").run()?,
+    }
+    Ok(program)
+}
+
+/// Runs one bug on purpose, which the tool must report in these words.
+fn must_report(shell: &Shell, program: &Path, bug: &str, words: &str) -> Result<()> {
+    let under_valgrind = ["-q".into(), format!("--error-exitcode={REPORTED}")];
+    let is_sanitized = shell.var_os("RUSTFLAGS").is_some();
+    let run = match is_sanitized {
+        true => cmd!(shell, "{program} {bug}"),
+        false => cmd!(shell, "valgrind {under_valgrind...} {program} {bug}"),
+    };
+    let output = run.quiet().ignore_status().output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(REPORTED) && text.contains(words),
+        "the {bug} on purpose was not reported as `{words}`, so a silent run says nothing: {}\n{text}",
+        output.status
+    );
+    println!("the {bug} on purpose was reported");
+    Ok(())
+}
+
+fn nightly_tests(shell: &Shell, list: &[Tests], tool: &str) -> Result<()> {
+    for tests in list {
+        let skips = skips(tests);
+        let Tests { name, features, only, .. } = tests;
+        println!("{tool}: {name} {features}");
+        cmd!(
+            shell,
+            "cargo +nightly test -q -p {name} --features={features} --lib --tests --target {TARGET} -- {only...} {skips...}"
+        )
+        .run()
+        .with_context(|| format!("{tool} found something in {name}"))?;
+    }
+    Ok(())
+}
+
+fn skips(tests: &Tests) -> Vec<String> {
+    tests.skipped.iter().flat_map(|name| ["--skip".to_owned(), (*name).to_owned()]).collect()
 }
 
 /// Builds the tests of a crate and returns the programs.
