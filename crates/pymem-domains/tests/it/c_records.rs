@@ -151,6 +151,9 @@ fn memory_is_limited() {
     // SAFETY: live, of this domain; on failure the old one stays.
     assert_eq!(unsafe { mem.realloc(first, 1_001) }, None);
     // SAFETY: as above; the old pointer is not used again.
+    let first = unsafe { mem.realloc(first, 1_000) };
+    assert_eq!((first.is_some(), memory_used()), (true, 1_000), "the old bytes do not count");
+    // SAFETY: as above; the old pointer is not used again.
     let first = unsafe { mem.realloc(first, 100) };
     let second = mem.calloc(9, 100);
     assert!(second.is_some() && mem.malloc(1).is_none() && memory_used() == 1_000);
@@ -177,6 +180,15 @@ fn calls_are_logged_as_a_trace() {
     let (domains, inner) =
         wrapped(N::Default, |inner| log_calls(inner, Domain::Mem.index() as c_uint, name.as_ptr()));
     let mem = domains.get(Domain::Mem);
+    let block = mem.calloc(4, 8);
+    // SAFETY: live, of this domain; the old pointer is not used again.
+    let block = unsafe { mem.realloc(block, 640) };
+    // SAFETY: live, of this domain, not used again.
+    unsafe { mem.free(block) };
+    // SAFETY: there is no block.
+    let block = unsafe { mem.realloc(None, 7) };
+    // SAFETY: live, of this domain, not used again.
+    unsafe { mem.free(block) };
     conformance(&mem);
     let calls: Vec<Op> = generate::random(1, 10_000, 3_000);
     let summary = run(&calls, &mem).unwrap();
@@ -186,6 +198,8 @@ fn calls_are_logged_as_a_trace() {
     fs::remove_file(&path).unwrap();
     let ops: Vec<Op> = log.by_ref().map(|event| event.unwrap().op).collect();
     assert_eq!((log.unread().unknown_blocks, log.unread().unseen_frees), (0, 0));
+    let first = [Op::calloc(0, 1, 32), Op::realloc(0, 1, 640), Op::free(0, 1)];
+    assert_eq!(ops[..5], [first.as_slice(), &[Op::realloc(0, 1, 7), Op::free(0, 1)]].concat());
     assert!(ops.len() > calls.len() / 2 && ops.iter().all(|op| op.domain() == 1));
     let replayed = run(&ops, &LibcMalloc).unwrap();
     assert_eq!((replayed.failed, replayed.live_blocks), (0, 0));

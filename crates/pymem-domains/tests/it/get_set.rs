@@ -1,5 +1,6 @@
 //! Get, set and debug hooks: what is allowed when, and that no order of calls loses or doubles a record.
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -230,26 +231,37 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How many layers of hooks a block passes: the bytes that the base is asked for beyond the request, by 24.
-fn hooks_over(
+/// What a new block of a domain passes.
+#[derive(Debug, PartialEq, Eq)]
+struct Passed {
+    /// Layers of hooks: the bytes that the base is asked for beyond the request, by 24.
+    hooks: usize,
+    wrappers: usize,
+}
+
+fn passed(
     domains: Domains,
     domain: Domain,
     bases: &[(AllocatorRecord, &'static Last)],
-) -> usize {
-    let block = domains.get(domain).malloc(1_000);
+) -> (Passed, NonNull<u8>) {
+    WRAPPERS_PASSED.set(0);
+    let block = domains.get(domain).malloc(1_000).unwrap();
     let asked = bases.iter().map(|(_, last)| last.take()).max().unwrap();
-    // SAFETY: live, of this domain, not used again.
-    unsafe { domains.get(domain).free(block) };
     assert_eq!((asked - 1_000) % 24, 0);
-    (asked - 1_000) / 24
+    (Passed { hooks: (asked - 1_000) / 24, wrappers: WRAPPERS_PASSED.get() }, block)
 }
 
-/// A wrapper that does nothing. Its one field makes each record of it another one.
+thread_local! {
+    static WRAPPERS_PASSED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A wrapper that only counts. Its one field makes each record of it another one.
 struct Passing(AllocatorRecord);
 
 // SAFETY: 1-5: every call is passed on.
 unsafe impl Malloc for Passing {
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        WRAPPERS_PASSED.set(WRAPPERS_PASSED.get() + 1);
         self.0.malloc(size)
     }
 
@@ -307,7 +319,8 @@ fn new_base(bases: &mut Vec<(AllocatorRecord, &'static Last)>) -> AllocatorRecor
 
 proptest! {
     /// In any order of calls: a refused call changes nothing; an accepted set is what is got; blocks made before a
-    /// change are freed after it; and a block passes the hooks at most once, exactly once after a setup.
+    /// change are freed after it; and a block passes every wrapper that it should and no other, and the hooks at most
+    /// once, exactly once after a setup.
     #[test]
     fn no_order_of_calls_loses_or_doubles_a_record(steps in prop::collection::vec(step(), 1..40)) {
         let domains = libc_domains(N::Malloc);
@@ -315,51 +328,59 @@ proptest! {
         for domain in Domain::ALL {
             domains.set_allocator(domain, new_base(&mut bases)).unwrap();
         }
-        let mut seen: Vec<AllocatorRecord> = bases.iter().map(|(record, _)| *record).collect();
+        // Every record that was got or set, and how many wrappers it has with those that it lies on.
+        let mut seen: Vec<(AllocatorRecord, usize)> =
+            bases.iter().map(|(record, _)| (*record, 0)).collect();
         let mut live: Vec<(Domain, NonNull<u8>)> = Vec::new();
         for step in steps {
             let before = Domain::ALL.map(|domain| domains.get_allocator(domain));
-            let after = |domain: Domain, record| {
-                let mut after = before;
-                after[domain.index()] = record;
-                after
+            let wrappers = |seen: &[(AllocatorRecord, usize)], of: AllocatorRecord| {
+                seen.iter().find(|(record, _)| *record == of).unwrap().1
             };
             let mut expected = before;
             match step {
                 Step::SetNew(domain) => {
                     let record = new_base(&mut bases);
                     if domains.set_allocator(domain, record).is_ok() {
-                        expected = after(domain, record);
+                        expected[domain.index()] = record;
+                        seen.push((record, 0));
                         prop_assert!(live.iter().all(|(of, _)| *of != domain));
                     } else {
                         bases.pop();
                     }
                 }
                 Step::SetSeen(domain, index) => {
-                    let record = seen[index.index(seen.len())];
+                    let (record, _) = seen[index.index(seen.len())];
                     if domains.set_allocator(domain, record).is_ok() {
-                        expected = after(domain, record);
+                        expected[domain.index()] = record;
                     }
                 }
                 Step::Wrap(domain) => {
                     wrap(domains, domain);
-                    expected = after(domain, domains.get_allocator(domain));
+                    let record = domains.get_allocator(domain);
+                    expected[domain.index()] = record;
                     prop_assert_ne!(expected, before);
+                    seen.push((record, wrappers(&seen, before[domain.index()]) + 1));
                 }
                 Step::SetupHooks => {
                     if domains.setup_debug_hooks().is_ok() {
                         expected = Domain::ALL.map(|domain| domains.get_allocator(domain));
+                        for (record, below) in expected.into_iter().zip(before) {
+                            seen.push((record, wrappers(&seen, below)));
+                        }
                         let again = domains.setup_debug_hooks();
                         prop_assert_eq!(again, Ok(()));
                     }
                 }
                 Step::Touch(domain) => {
-                    live.push((domain, domains.get(domain).malloc(24).unwrap()));
+                    let (passed, block) = passed(domains, domain, &bases);
+                    prop_assert!(passed.hooks <= 1, "{} layers of hooks", passed.hooks);
+                    prop_assert_eq!(passed.wrappers, wrappers(&seen, before[domain.index()]));
+                    live.push((domain, block));
                 }
             }
             let now = Domain::ALL.map(|domain| domains.get_allocator(domain));
             prop_assert_eq!(now, expected);
-            seen.extend(now);
         }
         let hooked = domains.setup_debug_hooks().is_ok();
         for (domain, block) in live {
@@ -367,9 +388,11 @@ proptest! {
             unsafe { domains.get(domain).free(Some(block)) };
         }
         for domain in Domain::ALL {
-            let hooks = hooks_over(domains, domain, &bases);
+            let (Passed { hooks, .. }, block) = passed(domains, domain, &bases);
             prop_assert!(hooks <= 1, "{} layers of hooks", hooks);
             prop_assert!(!hooked || hooks == 1);
+            // SAFETY: live, of this domain, not used again.
+            unsafe { domains.get(domain).free(Some(block)) };
         }
     }
 }
