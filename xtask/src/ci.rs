@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{bench, docs, header, install, layers, loom, msrv, snippets};
+use crate::{bench, docs, header, install, layers, loom, msrv, snippets, third_party};
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
 type Step = (&'static str, fn(&Shell) -> Result<()>);
@@ -18,12 +18,14 @@ const STEPS: &[Step] = &[
     ("clippy", clippy),
     ("test", test),
     ("test-alone", test_alone),
+    ("refused", refused),
     ("examples", examples),
     ("doc", doc),
     ("msrv", msrv::check),
     ("loom", |_| loom::run(false, None)),
     ("install", install::check),
     ("snippets", |_| snippets::run("", false)),
+    ("third-party", |_| third_party::run()),
     ("bench", smoke),
     ("instructions", instructions),
 ];
@@ -97,6 +99,22 @@ fn test_alone(shell: &Shell) -> Result<()> {
         cmd!(shell, "cargo test -q -p {name} --no-default-features --lib --tests {no_run...}")
             .run()?;
     }
+    // The profile of another build, whose environment accepts other names. Its mimalloc serves the tests themselves too, so
+    // what counts mimalloc's blocks is left out.
+    let build = ["--features", "free-threaded,pydebug", "--test", "it"];
+    Ok(cmd!(shell, "cargo test -q -p pymem-domains {build...} -- --skip report::mimalloc").run()?)
+}
+
+/// A build that no interpreter can have does not compile, and says why.
+fn refused(shell: &Shell) -> Result<()> {
+    let check = "cargo check -q -p pymem-domains --no-default-features --features free-threaded";
+    let output = cmd!(shell, "sh -c {check}").quiet().ignore_status().output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success()
+            && text.contains("the feature `free-threaded` requires the feature `mimalloc`"),
+        "`{check}` does not fail for the right reason:\n{text}"
+    );
     Ok(())
 }
 

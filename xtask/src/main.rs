@@ -17,8 +17,9 @@ mod python_trace;
 mod refusals;
 mod regrtest;
 mod sanitize;
-mod snippets;
 mod soak;
+mod snippets;
+mod third_party;
 mod tsan;
 
 use std::ffi::OsString;
@@ -79,6 +80,8 @@ enum Command {
         /// Only models whose name contains this.
         filter: Option<String>,
     },
+    /// Run the test suite of a crate that knows nothing of us on the obj domain as its global allocator.
+    ThirdParty,
     /// Run the stress programs under ThreadSanitizer, and a race that it must report (needs nightly).
     Tsan {
         /// Milliseconds each program.
@@ -144,6 +147,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Docs { check } => docs::run(check)?,
         Command::Header { check } => header::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
+        Command::ThirdParty => third_party::run()?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,
         Command::Lsan => sanitize::lsan()?,

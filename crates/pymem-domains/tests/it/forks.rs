@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use malloc_api::testing::alone;
 use malloc_api::{LibcMalloc, Malloc};
-use pymem_domains::{AllocatorName as N, AllocatorRecord, Domain, Domains, Profile};
+use pymem_domains::{
+    AllocatorName as N, AllocatorRecord, Build, Domain, Domains, Profile, Version,
+};
 
 /// Seconds after which a child that hangs is ended by a signal.
 const PATIENCE: u32 = 30;
@@ -112,7 +114,7 @@ fn a_fork_while_the_pools_are_locked() {
 }
 
 fn fork_while_the_pools_are_locked() {
-    let profile = Profile::CURRENT;
+    let profile = Profile::new(Version::NEWEST, Build::Gil, true, false, false).unwrap();
     let domains = Domains::new(profile, Some(N::Pymalloc)).unwrap();
     domains.set_allocator(Domain::Raw, AllocatorRecord::new(&Slow)).unwrap();
     thread::scope(|scope| {
