@@ -17,8 +17,8 @@ mod python_trace;
 mod refusals;
 mod regrtest;
 mod sanitize;
-mod soak;
 mod snippets;
+mod soak;
 mod third_party;
 mod tsan;
 
