@@ -1,6 +1,8 @@
 //! The debug hooks from outside: reports, bug classes, options, and programs without a bug.
 
 mod bugs;
+#[cfg(any(feature = "asan", feature = "valgrind"))]
+mod checkers;
 mod child;
 mod dump;
 mod leaks;
