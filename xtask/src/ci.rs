@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("examples", examples),
     ("doc", doc),
     ("msrv", msrv::check),
+    ("package", package),
     ("loom", |_| loom::run(false, None)),
     ("install", install::check),
     ("snippets", |_| snippets::run("", false)),
@@ -129,6 +130,12 @@ fn examples(shell: &Shell) -> Result<()> {
         for file in files {
             let Some(example) = file.file_stem().and_then(|stem| stem.to_str()) else { continue };
             println!("{name}: {example}");
+            let lines = shell.read_file(&file)?.lines().count();
+            ensure!(
+                lines < 60,
+                "{} has {lines} lines; show one thing, in fewer than 60",
+                file.display()
+            );
             for release in [None, Some("--release")] {
                 let run = cmd!(shell, "cargo run -q -p {name} {release...} --example {example}");
                 run.ignore_stdout().quiet().run()?;
@@ -142,6 +149,11 @@ fn doc(shell: &Shell) -> Result<()> {
     let _warnings = shell.push_env("RUSTDOCFLAGS", "-D warnings");
     cmd!(shell, "cargo doc --no-deps --all-features").run()?;
     Ok(cmd!(shell, "cargo test --doc --all-features").run()?)
+}
+
+/// Every crate as it would be published, built from its own package alone.
+fn package(shell: &Shell) -> Result<()> {
+    Ok(cmd!(shell, "cargo package --quiet --workspace --allow-dirty").run()?)
 }
 
 /// The whole benchmark at its quickest: that it runs, not how fast.

@@ -170,6 +170,16 @@ mod tests {
         );
     }
 
+    /// A longer one is two.
+    #[test]
+    fn a_design_note_has_at_most_200_lines() {
+        for entry in fs::read_dir(crate::root().join("docs/design")).unwrap() {
+            let path = entry.unwrap().path();
+            let lines = fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= 200, "{} has {lines}", path.display());
+        }
+    }
+
     #[test]
     fn columns_line_up() {
         let table = markdown(&["a", "long"], &[vec!["wide".into(), "x".into()]]);

@@ -1,8 +1,6 @@
-//! Counts the calls of a domain, in Rust: a wrapper that goes on while blocks are live, and comes off again. In C:
-//! `c/count_calls.c`.
+//! Counts the calls of a domain: a wrapper that goes on while blocks are live, and comes off again. In C: `c/count_calls.c`.
 
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::{ptr::NonNull, sync::atomic::AtomicUsize, sync::atomic::Ordering::Relaxed};
 
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain, Domains, Profile};
