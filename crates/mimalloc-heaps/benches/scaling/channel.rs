@@ -7,9 +7,16 @@ use std::sync::{Mutex, PoisonError};
 /// Batches that may be on their way.
 const DEPTH: usize = 16;
 
+/// A live block of `size` bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) start: NonNull<u8>,
+    pub(crate) size: u32,
+}
+
 /// Blocks whose owner is whoever holds the batch.
 #[derive(Default)]
-pub(crate) struct Batch(pub(crate) Vec<NonNull<u8>>);
+pub(crate) struct Batch(pub(crate) Vec<Block>);
 
 // SAFETY: the blocks are the holder's alone, and the allocators free blocks of any thread.
 unsafe impl Send for Batch {}

@@ -14,12 +14,12 @@ thread_local! {
     static NEXT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Hands out a ring of memory, round and round; frees nothing. Only for a load that never reads its blocks.
+/// Hands out a ring of memory, round and round; frees nothing. Only for a load that does not care what it reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Null;
 
 // SAFETY: 1: blocks lie within the calling thread's ring, aligned as words of it; they overlap after a round, which a load
-// that writes one word into a fresh block and reads none cannot tell; 2 and 3: the load asks for no other; 4: nothing unwinds;
+// that does not compare what it reads cannot tell; 2 and 3: the load asks for no other; 4: nothing unwinds;
 // 5: each thread has a ring of its own, and a free touches none.
 unsafe impl Malloc for Null {
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {

@@ -23,6 +23,19 @@ pub(crate) struct Load {
     pub(crate) batch: usize,
     /// Whether a thread lets others run after it has handed blocks over.
     pub(crate) in_turns: bool,
+    /// What is done with a block, as in the program that the load is named after.
+    pub(crate) touch: Touch,
+}
+
+/// What a program does with the bytes of its blocks.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Touch {
+    /// Writes the first word: larson writes two bytes.
+    Word,
+    /// Writes up to this many bytes: xmalloc-test 128.
+    Start(usize),
+    /// Writes all of a new block and reads all of it before it is freed: mstress.
+    All,
 }
 
 impl Load {
@@ -37,6 +50,7 @@ impl Load {
             slots,
             batch: 120,
             in_turns: false,
+            touch: Touch::Word,
         };
         // Backwards, to know of each block who frees it; then forwards, who allocated it.
         let mut freed_by: Vec<Option<u16>> = vec![None; slots];
@@ -67,14 +81,14 @@ impl Load {
         load
     }
 
+    pub(crate) fn touching(self, touch: Touch) -> Self {
+        Self { touch, ..self }
+    }
+
     /// The same calls with `batch` blocks going over at once, and a turn for the other threads each time.
     ///
     /// So the same program runs on one processor too, with as many frees of another thread's blocks.
     pub(crate) fn in_turns(self, batch: usize) -> Self {
         Self { batch, in_turns: true, ..self }
-    }
-
-    pub(crate) fn calls(&self) -> usize {
-        self.threads.iter().map(Vec::len).sum()
     }
 }
