@@ -1,51 +1,125 @@
-//! Owns `cargo xtask fuzz`: every fuzz target in turn, for the same time each.
+//! Owns `cargo xtask fuzz`: every fuzz target for the same time each, in turn or all at once.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-/// Runs each target of `fuzz/` for `seconds`; stops at the first finding, whose input libFuzzer leaves in `fuzz/artifacts`.
-pub(crate) fn run(seconds: u32, only: Option<&str>) -> Result<()> {
+/// A target, and the feature of `fuzz/` that it is built with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target {
+    name: String,
+    feature: Option<&'static str>,
+}
+
+/// Targets that run once more with a feature.
+const VARIANTS: &[(&str, &str)] = &[("pymalloc", "hardened")];
+
+/// Runs each target of `fuzz/` for `seconds`, and prints how many inputs each has run; fails on a finding, whose input
+/// libFuzzer leaves in `fuzz/artifacts`.
+pub(crate) fn run(seconds: u32, only: Option<&str>, together: bool) -> Result<()> {
     let shell = Shell::new()?;
     shell.change_dir(crate::root());
     ensure!(
-        cmd!(shell, "cargo +nightly fuzz --version")
-            .quiet()
-            .ignore_stdout()
-            .ignore_stderr()
-            .run()
-            .is_ok(),
+        is_installed(&shell),
         "fuzzing needs a nightly toolchain and cargo-fuzz; install them with \
          `rustup toolchain install nightly` and `cargo install cargo-fuzz`"
     );
-    // Records of domains live for ever by design; what a target's own blocks leak, it asserts itself.
-    let _leaks = shell.push_env("ASAN_OPTIONS", "detect_leaks=0");
-    for target in targets(only)? {
-        let corpus = format!("fuzz/corpus/{target}");
-        fs::create_dir_all(crate::root().join(&corpus))?;
-        println!("=== fuzz {target}, {seconds} s");
-        let seconds = seconds.to_string();
-        cmd!(shell, "cargo +nightly fuzz run {target} {corpus} -- -max_total_time={seconds} -max_len=4096 -print_final_stats=1")
-            .run()
-            .with_context(|| format!("fuzz target {target} found an input that fails; it is in fuzz/artifacts/{target}"))?;
+    let targets = targets(only)?;
+    for target in &targets {
+        let build = target.cargo_fuzz("build");
+        cmd!(shell, "cargo {build...}").run()?;
+    }
+    println!("=== fuzz: {} targets, {seconds} s each", targets.len());
+    let run = |target: &Target| target.run(seconds);
+    let results: Vec<Result<u64>> = if together {
+        thread::scope(|scope| {
+            let runs: Vec<_> = targets.iter().map(|target| scope.spawn(|| run(target))).collect();
+            runs.into_iter().map(|run| run.join().expect("no panic")).collect()
+        })
+    } else {
+        targets.iter().map(run).collect()
+    };
+    for (target, result) in targets.iter().zip(results) {
+        println!("{}: {} executions", target.title(), result?);
     }
     Ok(())
 }
 
-/// The names of the targets, from their files.
-fn targets(only: Option<&str>) -> Result<Vec<String>> {
-    let mut names = Vec::new();
+/// Whether fuzzing can be done here.
+pub(crate) fn is_installed(shell: &Shell) -> bool {
+    let version = cmd!(shell, "cargo +nightly fuzz --version").quiet();
+    version.ignore_stdout().ignore_stderr().run().is_ok()
+}
+
+impl Target {
+    fn title(&self) -> String {
+        match self.feature {
+            Some(feature) => format!("{} ({feature})", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// The arguments of `cargo` for a command of cargo-fuzz. A variant has a target folder of its own, since its program has
+    /// the same name.
+    fn cargo_fuzz(&self, command: &str) -> Vec<String> {
+        let mut arguments = ["+nightly", "fuzz", command, &self.name].map(String::from).to_vec();
+        if let Some(feature) = self.feature {
+            let usual = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+            let usual = usual.unwrap_or_else(|| crate::root().join("fuzz/target"));
+            let folder = usual.join(format!("fuzz-{feature}"));
+            arguments.push(format!("--features={feature}"));
+            arguments.push(format!("--target-dir={}", folder.display()));
+        }
+        arguments
+    }
+
+    /// Runs it; returns the number of inputs.
+    fn run(&self, seconds: u32) -> Result<u64> {
+        let corpus = crate::root().join("fuzz/corpus").join(&self.name);
+        fs::create_dir_all(&corpus)?;
+        let mut command = Command::new("cargo");
+        command.args(self.cargo_fuzz("run")).arg(corpus).arg("--");
+        command
+            .arg(format!("-max_total_time={seconds}"))
+            .args(["-max_len=4096", "-print_final_stats=1"]);
+        // Records of domains live for ever by design; what a target's own blocks leak, it asserts itself.
+        command.env("ASAN_OPTIONS", "detect_leaks=0").current_dir(crate::root());
+        let output = command.stdin(Stdio::null()).output()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "fuzz target {} found an input that fails; it is in fuzz/artifacts/{}:\n{text}",
+            self.title(),
+            self.name
+        );
+        let count =
+            text.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+        let count = count.and_then(|count| count.trim().parse().ok());
+        count.with_context(|| format!("fuzz target {} told no statistics:\n{text}", self.title()))
+    }
+}
+
+/// The targets, from their files.
+fn targets(only: Option<&str>) -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
     for entry in fs::read_dir(crate::root().join("fuzz/fuzz_targets"))? {
         let path = entry?.path();
         if let (Some(stem), Some("rs")) =
             (path.file_stem(), path.extension().and_then(|end| end.to_str()))
         {
-            names.push(stem.to_string_lossy().into_owned());
+            targets.push(Target { name: stem.to_string_lossy().into_owned(), feature: None });
         }
     }
-    names.sort();
-    names.retain(|name| only.is_none_or(|only| only == name));
-    ensure!(!names.is_empty(), "no fuzz target is called `{}`", only.unwrap_or_default());
-    Ok(names)
+    let variants = VARIANTS.iter();
+    targets.extend(
+        variants.map(|&(name, feature)| Target { name: name.into(), feature: Some(feature) }),
+    );
+    targets.sort();
+    targets.retain(|target| only.is_none_or(|only| only == target.name));
+    ensure!(!targets.is_empty(), "no fuzz target is called `{}`", only.unwrap_or_default());
+    Ok(targets)
 }

@@ -117,6 +117,9 @@ enum Command {
         /// Only this target.
         #[arg(long)]
         target: Option<String>,
+        /// Run them at the same time.
+        #[arg(long)]
+        together: bool,
     },
 }
 
@@ -154,7 +157,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Valgrind => sanitize::valgrind()?,
         Command::Soak { minutes, controls } => soak::run(minutes, controls)?,
         Command::Bench { arguments } => bench::run(&arguments)?,
-        Command::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref())?,
+        Command::Fuzz { seconds, target, together } => {
+            fuzz::run(seconds, target.as_deref(), together)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
