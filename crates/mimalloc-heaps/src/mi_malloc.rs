@@ -78,8 +78,13 @@ unsafe impl Malloc for MiMalloc {
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = request_array(nelem, elsize)?;
-        // SAFETY: `mi_calloc` has no preconditions.
-        let block = unsafe { ffi::mi_calloc(1, size) };
+        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
+            // SAFETY: a small size is all it asks for.
+            unsafe { ffi::mi_zalloc_small(size) }
+        } else {
+            // SAFETY: `mi_calloc` has no preconditions.
+            unsafe { ffi::mi_calloc(1, size) }
+        };
         NonNull::new(block.cast())
     }
 
