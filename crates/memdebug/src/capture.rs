@@ -33,6 +33,7 @@ unsafe extern "C-unwind" {
         state: *mut c_void,
     ) -> c_int;
     fn _Unwind_GetIP(context: *mut c_void) -> usize;
+    fn _Unwind_GetCFA(context: *mut c_void) -> usize;
 }
 
 /// `_URC_NO_REASON`: go on.
@@ -40,9 +41,24 @@ const GO_ON: c_int = 0;
 /// `_URC_END_OF_STACK`: enough.
 const STOP: c_int = 5;
 
+/// Where the hooks were entered: a place in the stack, below which every frame is theirs.
+#[derive(Clone, Copy)]
+pub(crate) struct Outermost(usize);
+
+impl Outermost {
+    /// The calling function as the outermost one of the hooks.
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        let mark = 0_u8;
+        // What is there is of no interest; its address is that of a variable of the caller's, into which this is inlined.
+        Self(core::hint::black_box(&raw const mark).addr())
+    }
+}
+
 struct Progress<'a> {
     frames: &'a mut [usize],
     count: usize,
+    entry: Outermost,
 }
 
 extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
@@ -50,9 +66,14 @@ extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
     let progress = unsafe { &mut *state.cast::<Progress<'_>>() };
     // SAFETY: the unwinder's own context, in its own callback.
     let at = unsafe { _Unwind_GetIP(context) };
-    // Our own frames say nothing about the block.
-    if at == 0 || progress.count == 0 && is_ours(at) {
-        return if at == 0 { STOP } else { GO_ON };
+    if at == 0 {
+        return STOP;
+    }
+    // SAFETY: as above. It is the stack pointer of the frame at its call, which of the hooks' frames, and of no other, is
+    // below what the outermost of them keeps on its stack.
+    let bottom = unsafe { _Unwind_GetCFA(context) };
+    if bottom <= progress.entry.0 {
+        return GO_ON;
     }
     let Some(place) = progress.frames.get_mut(progress.count) else {
         return STOP;
@@ -62,17 +83,10 @@ extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
     GO_ON
 }
 
-/// Whether the frame is this function's or its caller's: what is inlined decides how many more there are, so names are
-/// looked at only when shown.
-fn is_ours(at: usize) -> bool {
-    let start = (native_frames as *const ()).addr();
-    (start..start + 256).contains(&at)
-}
-
-/// Fills `frames` with return addresses, most recent call first; gives how many.
+/// Fills `frames` with return addresses, those of the hooks left out, most recent call first; gives how many.
 #[inline(never)]
-pub(crate) fn native_frames(frames: &mut [usize]) -> usize {
-    let mut progress = Progress { frames, count: 0 };
+pub(crate) fn native_frames(frames: &mut [usize], entry: Outermost) -> usize {
+    let mut progress = Progress { frames, count: 0, entry };
     // SAFETY: `step` keeps to the unwinder's rules and never unwinds; `progress` outlives the call.
     unsafe { _Unwind_Backtrace(step, (&raw mut progress).cast()) };
     progress.count

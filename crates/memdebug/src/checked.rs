@@ -11,6 +11,7 @@ use malloc_api::Malloc;
 use crate::annotated;
 use crate::at_exit::{self, VerifiedAtExit};
 use crate::block::{ApiId, base_of};
+use crate::capture::Outermost;
 use crate::configure::ConfigureError;
 use crate::facts::BlockFacts;
 use crate::guard::{self, Guarded};
@@ -113,10 +114,10 @@ impl Verified {
 
 impl State {
     #[inline]
-    fn site(&self, host: &Host) -> Option<Site> {
+    fn site(&self, host: &Host, entry: Outermost) -> Option<Site> {
         match self.backtrace {
             0 => None,
-            depth => Site::here(depth, host.current_frames),
+            depth => Site::here(depth, host.current_frames, entry),
         }
     }
 }
@@ -139,18 +140,18 @@ impl<A: Malloc> DebugHooks<A> {
     }
 
     #[inline(never)]
-    pub(crate) fn malloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
-        self.allocate(size, false)
+    pub(crate) fn malloc_checked(&self, size: usize, entry: Outermost) -> Option<NonNull<u8>> {
+        self.allocate(size, false, entry)
     }
 
     #[inline(never)]
-    pub(crate) fn calloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
-        self.allocate(size, true)
+    pub(crate) fn calloc_checked(&self, size: usize, entry: Outermost) -> Option<NonNull<u8>> {
+        self.allocate(size, true, entry)
     }
 
-    fn allocate(&self, size: usize, zero: bool) -> Option<NonNull<u8>> {
+    fn allocate(&self, size: usize, zero: bool, entry: Outermost) -> Option<NonNull<u8>> {
         let state = self.checked.state()?;
-        let site = state.site(&self.host);
+        let site = state.site(&self.host, entry);
         let guarded = state
             .guard
             .filter(|guard| guard::sampled(guard.rate))
@@ -175,16 +176,21 @@ impl<A: Malloc> DebugHooks<A> {
     ///
     /// As [`Malloc::realloc`].
     #[inline(never)]
-    pub(crate) unsafe fn realloc_checked(&self, p: NonNull<u8>, new: usize) -> Option<NonNull<u8>> {
+    pub(crate) unsafe fn realloc_checked(
+        &self,
+        p: NonNull<u8>,
+        new: usize,
+        entry: Outermost,
+    ) -> Option<NonNull<u8>> {
         let state = self.checked.state()?;
         let verified = self.verify(state, p, Call::Realloc)?;
         // Always a new block: a stale pointer to the old one then meets dead bytes that the quarantine verifies.
-        let fresh = self.allocate(new, false)?;
+        let fresh = self.allocate(new, false, entry)?;
         let kept = verified.size().min(new);
         // SAFETY: two live blocks that do not overlap, each of at least this size.
         unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), kept) };
         // SAFETY: 1: verified above; 2: the caller's duty 2.
-        unsafe { self.release(state, p, &verified, Call::Realloc) };
+        unsafe { self.release(state, p, &verified, Call::Realloc, entry) };
         Some(fresh)
     }
 
@@ -192,17 +198,17 @@ impl<A: Malloc> DebugHooks<A> {
     ///
     /// As [`Malloc::free`].
     #[inline(never)]
-    pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>) {
+    pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>, entry: Outermost) {
         let Some(state) = self.checked.state() else {
             return;
         };
         if state.registry && !is_guarded(p) {
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.free_registered(state, p) };
+            return unsafe { self.free_registered(state, p, entry) };
         }
         if let Some(verified) = self.verify(state, p, Call::Free) {
             // SAFETY: 1: verified above; 2: the caller's duty 2.
-            unsafe { self.release(state, p, &verified, Call::Free) };
+            unsafe { self.release(state, p, &verified, Call::Free, entry) };
         }
     }
 
@@ -211,8 +217,8 @@ impl<A: Malloc> DebugHooks<A> {
     /// # Safety
     ///
     /// As [`Malloc::free`].
-    unsafe fn free_registered(&self, state: &State, p: NonNull<u8>) {
-        let freed = state.site(&self.host);
+    unsafe fn free_registered(&self, state: &State, p: NonNull<u8>, entry: Outermost) {
+        let freed = state.site(&self.host, entry);
         let address = p.as_ptr().expose_provenance();
         let entry = match LIVE.take(address, self.api, state.quarantine.is_some(), freed) {
             Ok(entry) => entry,
@@ -344,8 +350,15 @@ impl<A: Malloc> DebugHooks<A> {
     ///
     /// 1. `p` is the block that `verified` was made of.
     /// 2. It is not used again.
-    unsafe fn release(&self, state: &State, p: NonNull<u8>, verified: &Verified, call: Call) {
-        let freed = state.site(&self.host);
+    unsafe fn release(
+        &self,
+        state: &State,
+        p: NonNull<u8>,
+        verified: &Verified,
+        call: Call,
+        entry: Outermost,
+    ) {
+        let freed = state.site(&self.host, entry);
         let (size, allocated) = match *verified {
             Verified::Block { size, allocated } => (size, allocated),
             Verified::Guarded(guarded) => return guard::free(&guarded, freed),

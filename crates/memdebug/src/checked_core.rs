@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use malloc_api::Malloc;
 
 use crate::block::ApiId;
+use crate::capture::Outermost;
 use crate::configure::ConfigureError;
 use crate::hooks::DebugHooks;
 use crate::host::Host;
@@ -48,18 +49,23 @@ impl<A: Malloc> DebugHooks<A> {
         None
     }
 
-    pub(crate) fn malloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn malloc_checked(&self, size: usize, _: Outermost) -> Option<NonNull<u8>> {
         self.malloc_numbered(size)
     }
 
-    pub(crate) fn calloc_checked(&self, size: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn calloc_checked(&self, size: usize, _: Outermost) -> Option<NonNull<u8>> {
         self.calloc_bytes(size)
     }
 
     /// # Safety
     ///
     /// As [`Malloc::realloc`].
-    pub(crate) unsafe fn realloc_checked(&self, p: NonNull<u8>, new: usize) -> Option<NonNull<u8>> {
+    pub(crate) unsafe fn realloc_checked(
+        &self,
+        p: NonNull<u8>,
+        new: usize,
+        _: Outermost,
+    ) -> Option<NonNull<u8>> {
         // SAFETY: 1 and 2: the caller's.
         unsafe { self.realloc_numbered(p, new) }
     }
@@ -67,7 +73,7 @@ impl<A: Malloc> DebugHooks<A> {
     /// # Safety
     ///
     /// As [`Malloc::free`].
-    pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>) {
+    pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>, _: Outermost) {
         if let Some(size) = self.intact_size(p) {
             // SAFETY: 1: the caller's; the block is intact.
             unsafe { self.free_numbered(p, size) };

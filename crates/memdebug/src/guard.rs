@@ -222,6 +222,9 @@ thread_local! {
 /// Whether the next block of this thread is to be guarded: about one in `rate`, at random distances.
 #[inline(always)]
 pub(crate) fn sampled(rate: NonZeroU32) -> bool {
+    if rate.get() == 1 {
+        return true;
+    }
     LEFT.try_with(|left| match left.get() {
         n @ 2.. => {
             left.set(n - 1);
@@ -236,9 +239,6 @@ pub(crate) fn sampled(rate: NonZeroU32) -> bool {
 #[cold]
 #[inline(never)]
 fn end_of_distance(rate: NonZeroU32, left: &Cell<u32>, n: u32) -> bool {
-    if rate.get() == 1 {
-        return true;
-    }
     left.set(1 + random() % rate.get().saturating_mul(2).saturating_sub(1));
     n == 1
 }

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use malloc_api::{Malloc, annotate};
 
 use crate::block::{ApiId, HEADER_BYTES};
+use crate::capture::Outermost;
 use crate::checked::{Checked, is_guarded};
 use crate::dump::BlockDump;
 use crate::facts::BlockFacts;
@@ -252,7 +253,7 @@ impl<A: Malloc> DebugHooks<A> {
         match self.flags() {
             0 => self.malloc_plain(size),
             SAMPLED => self.malloc_guarded(size).or_else(|| self.malloc_plain(size)),
-            flags if flags & CHECKED != 0 => self.malloc_checked(size),
+            flags if flags & CHECKED != 0 => self.malloc_checked(size, Outermost::here()),
             _ => self.malloc_numbered(size),
         }
     }
@@ -265,7 +266,9 @@ impl<A: Malloc> DebugHooks<A> {
         let size = nelem.checked_mul(elsize)?;
         match self.flags() {
             0 => self.calloc_plain(size),
-            flags if flags & (CHECKED | SAMPLED) != 0 => self.calloc_checked(size),
+            flags if flags & (CHECKED | SAMPLED) != 0 => {
+                self.calloc_checked(size, Outermost::here())
+            }
             _ => self.calloc_bytes(size),
         }
     }
@@ -285,10 +288,14 @@ impl<A: Malloc> DebugHooks<A> {
             // SAFETY: 1 and 2: the caller's.
             Some(p) if self.is_plain_block(p, flags) => unsafe { self.realloc_plain(p, size) },
             None if flags == 0 => self.malloc_plain(size),
-            None if flags & (CHECKED | SAMPLED) != 0 => self.malloc_checked(size),
+            None if flags & (CHECKED | SAMPLED) != 0 => {
+                self.malloc_checked(size, Outermost::here())
+            }
             None => self.malloc_numbered(size),
             // SAFETY: 1 and 2: the caller's.
-            Some(p) if flags & (CHECKED | SAMPLED) != 0 => unsafe { self.realloc_checked(p, size) },
+            Some(p) if flags & (CHECKED | SAMPLED) != 0 => unsafe {
+                self.realloc_checked(p, size, Outermost::here())
+            },
             // SAFETY: 1 and 2: the caller's.
             Some(p) => unsafe { self.realloc_numbered(p, size) },
         }
@@ -310,7 +317,9 @@ impl<A: Malloc> DebugHooks<A> {
             // SAFETY: 1 and 2: the caller's.
             flags if self.is_plain_block(p, flags) => unsafe { self.free_plain(p) },
             // SAFETY: 1 and 2: the caller's.
-            flags if flags & (CHECKED | SAMPLED) != 0 => unsafe { self.free_checked(p) },
+            flags if flags & (CHECKED | SAMPLED) != 0 => unsafe {
+                self.free_checked(p, Outermost::here())
+            },
             _ => {
                 if let Some(size) = self.verified_size(p, Call::Free) {
                     // SAFETY: 1: the caller's duties 1 and 2; the block is intact.

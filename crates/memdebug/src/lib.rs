@@ -6,7 +6,7 @@ mod annotated;
 #[cfg(feature = "std")]
 mod at_exit;
 mod block;
-#[cfg(feature = "std")]
+#[cfg_attr(not(feature = "std"), path = "capture_core.rs")]
 mod capture;
 #[cfg_attr(not(feature = "std"), path = "checked_core.rs")]
 mod checked;

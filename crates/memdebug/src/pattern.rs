@@ -110,17 +110,13 @@ fn inner_parts(len: usize) -> [usize; 4] {
 /// Offset of the first byte of `bytes` that is not `expected`.
 #[cfg(feature = "std")]
 pub(crate) fn first_other(bytes: &[u8], expected: u8) -> Option<usize> {
-    // Whole lines first, without a branch inside: the compiler makes vectors of it.
-    let differs = |line: &[u8]| line.iter().fold(0, |all, &b| all | (b ^ expected)) != 0;
-    let lines = bytes.chunks_exact(LINE_BYTES);
-    let rest = bytes.len() - lines.remainder().len();
-    let start = lines.into_iter().position(differs).map_or(rest, |line| line * LINE_BYTES);
-    bytes[start..].iter().position(|&b| b != expected).map(|at| start + at)
+    let (&first, others) = bytes.split_first()?;
+    // Bytes that are all equal to the one before them: the C library compares faster than any loop here.
+    if first == expected && others == &bytes[..others.len()] {
+        return None;
+    }
+    bytes.iter().position(|&b| b != expected)
 }
-
-/// Bytes compared at a time.
-#[cfg(feature = "std")]
-const LINE_BYTES: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -60,14 +60,14 @@ impl Owner {
         let data = core::ptr::with_exposed_provenance::<u8>(held.p);
         let base = data.wrapping_sub(HEADER_BYTES);
         annotated::unheld(base, held.size, self.serial);
-        let rest = held.size - held.unfilled + overhead(self.serial) - HEADER_BYTES;
         // SAFETY: a block that its allocator has not got back yet, whose address `Held` exposed.
-        let header = unsafe { core::slice::from_raw_parts(base, HEADER_BYTES) };
-        // SAFETY: as above.
-        let rest = unsafe { core::slice::from_raw_parts(data.wrapping_add(held.unfilled), rest) };
-        let in_header = first_other(header, DEADBYTE);
-        let in_rest = first_other(rest, DEADBYTE);
-        let (offset, found) = match (in_header, in_rest) {
+        let block = unsafe { core::slice::from_raw_parts(base, held.size + overhead(self.serial)) };
+        if held.unfilled == 0 && first_other(block, DEADBYTE).is_none() {
+            return None;
+        }
+        let (header, data) = block.split_at(HEADER_BYTES);
+        let rest = &data[held.unfilled..];
+        let (offset, found) = match (first_other(header, DEADBYTE), first_other(rest, DEADBYTE)) {
             (Some(at), _) => (at as isize - HEADER_BYTES as isize, header[at]),
             (None, Some(at)) => ((at + held.unfilled) as isize, rest[at]),
             (None, None) => return None,

@@ -11,7 +11,7 @@ use core::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::capture;
+use crate::capture::{self, Outermost};
 use crate::dump::Ascii;
 use crate::host::{CurrentFrames, FrameSink};
 use crate::mapping::{MappedSlice, Mapping};
@@ -127,9 +127,13 @@ impl FrameSink for Taken {
 }
 
 impl Site {
-    /// The calling thread's backtrace of up to `depth` frames of each sort; `None` while one is being taken on this
+    /// The calling thread's backtrace of up to `depth` frames of each sort, from the caller of the hooks on; `None` while one is being taken on this
     /// thread already, or if there is no memory to keep it.
-    pub(crate) fn here(depth: u8, current_frames: Option<CurrentFrames>) -> Option<Self> {
+    pub(crate) fn here(
+        depth: u8,
+        current_frames: Option<CurrentFrames>,
+        entry: Outermost,
+    ) -> Option<Self> {
         let _alone = capture::Alone::enter()?;
         let mut taken = Taken {
             frames: [0; Options::MAX_FRAMES as usize],
@@ -141,7 +145,7 @@ impl Site {
         if let Some(frames) = current_frames {
             frames(&mut taken);
         }
-        taken.frame_count = capture::native_frames(&mut taken.frames[..usize::from(depth)]);
+        taken.frame_count = capture::native_frames(&mut taken.frames[..usize::from(depth)], entry);
         Self::intern(&taken)
     }
 

@@ -1,9 +1,10 @@
 //! Sites of allocation and free: native frames, and the host's.
 
 use std::cell::Cell;
+use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, FrameSink, Host, ViolationKind};
+use memdebug::{ApiId, DebugHooks, FrameSink, Host, Site, ViolationKind};
 
 use crate::support::{COLLECTING, Hooks, hooks_of, options, seen};
 
@@ -31,7 +32,7 @@ fn both_sites_of_a_use_after_free() {
     let p = allocate_here(&hooks);
     LINE.set(12);
     // SAFETY: live; the quarantine keeps it.
-    unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+    unsafe { hooks.free(NonNull::new(p)) };
     // SAFETY: a planted bug, into a held block.
     unsafe { p.write(0) };
     hooks.release_quarantine();
@@ -55,9 +56,9 @@ fn one_line_is_one_site() {
         LINE.set(line);
         let p = allocate_here(&hooks);
         // SAFETY: live.
-        unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+        unsafe { hooks.free(NonNull::new(p)) };
         // SAFETY: a planted bug: both sites are in its report.
-        unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+        unsafe { hooks.free(NonNull::new(p)) };
         let seen = seen();
         assert_eq!(seen.len(), 1);
         seen[0].allocated().unwrap()
@@ -88,6 +89,52 @@ fn long_frames_end_the_list() {
     assert!(text.lines().all(|l| l.starts_with("  File \"") || l.starts_with("  0x")), "{text}");
 }
 
+/// The first native frame is that of the caller: the hooks' own are left out. Without optimisation the method of the
+/// trait has a frame of its own, which is inlined otherwise.
+#[test]
+fn backtraces_begin_with_the_caller() {
+    #[inline(never)]
+    fn make(hooks: &Hooks) -> NonNull<u8> {
+        std::hint::black_box(hooks.malloc(3)).unwrap()
+    }
+    #[inline(never)]
+    fn resize(hooks: &Hooks, p: NonNull<u8>) -> NonNull<u8> {
+        // SAFETY: live, and not used again.
+        std::hint::black_box(unsafe { hooks.realloc(Some(p), 4) }).unwrap()
+    }
+    #[inline(never)]
+    fn give(hooks: &Hooks, p: NonNull<u8>) -> usize {
+        // SAFETY: live at first; then a planted bug.
+        unsafe { hooks.free(Some(p)) };
+        std::hint::black_box(1)
+    }
+    fn calls(site: &Site, function: usize) -> Vec<bool> {
+        let text = site.to_string();
+        let frames = text.lines().filter_map(|line| line.trim().strip_prefix("0x"));
+        let frames = frames.map(|line| line.split(' ').next().unwrap());
+        let at = frames.map(|frame| usize::from_str_radix(frame, 16).unwrap());
+        at.take(2).map(|at| (function..function + 256).contains(&at)).collect()
+    }
+    let begins = |site: Option<Site>, function: usize| {
+        let calls = calls(&site.unwrap(), function);
+        assert!(calls[0] || cfg!(debug_assertions) && calls[1], "{function:#x}: {}", site.unwrap());
+    };
+    let hooks = hooks_of(COLLECTING, ApiId::Mem, "backtrace=8,quarantine");
+    let violation = |p: NonNull<u8>| {
+        give(&hooks, p);
+        give(&hooks, p);
+        let seen = seen();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].kind(), ViolationKind::DoubleFree);
+        (seen[0].allocated(), seen[0].freed())
+    };
+    let (allocated, freed) = violation(make(&hooks));
+    begins(allocated, make as *const () as usize);
+    begins(freed, give as *const () as usize);
+    let (allocated, _) = violation(resize(&hooks, make(&hooks)));
+    begins(allocated, resize as *const () as usize);
+}
+
 /// The function that allocated is named, where names are known.
 #[cfg(feature = "backtrace")]
 #[test]
@@ -97,7 +144,7 @@ fn names_of_rust_functions() {
     // SAFETY: a planted bug: one byte past the end.
     unsafe { p.wrapping_add(10).write(0) };
     // SAFETY: live.
-    unsafe { hooks.free(std::ptr::NonNull::new(p)) };
+    unsafe { hooks.free(NonNull::new(p)) };
     let text = seen()[0].to_string();
     assert!(text.contains("allocate_here"), "{text}");
     assert!(text.contains("sites.rs:"), "{text}");
