@@ -53,6 +53,9 @@ const LSAN: &[Tests] = &[
 const MEMCHECK: &[Tests] =
     &[all("malloc-api", &[]), all("pymem-sync", &[]), all("mimalloc-heaps", MIMALLOC_SKIPPED)];
 
+/// The crates that tell memcheck about their blocks.
+const ANNOTATED: &[&str] = &["pymalloc-core", "memdebug"];
+
 /// The target that instrumented builds name, so that build scripts stay uninstrumented.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -110,6 +113,10 @@ pub(crate) fn valgrind() -> Result<()> {
             .run()
             .with_context(|| format!("memcheck found something in {}", tests.name))?;
         }
+    }
+    // These start memcheck themselves, once for each bug.
+    for name in ANNOTATED {
+        cmd!(shell, "cargo test -q -p {name} --features=valgrind --test it -- checkers::").run()?;
     }
     Ok(())
 }
