@@ -13,6 +13,7 @@ type Step = (&'static str, fn(&Shell) -> Result<()>);
 const STEPS: &[Step] = &[
     ("fmt", fmt),
     ("layers", |_| layers::run()),
+    ("deny", deny),
     ("docs", |_| docs::run(true)),
     ("header", |_| header::run(true)),
     ("clippy", clippy),
@@ -73,6 +74,15 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
 
 fn fmt(shell: &Shell) -> Result<()> {
     Ok(cmd!(shell, "cargo fmt --all --check").run()?)
+}
+
+/// Licences, banned crates and sources of what is depended on; not the advisories, whose database is not everywhere.
+fn deny(shell: &Shell) -> Result<()> {
+    if cmd!(shell, "cargo deny --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
+        println!("skipped: it needs cargo-deny; cargo install --locked cargo-deny");
+        return Ok(());
+    }
+    Ok(cmd!(shell, "cargo deny check licenses bans sources").run()?)
 }
 
 fn clippy(shell: &Shell) -> Result<()> {

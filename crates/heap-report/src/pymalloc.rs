@@ -25,7 +25,7 @@ impl Snapshot {
     /// let heap = LocalPymalloc::new(LibcMalloc);
     /// let block = heap.malloc(100);
     /// let snapshot = Snapshot::of_pymalloc("demo", |visit| heap.for_each_pool(visit));
-    /// assert_eq!(snapshot.totals().block_bytes, 112);
+    /// assert_eq!(snapshot.totals().blocks, 1);
     /// print!("{}", Text(&snapshot));
     /// # // SAFETY: live, and not used again.
     /// # unsafe { heap.free(block) };
