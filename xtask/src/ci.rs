@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{bench, docs, header, install, layers, loom, msrv, snippets, third_party};
+use crate::{bench, docs, fuzz, header, install, layers, loom, msrv, snippets, third_party};
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
 type Step = (&'static str, fn(&Shell) -> Result<()>);
@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     ("install", install::check),
     ("snippets", |_| snippets::run("", false)),
     ("third-party", |_| third_party::run()),
+    ("fuzz", short_fuzz),
     ("bench", smoke),
     ("instructions", instructions),
 ];
@@ -169,6 +170,17 @@ fn package(shell: &Shell) -> Result<()> {
 /// The whole benchmark at its quickest: that it runs, not how fast.
 fn smoke(_shell: &Shell) -> Result<()> {
     bench::run(&["--quick".into(), "--threads=0".into()])
+}
+
+/// Half a minute of each fuzz target, where that can be done.
+fn short_fuzz(shell: &Shell) -> Result<()> {
+    if !fuzz::is_installed(shell) {
+        println!(
+            "skipped: fuzzing needs a nightly toolchain and cargo-fuzz, which are not installed"
+        );
+        return Ok(());
+    }
+    fuzz::run(30, None, true)
 }
 
 /// Instructions of the hot paths against the committed baseline, which callgrind counts the same on a busy machine.
