@@ -156,3 +156,56 @@ impl ThreadGate {
         self
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    use super::*;
+
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    static WORD: AtomicUsize = AtomicUsize::new(0);
+
+    fn asks() -> bool {
+        ASKED.fetch_add(1, Relaxed);
+        true
+    }
+
+    #[test]
+    fn a_thread_passes_again_while_word_and_thread_are_the_same() {
+        // SAFETY: 1: a static. 2: every thread passes.
+        let word = unsafe { ThreadWord::of_process(WORD.as_ptr().cast_const()) };
+        let gate = ThreadGate::new(asks, Some(word));
+        assert!(!gate.passes(), "nobody was asked");
+        assert!(gate.ask(false));
+        assert!(!gate.passes(), "a word of 0 tells nothing");
+        WORD.store(0x7f00_0000_1000, Relaxed);
+        assert!(gate.ask(false));
+        assert!(gate.passes());
+        let passes_elsewhere = thread::scope(|scope| scope.spawn(|| gate.passes()).join());
+        assert!(!passes_elsewhere.unwrap(), "another thread");
+        WORD.store(0x7f00_0000_2000, Relaxed);
+        assert!(!gate.passes(), "another word");
+        WORD.store(0x7f00_0000_1000, Relaxed);
+        assert!(gate.passes());
+        gate.shut();
+        assert!(!gate.passes(), "an option is on");
+        let asked = ASKED.load(Relaxed);
+        assert!(gate.ask(true));
+        assert_eq!(ASKED.load(Relaxed), asked, "known without asking");
+    }
+
+    #[test]
+    fn a_word_of_each_thread_and_no_rule() {
+        fn never() -> bool {
+            false
+        }
+        // SAFETY: 1: the thread's control block begins with its own address. 2: no thread passes but by this word.
+        let word = unsafe { ThreadWord::of_thread(0) };
+        let gate = ThreadGate::new(never, Some(word));
+        assert!(!gate.passes() && !gate.ask(false) && !gate.passes(), "it failed the check");
+        assert!(ThreadGate::open().passes() && ThreadGate::open().ask(false));
+        assert!(!ThreadGate::open().into_shut().passes());
+    }
+}
