@@ -188,7 +188,10 @@ fn a_limit_on_the_address_space_ends_in_memory_errors(
     #[values("malloc", "pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug")] row: &str,
 ) {
     const LIMIT: libc::rlim_t = 128 << 20;
-    for interpreter in oldest_and_newest() {
+    // The hooks are the same on each interpreter, and slow to fill the memory.
+    let skip =
+        if row.ends_with("_debug") { oldest_and_newest().len().saturating_sub(1) } else { 0 };
+    for interpreter in oldest_and_newest().into_iter().skip(skip) {
         let mut command = python(&interpreter.path, row);
         let limit = || {
             let limit = libc::rlimit { rlim_cur: LIMIT, rlim_max: LIMIT };
