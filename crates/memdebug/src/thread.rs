@@ -157,7 +157,7 @@ impl ThreadGate {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, feature = "std", target_os = "linux", target_arch = "x86_64"))]
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::thread;
