@@ -1,9 +1,11 @@
 //! What tests of an allocator need: the contract as a program, and wrappers that fail or count.
 //!
-//! Nothing here allocates except through the allocator under test, so the module works without `std`; only `alone` and
-//! `resident_bytes`, behind the feature of that name, need it.
+//! Nothing here allocates except through the allocator under test, so the module works without `std`; only what starts or
+//! looks at a process, behind the feature of that name, needs it.
 
 mod block;
+#[cfg(feature = "std")]
+mod checker;
 mod conformance;
 mod counting;
 mod fail_after;
@@ -12,6 +14,8 @@ mod nonconformance;
 #[cfg(feature = "std")]
 mod process;
 
+#[cfg(feature = "std")]
+pub use checker::under_memory_checker;
 pub use conformance::{conformance, try_conformance};
 pub use counting::{Counting, Counts};
 pub use fail_after::FailAfter;

@@ -3,9 +3,10 @@
 //! Each bug is a child of its own. With the feature `valgrind` it runs in memcheck, where that is installed; with `asan` it
 //! needs a build for AddressSanitizer, as `cargo xtask asan` makes.
 
-use std::process::{Command, Output};
+use std::process::Output;
 use std::ptr::NonNull;
 
+use malloc_api::testing::under_memory_checker;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{generate, run};
 use pymalloc_core::{LocalPymalloc, OwnedPymalloc, Release};
@@ -91,22 +92,7 @@ fn programs_without_a_bug() {
 
 /// Runs a bug under the tool of this build; `None`, and says so, where it is not there.
 fn child(bug: &str, size: usize) -> Option<Output> {
-    let test = std::env::current_exe().expect("the test knows its own path");
-    let mut command = if cfg!(pymem_asan) {
-        let mut command = Command::new(test);
-        command.env("ASAN_OPTIONS", "detect_leaks=0:exitcode=99:allocator_may_return_null=1");
-        command
-    } else if cfg!(feature = "valgrind")
-        && Command::new("valgrind").arg("--version").output().is_ok()
-    {
-        let mut command = Command::new("valgrind");
-        command.args(["-q", "--error-exitcode=99"]).arg(test);
-        command
-    } else {
-        eprintln!("skipped: no memory checker watches this build");
-        return None;
-    };
-    command.args(["--exact", "checkers::program", "--nocapture", "--test-threads=1"]);
+    let mut command = under_memory_checker("checkers::program")?;
     Some(command.env(VARIABLE, format!("{bug} {size}")).output().expect("the child starts"))
 }
 
