@@ -4,18 +4,12 @@ use crate::config::{GRAIN_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 
 const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
 
-/// Units and blocks in a pool of each class above [`SMALL_MAX`]: 7 to 25 % between two sizes, little left over at the end.
-const LARGER_CLASSES: [(usize, usize); 24] = {
-    let mut table = [(1, 0); 24];
-    let blocks =
-        [28, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10, 9, 8, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4];
-    let mut class = 0;
-    while class < table.len() {
-        table[class] = (if class < 13 { 1 } else { PAIR_UNITS }, blocks[class]);
-        class += 1;
-    }
-    table
-};
+/// Blocks in a pool of each class above [`SMALL_MAX`]: 7 to 25 % between two sizes, little left over at the end.
+const LARGER_BLOCKS: [usize; 24] =
+    [28, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10, 9, 8, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4];
+
+/// Classes of these that have pools of one unit: up to 2048 bytes. The others have pairs.
+const LARGER_SINGLE: usize = 13;
 
 /// One of the [`SizeClass::COUNT`] block sizes.
 ///
@@ -41,7 +35,7 @@ pub(crate) struct Geometry {
 
 impl SizeClass {
     /// Number of classes.
-    pub const COUNT: usize = SMALL_CLASSES + LARGER_CLASSES.len();
+    pub const COUNT: usize = SMALL_CLASSES + LARGER_BLOCKS.len();
 
     /// Number of classes that CPython has too: those up to [`SMALL_MAX`] bytes.
     pub const SMALL_COUNT: usize = SMALL_CLASSES;
@@ -144,8 +138,9 @@ const GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
         let (size, units) = if class <= SMALL_CLASSES {
             (class * GRAIN_BYTES, 1)
         } else {
-            let (units, blocks) = LARGER_CLASSES[class - SMALL_CLASSES - 1];
-            (units * POOL_BYTES / blocks / GRAIN_BYTES * GRAIN_BYTES, units)
+            let larger = class - SMALL_CLASSES - 1;
+            let units = if larger < LARGER_SINGLE { 1 } else { PAIR_UNITS };
+            (units * POOL_BYTES / LARGER_BLOCKS[larger] / GRAIN_BYTES * GRAIN_BYTES, units)
         };
         table[class] = Geometry {
             size: size as u32,
