@@ -16,6 +16,7 @@ fn main() {
             block.write_volatile(1);
         },
         Some("uninitialised read") => {
+            // SAFETY: none.
             if unsafe { block.read_volatile() } == 7 {
                 println!("seven");
             }
