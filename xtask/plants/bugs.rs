@@ -23,7 +23,9 @@ fn main() {
         }
         Some("leak") => {
             // So that no register or stack slot leads to it.
-            std::thread::spawn(|| drop(black_box(Box::leak(Box::new([7_u8; 1000]))))).join().unwrap();
+            std::thread::spawn(|| drop(black_box(Box::leak(Box::new([7_u8; 1000])))))
+                .join()
+                .unwrap();
         }
         _ => panic!("no bug is called {bug:?}"),
     }
