@@ -23,9 +23,10 @@ use crate::host::Host;
 use crate::options::Options;
 use crate::quarantine::{Held, Offer, Owner, Quarantine, pointer, underlying};
 use crate::registry::{Entry, LIVE};
+use crate::sampling;
 use crate::sites::Site;
 use crate::violation::{Call, Violation, ViolationKind};
-use crate::{fault, fork, leaks, verdict};
+use crate::{fork, leaks, verdict};
 
 /// The options of this file, once they are set.
 #[derive(Debug)]
@@ -67,7 +68,8 @@ impl Checked {
         if self.0.get().is_some() {
             return Err(ConfigureError::AlreadySet);
         }
-        let guard = options.guard.map(|rate| set_up_guard(rate, host)).transpose()?;
+        let guard = options.guard.map(|rate| Ok(Guard { rate, host: guard::enlist(host)? }));
+        let guard = guard.transpose()?;
         let owner = Owner { api, serial: options.serial, host: *host };
         let quarantine = options.quarantine.map(|bounds| {
             at_exit::verify(Quarantine::new(bounds, owner))
@@ -85,17 +87,6 @@ impl Checked {
     fn state(&self) -> Option<&State> {
         self.0.get()
     }
-}
-
-fn set_up_guard(rate: NonZeroU32, host: &Host) -> Result<Guard, ConfigureError> {
-    fault::install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
-        errno: error.raw_os_error().unwrap_or_default(),
-    })?;
-    if !guard::set_up() {
-        return Err(ConfigureError::NoMemory { option: "guard" });
-    }
-    let host = guard::add_host(*host).ok_or(ConfigureError::TooManyHosts)?;
-    Ok(Guard { rate, host })
 }
 
 /// A verified block that is about to be freed or resized.
@@ -136,7 +127,7 @@ impl<A: Malloc> DebugHooks<A> {
     #[inline(always)]
     pub(crate) fn malloc_guarded(&self, size: usize) -> Option<NonNull<u8>> {
         let guard = self.checked.state()?.guard?;
-        if !guard::sampled(guard.rate) {
+        if !sampling::sampled(guard.rate) {
             return None;
         }
         guard::malloc(size, self.api, false, guard.host, None)
@@ -157,7 +148,7 @@ impl<A: Malloc> DebugHooks<A> {
         let site = state.site(&self.host, entry);
         let guarded = state
             .guard
-            .filter(|guard| guard::sampled(guard.rate))
+            .filter(|guard| sampling::sampled(guard.rate))
             .and_then(|guard| guard::malloc(size, self.api, zero, guard.host, site));
         if guarded.is_some() {
             return guarded;
@@ -331,6 +322,13 @@ impl<A: Malloc> DebugHooks<A> {
         self.tell(report);
     }
 
+    /// Reports a guarded block that another thread freed since it was verified.
+    #[cold]
+    fn freed_meanwhile(&self, p: NonNull<u8>, guarded: &Guarded, call: Call) {
+        let (kind, address) = (ViolationKind::DoubleFree, p.as_ptr().addr());
+        self.tell(guard::violation(kind, call, address, Some(guarded), self.api, &self.host));
+    }
+
     fn facts(&self, p: NonNull<u8>) -> BlockFacts {
         BlockFacts::read(p.as_ptr().addr(), self.has_serial())
     }
@@ -364,7 +362,12 @@ impl<A: Malloc> DebugHooks<A> {
         let freed = state.site(&self.host, entry);
         let (size, allocated) = match *verified {
             Verified::Block { size, allocated } => (size, allocated),
-            Verified::Guarded(guarded) => return guard::free(&guarded, freed),
+            Verified::Guarded(guarded) => {
+                if !guard::free(&guarded, freed) {
+                    self.freed_meanwhile(p, &guarded, call);
+                }
+                return;
+            }
         };
         let address = p.as_ptr().expose_provenance();
         let hold = state.quarantine.is_some();

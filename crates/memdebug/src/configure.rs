@@ -2,7 +2,8 @@
 
 use thiserror::Error;
 
-/// Why [`DebugHooks::with_options`](crate::DebugHooks::with_options) could not do what it was asked.
+/// Why [`DebugHooks::with_options`](crate::DebugHooks::with_options) or a
+/// [`GuardSampler`](crate::GuardSampler) could not do what it was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigureError {
@@ -29,6 +30,15 @@ pub enum ConfigureError {
     FaultHandler {
         /// The system's error number.
         errno: i32,
+    },
+    /// A [`GuardSampler`](crate::GuardSampler) was asked for more than guard pages.
+    #[error(
+        "`{option}` needs the debug hooks, and there are none: choose a row that has them, as `debug`, or ask for \
+         guard=1/N and backtrace=FRAMES alone"
+    )]
+    NeedsHooks {
+        /// The option's word.
+        option: &'static str,
     },
     /// The option needs the `std` feature.
     #[error("`{option}` needs an operating system: build memdebug with its `std` feature")]

@@ -8,10 +8,9 @@
 //!
 //! A freed slot faults on any access until it is reused; slots are reused in the order of their frees. The block has no
 //! header and no tail: what they would say is in the slot's record. The rest of its pages is FORBIDDENBYTE and checked
-//! when it comes back. Leaves when to use it to `checked.rs`, and the signal to `fault.rs`.
+//! when it comes back. Leaves whose turn it is to `sampling.rs`,
+//! when to ask to `checked.rs` and `sampler.rs`, and the signal to `fault.rs`.
 
-use core::cell::Cell;
-use core::num::NonZeroU32;
 use core::ptr::{self, NonNull};
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -20,13 +19,16 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use malloc_api::MIN_ALIGN;
 
 use crate::block::ApiId;
+use crate::configure::ConfigureError;
 use crate::facts::BlockFacts;
 use crate::host::Host;
 use crate::load;
 use crate::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
+use crate::sampling::random;
 use crate::sites::Site;
 use crate::violation::{Call, Violation, ViolationKind};
+use crate::{fault, fork};
 
 /// Slots in the pool: address space, not memory; only live blocks have any.
 const SLOTS: usize = 4096;
@@ -181,8 +183,20 @@ fn pool() -> Option<&'static Pool> {
     POOL.get()?.as_ref()
 }
 
+/// Makes ready for guarded blocks whose faults `host` is told of; gives the number that slots know it by.
+pub(crate) fn enlist(host: &Host) -> Result<u32, ConfigureError> {
+    fault::install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
+        errno: error.raw_os_error().unwrap_or_default(),
+    })?;
+    if !set_up() {
+        return Err(ConfigureError::NoMemory { option: "guard" });
+    }
+    fork::install();
+    add_host(*host).ok_or(ConfigureError::TooManyHosts)
+}
+
 /// Makes the pool; `false` if the system has no address space for it.
-pub(crate) fn set_up() -> bool {
+fn set_up() -> bool {
     let Some(pool) = POOL.get_or_init(Pool::new) else {
         return false;
     };
@@ -197,7 +211,7 @@ pub(crate) fn lock_all() -> Option<MutexGuard<'static, Free>> {
 }
 
 /// Remembers whom to tell of faults in blocks of these hooks; `None` if there are too many hooks.
-pub(crate) fn add_host(host: Host) -> Option<u32> {
+fn add_host(host: Host) -> Option<u32> {
     let mine = |place: &OnceLock<Host>| {
         place.get().is_some_and(|known| known.is_same(&host)) || place.set(host).is_ok()
     };
@@ -212,55 +226,6 @@ static BYTES: AtomicUsize = AtomicUsize::new(0);
 #[inline(always)]
 pub(crate) fn contains(address: usize) -> bool {
     address.wrapping_sub(START.load(Relaxed)) < BYTES.load(Relaxed)
-}
-
-thread_local! {
-    /// Allocations until the next guarded one; 0 at first.
-    static LEFT: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether the next block of this thread is to be guarded: about one in `rate`, at random distances.
-#[inline(always)]
-pub(crate) fn sampled(rate: NonZeroU32) -> bool {
-    if rate.get() == 1 {
-        return true;
-    }
-    LEFT.try_with(|left| match left.get() {
-        n @ 2.. => {
-            left.set(n - 1);
-            false
-        }
-        n => end_of_distance(rate, left, n),
-    })
-    .unwrap_or(false)
-}
-
-/// [`sampled`] for the last allocation of a distance, and for a thread's first.
-#[cold]
-#[inline(never)]
-fn end_of_distance(rate: NonZeroU32, left: &Cell<u32>, n: u32) -> bool {
-    left.set(1 + random() % rate.get().saturating_mul(2).saturating_sub(1));
-    n == 1
-}
-
-/// A xorshift generator a thread, seeded from where its state lies.
-fn random() -> u32 {
-    thread_local! {
-        static STATE: Cell<u64> = const { Cell::new(0) };
-    }
-    STATE
-        .try_with(|state| {
-            let mut x = state.get();
-            if x == 0 {
-                x = ptr::from_ref(state).addr() as u64 | 1;
-            }
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            state.set(x);
-            (x >> 24) as u32
-        })
-        .unwrap_or(1)
 }
 
 /// A guarded block of `size` bytes, clean or zero; `None` if it is too large or no slot is free.
@@ -340,14 +305,16 @@ pub(crate) fn check(p: usize, guarded: Option<&Guarded>, api: ApiId) -> Option<V
     first_other(&rest[guarded.size..], FORBIDDENBYTE).map(|_| ViolationKind::TrailingPad)
 }
 
-/// Frees a checked block: its pages fault from now on.
-pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) {
+/// Frees a checked block: its pages fault from now on. `false` if another thread has freed it since it was checked.
+pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) -> bool {
     let Some(pool) = pool() else {
-        return;
+        return false;
     };
     let record = &pool.slots[guarded.slot];
+    if !record.live.swap(false, Relaxed) {
+        return false;
+    }
     record.freed.store(Site::to_bits(freed), Relaxed);
-    record.live.store(false, Relaxed);
     let (start, bytes) = pool.extent(guarded.block, guarded.size, guarded.slot);
     let start = pool.data(guarded.slot).wrapping_add(start);
     // SAFETY: the pages of a slot that nobody may use any more.
@@ -355,6 +322,7 @@ pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) {
     if pool.protect(start, bytes, libc::PROT_NONE) {
         pool.lock().give(guarded.slot);
     }
+    true
 }
 
 /// Calls `f` with every live guarded block.

@@ -59,6 +59,10 @@ mod region;
 mod registry;
 #[cfg(feature = "std")]
 mod report;
+#[cfg(feature = "std")]
+mod sampler;
+#[cfg(feature = "std")]
+mod sampling;
 #[cfg(test)]
 #[path = "../tests/it/sanitizer.rs"]
 mod sanitizer;
@@ -84,6 +88,8 @@ pub use host::{CurrentFrames, DebugOffset, FrameSink, Host, Traceback, Tracing, 
 pub use leaks::{LiveBlocks, LiveGroup, report_leaks_at_exit};
 pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
+#[cfg(feature = "std")]
+pub use sampler::GuardSampler;
 pub use sites::Site;
 pub use thread::{ThreadCheck, ThreadWord};
 pub use violation::{Call, DumpSink, Message, Violation, ViolationKind};

@@ -124,6 +124,24 @@ impl Options {
         self.guard.is_some() && self.quarantine.is_none() && !self.needs_registry()
     }
 
+    /// The first option on that needs the debug hooks: any but `guard` and `backtrace`.
+    #[must_use]
+    pub const fn needs_hooks(&self) -> Option<&'static str> {
+        if self.serial {
+            Some("serial")
+        } else if self.full_erase {
+            Some("full_erase")
+        } else if self.registry {
+            Some("registry")
+        } else if self.quarantine.is_some() {
+            Some("quarantine")
+        } else if self.leaks.is_some() {
+            Some("leaks")
+        } else {
+            None
+        }
+    }
+
     /// Whether live blocks are kept out of line: asked for, or needed by another option.
     #[must_use]
     pub const fn needs_registry(&self) -> bool {

@@ -44,6 +44,7 @@ pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
             "mov {size}, -1",
             "4:",
             ".pushsection memdebug_0_1_checks, \"aR\", @progbits",
+            ".balign 4",
             ".long 2b - .",
             ".long 3b - .",
             ".popsection",
@@ -82,6 +83,7 @@ pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
     unsafe {
         asm!(
             ".pushsection memdebug_0_1_checks, \"aR\", @progbits",
+            ".balign 4",
             ".long 0, 0",
             ".popsection",
             options(nomem, nostack, preserves_flags),

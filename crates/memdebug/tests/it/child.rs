@@ -35,6 +35,9 @@ fn program() {
     if let Some(rest) = program.strip_prefix("quarantine:") {
         return crate::quarantine::child(rest);
     }
+    if let Some(rest) = program.strip_prefix("sampler:") {
+        return crate::sampler::child(rest);
+    }
     if program == "check" {
         return check();
     }

@@ -1,0 +1,265 @@
+//! Owns `GuardSampler`: guard pages without hooks, for programs in production.
+//! Leaves guarded blocks to `guard.rs`, and whose turn it is to `sampling.rs`.
+
+use core::fmt;
+use core::num::NonZeroU32;
+use core::ptr::{self, NonNull};
+
+use std::sync::OnceLock;
+
+use malloc_api::Malloc;
+
+use crate::block::ApiId;
+use crate::capture::Outermost;
+use crate::configure::ConfigureError;
+use crate::guard::{self, Guarded};
+use crate::host::Host;
+use crate::options::Options;
+use crate::sampling::Countdowns;
+use crate::sites::Site;
+use crate::violation::{Call, ViolationKind};
+
+/// Puts about one block in N between guard pages, and hands every other call to the allocator `A` as it is.
+///
+/// A guarded block is alone on its pages: an access past its end or before its start, or after its free, faults at the
+/// instruction, and is reported with the block and, with `backtrace`, where it was allocated and freed. So are a second
+/// free of it, and a free of an address inside it. Of all other blocks nothing is seen, and nothing is changed: they have
+/// no header and are not filled. A program that runs on many machines finds so in time what no single run does.
+///
+/// A call costs a counter and a comparison. Guarded blocks take memory of their own: two pages or more of address space
+/// each, at most 4,096 live ones of up to 16 KiB; what is larger, or comes when none is free, is not guarded.
+///
+/// What follows a violation is the [`Host`]'s; if its handler returns, the faulty call had no effect. The host's rule for
+/// threads is not applied.
+///
+/// The idea and the name of the sampling are GWP-ASan's (Serebryany et al., "GWP-ASan: Sampling-Based Detection of
+/// Memory-Safety Bugs in Production", 2024).
+///
+/// # Examples
+///
+/// ```
+/// use malloc_api::{LibcMalloc, Malloc};
+/// use memdebug::{ApiId, GuardSampler};
+///
+/// static SAMPLER: GuardSampler<LibcMalloc> = GuardSampler::new(LibcMalloc, ApiId::Raw);
+///
+/// SAMPLER.configure(&"guard=1/5000,backtrace=8".parse()?)?;
+/// let block = SAMPLER.malloc(100).expect("out of memory");
+/// // SAFETY: live, and not used again.
+/// unsafe { SAMPLER.free(Some(block)) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct GuardSampler<A> {
+    inner: A,
+    api: ApiId,
+    host: Host,
+    countdowns: Countdowns,
+    setting: OnceLock<Setting>,
+}
+
+/// What was switched on.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    /// One block in how many.
+    rate: NonZeroU32,
+    /// Frames of a site, 0 for none.
+    frames: u8,
+    /// Whom a fault is reported to.
+    host: u32,
+}
+
+impl<A> GuardSampler<A> {
+    /// A sampler of blocks of `api` over `inner`, which guards nothing yet, with a host that supplies nothing.
+    #[must_use]
+    pub const fn new(inner: A, api: ApiId) -> Self {
+        Self {
+            inner,
+            api,
+            host: Host::new(),
+            countdowns: Countdowns::new(),
+            setting: OnceLock::new(),
+        }
+    }
+
+    /// Sets what the surroundings supply.
+    #[must_use]
+    pub const fn with_host(mut self, host: Host) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// The allocator below.
+    #[must_use]
+    pub const fn inner(&self) -> &A {
+        &self.inner
+    }
+
+    /// Switches `options` on: `guard`, and `backtrace` for the guarded blocks. Without `guard` nothing is guarded.
+    ///
+    /// # Errors
+    ///
+    /// As [`configure`](Self::configure).
+    pub fn with_options(self, options: &Options) -> Result<Self, ConfigureError> {
+        self.configure(options)?;
+        Ok(self)
+    }
+
+    /// Switches `options` on, for a sampler that is a static. Any thread may do so at any time, once; threads that
+    /// allocate meanwhile follow within some thousand allocations.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError::NeedsHooks`] for an option other than `guard` and `backtrace`, [`ConfigureError::AlreadySet`] for a
+    /// second `guard`, and what cannot be had on this system.
+    pub fn configure(&self, options: &Options) -> Result<(), ConfigureError> {
+        if let Some(option) = options.needs_hooks() {
+            return Err(ConfigureError::NeedsHooks { option });
+        }
+        let Some(rate) = options.guard else {
+            return Ok(());
+        };
+        if self.setting.get().is_some() {
+            return Err(ConfigureError::AlreadySet);
+        }
+        let host = guard::enlist(&self.host)?;
+        let setting = Setting { rate, frames: options.backtrace, host };
+        self.setting.set(setting).map_err(|_| ConfigureError::AlreadySet)
+    }
+
+    /// A guarded block, if it is this one's turn and there are pages for it.
+    fn guarded(&self, size: usize, zero: bool, entry: Outermost) -> Option<NonNull<u8>> {
+        let setting = self.setting.get();
+        if !self.countdowns.is_due(setting.map(|setting| setting.rate)) {
+            return None;
+        }
+        guard::malloc(size, self.api, zero, setting?.host, self.site(entry))
+    }
+
+    fn site(&self, entry: Outermost) -> Option<Site> {
+        match self.setting.get()?.frames {
+            0 => None,
+            frames => Site::here(frames, self.host.current_frames, entry),
+        }
+    }
+
+    /// Checks that `p` is the start of a live guarded block of this domain; reports it otherwise.
+    fn verify(&self, p: NonNull<u8>, call: Call) -> Option<Guarded> {
+        let address = p.as_ptr().addr();
+        let block = guard::at(address);
+        match guard::check(address, block.as_ref(), self.api) {
+            None => block,
+            Some(kind) => {
+                self.tell(kind, call, p, block.as_ref());
+                None
+            }
+        }
+    }
+
+    fn tell(&self, kind: ViolationKind, call: Call, p: NonNull<u8>, block: Option<&Guarded>) {
+        let address = p.as_ptr().addr();
+        let report = guard::violation(kind, call, address, block, self.api, &self.host);
+        (self.host.handler)(&report);
+    }
+
+    /// Frees a verified block.
+    fn release(&self, p: NonNull<u8>, block: &Guarded, call: Call, entry: Outermost) {
+        if !guard::free(block, self.site(entry)) {
+            // Another thread freed it since it was verified.
+            self.tell(ViolationKind::DoubleFree, call, p, Some(block));
+        }
+    }
+
+    /// `free` of an address among the guard pages.
+    #[cold]
+    #[inline(never)]
+    fn free_guarded(&self, p: NonNull<u8>) {
+        if let Some(block) = self.verify(p, Call::Free) {
+            self.release(p, &block, Call::Free, Outermost::here());
+        }
+    }
+}
+
+impl<A: Malloc> GuardSampler<A> {
+    #[cold]
+    #[inline(never)]
+    fn malloc_due(&self, size: usize) -> Option<NonNull<u8>> {
+        let guarded = self.guarded(size, false, Outermost::here());
+        guarded.or_else(|| self.inner.malloc(size))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn calloc_due(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let size = nelem.checked_mul(elsize)?;
+        let guarded = self.guarded(size, true, Outermost::here());
+        guarded.or_else(|| self.inner.calloc(nelem, elsize))
+    }
+
+    /// `realloc` of an address among the guard pages: always to a new block.
+    #[cold]
+    #[inline(never)]
+    fn realloc_guarded(&self, p: NonNull<u8>, new_size: usize) -> Option<NonNull<u8>> {
+        let block = self.verify(p, Call::Realloc)?;
+        let fresh = self.malloc(new_size)?;
+        let kept = block.size.min(new_size);
+        // SAFETY: two live blocks that do not overlap, each of at least this size.
+        unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), kept) };
+        self.release(p, &block, Call::Realloc, Outermost::here());
+        Some(fresh)
+    }
+}
+
+/// Whether the pointer is among the guard pages, so that it cannot be a block of the allocator below.
+#[inline(always)]
+fn is_guarded(ptr: Option<NonNull<u8>>) -> bool {
+    guard::contains(ptr.map_or(0, |p| p.as_ptr().addr()))
+}
+
+// SAFETY: 1-3: a block is one of `A`'s, which keeps them, or a guarded one: 16-aligned, alone on its pages, clean or zero,
+// and resized by a copy. The two are told apart by their address: guard pages are mapped for that alone. 4: no method
+// unwinds unless the host's handler does on a violation, after which no promise is owed; guarded blocks are mapped, all
+// others `A`'s. 5: the sampler shares what `A` shares.
+unsafe impl<A: Malloc> Malloc for GuardSampler<A> {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        if self.countdowns.passes() { self.inner.malloc(size) } else { self.malloc_due(size) }
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        if self.countdowns.passes() {
+            self.inner.calloc(nelem, elsize)
+        } else {
+            self.calloc_due(nelem, elsize)
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        match ptr {
+            None => self.malloc(new_size),
+            Some(p) if is_guarded(ptr) => self.realloc_guarded(p, new_size),
+            // SAFETY: 1 and 2: the caller's; outside of the guard pages every block is `A`'s.
+            Some(_) => unsafe { self.inner.realloc(ptr, new_size) },
+        }
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        match ptr {
+            Some(p) if is_guarded(ptr) => self.free_guarded(p),
+            // SAFETY: 1 and 2: the caller's; outside of the guard pages every block is `A`'s.
+            _ => unsafe { self.inner.free(ptr) },
+        }
+    }
+}
+
+impl<A: fmt::Debug> fmt::Debug for GuardSampler<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardSampler")
+            .field("inner", &self.inner)
+            .field("api", &self.api)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
