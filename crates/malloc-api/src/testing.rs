@@ -10,6 +10,9 @@ mod conformance;
 mod counting;
 mod fail_after;
 mod live;
+#[cfg(all(feature = "std", feature = "libc", target_os = "linux", target_pointer_width = "64"))]
+#[doc(hidden)]
+pub mod memory_calls;
 mod nonconformance;
 #[cfg(feature = "std")]
 mod process;
@@ -19,6 +22,13 @@ pub use checker::under_memory_checker;
 pub use conformance::{conformance, try_conformance};
 pub use counting::{Counting, Counts};
 pub use fail_after::FailAfter;
+#[cfg(all(
+    feature = "std",
+    feature = "libc",
+    target_os = "linux",
+    target_pointer_width = "64"
+))]
+pub use memory_calls::{MemoryCall, Refusals};
 pub use nonconformance::Nonconformance;
 #[cfg(feature = "std")]
 pub use process::{alone, resident_bytes};

@@ -26,9 +26,13 @@ pub(crate) fn map_sparse(bytes: usize) -> Option<NonNull<u8>> {
 ///
 /// 1. The range is a mapping of this module, or a part of one in whole pages, that nobody uses afterwards.
 pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
-    // A failure (too many mappings) leaves the pages mapped: nothing to do about it, and no harm.
+    let at = start.as_ptr().cast();
     // SAFETY: 1.
-    let _ = unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
+    if unsafe { libc::munmap(at, bytes) } != 0 {
+        // Too many mappings to make two of one: the addresses stay, but not the memory behind them.
+        // SAFETY: 1.
+        let _ = unsafe { libc::madvise(at, bytes, libc::MADV_DONTNEED) };
+    }
 }
 
 /// Addresses without memory, `bytes` of them at a multiple of `align`.

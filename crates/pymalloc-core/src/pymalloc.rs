@@ -339,14 +339,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
         // SAFETY: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
+        if !self.map.insert(arena, &self.raw) {
+            self.return_arena(arena);
+            return None;
+        }
         if resident {
             self.kept.needed(ARENA_BYTES);
         }
         self.arenas.add(arena, resident);
-        if !self.map.insert(arena, &self.raw) {
-            self.release_arena();
-            return None;
-        }
         self.arenas_ever += 1;
         self.arenas_peak = self.arenas_peak.max(self.arenas.count());
         Some(())

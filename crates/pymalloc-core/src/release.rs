@@ -74,6 +74,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             return false;
         };
         self.map.remove(arena);
+        self.return_arena(arena);
+        true
+    }
+
+    /// Gives an arena that is in no list and in no map back to where it came from.
+    pub(crate) fn return_arena(&self, arena: ArenaPtr) {
         let (address, from_source) = (arena.address(), arena.is_from_source());
         annotate::arena_closed(arena);
         match self.record {
@@ -87,7 +93,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 unsafe { self.source.free(address, ARENA_BYTES) };
             }
         }
-        true
     }
 
     /// Purges free pools, those of the emptiest arenas first, until at most `target` bytes of them are resident.

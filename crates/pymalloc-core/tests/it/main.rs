@@ -9,6 +9,7 @@ mod concurrency;
 mod hardened;
 mod huge_pages;
 mod pools;
+mod refusals;
 mod release;
 mod text;
 mod trace;

@@ -1,6 +1,5 @@
-//! Random programs of `malloc-trace` under its shadow model, and every failure point.
+//! Random programs of `malloc-trace` under its shadow model.
 
-use malloc_api::testing::FailAfter;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::run;
 use proptest::prelude::*;
@@ -21,30 +20,6 @@ proptest! {
         let owned = OwnedPymalloc::new(LibcMalloc);
         run(&ops, &owned).unwrap();
         owned.check_invariants();
-    }
-}
-
-#[test]
-fn a_fallback_that_fails_at_any_point_loses_nothing() {
-    for start in 0..40 {
-        let raw = FailAfter::new(LibcMalloc, start);
-        let alloc = LocalPymalloc::new(&raw);
-        let mut live = Vec::new();
-        for index in 0..80 {
-            let size = [0, 100, 9_000, 20_000][index % 4];
-            if let Some(block) = alloc.malloc(size) {
-                // SAFETY: live; on failure the old block stays.
-                let moved = unsafe { alloc.realloc(Some(block), size * 2 % 21_000) };
-                live.push(moved.unwrap_or(block));
-            }
-            assert_eq!(alloc.allocated_blocks(), live.len());
-        }
-        alloc.check_invariants();
-        for block in live {
-            // SAFETY: live, and forgotten.
-            unsafe { alloc.free(Some(block)) };
-        }
-        assert_eq!(alloc.allocated_blocks(), 0);
     }
 }
 

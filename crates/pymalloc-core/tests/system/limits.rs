@@ -1,0 +1,150 @@
+//! The kernel at its limit of mappings: `munmap` of a piece of one fails, as it would make two of it.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use malloc_api::testing::alone;
+use malloc_api::{LibcMalloc, Malloc};
+use malloc_trace::{generate, run};
+use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOLED_MAX, Release};
+
+const PAGE_BYTES: usize = 4096;
+
+/// Pages of which every other one has another access, so that each is a mapping of its own.
+struct Exhausted {
+    start: *mut u8,
+    bytes: usize,
+}
+
+impl Exhausted {
+    /// Addresses for as many mappings as the kernel allows.
+    fn reserve() -> Self {
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("a limit");
+        let bytes = (limit.trim().parse::<usize>().expect("a number") + 16) * PAGE_BYTES;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at a place of the system's choice.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        Self { start: start.cast(), bytes }
+    }
+
+    /// Makes mappings until the kernel has no more.
+    fn fill(&self) {
+        for offset in (0..self.bytes).step_by(2 * PAGE_BYTES) {
+            let page = self.start.wrapping_add(offset).cast();
+            // SAFETY: a page of the mapping, which nobody uses.
+            if unsafe { libc::mprotect(page, PAGE_BYTES, libc::PROT_READ) } != 0 {
+                return;
+            }
+        }
+        panic!("the kernel has no limit");
+    }
+}
+
+impl Drop for Exhausted {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `reserve`, and nobody uses it.
+        assert_eq!(unsafe { libc::munmap(self.start.cast(), self.bytes) }, 0);
+    }
+}
+
+/// Leaves the process too few addresses for a region, so that each arena is a mapping of its own.
+fn forbid_a_region() {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux reports addresses");
+    let pages: u64 = statm.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    let bytes = pages * PAGE_BYTES as u64 + (56 << 20);
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: a filled structure.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+}
+
+/// Resident pages of the arena at `address`; `None` if it is not mapped.
+fn resident_pages(address: usize) -> Option<usize> {
+    let mut pages = [0_u8; ARENA_BYTES / PAGE_BYTES];
+    let start = ptr::with_exposed_provenance_mut::<c_void>(address);
+    // SAFETY: room for an answer a page; the call touches nothing else.
+    let answer = unsafe { libc::mincore(start, ARENA_BYTES, pages.as_mut_ptr()) };
+    (answer == 0).then(|| pages.iter().filter(|&&page| page & 1 == 1).count())
+}
+
+/// Makes the mapping of the arena at `address` longer by a page at each end.
+fn extend(address: usize) {
+    for neighbour in [address - PAGE_BYTES, address + ARENA_BYTES] {
+        let at = ptr::with_exposed_provenance_mut::<c_void>(neighbour);
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: a new mapping, at a place where there is none.
+        unsafe { libc::mmap(at, PAGE_BYTES, access, flags, -1, 0) };
+    }
+}
+
+fn arenas(alloc: &LocalPymalloc<LibcMalloc, pymalloc_core::MmapArenas>) -> Vec<usize> {
+    let mut found = Vec::new();
+    alloc.for_each_arena(|arena| found.push(arena.address));
+    found
+}
+
+/// The memory of arenas that stay mapped goes back, they are counted as gone once, and requests are served throughout.
+#[test]
+fn arenas_that_stay_mapped_hold_no_memory() {
+    alone("limits::arenas_that_stay_mapped_hold_no_memory", || {
+        let exhausted = Exhausted::reserve();
+        forbid_a_region();
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let blocks: Vec<_> = (0..1_000)
+            .map(|_| {
+                let block = alloc.malloc(POOLED_MAX).expect("memory");
+                // SAFETY: a live block of this size.
+                unsafe { block.write_bytes(1, POOLED_MAX) };
+                block
+            })
+            .collect();
+        let arenas = arenas(&alloc);
+        let full = arenas.iter().filter(|&&arena| resident_pages(arena) > Some(200)).count();
+        assert!(full >= 8, "{full} of {} arenas are resident", arenas.len());
+        arenas.iter().for_each(|&arena| extend(arena));
+        exhausted.fill();
+        for block in blocks {
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(Some(block)) };
+        }
+        let before = alloc.stats().arenas_current;
+        assert_eq!(alloc.release(Release::Arenas), before * ARENA_BYTES, "each is counted once");
+        alloc.check_invariants();
+        assert_eq!(alloc.stats().arenas_current, 0);
+        let kept: Vec<_> = arenas.iter().filter_map(|&arena| resident_pages(arena)).collect();
+        assert!(kept.len() >= 8, "{} arenas stay mapped", kept.len());
+        assert!(kept.iter().all(|&pages| pages == 0), "{kept:?} pages");
+        let summary = run(&generate::random(5, 1_000, 9_000), &alloc).expect("no fault");
+        assert_eq!(summary.failed, 0, "the fallback serves");
+        alloc.check_invariants();
+        drop(exhausted);
+        let block = alloc.malloc(100).expect("memory");
+        assert!(alloc.owns(block.as_ptr()), "arenas again");
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(Some(block)) };
+        alloc.check_invariants();
+    });
+}
+
+/// Of the region nothing is unmapped, but access and advice change for parts of it.
+#[test]
+fn a_region_serves_at_the_limit() {
+    alone("limits::a_region_serves_at_the_limit", || {
+        let exhausted = Exhausted::reserve();
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let held: Vec<_> = (0..300).map(|_| alloc.malloc(POOLED_MAX).expect("memory")).collect();
+        exhausted.fill();
+        for seed in 0..3 {
+            let summary = run(&generate::random(seed, 1_000, 9_000), &alloc).expect("no fault");
+            assert_eq!(summary.failed, 0);
+            alloc.release([Release::Arenas, Release::Pools, Release::Pages][seed as usize]);
+            alloc.check_invariants();
+        }
+        for block in held {
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(Some(block)) };
+        }
+        assert_eq!(alloc.allocated_blocks(), 0);
+    });
+}
