@@ -19,6 +19,7 @@ use clap::builder::RangedU64ValueParser;
 
 use driver::Driver;
 use measure::Effort;
+use programs::Plan;
 use report::{Report, RowInfo};
 
 /// Replays allocation traces through our allocators, CPython's own and their peers, in one process and one run.
@@ -55,6 +56,12 @@ struct Cli {
     /// Instead of traces, run the Python programs of the repository with and without our library.
     #[arg(long, requires = "preload")]
     python: bool,
+    /// The programs of these folders instead.
+    #[arg(long, value_name = "FOLDER", num_args = 1.., requires = "python")]
+    programs: Vec<PathBuf>,
+    /// With and without debug hooks, CPython's and ours, instead of rows of the table.
+    #[arg(long, requires = "python")]
+    hooks: bool,
     /// The library that --python preloads.
     #[arg(long, value_name = "FILE")]
     preload: Option<PathBuf>,
@@ -112,14 +119,19 @@ fn main() -> Result<()> {
 }
 
 fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
-    let rounds = cli.rounds.unwrap_or(if cli.quick { 1 } else { 5 });
-    let scratch = tempfile::tempdir()?;
-    let origin = origin::here();
-    let programs =
-        programs::run(&cli.interpreter, library, &cli.only, rounds, scratch.path(), origin)?;
+    let plan = Plan {
+        interpreter: &cli.interpreter,
+        library,
+        folders: &cli.programs,
+        only: &cli.only,
+        rounds: cli.rounds.unwrap_or(if cli.quick { 1 } else { 5 }),
+    };
+    let (comparison, file) =
+        if cli.hooks { (&programs::HOOKS, page::HOOKS) } else { (&programs::ROWS, page::PROGRAMS) };
+    let programs = plan.run(comparison, tempfile::tempdir()?.path())?;
     println!("{}", table::programs(&programs));
     match &cli.output {
-        Some(output) => page::publish(output, page::PROGRAMS, &programs),
+        Some(output) => page::publish(output, file, &programs),
         None => Ok(()),
     }
 }

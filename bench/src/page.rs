@@ -16,6 +16,8 @@ use crate::table::{threads_text, with_spread};
 pub(crate) const REPLAY: &str = "replay.json";
 /// The file of a run of whole programs.
 pub(crate) const PROGRAMS: &str = "programs.json";
+/// The file of a run with and without debug hooks.
+pub(crate) const HOOKS: &str = "hooks.json";
 
 const INTRODUCTION: &str = "\
 # Benchmarks
@@ -87,6 +89,9 @@ fn write(folder: &Path) -> Result<String> {
     }
     if let Some(programs) = read::<Programs>(&folder.join(PROGRAMS))? {
         whole_programs(&mut page, &programs)?;
+    }
+    if let Some(programs) = read::<Programs>(&folder.join(HOOKS))? {
+        hooks(&mut page, &programs)?;
     }
     instructions(&mut page, &Counts::baseline()?)?;
     page.push('\n');
@@ -199,22 +204,39 @@ fn whole_programs(page: &mut String, programs: &Programs) -> Result<()> {
          with and without `libpymem_preload.so`, in turn, {} times each; the same output was checked.",
         programs.rounds,
     )?;
+    programs_table(page, programs)
+}
+
+fn hooks(page: &mut String, programs: &Programs) -> Result<()> {
+    writeln!(page, "\n## What debug hooks cost whole programs")?;
+    origin(page, &programs.origin, &programs.interpreter)?;
+    writeln!(
+        page,
+        "\n`pymalloc_debug` relative to `pymalloc`: CPython's own, and ours with `libpymem_preload.so` and no further option, in turn, \
+         {} times each. [`bench/pyperformance.py`](../bench/pyperformance.py) fetches the programs, which are pyperformance's: parsers, \
+         template engines, a formatter of documents, computer algebra.",
+        programs.rounds,
+    )?;
+    programs_table(page, programs)
+}
+
+fn programs_table(page: &mut String, programs: &Programs) -> Result<()> {
     let mut header = vec!["program".to_owned()];
-    for variant in &programs.variants {
-        header.extend([format!("CPU time, {variant}"), format!("peak RSS, {variant}")]);
+    for column in &programs.columns {
+        header
+            .extend([format!("CPU time, {}", column.title), format!("peak RSS, {}", column.title)]);
     }
     let mut rows: Vec<Vec<String>> = Vec::new();
     for result in &programs.results {
         let mut cells = vec![format!("`{}`", result.program)];
-        for variant in 0..programs.variants.len() {
-            cells.extend([with_spread(result.time(variant)), with_spread(result.memory(variant))]);
-        }
+        cells.extend(
+            programs.columns.iter().flat_map(|column| result.ratios(column).map(with_spread)),
+        );
         rows.push(cells);
     }
     let mut means = vec!["geometric mean".to_owned()];
-    for variant in 0..programs.variants.len() {
-        means.extend([with_spread(programs.time(variant)), with_spread(programs.memory(variant))]);
-    }
+    means
+        .extend(programs.columns.iter().flat_map(|column| programs.means(column).map(with_spread)));
     rows.push(means);
     table(page, &header, &rows)
 }

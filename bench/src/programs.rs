@@ -1,4 +1,4 @@
-//! Owns the runs of whole Python programs: the unmodified interpreter with and without our library, in turn.
+//! Owns the runs of whole Python programs: the unmodified interpreter in several setups, in turn.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,55 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::origin;
 use crate::report::{Origin, Ratio};
 
 /// The programs that ship with the repository.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
-/// What runs with the library preloaded: the values of `PYTHONMALLOC`.
-const VARIANTS: [&str; 2] = ["pymalloc", "mimalloc"];
+/// One way to start the interpreter.
+struct Setup {
+    /// The value of `PYTHONMALLOC`, if it is set.
+    malloc: Option<&'static str>,
+    /// Whether the library is preloaded.
+    is_ours: bool,
+}
+
+/// A setup beside the one that it is compared with, by their places among the setups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Column {
+    /// Says which setup.
+    pub(crate) title: String,
+    row: usize,
+    baseline: usize,
+}
+
+/// What is compared with what.
+pub(crate) struct Comparison {
+    setups: &'static [Setup],
+    columns: &'static [(&'static str, usize, usize)],
+}
+
+const fn setup(malloc: Option<&'static str>, is_ours: bool) -> Setup {
+    Setup { malloc, is_ours }
+}
+
+/// Rows of our table against the plain interpreter.
+pub(crate) const ROWS: Comparison = Comparison {
+    setups: &[setup(None, false), setup(Some("pymalloc"), true), setup(Some("mimalloc"), true)],
+    columns: &[("pymalloc", 1, 0), ("mimalloc", 2, 0)],
+};
+
+/// The debug hooks, CPython's and ours, each against the same allocators without them.
+pub(crate) const HOOKS: Comparison = Comparison {
+    setups: &[
+        setup(Some("pymalloc"), false),
+        setup(Some("pymalloc_debug"), false),
+        setup(Some("pymalloc"), true),
+        setup(Some("pymalloc_debug"), true),
+    ],
+    columns: &[("CPython's hooks", 1, 0), ("ours", 3, 2)],
+};
 
 /// What a run of the programs found.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,10 +64,10 @@ pub(crate) struct Programs {
     pub(crate) origin: Origin,
     /// The interpreter.
     pub(crate) interpreter: String,
-    /// Runs of each program and variant.
+    /// Runs of each program and setup.
     pub(crate) rounds: usize,
-    /// Rows of our table that were measured.
-    pub(crate) variants: Vec<String>,
+    /// What was compared.
+    pub(crate) columns: Vec<Column>,
     /// One entry a program.
     pub(crate) results: Vec<ProgramResult>,
 }
@@ -35,10 +77,8 @@ pub(crate) struct Programs {
 pub(crate) struct ProgramResult {
     /// The program's name.
     pub(crate) program: String,
-    /// Runs without the library.
-    pub(crate) plain: Vec<Usage>,
-    /// Runs with it, one list a variant.
-    pub(crate) preloaded: Vec<Vec<Usage>>,
+    /// One list a setup.
+    runs: Vec<Vec<Usage>>,
 }
 
 /// What one process used.
@@ -51,100 +91,114 @@ pub(crate) struct Usage {
 }
 
 impl ProgramResult {
-    /// Processor time of a variant, relative to the plain runs.
-    pub(crate) fn time(&self, variant: usize) -> Ratio {
-        self.ratio(variant, |usage| usage.cpu_seconds)
-    }
-
-    /// Peak resident set of a variant, relative to the plain runs.
-    pub(crate) fn memory(&self, variant: usize) -> Ratio {
-        self.ratio(variant, |usage| usage.peak_bytes as f64)
-    }
-
-    fn ratio(&self, variant: usize, of: fn(&Usage) -> f64) -> Ratio {
-        let values = |runs: &[Usage]| runs.iter().map(of).collect::<Vec<f64>>();
-        Ratio::of(&values(&self.preloaded[variant]), &values(&self.plain))
+    /// Processor time and peak resident set of a column's setup, relative to those of its baseline.
+    pub(crate) fn ratios(&self, column: &Column) -> [Ratio; 2] {
+        let ratio = |of: fn(&Usage) -> f64| {
+            let values = |setup: usize| self.runs[setup].iter().map(of).collect::<Vec<f64>>();
+            Ratio::of(&values(column.row), &values(column.baseline))
+        };
+        [ratio(|usage| usage.cpu_seconds), ratio(|usage| usage.peak_bytes as f64)]
     }
 }
 
 impl Programs {
-    /// Geometric mean of the times.
-    pub(crate) fn time(&self, variant: usize) -> Ratio {
-        Ratio::geomean(&self.results.iter().map(|result| result.time(variant)).collect::<Vec<_>>())
-    }
-
-    /// Geometric mean of the peaks.
-    pub(crate) fn memory(&self, variant: usize) -> Ratio {
-        Ratio::geomean(
-            &self.results.iter().map(|result| result.memory(variant)).collect::<Vec<_>>(),
-        )
+    /// Geometric means of a column's processor times and peaks.
+    pub(crate) fn means(&self, column: &Column) -> [Ratio; 2] {
+        let ratios: Vec<[Ratio; 2]> =
+            self.results.iter().map(|result| result.ratios(column)).collect();
+        [0, 1].map(|of| Ratio::geomean(&ratios.iter().map(|ratios| ratios[of]).collect::<Vec<_>>()))
     }
 }
 
-/// Runs every program whose name contains a word of `only`, `rounds` times under each variant.
-pub(crate) fn run(
-    interpreter: &Path,
-    library: &Path,
-    only: &[String],
-    rounds: usize,
-    scratch: &Path,
-    origin: Origin,
-) -> Result<Programs> {
-    ensure!(library.exists(), "{} is missing: build pymem-preload", library.display());
-    let output = scratch.join("output");
-    let mut results = Vec::new();
-    for program in find(only)? {
-        let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let mut result = ProgramResult {
-            program: name,
-            plain: Vec::new(),
-            preloaded: vec![Vec::new(); VARIANTS.len()],
-        };
-        let process = |variant: Option<&str>| -> Result<(Usage, Vec<u8>)> {
-            let mut command = Command::new(interpreter);
-            command.arg(&program).env("PYTHONHASHSEED", "0").env_remove("PYTHONMALLOC");
-            command.stdin(Stdio::null()).stdout(File::create(&output)?);
-            if let Some(name) = variant {
-                command.env("LD_PRELOAD", library).env("PYTHONMALLOC", name);
-            }
-            let usage =
-                usage(&mut command).with_context(|| format!("{} failed", program.display()))?;
-            Ok((usage, std::fs::read(&output)?))
-        };
-        for _ in 0..rounds {
-            let (usage, expected) = process(None)?;
-            result.plain.push(usage);
-            for (variant, runs) in VARIANTS.iter().zip(&mut result.preloaded) {
-                let (usage, output) = process(Some(variant))?;
-                ensure!(
-                    output == expected,
-                    "{} printed something else under {variant}",
-                    program.display()
-                );
-                runs.push(usage);
-            }
-        }
-        eprintln!("{}: done", result.program);
-        results.push(result);
-    }
-    ensure!(!results.is_empty(), "no program's name contains one of {only:?}");
-    let variants = VARIANTS.map(str::to_owned).to_vec();
-    Ok(Programs { origin, interpreter: version(interpreter)?, rounds, variants, results })
+/// How the programs are run.
+pub(crate) struct Plan<'a> {
+    /// What runs them.
+    pub(crate) interpreter: &'a Path,
+    /// What is preloaded.
+    pub(crate) library: &'a Path,
+    /// Folders of programs; those of the repository if there is none.
+    pub(crate) folders: &'a [PathBuf],
+    /// Only programs whose names contain one of these words, if there are words.
+    pub(crate) only: &'a [String],
+    /// Runs of each program and setup, in turn.
+    pub(crate) rounds: usize,
 }
 
-fn find(only: &[String]) -> Result<Vec<PathBuf>> {
-    let mut programs = Vec::new();
-    for entry in std::fs::read_dir(FOLDER).context("bench/programs is missing")? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".py")
-            && (only.is_empty() || only.iter().any(|word| name.contains(word.as_str())))
-        {
-            programs.push(path);
+impl Plan<'_> {
+    /// Runs every program in every setup of `comparison`; all must print the same.
+    pub(crate) fn run(&self, comparison: &Comparison, scratch: &Path) -> Result<Programs> {
+        ensure!(
+            self.library.exists(),
+            "{} is missing: build pymem-preload",
+            self.library.display()
+        );
+        let mut results = Vec::new();
+        for program in self.programs()? {
+            let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let mut runs: Vec<Vec<Usage>> = vec![Vec::new(); comparison.setups.len()];
+            let mut expected = None;
+            for _ in 0..self.rounds {
+                for (setup, runs) in comparison.setups.iter().zip(&mut runs) {
+                    let (usage, output) = self
+                        .process(setup, &program, &scratch.join("output"))
+                        .with_context(|| format!("{} failed", program.display()))?;
+                    ensure!(
+                        *expected.get_or_insert_with(|| output.clone()) == output,
+                        "{} printed something else under {:?}",
+                        program.display(),
+                        setup.malloc
+                    );
+                    runs.push(usage);
+                }
+            }
+            eprintln!("{name}: done");
+            results.push(ProgramResult { program: name, runs });
         }
+        ensure!(!results.is_empty(), "no program's name contains one of {:?}", self.only);
+        let column = |&(title, row, baseline): &(&str, _, _)| Column {
+            title: title.to_owned(),
+            row,
+            baseline,
+        };
+        Ok(Programs {
+            origin: origin::here(),
+            interpreter: version(self.interpreter)?,
+            rounds: self.rounds,
+            columns: comparison.columns.iter().map(column).collect(),
+            results,
+        })
     }
-    programs.sort();
-    Ok(programs)
+
+    /// What one run used, and what it printed by way of the file `output`.
+    fn process(&self, setup: &Setup, program: &Path, output: &Path) -> Result<(Usage, Vec<u8>)> {
+        let mut command = Command::new(self.interpreter);
+        command.arg(program).env("PYTHONHASHSEED", "0").env_remove("PYTHONMALLOC");
+        command.stdin(Stdio::null()).stdout(File::create(output)?);
+        command.envs(setup.malloc.map(|name| ("PYTHONMALLOC", name)));
+        command.envs(setup.is_ours.then_some(("LD_PRELOAD", self.library)));
+        Ok((usage(&mut command)?, std::fs::read(output)?))
+    }
+
+    fn programs(&self) -> Result<Vec<PathBuf>> {
+        let own = [PathBuf::from(FOLDER)];
+        let folders = if self.folders.is_empty() { &own } else { self.folders };
+        let mut programs = Vec::new();
+        for folder in folders {
+            let entries = std::fs::read_dir(folder)
+                .with_context(|| format!("no programs in {}", folder.display()))?;
+            for entry in entries {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let is_wanted = self.only.is_empty()
+                    || self.only.iter().any(|word| name.contains(word.as_str()));
+                if name.ends_with(".py") && is_wanted {
+                    programs.push(path);
+                }
+            }
+        }
+        programs.sort();
+        Ok(programs)
+    }
 }
 
 fn version(interpreter: &Path) -> Result<String> {

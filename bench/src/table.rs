@@ -77,19 +77,19 @@ fn threads(results: &[ThreadsResult]) -> String {
     lines.draw()
 }
 
-/// Whole programs, relative to the interpreter without our library.
+/// Whole programs, each column relative to its baseline.
 pub(crate) fn programs(programs: &Programs) -> String {
-    let mut lines = Lines::new("relative to the plain interpreter");
-    for variant in &programs.variants {
-        lines.column(&format!("CPU time, {variant}"));
-        lines.column(&format!("peak RSS, {variant}"));
+    let mut lines = Lines::new("relative to the baseline");
+    for column in &programs.columns {
+        lines.column(&format!("CPU time, {}", column.title));
+        lines.column(&format!("peak RSS, {}", column.title));
     }
     for result in &programs.results {
-        let ratios = |variant| [result.time(variant), result.memory(variant)].map(with_spread);
-        lines.row(&result.program, (0..programs.variants.len()).flat_map(ratios).collect());
+        let cells = |column| result.ratios(column).map(with_spread);
+        lines.row(&result.program, programs.columns.iter().flat_map(cells).collect());
     }
-    let means = |variant| [programs.time(variant), programs.memory(variant)].map(with_spread);
-    lines.row("geomean", (0..programs.variants.len()).flat_map(means).collect());
+    let means = |column| programs.means(column).map(with_spread);
+    lines.row("geomean", programs.columns.iter().flat_map(means).collect());
     lines.draw()
 }
 
