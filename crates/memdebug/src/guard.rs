@@ -222,6 +222,11 @@ fn add_host(host: Host) -> Option<u32> {
 static START: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
+/// The pool's first address and its bytes.
+pub(crate) fn range() -> (usize, usize) {
+    (START.load(Relaxed), BYTES.load(Relaxed))
+}
+
 /// Whether `address` is in the pool.
 #[inline(always)]
 pub(crate) fn contains(address: usize) -> bool {

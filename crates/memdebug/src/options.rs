@@ -127,7 +127,9 @@ impl Options {
     /// The first option on that needs the debug hooks: any but `guard` and `backtrace`.
     #[must_use]
     pub const fn needs_hooks(&self) -> Option<&'static str> {
-        if self.serial {
+        if self.registry && self.quarantine.is_some() {
+            Some("strict")
+        } else if self.serial {
             Some("serial")
         } else if self.full_erase {
             Some("full_erase")

@@ -63,9 +63,11 @@ pub(crate) fn random() -> u32 {
         .unwrap_or(1)
 }
 
-const GROUPS: usize = 64;
-/// Counters from one group's to the next one's: a cache line, so that threads of two groups never share one.
-const SPACING: usize = 64 / size_of::<AtomicI32>();
+/// A counter alone on its cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Counter(AtomicI32);
+
 /// Turns until the next look, while nothing is sampled.
 const IDLE_TURNS: i32 = 4096;
 
@@ -74,18 +76,18 @@ const IDLE_TURNS: i32 = 4096;
 /// A thread has its group by its thread pointer: a thread-local variable of a library that is loaded would cost a call. Two
 /// threads of one group may both take the same number; then a turn comes a little later, or two of them at once.
 #[derive(Debug)]
-pub(crate) struct Countdowns([AtomicI32; GROUPS * SPACING]);
+pub(crate) struct Countdowns<const GROUPS: usize>([Counter; GROUPS]);
 
-impl Countdowns {
+impl<const GROUPS: usize> Countdowns<GROUPS> {
     pub(crate) const fn new() -> Self {
-        Self([const { AtomicI32::new(0) }; GROUPS * SPACING])
+        Self([const { Counter(AtomicI32::new(0)) }; GROUPS])
     }
 
     #[inline(always)]
     fn own(&self) -> &AtomicI32 {
         // Thread pointers differ in their bits from the fifteenth on: the product has them in those that are left.
         let mixed = (thread_pointer() as u64).wrapping_mul(0x3C6E_F35F);
-        &self.0[(mixed >> 42) as usize % GROUPS * SPACING]
+        &self.0[(mixed >> 42) as usize % GROUPS].0
     }
 
     /// Whether this allocation passes unguarded; if not, [`is_due`](Self::is_due) decides.
@@ -115,7 +117,7 @@ impl Countdowns {
 mod tests {
     use super::*;
 
-    fn guarded(countdowns: &Countdowns, rate: Option<NonZeroU32>, calls: u32) -> u32 {
+    fn guarded(countdowns: &Countdowns<64>, rate: Option<NonZeroU32>, calls: u32) -> u32 {
         (0..calls).map(|_| u32::from(!countdowns.passes() && countdowns.is_due(rate))).sum()
     }
 
@@ -139,7 +141,7 @@ mod tests {
 
     #[test]
     fn few_threads_share_a_counter() {
-        let countdowns = &Countdowns::new();
+        let countdowns = &Countdowns::<64>::new();
         // All live at once: a thread that ends hands its thread pointer on.
         let gate = &std::sync::Barrier::new(16);
         let own = std::thread::scope(|scope| {

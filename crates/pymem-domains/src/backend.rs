@@ -10,7 +10,7 @@ mod pymalloc;
 
 use malloc_api::LibcMalloc;
 
-use crate::debug::DebugConfig;
+use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
 use crate::domains::DomainAllocator;
 use crate::error::SetAllocatorError;
@@ -52,20 +52,21 @@ impl Backends {
         Self { pools, heaps: Heaps::new(build) }
     }
 
-    /// Debug hooks of `domain` over `inner`, without a call through the record where it is that of a backend that is
-    /// called often.
-    pub(crate) fn hooks_over(
+    /// `checks` of `domain` over `inner`, without a call through the record where it is that of a backend that is called
+    /// often.
+    pub(crate) fn checks_over(
         &'static self,
         inner: AllocatorRecord,
         debug: &DebugConfig,
+        checks: Checks,
         domain: Domain,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
         if inner == libc_record() {
-            return debug.hooks(domain, LibcMalloc);
+            return debug.over(checks, domain, LibcMalloc);
         }
         match self.pools.record() {
-            Some(pools) if pools == inner => self.pools.hooks(debug, domain),
-            _ => debug.hooks(domain, inner),
+            Some(pools) if pools == inner => self.pools.checks(debug, checks, domain),
+            _ => debug.over(checks, domain, inner),
         }
     }
 

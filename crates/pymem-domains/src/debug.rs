@@ -1,7 +1,7 @@
-//! Owns how a set of domains makes its debug hooks. Leaves the hooks themselves to `memdebug`.
+//! Owns how a set of domains makes its debug hooks and its samplers of guard pages. Leaves both to `memdebug`.
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, DebugHooks, Host, Options};
+use memdebug::{ApiId, DebugHooks, GuardSampler, Host, Options};
 
 use crate::domain::Domain;
 use crate::error::SetAllocatorError;
@@ -10,7 +10,8 @@ use crate::record::AllocatorRecord;
 
 /// What the debug hooks of a set of domains are to do, wherever a row or a later call puts them.
 ///
-/// The default is CPython's hooks: no option, no thread rule, and a report and `abort` on a violation.
+/// The default is CPython's hooks: no option, no thread rule, and a report and `abort` on a violation. A row without hooks
+/// has guard pages alone where the options ask for nothing else ([`DebugConfig::samples`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DebugConfig {
     host: Host,
@@ -38,9 +39,17 @@ impl DebugConfig {
         self
     }
 
-    /// Debug hooks of `domain` over `inner`: a record, or an allocator itself, whose calls are then inlined in the hooks'.
-    pub(crate) fn hooks<A: Malloc + Sync + 'static>(
+    /// Whether a row without debug hooks gets guard pages for one block in N: the options ask for `guard`, with `backtrace`
+    /// or without, and for nothing that needs hooks.
+    #[must_use]
+    pub const fn samples(&self) -> bool {
+        self.options.guard.is_some() && self.options.needs_hooks().is_none()
+    }
+
+    /// `checks` of `domain` over `inner`: a record, or an allocator itself, whose calls are then inlined in theirs.
+    pub(crate) fn over<A: Malloc + Sync + 'static>(
         &self,
+        checks: Checks,
         domain: Domain,
         inner: A,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
@@ -49,10 +58,34 @@ impl DebugConfig {
             Domain::Mem => ApiId::Mem,
             Domain::Obj => ApiId::Obj,
         };
-        let hooks = DebugHooks::new(inner, api).with_host(self.host);
-        let hooks = hooks
-            .with_options(&self.options)
-            .map_err(|error| SetAllocatorError::Options { domain, error })?;
-        Ok(AllocatorRecord::new(immortal::leak(hooks)))
+        match checks {
+            Checks::Hooks => {
+                let hooks = DebugHooks::new(inner, api).with_host(self.host);
+                let hooks = hooks.with_options(&self.options);
+                hooks.map(|hooks| AllocatorRecord::new(immortal::leak(hooks)))
+            }
+            Checks::Sampler => {
+                let sampler = GuardSampler::new(inner, api).with_host(self.host);
+                let sampler = sampler.with_options(&self.options);
+                sampler.map(|sampler| AllocatorRecord::new(immortal::leak(sampler)))
+            }
+            Checks::SerializedSampler => {
+                let sampler = GuardSampler::serialized(inner, api).with_host(self.host);
+                let sampler = sampler.with_options(&self.options);
+                sampler.map(|sampler| AllocatorRecord::new(immortal::leak(sampler)))
+            }
+        }
+        .map_err(|error| SetAllocatorError::Options { domain, error })
     }
+}
+
+/// What looks after the blocks of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checks {
+    /// The debug hooks.
+    Hooks,
+    /// Guard pages for one block in N, and nothing else.
+    Sampler,
+    /// The same where calls seldom overlap.
+    SerializedSampler,
 }

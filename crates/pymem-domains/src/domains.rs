@@ -8,7 +8,7 @@ use malloc_api::Malloc;
 use pymem_sync::{Lock, Published};
 
 use crate::backend::{Backends, libc_record};
-use crate::debug::DebugConfig;
+use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
 use crate::error::{DomainsError, SetAllocatorError};
 use crate::fork::{self, HeldOverFork};
@@ -16,7 +16,7 @@ use crate::gate::{Gated, gate};
 use crate::immortal;
 use crate::layers::Layers;
 use crate::name::{AllocatorName, UnknownAllocator};
-use crate::profile::Profile;
+use crate::profile::{Build, Profile};
 use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::stats::DomainDescription;
 use crate::table::Row;
@@ -166,7 +166,8 @@ impl Domains {
             Layers::new(Domain::Obj, base(Domain::Obj)?),
         ];
         let libc = libc_record();
-        let default_raw = if profile.pydebug() { debug.hooks(Domain::Raw, libc)? } else { libc };
+        let default_raw =
+            if profile.pydebug() { debug.over(Checks::Hooks, Domain::Raw, libc)? } else { libc };
         let layers = Lock::new(layers);
         let shared = Shared {
             profile,
@@ -184,6 +185,8 @@ impl Domains {
         let domains = Self { shared };
         if row.debug() {
             domains.setup_debug_hooks()?;
+        } else if debug.samples() {
+            domains.setup_samplers()?;
         }
         let gates = immortal::leak([
             gate::<Shared, 0>(shared),
@@ -295,8 +298,34 @@ impl Domains {
         for domain in Domain::ALL {
             let layers = &mut layers[domain.index()];
             let shared = self.shared;
-            layers.set_hooks(|inner| shared.backends.hooks_over(inner, &shared.debug, domain))?;
+            layers.set_hooks(|inner| shared.checks_over(inner, Checks::Hooks, domain))?;
             self.shared.publish(domain, layers);
+        }
+        Ok(())
+    }
+
+    /// Puts guard pages for one block in N on every domain that has nothing over its allocator yet; the rate and the host
+    /// are the [`DebugConfig`]'s.
+    ///
+    /// Rows without debug hooks have them by themselves where [`DebugConfig::samples`]; this is for a domain whose allocator
+    /// was set since. What the pools take from raw is not guarded: their own blocks are.
+    ///
+    /// # Errors
+    ///
+    /// [`SetAllocatorError::AfterFirstAllocation`] when a domain has handed out blocks, [`SetAllocatorError::Options`] when
+    /// the options ask for more than guard pages, or the system has no address space for them. Domains before the one
+    /// named have their guard pages then.
+    pub fn setup_samplers(self) -> Result<(), SetAllocatorError> {
+        let mut layers = self.shared.layers.lock();
+        for domain in Domain::ALL {
+            let layers = &mut layers[domain.index()];
+            let shared = self.shared;
+            // A global lock is held over calls of mem and obj, one of its own in each subinterpreter at the most.
+            let checks = match (shared.profile.build(), domain) {
+                (Build::Gil, Domain::Mem | Domain::Obj) => Checks::SerializedSampler,
+                _ => Checks::Sampler,
+            };
+            layers.set_sampler(|inner| shared.checks_over(inner, checks, domain))?;
         }
         Ok(())
     }
@@ -304,7 +333,8 @@ impl Domains {
     /// The name of the row whose records serve the three domains now, as CPython finds it.
     ///
     /// The records are compared, not the history: `malloc`, `pymalloc`, `mimalloc`, or their `_debug` form when the
-    /// outermost layer of all three is the debug hooks. `None` with any other record, such as a wrapper.
+    /// outermost layer of all three is the debug hooks; guard pages alone change no name. `None` with any other record, such
+    /// as a wrapper.
     #[must_use]
     pub fn current_name(self) -> Option<AllocatorName> {
         use AllocatorName as N;
@@ -314,7 +344,7 @@ impl Domains {
             (N::Mimalloc, N::MimallocDebug),
         ];
         let layers = self.shared.layers.lock();
-        let outer = layers.each_ref().map(|layers| Some(layers.top()));
+        let outer = layers.each_ref().map(|layers| Some(layers.under_sampler()));
         let under = layers.each_ref().map(Layers::under_hooks);
         NAMES.into_iter().find_map(|(plain, debug)| {
             let row = self.shared.profile.row(plain).ok()?;
@@ -392,6 +422,16 @@ impl fmt::Debug for Domains {
 }
 
 impl Shared {
+    /// `checks` of `domain` over `inner`.
+    fn checks_over(
+        &self,
+        inner: AllocatorRecord,
+        checks: Checks,
+        domain: Domain,
+    ) -> Result<AllocatorRecord, SetAllocatorError> {
+        self.backends.checks_over(inner, &self.debug, checks, domain)
+    }
+
     /// Lets calls see the domain's top record; an unused domain keeps its gate.
     fn publish(&self, domain: Domain, layers: &Layers) {
         if layers.used() {

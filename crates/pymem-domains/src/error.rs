@@ -68,7 +68,7 @@ pub enum SetAllocatorError {
         /// The domain whose hooks or wrapper it is.
         owner: Domain,
     },
-    /// The options of the debug hooks cannot be switched on.
+    /// The options of the debug hooks, or of guard pages alone, cannot be switched on.
     #[error("the debug hooks of the {domain} domain cannot be made: {error}")]
     Options {
         /// The domain.

@@ -28,6 +28,8 @@ enum Kind {
     Base,
     /// The debug hooks: their blocks lie inside those of the record below.
     Hooks,
+    /// Guard pages for one block in N: some blocks are its own, the others those of the record below.
+    Sampler,
     /// Serves the very blocks of the record below.
     Wrapper,
 }
@@ -49,6 +51,11 @@ impl Layer {
     /// This layer and those below it, from the top.
     fn stack(&'static self) -> impl Iterator<Item = &'static Layer> {
         iter::successors(Some(self), |layer| layer.below)
+    }
+
+    /// This layer, or below samplers the layer that they lie on.
+    fn below_samplers(&'static self) -> &'static Layer {
+        self.stack().find(|layer| layer.kind != Kind::Sampler).unwrap_or(self)
     }
 
     /// The layer whose blocks this one serves.
@@ -84,10 +91,15 @@ impl Layers {
         &self.top.record
     }
 
-    /// The record that the debug hooks wrap, when the hooks are the outermost layer.
+    /// The record below the outermost layer where that is a sampler, else the top.
+    pub(crate) fn under_sampler(&self) -> &'static AllocatorRecord {
+        &self.top.below_samplers().record
+    }
+
+    /// The record that the debug hooks wrap, when the hooks are the outermost layer; one below a sampler.
     pub(crate) fn under_hooks(&self) -> Option<&'static AllocatorRecord> {
         let below = self.top.below.filter(|_| self.top.kind == Kind::Hooks)?;
-        Some(&below.record)
+        Some(&below.below_samplers().record)
     }
 
     /// The record below all others.
@@ -95,11 +107,12 @@ impl Layers {
         self.top.stack().last().map_or(&self.top.record, |layer| &layer.record)
     }
 
-    /// The record that serves allocators of other domains, whose blocks have hooks of their own: the one below the debug
-    /// hooks, or the top where there are none. It stays once the domain is used.
+    /// The record that serves allocators of other domains, whose blocks have hooks or guard pages of their own: the one
+    /// below the debug hooks and the sampler, or the top where there are none. It stays once the domain is used.
     pub(crate) fn for_allocators(&self) -> &'static AllocatorRecord {
-        let hooks = self.top.stack().find(|layer| layer.kind == Kind::Hooks);
-        &hooks.and_then(|hooks| hooks.below).unwrap_or(self.top).record
+        let is_checks = |layer: &&Layer| matches!(layer.kind, Kind::Hooks | Kind::Sampler);
+        let checks = self.top.stack().filter(is_checks).last();
+        &checks.and_then(|checks| checks.below).unwrap_or(self.top).record
     }
 
     /// Whether debug hooks are anywhere in the stack.
@@ -181,6 +194,21 @@ impl Layers {
             Some(hooks) => hooks,
             None => self.remember(make(below.record)?, Kind::Hooks, Some(below)),
         };
+        Ok(())
+    }
+
+    /// Puts a sampler of guard pages on top; `make` makes one over a record. Before the first block alone.
+    pub(crate) fn set_sampler(
+        &mut self,
+        make: impl FnOnce(AllocatorRecord) -> Result<AllocatorRecord, SetAllocatorError>,
+    ) -> Result<(), SetAllocatorError> {
+        if self.used {
+            return Err(SetAllocatorError::AfterFirstAllocation { domain: self.domain });
+        }
+        if self.top.stack().any(|layer| layer.kind != Kind::Base) {
+            return Ok(());
+        }
+        self.top = self.remember(make(self.top.record)?, Kind::Sampler, Some(self.top));
         Ok(())
     }
 

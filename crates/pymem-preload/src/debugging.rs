@@ -8,8 +8,8 @@ use std::ffi::CString;
 use std::sync::OnceLock;
 
 use memdebug::{
-    ApiId, ConfigureError, DebugHooks, FrameSink, Host as HooksHost, Options, Tracing, Violation,
-    handler,
+    ApiId, ConfigureError, DebugHooks, FrameSink, GuardSampler, Host as HooksHost, Options,
+    Tracing, Violation, handler,
 };
 use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
@@ -61,6 +61,20 @@ pub(crate) fn hooks_over_hosts(
     };
     let hooks = DebugHooks::new(record, api).with_host(hooks_host).with_options(&options)?;
     Ok(AllocatorRecord::leak(hooks))
+}
+
+/// A sampler of guard pages over a free-threaded host's own record of mem. Objects have none: its collector finds them by
+/// walking its heaps, and readers without a lock look at freed ones.
+///
+/// # Errors
+///
+/// Guard pages that cannot be had.
+pub(crate) fn sampler_over_hosts(
+    record: AllocatorRecord,
+    options: Options,
+) -> Result<AllocatorRecord, ConfigureError> {
+    let sampler = GuardSampler::new(record, ApiId::Mem).with_host(hooks_host());
+    Ok(AllocatorRecord::leak(sampler.with_options(&options)?))
 }
 
 /// Bytes of an object's head, in a free-threaded build, that readers without a lock may still look at.

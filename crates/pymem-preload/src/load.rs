@@ -80,8 +80,9 @@ unsafe fn start_malloc_stats(line: CommandLine) {
 ///
 /// 1. The host is not initialized, and no other thread uses it or the environment.
 pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(), Refusal> {
+    let has_hooks = host.profile().row(name).is_ok_and(|row| row.debug());
     // SAFETY: 1: by duty 1.
-    let options = unsafe { options::debug_options() }.map_err(Refusal::Debug)?;
+    let options = unsafe { options::debug_options(has_hooks) }?;
     // SAFETY: 1: by duty 1.
     let requests = unsafe { Requests::take() }?;
     // SAFETY: 1: by duty 1.

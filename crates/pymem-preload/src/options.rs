@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `PYTHONMALLOC` | a configuration, by CPython's names |
 //! | `PYTHONMALLOCSTATS` | non-empty: statistics on stderr, before each new arena and at the end |
-//! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations |
+//! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations; guard pages in any |
 //! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
 //! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
@@ -17,7 +17,7 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use memdebug::{Options as DebugOptions, ParseOptionsError};
+use memdebug::{ConfigureError, Options as DebugOptions};
 use pymem_domains::{AllocatorName, Preconfig, Profile};
 
 use crate::command_line::CommandLine;
@@ -78,17 +78,26 @@ pub(crate) unsafe fn asks_for_malloc_stats(line: CommandLine) -> bool {
 
 /// The options of `PYMEM_DEBUG`; without it CPython's hooks.
 ///
+/// In a configuration without hooks, guard pages are for production, and come alone; without `guard` the variable is for
+/// others that inherit it.
+///
 /// # Errors
 ///
-/// A word that is no option.
+/// [`Refusal::Debug`], [`Refusal::DebugRow`].
 ///
 /// # Safety
 ///
 /// 1. No other thread changes the environment.
-pub(crate) unsafe fn debug_options() -> Result<DebugOptions, ParseOptionsError> {
+pub(crate) unsafe fn debug_options(has_hooks: bool) -> Result<DebugOptions, Refusal> {
     // SAFETY: by duty 1.
     let value = unsafe { environment::value(c"PYMEM_DEBUG") };
-    String::from_utf8_lossy(value.unwrap_or_default()).parse()
+    let text = String::from_utf8_lossy(value.unwrap_or_default());
+    let options: DebugOptions = text.parse().map_err(Refusal::Debug)?;
+    let alone = options.needs_hooks().filter(|_| options.guard.is_some() && !has_hooks);
+    match alone {
+        Some(option) => Err(Refusal::DebugRow(ConfigureError::NeedsHooks { option })),
+        None => Ok(options),
+    }
 }
 
 /// Bytes at which a call log stops growing, unless the environment says otherwise: 256 million calls.

@@ -5,7 +5,7 @@ use core::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use memdebug::ParseOptionsError;
+use memdebug::{ConfigureError, ParseOptionsError};
 
 use crate::service::InstallError;
 
@@ -14,6 +14,8 @@ use crate::service::InstallError;
 pub(crate) enum Refusal {
     /// `PYMEM_DEBUG` is no list of options.
     Debug(ParseOptionsError),
+    /// `PYMEM_DEBUG` asks for guard pages and more, in a configuration without debug hooks.
+    DebugRow(ConfigureError),
     /// The value of `PYMEM_TRACE_LIMIT` is no number.
     TraceLimit(String),
     /// The configuration cannot be installed.
@@ -28,6 +30,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Debug(error) => write!(f, "PYMEM_DEBUG: {error}"),
+            Self::DebugRow(error) => write!(f, "PYMEM_DEBUG: {error}"),
             Self::TraceLimit(value) => write!(
                 f,
                 "PYMEM_TRACE_LIMIT: `{value}` is no number of bytes; give digits alone, such as 1048576"

@@ -49,6 +49,7 @@ fn memdebug() -> Vec<Line> {
         ("memdebug::ConfigureError::NoMemory", chain(&E::NoMemory { option })),
         ("memdebug::ConfigureError::TooManyHosts", chain(&E::TooManyHosts)),
         ("memdebug::ConfigureError::FaultHandler", chain(&E::FaultHandler { errno: 12 })),
+        ("memdebug::ConfigureError::NeedsHooks", chain(&E::NeedsHooks { option: "strict" })),
         ("memdebug::ConfigureError::Unsupported", chain(&E::Unsupported { option })),
         ("memdebug::ParseOptionsError::UnknownOption", chain(&word("stricct"))),
         ("memdebug::ParseOptionsError::BadValue", chain(&word("guard=1"))),
@@ -202,8 +203,10 @@ fn preload() -> Vec<Line> {
     });
     let set = SetAllocatorError::AfterFirstAllocation { domain: Domain::Mem };
     let again = memdebug::ConfigureError::AlreadySet;
+    let hooks = memdebug::ConfigureError::NeedsHooks { option: "strict" };
     vec![
         ("pymem_preload::Refusal::Debug", line(Refusal::Debug(options))),
+        ("pymem_preload::Refusal::DebugRow", line(Refusal::DebugRow(hooks))),
         ("pymem_preload::Refusal::TraceLimit", line(Refusal::TraceLimit("1M".into()))),
         ("pymem_preload::Refusal::FreeThreaded", line(Refusal::FreeThreaded("pymalloc".into()))),
         ("pymem_preload::Refusal::Install", install(InstallError::NoHeap)),

@@ -30,6 +30,8 @@ pub(crate) struct Service {
     records: [AllocatorRecord; 3],
     /// Which domains are not the host's own.
     served: [bool; 3],
+    /// Which domains have guard pages for one block in N, and no hooks.
+    sampled: [bool; 3],
     /// Whether calls are counted.
     pub(crate) counts: bool,
     /// What serves mem and obj in place of the domains' own, if the heap is to be drawn.
@@ -164,12 +166,15 @@ impl Service {
         make: impl FnOnce(Profile, DebugConfig) -> Result<Domains, DomainsError>,
     ) -> Result<Self, InstallError> {
         let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
-        let domains = make(profile, debugging::config(options)).map_err(InstallError::Domains)?;
-        let drawable = if draws { Some(Self::drawable(profile, domains)?) } else { None };
+        let debug = debugging::config(options);
+        let domains = make(profile, debug).map_err(InstallError::Domains)?;
+        let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
         let records = Domain::ALL.map(|domain| domains.get_allocator(domain));
-        let mut service = Self { domains, records, served: [true; 3], counts: false, drawable };
+        let sampled = [debug.samples() && !domains.row().debug(); 3];
+        let mut service =
+            Self { domains, records, served: [true; 3], sampled, counts: false, drawable };
         if let Some(host) = host.filter(|host| host.build == Build::FreeThreaded) {
             service.keep_hosts_part(host, options)?;
         }
@@ -177,7 +182,11 @@ impl Service {
     }
 
     /// Lets heaps that can be drawn serve mem and obj, before their first call.
-    fn drawable(profile: Profile, domains: Domains) -> Result<Drawable, InstallError> {
+    fn drawable(
+        profile: Profile,
+        domains: Domains,
+        debug: DebugConfig,
+    ) -> Result<Drawable, InstallError> {
         let backend = domains.row().backend(Domain::Obj);
         let drawable = Drawable::new(backend).map_err(InstallError::Heaps)?;
         let drawable =
@@ -187,18 +196,23 @@ impl Service {
         }
         if domains.row().debug() {
             domains.setup_debug_hooks().map_err(InstallError::Set)?;
+        } else if debug.samples() {
+            domains.setup_samplers().map_err(InstallError::Set)?;
         }
         Ok(drawable)
     }
 
     /// Leaves mem and obj to a host without the GIL, whose collector finds objects by walking its own heaps: there hooks
-    /// go over the host's own records.
+    /// go over the host's own records, and guard pages over that of mem.
     fn keep_hosts_part(&mut self, host: &Host, options: Options) -> Result<(), InstallError> {
         for domain in [Domain::Mem, Domain::Obj] {
             self.served[domain.index()] = false;
+            self.sampled[domain.index()] &= domain == Domain::Mem;
             let Some(own) = host.own_record(domain) else { continue };
             self.records[domain.index()] = if self.domains.row().debug() {
                 debugging::hooks_over_hosts(domain, own, options).map_err(InstallError::Options)?
+            } else if self.sampled[domain.index()] {
+                debugging::sampler_over_hosts(own, options).map_err(InstallError::Options)?
             } else {
                 own
             };
@@ -305,7 +319,8 @@ impl Service {
                 false if row.debug() => String::from("the interpreter's own + debug"),
                 false => String::from("the interpreter's own"),
             };
-            format!("{domain} {serves}")
+            let guard = if self.sampled[domain.index()] { " + guard pages" } else { "" };
+            format!("{domain} {serves}{guard}")
         });
         format!("{} ({})", row.canonical_name(), parts.join(", "))
     }

@@ -138,8 +138,7 @@ fn writes_beside_a_block_on_its_pages_are_named(
         unsafe { at.write(1) };
         // SAFETY: live, and not used again.
         unsafe { ours.free(NonNull::new(p)) };
-        let expected =
-            if is_left { ViolationKind::TrailingPad } else { ViolationKind::LeadingPad };
+        let expected = if is_left { ViolationKind::TrailingPad } else { ViolationKind::LeadingPad };
         assert_eq!(kinds(), [expected]);
         // SAFETY: as above; it was right but for that byte.
         unsafe { at.write(0xFD) };
@@ -178,7 +177,8 @@ fn options_that_need_hooks_are_refused() {
     for (text, option) in [
         ("serial", "serial"),
         ("guard=1/9,full_erase", "full_erase"),
-        ("strict,guard=1/9", "registry"),
+        ("strict,guard=1/9", "strict"),
+        ("guard,registry", "registry"),
         ("guard,quarantine=1M", "quarantine"),
         ("leaks,guard", "leaks"),
     ] {
@@ -273,7 +273,10 @@ fn accesses_fault_and_are_reported(
         _ => format!("use after free: write at p+{}", size / 2),
     };
     assert!(errors.contains(&format!("memdebug: {at} of a guarded block.")), "{errors}");
-    assert!(errors.contains("Memory block allocated by (most recent call first):\n  0x"), "{errors}");
+    assert!(
+        errors.contains("Memory block allocated by (most recent call first):\n  0x"),
+        "{errors}"
+    );
     assert_eq!(errors.contains("Memory block freed by"), bug == "freed", "{errors}");
     assert!(errors.contains("Fatal Python error: _PyMem_DebugGuardPage: "), "{errors}");
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::debug::DebugConfig;
+use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
 use crate::domains::DomainAllocator;
 use crate::error::SetAllocatorError;
@@ -36,9 +36,10 @@ impl Pools {
         None
     }
 
-    pub(crate) fn hooks(
+    pub(crate) fn checks(
         &'static self,
         _debug: &DebugConfig,
+        _checks: Checks,
         _domain: Domain,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
         unreachable!("no record is that of pools that are not built")

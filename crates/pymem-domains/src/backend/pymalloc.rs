@@ -7,7 +7,7 @@ mod serialized;
 use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Release, Stats};
 
 use self::serialized::SerializedPymalloc;
-use crate::debug::DebugConfig;
+use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
 use crate::domains::{DomainAllocator, Domains};
 use crate::error::SetAllocatorError;
@@ -54,13 +54,14 @@ impl Pools {
         Some(either!(self, pools => AllocatorRecord::new(pools)))
     }
 
-    /// Debug hooks of `domain` over the pools.
-    pub(crate) fn hooks(
+    /// `checks` of `domain` over the pools.
+    pub(crate) fn checks(
         &'static self,
         debug: &DebugConfig,
+        checks: Checks,
         domain: Domain,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
-        either!(self, pools => debug.hooks(domain, pools))
+        either!(self, pools => debug.over(checks, domain, pools))
     }
 
     pub(crate) fn allocated_blocks(&self) -> usize {
