@@ -3,6 +3,7 @@
 
 use core::cell::Cell;
 use core::ptr::NonNull;
+use std::alloc::{Layout, alloc};
 
 use pymem_sync::qsbr::{Delayed, Limits, OutOfMemory, Participant, Pending, Reclaim};
 
@@ -66,17 +67,25 @@ impl ThreadState {
         next: *const Self,
     ) -> Result<Self, HeapError> {
         let participant = interpreter.shared.register().map_err(|_| HeapError::OutOfMemory)?;
+        let (shared, orphans) = (&interpreter.shared, &interpreter.orphans);
+        let delayed = Delayed::try_new(shared, orphans, interpreter.limits());
         Ok(Self {
-            delayed: Delayed::new(&interpreter.shared, &interpreter.orphans, interpreter.limits()),
+            delayed: delayed.ok_or(HeapError::OutOfMemory)?,
             participant,
             interpreter: interpreter.id(),
             next: Cell::new(next),
         })
     }
 
-    /// The state on the heap.
-    pub(crate) fn into_raw(self) -> NonNull<Self> {
-        NonNull::from(Box::leak(Box::new(self)))
+    /// The state on the heap; an error if there is no memory, and then the thread is no longer registered.
+    pub(crate) fn into_raw(self) -> Result<NonNull<Self>, HeapError> {
+        // `Box::new` would end the process. A state is not zero-sized.
+        // SAFETY: the layout's size is not zero.
+        let place = unsafe { alloc(Layout::new::<Self>()) };
+        let place = NonNull::new(place.cast::<Self>()).ok_or(HeapError::OutOfMemory)?;
+        // SAFETY: fresh memory of the layout of a state.
+        unsafe { place.write(self) };
+        Ok(place)
     }
 
     /// The state, to drop it.
@@ -85,7 +94,7 @@ impl ThreadState {
     ///
     /// 1. `state` came out of [`into_raw`](Self::into_raw), and nobody else uses it any more.
     pub(crate) unsafe fn from_raw(state: *mut Self) -> Box<Self> {
-        // SAFETY: (1) a leaked box.
+        // SAFETY: (1) from the global allocator with a state's layout, and written.
         unsafe { Box::from_raw(state) }
     }
 }

@@ -99,7 +99,7 @@ pub struct ThreadHeaps {
     pub(crate) current: Cell<HeapKind>,
     /// Taken out by `drop` alone.
     set: ManuallyDrop<OwnedSet>,
-    /// (T2) From `Box::into_raw`; freed by `drop`, or in a forked child that the thread does not live in.
+    /// (T2) From `ThreadState::into_raw`; freed by `drop`, or in a forked child that the thread does not live in.
     state: NonNull<ThreadState>,
     pub(crate) interpreter: &'static Interpreter,
     /// Theaps belong to their thread.
@@ -114,7 +114,7 @@ impl ThreadHeaps {
         }
         // An error says that the thread is ending already, which `IS_EXITING` says too.
         let _ending = EXIT.try_with(|_| ());
-        let state = ThreadState::new(interpreter, STATES.get())?.into_raw();
+        let state = ThreadState::new(interpreter, STATES.get())?.into_raw()?;
         let set = match Self::begin(interpreter, state) {
             Ok(set) => set,
             Err(error) => {

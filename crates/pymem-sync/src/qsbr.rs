@@ -31,6 +31,7 @@ mod queue;
 mod seq;
 mod shared;
 mod slots;
+mod try_box;
 
 pub use delayed::{Delayed, Limits, OutOfMemory, Reclaim};
 pub use orphans::Orphans;

@@ -8,6 +8,7 @@ use super::orphans::Orphans;
 use super::queue::{Pending, Queue};
 use super::seq::Goal;
 use super::shared::Shared;
+use super::try_box::try_box;
 use crate::sync::yield_now;
 
 /// So many times the limit in bytes may wait before [`Delayed`] lets other threads run first.
@@ -117,13 +118,30 @@ pub struct Delayed<'s, T: Reclaim> {
 
 impl<'s, T: Reclaim> Delayed<'s, T> {
     /// An empty queue of the calling thread, which reads `shared` and leaves its items to `orphans`.
+    ///
+    /// Ends the process, as `Box::new` does, if there is no memory; [`try_new`](Self::try_new) does not.
     #[must_use]
     pub fn new(shared: &'s Shared, orphans: &'s Orphans<T>, limits: Limits) -> Self {
+        Self::with_queue(shared, orphans, limits, Box::new(Queue::new()))
+    }
+
+    /// As [`new`](Self::new); `None` if there is no memory.
+    #[must_use]
+    pub fn try_new(shared: &'s Shared, orphans: &'s Orphans<T>, limits: Limits) -> Option<Self> {
+        Some(Self::with_queue(shared, orphans, limits, try_box(Queue::new())?))
+    }
+
+    fn with_queue(
+        shared: &'s Shared,
+        orphans: &'s Orphans<T>,
+        limits: Limits,
+        queue: Box<Queue<T>>,
+    ) -> Self {
         Self {
             shared,
             orphans,
             limits: Cell::new(limits),
-            queue: RefCell::new(ManuallyDrop::new(Box::new(Queue::new()))),
+            queue: RefCell::new(ManuallyDrop::new(queue)),
             bytes: Cell::new(0),
             since: Cell::new(Pending { items: 0, bytes: 0 }),
             is_processing: Cell::new(false),

@@ -2,10 +2,10 @@
 //! lock and a registration stops nobody.
 
 use core::{error, fmt, iter, ptr};
-use std::alloc::{Layout, alloc};
 
 use crossbeam_utils::CachePadded;
 
+use super::try_box::try_box;
 use crate::sync::{
     AtomicPtr, AtomicU64, CHUNK_SLOTS, Ordering, Site, Witness, array_in_face, const_in_real,
     ordering,
@@ -71,19 +71,6 @@ impl Chunk {
         }
     }
 
-    /// A chunk on the heap; `None` if there is no memory.
-    fn boxed() -> Option<Box<Self>> {
-        // SAFETY: a chunk is not zero-sized.
-        let chunk = unsafe { alloc(Layout::new::<Self>()) }.cast::<Self>();
-        if chunk.is_null() {
-            return None;
-        }
-        // SAFETY: fresh memory of a chunk's layout.
-        unsafe { chunk.write(Self::new()) };
-        // SAFETY: from the global allocator with a chunk's layout, and written.
-        Some(unsafe { Box::from_raw(chunk) })
-    }
-
     /// The next chunk.
     fn next(&self) -> Option<&Self> {
         // Acquire: pairs with the Release of `next_or_grow`; see `loom_qsbr_register`.
@@ -97,7 +84,7 @@ impl Chunk {
         if let Some(next) = self.next() {
             return Ok(next);
         }
-        let new = Box::into_raw(Self::boxed().ok_or(RegisterError { _private: () })?);
+        let new = Box::into_raw(try_box(Self::new()).ok_or(RegisterError { _private: () })?);
         // Release: pairs with the Acquire of `next`; a scan that follows the link reads written slots.
         let release = ordering(Site::QsbrGrow, Ordering::Release);
         // Acquire on failure: pairs with the Release of whoever linked a chunk first.

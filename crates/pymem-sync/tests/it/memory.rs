@@ -6,19 +6,21 @@ use std::cell::Cell;
 use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
 
 thread_local! {
-    /// Whether this thread's allocations fail.
-    static FAILS: Cell<bool> = const { Cell::new(false) };
+    /// Allocations of this thread that still succeed.
+    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// The system's allocator, unless the calling thread wants failures.
+/// The system's allocator, until the calling thread has used up what it has left.
 struct OnDemand;
 
 // SAFETY: the system's allocator, or a failure.
 unsafe impl GlobalAlloc for OnDemand {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if FAILS.with(Cell::get) {
+        let left = LEFT.get();
+        if left == 0 {
             return std::ptr::null_mut();
         }
+        LEFT.set(left - 1);
         // SAFETY: the caller's contract is the same.
         unsafe { System.alloc(layout) }
     }
@@ -34,9 +36,14 @@ static ALLOCATOR: OnDemand = OnDemand;
 
 /// Runs `body` while every allocation of this thread fails.
 fn without_memory<R>(body: impl FnOnce() -> R) -> R {
-    FAILS.with(|fails| fails.set(true));
+    with_allocations(0, body)
+}
+
+/// Runs `body`, in which the thread's first `count` allocations succeed and all others fail.
+fn with_allocations<R>(count: usize, body: impl FnOnce() -> R) -> R {
+    LEFT.set(count);
     let result = body();
-    FAILS.with(|fails| fails.set(false));
+    LEFT.set(usize::MAX);
     result
 }
 
@@ -82,6 +89,50 @@ fn an_item_that_finds_no_memory_comes_back() {
     reader.detach();
     assert_eq!(delayed.flush(), queued + 1);
     assert_eq!(RECLAIMED.with(Cell::get), queued + 1);
+}
+
+/// Every allocation of a thread's life in turn is the first that fails: each item is reclaimed once, or comes back.
+#[test]
+fn no_item_is_lost_whichever_allocation_fails_first() {
+    const ITEMS: usize = 400;
+    let mut refused_at = Vec::new();
+    for count in 0.. {
+        let (shared, orphans) = (Shared::new(), Orphans::new());
+        let readers: Vec<_> = (0..8).map(|_| shared.register().unwrap()).collect();
+        readers.iter().for_each(|reader| reader.attach());
+        RECLAIMED.set(0);
+        let limits = Limits { items: 50, bytes: usize::MAX };
+        let (mut queued, mut refused) = (0, 0);
+        let ended = with_allocations(count, || {
+            let own = shared.register().ok()?;
+            let delayed = Delayed::try_new(&shared, &orphans, limits)?;
+            own.attach();
+            for number in 0..ITEMS {
+                // SAFETY: (1), (2), (3) nobody can reach a number.
+                match unsafe { delayed.retire(Numbered(number)) } {
+                    Ok(()) => queued += 1,
+                    Err(_) => refused += 1,
+                }
+                if number % 120 == 100 {
+                    delayed.process();
+                    readers.iter().chain([&own]).for_each(|reader| reader.quiescent_state());
+                }
+            }
+            own.detach();
+            Some(())
+        });
+        readers.iter().for_each(|reader| reader.detach());
+        let late = orphans.process(&shared);
+        assert_eq!(RECLAIMED.get(), queued, "{count} allocations, {late} of them late");
+        assert!(orphans.is_empty());
+        assert_eq!(queued + refused, if ended.is_some() { ITEMS } else { 0 });
+        refused_at.push(refused);
+        if ended.is_some() && refused == 0 {
+            break;
+        }
+    }
+    assert!(refused_at.len() >= 6, "{refused_at:?}");
+    assert_eq!(refused_at[..2], [0, 0], "no slot, and no queue");
 }
 
 #[test]
