@@ -17,6 +17,7 @@ PACKAGES = [
     "docutils==0.18.1",
     "genshi==0.7.7",
     "html5lib==1.1",
+    "setuptools==80.9.0",  # chameleon imports its pkg_resources
     "sqlglot==26.0.0",
     "sympy==1.13.3",
     "tomli==2.0.1",
