@@ -143,6 +143,7 @@ impl<A: Malloc> DebugHooks<A> {
         self.allocate(size, true, entry)
     }
 
+    #[inline]
     fn allocate(&self, size: usize, zero: bool, entry: Outermost) -> Option<NonNull<u8>> {
         let state = self.checked.state()?;
         let site = state.site(&self.host, entry);
@@ -153,7 +154,11 @@ impl<A: Malloc> DebugHooks<A> {
         if guarded.is_some() {
             return guarded;
         }
-        let p = if zero { self.calloc_bytes(size) } else { self.malloc_numbered(size) }?;
+        let p = match zero {
+            true => self.calloc_bytes(size),
+            false if self.makes_plain_blocks() => self.malloc_plain(size),
+            false => self.malloc_numbered(size),
+        }?;
         if state.registry {
             let address = p.as_ptr().expose_provenance();
             let entry = Entry { address, size, api: self.api, site, freed: false };
@@ -211,6 +216,7 @@ impl<A: Malloc> DebugHooks<A> {
     /// # Safety
     ///
     /// As [`Malloc::free`].
+    #[inline]
     unsafe fn free_registered(&self, state: &State, p: NonNull<u8>, entry: Outermost) {
         let freed = state.site(&self.host, entry);
         let address = p.as_ptr().expose_provenance();
@@ -386,6 +392,7 @@ impl<A: Malloc> DebugHooks<A> {
     ///
     /// 1. `p` is a live, intact block of these hooks of `size` bytes, with header and guard.
     /// 2. It is not used again.
+    #[inline]
     unsafe fn retire(
         &self,
         state: &State,
@@ -427,6 +434,7 @@ impl<A: Malloc> DebugHooks<A> {
     }
 
     /// Verifies a block that leaves the quarantine, and gives it back to its allocator.
+    #[inline]
     fn leave(&self, state: &State, quarantine: &Quarantine, held: &Held) {
         if let Some(report) = quarantine.owner.verify(held, Call::Check) {
             (self.host.handler)(&report);

@@ -130,6 +130,13 @@ impl<A> DebugHooks<A> {
         self.flags() & SERIAL != 0
     }
 
+    /// Whether a new block is as without options: no number, and all of it filled.
+    #[cfg(feature = "std")]
+    #[inline]
+    pub(crate) fn makes_plain_blocks(&self) -> bool {
+        self.flags() & (SERIAL | FREE_THREADED) == 0
+    }
+
     /// The next serial number, where they are on.
     pub(crate) fn next_serial(&self) -> Option<u64> {
         self.has_serial().then(|| self.serial.fetch_add(1, Relaxed) as u64 + 1)

@@ -9,7 +9,7 @@ use crate::annotated;
 use crate::block::{self, HEADER_BYTES, base_of, max_request, overhead};
 use crate::erase::Erased;
 use crate::hooks::{DebugHooks, FREE_THREADED, FULL_ERASE, SERIAL};
-use crate::pattern::{CLEANBYTE, DEADBYTE};
+use crate::pattern::{CLEANBYTE, DEADBYTE, fill_at_least_8};
 use crate::violation::Call;
 
 impl<A: Malloc> DebugHooks<A> {
@@ -25,8 +25,8 @@ impl<A: Malloc> DebugHooks<A> {
         let data = base.as_ptr().wrapping_add(HEADER_BYTES);
         // SAFETY: 1 and 2: the front of a block, 8-aligned at least.
         unsafe { block::write_header(base.as_ptr(), size, self.id_word) };
-        // SAFETY: inside the data.
-        unsafe { ptr::write_bytes(data.wrapping_add(skip), CLEANBYTE, size - skip) };
+        // SAFETY: 1: inside the data, and its guard, which is written below.
+        unsafe { fill_at_least_8(data.wrapping_add(skip), CLEANBYTE, size - skip) };
         // SAFETY: 1: the block has room for guard and serial number after the data.
         unsafe { block::write_tail(base.as_ptr(), size, self.next_serial()) };
         annotated::dressed(base.as_ptr(), size, serial);
@@ -63,8 +63,8 @@ impl<A: Malloc> DebugHooks<A> {
         // SAFETY: the header of a live block (duty 1).
         unsafe { ptr::write_bytes(base, DEADBYTE, HEADER_BYTES) };
         let rest = size - skip + overhead(self.has_serial()) - HEADER_BYTES;
-        // SAFETY: the rest of it.
-        unsafe { ptr::write_bytes(p.as_ptr().wrapping_add(skip), DEADBYTE, rest) };
+        // SAFETY: 1: the rest of it, of which the guard alone has 8 bytes.
+        unsafe { fill_at_least_8(p.as_ptr().wrapping_add(skip), DEADBYTE, rest) };
         skip
     }
 

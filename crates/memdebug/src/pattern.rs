@@ -107,6 +107,27 @@ fn inner_parts(len: usize) -> [usize; 4] {
     [48, last - 48, last - 32, last - 16]
 }
 
+/// Whether each of the `len` bytes at `start` is `byte`, by a few overlapping loads, as [`fill_small`] fills.
+///
+/// # Safety
+///
+/// 1. The `len` bytes at `start` are valid for reads.
+/// 2. `len` is from 16 to [`INLINE_BYTES`].
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) unsafe fn is_all(start: *const u8, byte: u8, len: usize) -> bool {
+    let others = |at: usize| {
+        // SAFETY: duties 1 and 2: `parts` and `inner_parts`.
+        let [low, high] = unsafe { start.wrapping_add(at).cast::<[u64; 2]>().read_unaligned() };
+        low ^ word(byte) | high ^ word(byte)
+    };
+    let outer = parts(len).into_iter().fold(0, |found, at| found | others(at));
+    if len <= 64 {
+        return outer == 0;
+    }
+    inner_parts(len).into_iter().fold(outer, |found, at| found | others(at)) == 0
+}
+
 /// Offset of the first byte of `bytes` that is not `expected`.
 #[cfg(feature = "std")]
 pub(crate) fn first_other(bytes: &[u8], expected: u8) -> Option<usize> {
@@ -146,6 +167,23 @@ mod tests {
             assert!(bytes[..16].iter().all(|&b| b == 0), "{len}");
             assert_eq!(bytes[16..16 + copied], from[..copied]);
             assert!(bytes[16 + copied..].iter().all(|&b| b == 0), "{len}");
+        }
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn is_all_sees_each_byte() {
+        for len in 16..=INLINE_BYTES {
+            let mut bytes = [0_u8; INLINE_BYTES + 32];
+            bytes[16..16 + len].fill(DEADBYTE);
+            // SAFETY: 1: within the array; 2: the loop's bounds.
+            assert!(unsafe { is_all(bytes[16..].as_ptr(), DEADBYTE, len) }, "{len}");
+            for at in 16..16 + len {
+                bytes[at] ^= 1;
+                // SAFETY: as above.
+                assert!(!unsafe { is_all(bytes[16..].as_ptr(), DEADBYTE, len) }, "{at}");
+                bytes[at] ^= 1;
+            }
         }
     }
 

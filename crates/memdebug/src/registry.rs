@@ -3,13 +3,14 @@
 //! One process-wide table in 64 shards, each behind its own lock, with 16 bytes an entry:
 //!
 //! ```text
-//!   bits 0..44   44..92   92..124   124..126   126
-//!   address/16   size     site      domain     freed (held in a quarantine)
+//!   bits 0..44   44..92   92..124   124..126   126                           127
+//!   address/16   size     site      domain     freed (held in a quarantine)  gone
 //! ```
 //!
 //! A shard is an open-addressed table with linear probing that grows by a quarter when more than two thirds full, so that a
-//! live block costs 24 to 30 bytes and few places are looked at. Its memory is mapped, never allocated. Leaves what an
-//! answer means to `checked.rs`.
+//! live block costs 24 to 30 bytes and few places are looked at. The entry of a block that is gone keeps its place: allocators
+//! hand out the same addresses again. Those that are not handed out again go when the table is full, before it grows.
+//! Its memory is mapped, never allocated. Leaves what an answer means to `checked.rs`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -40,19 +41,21 @@ const ADDRESS_BITS: u32 = 44;
 const SIZE_BITS: u32 = 48;
 
 impl Entry {
+    #[inline]
     fn pack(self) -> u128 {
         let api = match self.api {
             ApiId::Raw => 0,
             ApiId::Mem => 1,
             ApiId::Obj => 2,
         };
-        key(self.address)
+        u128::from(key(self.address))
             | (self.size as u128) << ADDRESS_BITS
             | u128::from(Site::to_bits(self.site)) << (ADDRESS_BITS + SIZE_BITS)
             | api << 124
             | u128::from(self.freed) << 126
     }
 
+    #[inline]
     fn unpack(packed: u128) -> Self {
         Self {
             address: ((packed & mask(ADDRESS_BITS)) as usize) << 4,
@@ -68,9 +71,20 @@ const fn mask(bits: u32) -> u128 {
     (1 << bits) - 1
 }
 
-/// An address as the low bits of an entry. Only multiples of 16 are ever inserted.
-fn key(address: usize) -> u128 {
-    (address >> 4) as u128 & mask(ADDRESS_BITS)
+const FREED: u128 = 1 << 126;
+const GONE: u128 = 1 << 127;
+const SITE: u128 = mask(32) << (ADDRESS_BITS + SIZE_BITS);
+
+/// An address as the low bits of an entry. Only multiples of 16 are ever inserted, and 0 never.
+#[inline]
+fn key(address: usize) -> u64 {
+    (address >> 4) as u64 & mask(ADDRESS_BITS) as u64
+}
+
+/// The key of an entry; 0 of an empty place.
+#[inline]
+fn key_of(packed: u128) -> u64 {
+    packed as u64 & mask(ADDRESS_BITS) as u64
 }
 
 /// Why an address is not a live block of the domain that asks.
@@ -106,17 +120,20 @@ impl Registry {
         Self { shards: [const { Mutex::new(Shard { table: None, len: 0 }) }; SHARDS] }
     }
 
+    #[inline(always)]
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
         lock(&self.shards[(hash >> (64 - SHARD_BITS)) as usize])
     }
 
     /// Records a live block; `false` if there is no memory for it. An entry of the same address is replaced.
+    #[inline]
     pub(crate) fn insert(&self, entry: Entry) -> bool {
         let hash = hash(key(entry.address));
         self.shard(hash).insert(entry.pack(), hash)
     }
 
     /// Takes the live block of `api` at `address` out, or marks it freed at `freed_at` if `hold`.
+    #[inline]
     pub(crate) fn take(
         &self,
         address: usize,
@@ -129,20 +146,21 @@ impl Registry {
         }
         let hash = hash(key(address));
         let mut shard = self.shard(hash);
-        let index = shard.find(key(address), hash).ok_or(Rejection::Missing)?;
-        let entry = Entry::unpack(shard.entries()[index]);
+        let place = shard.known(key(address), hash).ok_or(Rejection::Missing)?;
+        let packed = *place;
+        let entry = Entry::unpack(packed);
         if entry.freed {
             return Err(Rejection::Freed(entry));
         }
         if entry.api != api {
             return Err(Rejection::WrongDomain(entry));
         }
-        if hold {
-            let held = Entry { freed: true, site: freed_at, ..entry };
-            shard.entries_mut()[index] = held.pack();
+        *place = if hold {
+            let freed_at = u128::from(Site::to_bits(freed_at)) << (ADDRESS_BITS + SIZE_BITS);
+            packed & !SITE | freed_at | FREED
         } else {
-            shard.remove(index);
-        }
+            packed | GONE
+        };
         Ok(entry)
     }
 
@@ -152,16 +170,15 @@ impl Registry {
             return None;
         }
         let hash = hash(key(address));
-        let shard = self.shard(hash);
-        shard.find(key(address), hash).map(|index| Entry::unpack(shard.entries()[index]))
+        self.shard(hash).known(key(address), hash).map(|place| Entry::unpack(*place))
     }
 
     /// Forgets the block at `address`.
+    #[inline]
     pub(crate) fn remove(&self, address: usize) {
         let hash = hash(key(address));
-        let mut shard = self.shard(hash);
-        if let Some(index) = shard.find(key(address), hash) {
-            shard.remove(index);
+        if let Some(place) = self.shard(hash).known(key(address), hash) {
+            *place |= GONE;
         }
     }
 
@@ -180,7 +197,7 @@ impl Registry {
     pub(crate) fn for_each(&self, mut f: impl FnMut(Entry)) {
         for shard in &self.shards {
             let shard = lock(shard);
-            shard.entries().iter().filter(|&&e| e != 0).for_each(|&e| f(Entry::unpack(e)));
+            shard.known_entries().for_each(|entry| f(Entry::unpack(entry)));
         }
     }
 
@@ -191,18 +208,20 @@ impl Registry {
 }
 
 /// A panic never leaves a shard half changed: nothing in here panics.
+#[inline(always)]
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Fibonacci hashing: the upper bits pick the shard, the next ones the place in it.
-fn hash(key: u128) -> u64 {
-    let mixed = (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed ^ mixed >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+#[inline]
+fn hash(key: u64) -> u64 {
+    key.wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 pub(crate) struct Shard {
     table: Option<MappedSlice<u128>>,
+    /// Entries, those of blocks that are gone included.
     len: usize,
 }
 
@@ -215,92 +234,87 @@ impl Shard {
         self.table.as_deref_mut().unwrap_or_default()
     }
 
-    /// Where an entry of this hash would stand, were it alone.
-    fn home(&self, hash: u64) -> usize {
-        let spread = u128::from(hash << SHARD_BITS);
-        ((spread * self.entries().len() as u128) >> 64) as usize
+    /// The entries of blocks that are live or held.
+    fn known_entries(&self) -> impl Iterator<Item = u128> {
+        self.entries().iter().copied().filter(|&packed| packed != 0 && packed & GONE == 0)
     }
 
-    fn after(&self, index: usize) -> usize {
-        if index + 1 == self.entries().len() { 0 } else { index + 1 }
+    /// The place of the live or held block of this key.
+    #[inline(always)]
+    fn known(&mut self, key: u64, hash: u64) -> Option<&mut u128> {
+        let entries = self.entries_mut();
+        let place = &mut entries[search(entries, key, hash)?];
+        (key_of(*place) == key && *place & GONE == 0).then_some(place)
     }
 
-    fn find(&self, key: u128, hash: u64) -> Option<usize> {
-        let entries = self.entries();
-        if entries.is_empty() {
-            return None;
-        }
-        let mut index = self.home(hash);
-        while entries[index] != 0 {
-            if entries[index] & mask(ADDRESS_BITS) == key {
-                return Some(index);
-            }
-            index = self.after(index);
-        }
-        None
-    }
-
+    #[inline(always)]
     fn insert(&mut self, packed: u128, hash: u64) -> bool {
-        if (self.len + 1) * 3 > self.entries().len() * 2 && !self.grow() {
+        let key = key_of(packed);
+        let len = self.len;
+        let entries = self.entries_mut();
+        if let Some(index) = search(entries, key, hash) {
+            let is_new = entries[index] == 0;
+            if !is_new || (len + 1) * 3 <= entries.len() * 2 {
+                entries[index] = packed;
+                self.len += usize::from(is_new);
+                return true;
+            }
+        }
+        self.insert_in_grown(packed, hash)
+    }
+
+    /// Inserts a new entry into a table that is too full for one.
+    #[cold]
+    #[inline(never)]
+    fn insert_in_grown(&mut self, packed: u128, hash: u64) -> bool {
+        // As long as one place stays empty, every search ends.
+        if !self.grow() && self.len + 1 >= self.entries().len() {
             return false;
         }
-        let key = packed & mask(ADDRESS_BITS);
-        let mut index = self.home(hash);
-        loop {
-            let here = self.entries()[index];
-            if here == 0 {
-                self.len += 1;
-                break;
-            }
-            if here & mask(ADDRESS_BITS) == key {
-                break;
-            }
-            index = self.after(index);
+        let entries = self.entries_mut();
+        if let Some(index) = search(entries, key_of(packed), hash) {
+            entries[index] = packed;
+            self.len += 1;
         }
-        self.entries_mut()[index] = packed;
         true
     }
 
-    /// A quarter as many entries again.
-    #[cold]
+    /// Drops what is gone, and adds a quarter of places if more than half of them are still taken.
     fn grow(&mut self) -> bool {
-        let len = (self.entries().len() / 4 * 5).max(FIRST_ENTRIES);
-        let Some(table) = MappedSlice::new(len) else {
-            // As long as one place stays empty, every search ends.
-            return self.len + 1 < self.entries().len();
+        let known = self.known_entries().count();
+        let old_len = self.entries().len();
+        let len = if known * 2 > old_len { old_len / 4 * 5 } else { old_len };
+        let Some(mut table) = MappedSlice::new(len.max(FIRST_ENTRIES)) else {
+            return false;
         };
-        let old = self.table.replace(table);
-        self.len = 0;
-        for &packed in old.as_deref().unwrap_or_default() {
-            if packed != 0 {
-                self.insert(packed, hash_of(packed));
+        for packed in self.known_entries() {
+            let key = key_of(packed);
+            if let Some(index) = search(&table, key, hash(key)) {
+                table[index] = packed;
             }
         }
+        self.table = Some(table);
+        self.len = known;
         true
-    }
-
-    /// Removes the entry at `index`, and closes the gap that this leaves in a run of entries.
-    fn remove(&mut self, index: usize) {
-        let mut gap = index;
-        let mut next = self.after(gap);
-        while self.entries()[next] != 0 {
-            let home = self.home(hash_of(self.entries()[next]));
-            // The entry may move to the gap unless its home lies after the gap, in the cyclic range (gap, next].
-            let stays =
-                if gap <= next { gap < home && home <= next } else { gap < home || home <= next };
-            if !stays {
-                self.entries_mut()[gap] = self.entries()[next];
-                gap = next;
-            }
-            next = self.after(next);
-        }
-        self.entries_mut()[gap] = 0;
-        self.len -= 1;
     }
 }
 
-fn hash_of(packed: u128) -> u64 {
-    hash(packed & mask(ADDRESS_BITS))
+/// The index of the key's entry, or of the empty place where it would stand; `None` without a table.
+#[inline(always)]
+fn search(entries: &[u128], key: u64, hash: u64) -> Option<usize> {
+    // Where an entry of this hash would stand, were it alone.
+    let spread = u128::from(hash << SHARD_BITS);
+    let mut index = ((spread * entries.len() as u128) >> 64) as usize;
+    loop {
+        let here = key_of(*entries.get(index)?);
+        if here == key || here == 0 {
+            return Some(index);
+        }
+        index += 1;
+        if index == entries.len() {
+            index = 0;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -350,6 +364,23 @@ mod tests {
             assert_eq!(model.get(&e.address), Some(&e));
         });
         assert_eq!(seen, model.len());
+    }
+
+    /// Blocks come and go at ever new addresses: their entries do not stay.
+    #[test]
+    fn what_is_gone_takes_no_memory() {
+        let registry = Registry::new();
+        for count in 1..=400_000_usize {
+            assert!(registry.insert(entry(count * 32, 2)));
+            if count > 1000 {
+                registry.remove((count - 1000) * 32);
+            }
+        }
+        let places: usize = registry.shards.iter().map(|s| lock(s).entries().len()).sum();
+        assert!(places <= SHARDS * FIRST_ENTRIES, "{places} places for 1,000 blocks");
+        let mut seen = 0;
+        registry.for_each(|_| seen += 1);
+        assert_eq!(seen, 1000);
     }
 
     #[test]

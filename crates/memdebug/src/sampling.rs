@@ -95,7 +95,9 @@ impl<const GROUPS: usize> Countdowns<GROUPS> {
     pub(crate) fn passes(&self) -> bool {
         let own = self.own();
         let left = own.load(Relaxed).wrapping_sub(1);
-        own.store(left, Relaxed);
+        if left > 0 {
+            own.store(left, Relaxed);
+        }
         left > 0
     }
 
@@ -106,8 +108,8 @@ impl<const GROUPS: usize> Countdowns<GROUPS> {
             own.store(IDLE_TURNS, Relaxed);
             return false;
         };
-        // The end of a distance is 0; less is the first allocation of a group.
-        let is_end = own.load(Relaxed) == 0;
+        // At 1 a distance ends; 0 stands before the first allocation of a group.
+        let is_end = own.load(Relaxed) == 1;
         own.store(i32::try_from(distance(rate)).unwrap_or(i32::MAX), Relaxed);
         is_end || rate.get() == 1
     }

@@ -172,11 +172,13 @@ impl Site {
     }
 
     /// A site as 32 bits, 0 for none.
+    #[inline]
     pub(crate) fn to_bits(site: Option<Self>) -> u32 {
         site.map_or(0, |site| site.0.get())
     }
 
     /// The inverse of [`to_bits`](Self::to_bits).
+    #[inline]
     pub(crate) fn from_bits(bits: u32) -> Option<Self> {
         NonZeroU32::new(bits).map(Self)
     }

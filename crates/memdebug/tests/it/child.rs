@@ -32,6 +32,9 @@ fn program() {
     if let Some(rest) = program.strip_prefix("leaks:") {
         return crate::leaks::child(rest);
     }
+    if let Some(rest) = program.strip_prefix("leak of one:") {
+        return crate::leaks::child_of_table(rest);
+    }
     if let Some(rest) = program.strip_prefix("quarantine:") {
         return crate::quarantine::child(rest);
     }

@@ -4,7 +4,7 @@ use malloc_api::Malloc;
 use memdebug::{ApiId, Host, LiveBlocks};
 use rstest::rstest;
 
-use crate::support::{Hooks, hooks_of};
+use crate::support::{Hooks, SIZES, hooks_of};
 
 #[inline(never)]
 fn leaky_function(hooks: &Hooks, size: usize) {
@@ -26,6 +26,61 @@ pub(crate) fn child(options: &str) {
     assert_eq!(LiveBlocks::now().bytes(), 157);
     // The hooks stay: what is left at exit is what they handed out.
     std::mem::forget((mem, obj));
+}
+
+/// What a child of the table does: leaks one block of `size` bytes, gives others back. `text` is options, domain, size.
+pub(crate) fn child_of_table(text: &str) {
+    let mut words = text.split(';');
+    let mut word = || words.next().expect("options, domain and size");
+    let options = word();
+    let api = ApiId::from_byte(word().as_bytes()[0]).expect("a domain's letter");
+    let size = word().parse().expect("a size");
+    let hooks = hooks_of(Host::new(), api, options);
+    let leaked = hooks.malloc(size);
+    let moved = hooks.calloc(1, size);
+    // SAFETY: live, and not used again but as the result.
+    let moved = unsafe { hooks.realloc(moved, size + 1) };
+    for block in [moved, hooks.malloc(size), hooks.calloc(size, 1)] {
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(block) };
+    }
+    std::hint::black_box(leaked);
+    // The hooks stay: what is left at exit is what they handed out.
+    std::mem::forget(hooks);
+}
+
+/// Of each domain and size the one block that leaks is reported, and a program that leaks none reports nothing.
+#[rstest]
+fn every_size_of_every_domain(
+    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values("leaks", "leaks,strict,serial", "leaks,guard=1/1")] options: &str,
+) {
+    let letter = char::from(api.byte());
+    let domain = match api {
+        ApiId::Raw => "raw",
+        ApiId::Mem => "mem",
+        ApiId::Obj => "obj",
+    };
+    for size in SIZES {
+        let text = format!("{options},leak_exit=7;{letter};{size}");
+        let output = crate::child::run(&format!("leak of one:{text}"));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            format!(
+                "memdebug: 1 blocks with {size} bytes are still live.\n\n\
+                 1 blocks with {size} bytes in the {domain} domain\n"
+            ),
+            "{text}"
+        );
+        assert_eq!(output.status.code(), Some(7), "{text}");
+    }
+}
+
+/// Without a leak there is no report, and the status stays.
+#[test]
+fn no_leak_is_no_report() {
+    let output = crate::child::run("None;m;100;leaks,leak_exit=7");
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
 
 #[rstest]

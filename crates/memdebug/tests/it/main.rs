@@ -9,6 +9,7 @@ mod leaks;
 mod plain;
 mod programs;
 mod quarantine;
+mod reentry;
 mod sampler;
 mod sanitizer;
 mod sites;

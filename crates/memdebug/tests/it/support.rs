@@ -11,7 +11,7 @@ thread_local! {
     static GIL: Cell<bool> = const { Cell::new(true) };
 }
 
-fn collect(violation: &Violation) {
+pub(crate) fn collect(violation: &Violation) {
     SEEN.with_borrow_mut(|seen| seen.push(violation.clone()));
 }
 

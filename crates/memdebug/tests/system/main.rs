@@ -5,6 +5,8 @@
 //! what the options share is made once a process.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+mod reports;
+
 use std::cell::RefCell;
 use std::process::Command;
 
