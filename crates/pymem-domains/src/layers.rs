@@ -202,11 +202,11 @@ impl Layers {
         &mut self,
         make: impl FnOnce(AllocatorRecord) -> Result<AllocatorRecord, SetAllocatorError>,
     ) -> Result<(), SetAllocatorError> {
+        if self.top.kind != Kind::Base {
+            return Ok(());
+        }
         if self.used {
             return Err(SetAllocatorError::AfterFirstAllocation { domain: self.domain });
-        }
-        if self.top.stack().any(|layer| layer.kind != Kind::Base) {
-            return Ok(());
         }
         self.top = self.remember(make(self.top.record)?, Kind::Sampler, Some(self.top));
         Ok(())

@@ -200,7 +200,7 @@ fn threads_share_a_sampler() {
             for block in take {
                 let block = std::ptr::with_exposed_provenance_mut::<u8>(block);
                 // SAFETY: live, 40 bytes, and this thread's alone since it was sent.
-                assert_eq!(unsafe { block.add(39).read() }, 0x5A);
+                assert_eq!(unsafe { block.wrapping_add(39).read() }, 0x5A);
                 // SAFETY: as above, and not used again.
                 unsafe { sampler.free(NonNull::new(block)) };
             }
@@ -293,10 +293,13 @@ fn fork_among_threads() {
                 }
             });
         }
+        let mut failed = None;
         for _ in 0..200 {
             // SAFETY: the child allocates from the sampler alone, and ends.
             let child = unsafe { libc::fork() };
             if child == 0 {
+                // SAFETY: ends the child by a signal if it hangs; patient, as only a failing test waits for it.
+                unsafe { libc::alarm(60) };
                 for size in 0..20 {
                     let block = sampler.malloc(size);
                     // SAFETY: live, and not used again.
@@ -307,10 +310,15 @@ fn fork_among_threads() {
             }
             let mut status = 0;
             // SAFETY: a child of this process, and room for its status.
-            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            assert_eq!(status, 0);
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            if status != 0 {
+                failed = Some(status);
+                break;
+            }
         }
+        // Before any panic, or the threads would go on for ever.
         done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(failed, None, "status of a child");
     });
 }
 

@@ -190,3 +190,33 @@ fn every_failure_point(
     }
     assert_eq!(n, 3);
 }
+
+/// The record below every layer fails at each call of a program in all domains: the pools and the hooks hand null on, and
+/// everything goes back.
+#[rstest]
+fn every_failure_point_of_what_lies_below(
+    #[values("malloc", "pymalloc", "malloc_debug", "pymalloc_debug", "mimalloc_debug")] name: &str,
+    #[values(true, false)] lasting: bool,
+) {
+    let ops = malloc_trace::generate::random(41, 120, 12_000);
+    let mut start = 0;
+    loop {
+        let Ok(domains) = Domains::new(Profile::CURRENT, name.parse().ok()) else { return };
+        let failing: &'static FailAfter<Counting<LibcMalloc>> =
+            Box::leak(Box::new(FailAfter::new(Counting::new(LibcMalloc), 0)));
+        failing.set_window(start, if lasting { usize::MAX } else { start + 1 });
+        domains.set_allocator(Domain::Raw, AllocatorRecord::new(failing)).unwrap();
+        if domains.row().debug() {
+            domains.setup_debug_hooks().expect("hooks over a new base");
+        }
+        let [raw, mem, obj] = Domain::ALL.map(|domain| domains.get(domain));
+        let summary = malloc_trace::run_domains(&ops, [&raw, &mem, &obj]).expect("no fault");
+        assert_eq!(failing.inner().counts().live_blocks, 0, "every block went back");
+        if failing.failures() == 0 {
+            assert_eq!(summary.failed, 0);
+            break;
+        }
+        start += 1;
+    }
+    assert!(start >= 20, "the record is called {start} times");
+}

@@ -13,6 +13,9 @@ mod names;
 mod process;
 mod report;
 mod rows;
+mod samplers;
+#[cfg(target_os = "linux")]
+mod signals;
 mod table;
 mod third_party;
 mod threads;
