@@ -57,7 +57,7 @@ fn child() {
         "none" => free(block),
         "overflow" => {
             // SAFETY: a planted bug: the first guard byte.
-            unsafe { block.add(100).write(7) };
+            unsafe { block.wrapping_add(100).write(7) };
             free(block);
         }
         "inside" => free(block.wrapping_add(32)),

@@ -9,7 +9,7 @@ use std::thread;
 
 use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
 
-use crate::threads::Parcel;
+use crate::threads::{Parcel, check, fill};
 
 /// The world of a test whose other threads do nothing at the moment.
 pub(crate) struct QuietWorld;
@@ -173,5 +173,60 @@ fn visits_beside_running_threads_are_exact() {
             unsafe { heaps.free(Some(block)) };
         }
         assert_eq!(interpreter.count_blocks(&thread, HeapKind::Gc), 0);
+    });
+}
+
+/// A thread that ends while another visits waits for the visit, which sees all of its blocks; they outlive it.
+#[test]
+fn a_thread_that_exits_during_a_visit_leaves_its_blocks() {
+    const BLOCKS: usize = 300;
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let world = BarrierWorld::new();
+    let [is_ready, may_go, is_going, is_gone] = [const { AtomicBool::new(false) }; 4];
+    let wait_for = |flag: &AtomicBool| {
+        while !flag.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        let leaver = scope.spawn(|| {
+            // SAFETY: (1) the heaps are used between checkpoints only; (2) nothing is read lock-free.
+            let thread = unsafe { world.join() };
+            let heaps = interpreter.attach().unwrap();
+            let blocks: Vec<_> = (0..BLOCKS)
+                .map(|_| Parcel(heaps.malloc(HeapKind::Object, 48).unwrap()))
+                .inspect(|block| fill(block.0, 48, 9))
+                .collect();
+            is_ready.store(true, Ordering::Relaxed);
+            thread.blocking(|| {
+                wait_for(&may_go);
+                is_going.store(true, Ordering::Relaxed);
+            });
+            drop(heaps);
+            is_gone.store(true, Ordering::Relaxed);
+            blocks
+        });
+        // SAFETY: (1) as above; (2) nothing is read lock-free.
+        let thread = unsafe { world.join() };
+        thread.blocking(|| wait_for(&is_ready));
+        let mut seen = 0;
+        let flow = interpreter.visit_blocks(&thread, HeapKind::Object, |_| {
+            seen += 1;
+            may_go.store(true, Ordering::Relaxed);
+            wait_for(&is_going);
+            thread::yield_now();
+            assert!(!is_gone.load(Ordering::Relaxed), "it left during the visit");
+            ControlFlow::Continue(())
+        });
+        assert_eq!((flow, seen), (ControlFlow::Continue(()), BLOCKS));
+        let left = thread.blocking(|| leaver.join().unwrap());
+        assert_eq!(interpreter.count_blocks(&thread, HeapKind::Object), BLOCKS);
+        let heaps = interpreter.attach().unwrap();
+        for Parcel(block) in left {
+            check(block, 48, 9);
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+        }
+        assert_eq!(interpreter.count_blocks(&thread, HeapKind::Object), 0);
     });
 }
