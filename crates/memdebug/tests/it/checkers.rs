@@ -27,6 +27,10 @@ fn program() {
         // SAFETY: the planted bug.
         unsafe { block.as_ptr().wrapping_offset(offset).write_volatile(1) };
     };
+    let read = |offset: isize| {
+        // SAFETY: the planted bug.
+        std::hint::black_box(unsafe { block.as_ptr().wrapping_offset(offset).read_volatile() });
+    };
     match bug {
         "none" => {
             for seed in 0..3 {
@@ -35,6 +39,13 @@ fn program() {
             }
             hooks.check_all();
             hooks.release_quarantine();
+        }
+        "read past" => read(50),
+        "read before" => read(-1),
+        "read after free" => {
+            // SAFETY: live; used again, which is the planted bug.
+            unsafe { hooks.free(Some(block)) };
+            read(20);
         }
         "overflow" => access(50),
         "underflow" => access(-1),
@@ -70,6 +81,9 @@ fn child(bug: &str, options: &str) -> Option<Output> {
 #[case::overflow("overflow", "use-after-poison", "Invalid write of size 1")]
 #[case::underflow("underflow", "use-after-poison", "Invalid write of size 1")]
 #[case::use_after_free("use after free", "-after-", "Invalid write of size 1")]
+#[case::read_past("read past", "use-after-poison", "Invalid read of size 1")]
+#[case::read_before("read before", "use-after-poison", "Invalid read of size 1")]
+#[case::read_after_free("read after free", "-after-", "Invalid read of size 1")]
 #[case::after_growing("after growing", "use-after-poison", "Invalid write of size 1")]
 #[case::uninitialised("uninitialised", "", "depends on uninitialised value")]
 fn a_bug_is_reported_at_the_access(

@@ -168,6 +168,11 @@ fn a_fault_that_another_handler_relays_is_reported() {
 #[case("WriteAfterFree(0)", "memdebug: use after free: write at p+0 of a guarded block.")]
 #[case("WriteAfterFree(4095)", "memdebug: use after free: write at p+4095 of a guarded block.")]
 #[case("Overflow(1)", "memdebug: overflow: write at p+4096 of a guarded block.")]
+#[case("Read(4096)", "memdebug: overflow: read at p+4096 of a guarded block.")]
+#[case("Read(8191)", "memdebug: overflow: read at p+8191 of a guarded block.")]
+#[case("Read(-1)", "memdebug: underflow: read at p-1 of a guarded block.")]
+#[case("ReadAfterFree(0)", "memdebug: use after free: read at p+0 of a guarded block.")]
+#[case("ReadAfterFree(2000)", "memdebug: use after free: read at p+2000 of a guarded block.")]
 fn guard_pages_fault_at_the_access(#[case] bug: &str, #[case] line: &str) {
     let output = run(&format!("{bug};m;4096;guard=1/1"));
     let errors = String::from_utf8_lossy(&output.stderr);

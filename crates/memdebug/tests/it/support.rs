@@ -60,6 +60,10 @@ pub(crate) enum Bug {
     Overflow(usize),
     /// Writes this many bytes in front of the start.
     Underflow(usize),
+    /// Reads the byte this far from the start of a live block, which is none of it.
+    Read(isize),
+    /// Reads the byte this far from the start of a freed block.
+    ReadAfterFree(isize),
     DoubleFree,
     /// Writes one byte of a freed block, this far from its start.
     WriteAfterFree(isize),
@@ -82,6 +86,11 @@ const WRITTEN: u8 = 0x41;
 fn scribble(at: *mut u8, count: usize) {
     // SAFETY: a planted bug: the bytes are the hooks' or a held block's, so nobody else's.
     unsafe { at.write_bytes(WRITTEN, count) };
+}
+
+fn look(at: *const u8) {
+    // SAFETY: a planted bug: the byte is the hooks', a held block's, or faults.
+    std::hint::black_box(unsafe { at.read_volatile() });
 }
 
 /// A page that is surely not mapped.
@@ -125,6 +134,14 @@ impl Bug {
             Self::Underflow(count) => {
                 scribble(at.wrapping_sub(count), count);
                 free(hooks, at);
+            }
+            Self::Read(offset) => {
+                look(at.wrapping_offset(offset));
+                free(hooks, at);
+            }
+            Self::ReadAfterFree(offset) => {
+                free(hooks, at);
+                look(at.wrapping_offset(offset));
             }
             Self::DoubleFree => {
                 free(hooks, at);
@@ -184,6 +201,8 @@ impl Bug {
             "Overflow" => Self::Overflow(count),
             "ReallocOverflow" => Self::ReallocOverflow(count),
             "Underflow" => Self::Underflow(count),
+            "Read" => Self::Read(number),
+            "ReadAfterFree" => Self::ReadAfterFree(number),
             "DoubleFree" => Self::DoubleFree,
             "WriteAfterFree" => Self::WriteAfterFree(number),
             "Interior" => Self::Interior(count),
