@@ -31,8 +31,22 @@ fn program() {
         // SAFETY: the planted bug.
         unsafe { at.write_volatile(1) };
     };
+    let read = |at: *mut u8| {
+        // SAFETY: the planted bug.
+        std::hint::black_box(unsafe { at.read_volatile() });
+    };
     match bug {
         "none" => programs_without_a_bug(),
+        "read past the end" => read(block.wrapping_add(size)),
+        "read before the start" => read(block.wrapping_sub(1)),
+        "read after free" => {
+            free(&pool, block);
+            read(block.wrapping_add(size / 2));
+        }
+        "free of the stack" => {
+            let mut local = [0_u64; 16];
+            free(&pool, std::hint::black_box(local.as_mut_ptr()).wrapping_add(2).cast());
+        }
         "overflow" => access(block.wrapping_add(size)),
         "overflow by 8" => access(block.wrapping_add(size + 7)),
         "underflow" => access(block.wrapping_sub(1)),
@@ -103,6 +117,10 @@ fn child(bug: &str, size: usize) -> Option<Output> {
 #[case::use_after_free("use after free", "use-after-poison", "free'd")]
 #[case::shrunk("use after shrinking", "use-after-poison", "Invalid write of size 1")]
 #[case::double_free("double free", "use-after-poison", "free'd")]
+#[case::read_past("read past the end", "use-after-poison", "Invalid read of size 1")]
+#[case::read_before("read before the start", "use-after-poison", "Invalid read of size 1")]
+#[case::read_after_free("read after free", "use-after-poison", "Invalid read of size 1")]
+#[case::stack("free of the stack", "attempting free on address", "Invalid free()")]
 #[case::uninitialised("uninitialised", "", "depends on uninitialised value")]
 fn a_bug_in_a_pool_is_reported(
     #[case] bug: &str,
