@@ -2,11 +2,13 @@
 //!
 //! larson and mstress run as one thread and as two. xmalloc runs as two threads on one processor and on two, because one thread
 //! cannot free another's blocks. Each thread works on its own blocks; blocks for another thread go over in batches, and whoever
-//! has nothing to free yet goes on. A round ends when a thread is through: what both did until then counts. Rates are the best of
-//! many short rounds, by the clock and by the processor's time, which a busy machine disturbs less. Two rows are no allocators: `unshared`, lists without any synchronisation, where only the blocks' own
-//! cache lines travel; and `null`, which does nothing: the harness alone.
+//! has nothing to free yet goes on. A round ends when a thread is through: what both did until then counts. Rounds on one
+//! processor and on two alternate, so that both meet the same moods of the machine. Two rows are no allocators: `unshared`,
+//! lists without any synchronisation, where only the blocks' own cache lines travel; and `null`, which does nothing: the harness
+//! alone. Each row names the distance of the processors, which a virtual machine's host may change at any time.
 
 mod channel;
+mod distance;
 mod null;
 mod program;
 mod unshared;
@@ -32,29 +34,12 @@ const ROUNDS: usize = 100;
 /// Calls of each of two threads in a round.
 const CALLS: usize = 400_000;
 
-/// Million calls a second.
-#[derive(Clone, Copy, Default)]
-struct Rate {
-    clock: f64,
-    processor: f64,
-}
-
 /// What a thread saw of a round.
 #[derive(Clone, Copy)]
 struct Lap {
     start: Instant,
     end: Instant,
-    processor: Duration,
     calls: usize,
-}
-
-/// Processor time of the calling thread.
-fn processor_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a clock that every thread has, and a place for the time.
-    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(code, 0, "no processor time for threads");
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Keeps the calling thread on one processor, or two threads may take turns on the same one for a whole round.
@@ -67,47 +52,63 @@ fn pin(processor: usize) {
     unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
 }
 
-/// The best of all rounds, with the threads on the first `processors`.
-fn race(load: &Load, processors: usize, malloc: impl Malloc + Copy + Send + Sync) -> Rate {
-    let threads = load.threads.len();
-    let channels: Vec<Vec<Channel>> =
-        (0..threads).map(|_| (0..threads).map(|_| Channel::default()).collect()).collect();
-    let (channels, barrier, is_over) = (&channels, &Barrier::new(threads), &AtomicBool::new(false));
-    let laps: Vec<Vec<Lap>> = thread::scope(|scope| {
-        let start = |me: usize| {
-            scope.spawn(move || {
-                pin(me % processors);
-                let mut worker = Worker::new(malloc, load, me, channels);
-                let lap = |_| {
-                    barrier.wait();
-                    let (start, before) = (Instant::now(), processor_time());
-                    let calls = worker.run(&load.threads[me], is_over);
-                    let (end, processor) = (Instant::now(), processor_time() - before);
-                    barrier.wait();
-                    // Relaxed: the barriers order this before the next lap.
-                    is_over.store(false, Ordering::Relaxed);
-                    worker.clear();
-                    Lap { start, end, processor, calls }
-                };
-                (0..ROUNDS).map(lap).collect()
-            })
-        };
-        let handles: Vec<_> = (0..threads).map(start).collect();
-        handles.into_iter().map(|handle| handle.join().expect("a thread's laps")).collect()
+/// The rates of two loads, round by round: the threads of the first share one processor, those of the second have one each.
+fn race(loads: [&Load; 2], malloc: impl Malloc + Copy + Send + Sync) -> [Vec<f64>; 2] {
+    let channels = loads.map(|load| channels(load.threads.len()));
+    let (barrier, is_over) =
+        (&Barrier::new(loads.map(|load| load.threads.len()).iter().sum()), &AtomicBool::new(false));
+    let laps = thread::scope(|scope| {
+        let teams = [0, 1].map(|team| {
+            let (load, channels) = (loads[team], &channels[team]);
+            let start = |me: usize| {
+                scope.spawn(move || {
+                    pin(me * team);
+                    let mut worker = Worker::new(malloc, load, me, channels);
+                    let mut laps = Vec::new();
+                    for turn in 0..2 * ROUNDS {
+                        barrier.wait();
+                        if turn % 2 == team {
+                            let start = Instant::now();
+                            let calls = worker.run(&load.threads[me], is_over);
+                            laps.push(Lap { start, end: Instant::now(), calls });
+                        }
+                        barrier.wait();
+                        // Relaxed: the barriers order this before the next lap.
+                        is_over.store(false, Ordering::Relaxed);
+                        if turn % 2 == team {
+                            worker.clear();
+                        }
+                    }
+                    laps
+                })
+            };
+            (0..load.threads.len()).map(start).collect::<Vec<_>>()
+        });
+        teams.map(|team| {
+            team.into_iter().map(|thread| thread.join().expect("a thread's laps")).collect()
+        })
     });
-    let mut best = Rate::default();
-    for round in 1..ROUNDS {
-        let lap = |thread: &Vec<Lap>| thread[round];
-        let start = laps.iter().map(|thread| lap(thread).start).min();
-        let end = laps.iter().map(|thread| lap(thread).end).max();
-        let clock = start.zip(end).map_or(Duration::MAX, |(start, end)| end - start);
-        let calls: usize = laps.iter().map(|thread| lap(thread).calls).sum();
-        best.clock = best.clock.max(calls as f64 / clock.as_secs_f64() / 1e6);
-        let rate = |lap: Lap| lap.calls as f64 / lap.processor.as_secs_f64() / 1e6;
-        let rates: f64 = laps.iter().map(|thread| rate(lap(thread))).sum();
-        best.processor = best.processor.max(rates * processors as f64 / threads as f64);
-    }
-    best
+    laps.map(|team: Vec<Vec<Lap>>| (1..ROUNDS).map(|round| rate(&team, round)).collect())
+}
+
+/// Million calls a second of all threads in a round.
+fn rate(threads: &[Vec<Lap>], round: usize) -> f64 {
+    let laps = threads.iter().map(|laps| laps[round]);
+    let start = laps.clone().map(|lap| lap.start).min();
+    let end = laps.clone().map(|lap| lap.end).max();
+    let clock = start.zip(end).map_or(Duration::MAX, |(start, end)| end - start);
+    laps.map(|lap| lap.calls).sum::<usize>() as f64 / clock.as_secs_f64() / 1e6
+}
+
+/// `channels[from][to]` for a number of threads.
+fn channels(threads: usize) -> Vec<Vec<Channel>> {
+    (0..threads).map(|_| (0..threads).map(|_| Channel::default()).collect()).collect()
+}
+
+/// The middle and the greatest of some values.
+fn median_and_best(mut values: Vec<f64>) -> [f64; 2] {
+    values.sort_by(f64::total_cmp);
+    [values[values.len() / 2], values[values.len() - 1]]
 }
 
 fn main() {
@@ -121,24 +122,24 @@ fn main() {
         }),
     ];
     println!(
-        "million calls/s on one processor, on two, and the gain; by the clock | by processor time"
+        "million calls/s on one processor and on two, best; gain of the best, median gain of a round; round trip"
     );
     for (name, fewest, generate, load_of) in loads {
         let load = |threads| load_of(&generate(1, threads, usize::from(threads) * CALLS), threads);
-        let (one, two) = ((&load(fewest), 1), (&load(2), 2));
-        let row = |allocator: &str, [one, two]: [Rate; 2]| {
-            let gain = |one: f64, two: f64| format!("{one:6.1} {two:6.1} {:5.2}x", two / one);
-            let (clock, processor) =
-                (gain(one.clock, two.clock), gain(one.processor, two.processor));
-            println!("{name:8} {allocator:12} {clock} | {processor}");
+        let loads = [&load(fewest), &load(2)];
+        let row = |allocator: &str, [one, two]: [Vec<f64>; 2]| {
+            let gains = one.iter().zip(&two).map(|(one, two)| two / one).collect();
+            let [median, _] = median_and_best(gains);
+            let [[_, one], [_, two]] = [one, two].map(median_and_best);
+            let (gain, nanos) = (two / one, distance::round_trip_nanos(pin));
+            println!(
+                "{name:8} {allocator:12} {one:6.1} {two:6.1} {gain:5.2}x {median:5.2}x {nanos:5.0} ns"
+            );
         };
-        row(
-            "ThreadMalloc",
-            [one, two].map(|(load, processors)| race(load, processors, ThreadMalloc::OBJECT)),
-        );
-        row("mi_malloc", [one, two].map(|(load, processors)| race(load, processors, MiMalloc)));
-        row("unshared", [one, two].map(|(load, processors)| race(load, processors, Unshared)));
-        row("null", [one, two].map(|(load, processors)| race(load, processors, Null)));
-        row("libc", [one, two].map(|(load, processors)| race(load, processors, LibcMalloc)));
+        row("ThreadMalloc", race(loads, ThreadMalloc::OBJECT));
+        row("mi_malloc", race(loads, MiMalloc));
+        row("unshared", race(loads, Unshared));
+        row("null", race(loads, Null));
+        row("libc", race(loads, LibcMalloc));
     }
 }

@@ -15,6 +15,8 @@ struct Peer<'a> {
     from: &'a Channel,
     outgoing: Batch,
     incoming: Batch,
+    /// How many of `incoming` are freed already.
+    taken: usize,
     /// Frees that were due while nothing had come.
     owed: usize,
 }
@@ -42,6 +44,7 @@ impl<'a, A: Malloc> Worker<'a, A> {
             from: &channels[other][me],
             outgoing: Batch::default(),
             incoming: Batch::default(),
+            taken: 0,
             owed: 0,
         };
         Self {
@@ -129,15 +132,18 @@ impl<'a, A: Malloc> Worker<'a, A> {
     fn receive(&mut self, from: u16) {
         let peer = &mut self.peers[usize::from(from)];
         peer.owed += 1;
-        if peer.incoming.0.is_empty() && peer.owed % self.batch == 0 {
+        if peer.taken == peer.incoming.0.len() && peer.owed % self.batch == 0 {
+            peer.incoming.0.clear();
+            peer.taken = 0;
             peer.from.receive(&mut peer.incoming);
         }
-        let due = peer.owed.min(peer.incoming.0.len());
+        let due = peer.owed.min(peer.incoming.0.len() - peer.taken);
         peer.owed -= due;
         for _ in 0..due {
-            if let Some(block) = self.peers[usize::from(from)].incoming.0.pop() {
-                self.release(block);
-            }
+            let peer = &mut self.peers[usize::from(from)];
+            let block = peer.incoming.0[peer.taken];
+            peer.taken += 1;
+            self.release(block);
         }
     }
 
@@ -149,6 +155,8 @@ impl<'a, A: Malloc> Worker<'a, A> {
         }
         for peer in &mut self.peers {
             free_all(&self.malloc, &mut peer.outgoing);
+            peer.incoming.0.drain(..peer.taken);
+            peer.taken = 0;
             free_all(&self.malloc, &mut peer.incoming);
             peer.from.receive(&mut peer.incoming);
             while !peer.incoming.0.is_empty() {
