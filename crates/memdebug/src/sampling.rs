@@ -5,7 +5,7 @@ use core::cell::Cell;
 use core::num::NonZeroU32;
 use core::ptr;
 
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::load::thread_pointer;
 
@@ -66,10 +66,10 @@ pub(crate) fn random() -> u32 {
 /// A counter alone on its cache line.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Counter(AtomicI32);
+struct Counter(AtomicU32);
 
 /// Turns until the next look, while nothing is sampled.
-const IDLE_TURNS: i32 = 4096;
+const IDLE_TURNS: u32 = 4096;
 
 /// Counts allocations down to the next guarded one, by groups of threads.
 ///
@@ -80,11 +80,11 @@ pub(crate) struct Countdowns<const GROUPS: usize>([Counter; GROUPS]);
 
 impl<const GROUPS: usize> Countdowns<GROUPS> {
     pub(crate) const fn new() -> Self {
-        Self([const { Counter(AtomicI32::new(0)) }; GROUPS])
+        Self([const { Counter(AtomicU32::new(0)) }; GROUPS])
     }
 
     #[inline(always)]
-    fn own(&self) -> &AtomicI32 {
+    fn own(&self) -> &AtomicU32 {
         // Thread pointers differ in their bits from the fifteenth on: the product has them in those that are left.
         let mixed = (thread_pointer() as u64).wrapping_mul(0x3C6E_F35F);
         &self.0[(mixed >> 42) as usize % GROUPS].0
@@ -94,24 +94,19 @@ impl<const GROUPS: usize> Countdowns<GROUPS> {
     #[inline(always)]
     pub(crate) fn passes(&self) -> bool {
         let own = self.own();
-        let left = own.load(Relaxed).wrapping_sub(1);
-        if left > 0 {
+        let left = own.load(Relaxed).checked_sub(1);
+        if let Some(left) = left {
             own.store(left, Relaxed);
         }
-        left > 0
+        left.is_some()
     }
 
-    /// Whether an allocation that did not pass is to be guarded, where one in `rate` is; draws the distance to the next.
+    /// Whether an allocation that did not pass is to be guarded, where one in `rate` is; draws the distance to the next. The
+    /// first of a group is guarded too.
     pub(crate) fn is_due(&self, rate: Option<NonZeroU32>) -> bool {
-        let own = self.own();
-        let Some(rate) = rate else {
-            own.store(IDLE_TURNS, Relaxed);
-            return false;
-        };
-        // At 1 a distance ends; 0 stands before the first allocation of a group.
-        let is_end = own.load(Relaxed) == 1;
-        own.store(i32::try_from(distance(rate)).unwrap_or(i32::MAX), Relaxed);
-        is_end || rate.get() == 1
+        let turns = rate.map_or(IDLE_TURNS, |rate| distance(rate) - 1);
+        self.own().store(turns, Relaxed);
+        rate.is_some()
     }
 }
 
