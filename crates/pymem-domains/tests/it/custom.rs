@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use malloc_api::testing::{Counting, FailAfter, conformance};
 use malloc_api::{LibcMalloc, Malloc};
+use malloc_trace::Op;
 use pymem_domains::{
     AllocatorName, AllocatorRecord, Domain, Domains, Profile, PyMemAllocatorEx, ThreadSafety,
 };
@@ -198,7 +199,16 @@ fn every_failure_point_of_what_lies_below(
     #[values("malloc", "pymalloc", "malloc_debug", "pymalloc_debug", "mimalloc_debug")] name: &str,
     #[values(true, false)] lasting: bool,
 ) {
-    let ops = malloc_trace::generate::random(41, 120, 12_000);
+    let mut ops = malloc_trace::generate::random(41, 80, 12_000);
+    // What the pools ask the record below for: no bytes, and blocks that outgrow them.
+    ops.extend((200..218).flat_map(|slot| {
+        let domain = (slot % 3) as u8;
+        [
+            Op::malloc(slot, domain, 300),
+            Op::realloc(slot, domain, 20_000),
+            Op::calloc(slot + 100, domain, 0),
+        ]
+    }));
     let mut start = 0;
     loop {
         let Ok(domains) = Domains::new(Profile::CURRENT, name.parse().ok()) else { return };
