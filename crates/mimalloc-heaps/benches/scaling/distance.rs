@@ -1,54 +1,44 @@
 //! Owns the distance of two processors: how long a cache line takes from one to the other and back.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// Round trips of one measurement, and measurements.
-const TRIPS: usize = 2_000;
-const SAMPLES: usize = 10;
+/// Round trips of one measurement.
+const TRIPS: usize = 200;
 /// Looks at the line before the other thread gets a turn, in case both are on one processor after all.
 const PATIENCE: usize = 10_000;
 
 /// A line of its own, and its neighbour, which processors fetch along.
+#[derive(Default)]
 #[repr(align(128))]
-struct Line(AtomicUsize);
+pub(crate) struct Line(AtomicUsize);
 
 impl Line {
-    fn wait_for(&self, value: usize) {
-        let mut looks = 0;
-        // Relaxed: no data goes with it.
-        while self.0.load(Ordering::Relaxed) != value {
-            looks += 1;
-            if looks % PATIENCE == 0 {
-                thread::yield_now();
-            }
+    /// Nanoseconds of a round trip, for two threads that call it at the same time, as 0 and 1, equally often.
+    pub(crate) fn round_trip(&self, me: usize) -> f64 {
+        self.pass_on(me, 1); // Until both are here.
+        let start = Instant::now();
+        self.pass_on(me, TRIPS);
+        start.elapsed().as_nanos() as f64 / TRIPS as f64
+    }
+
+    /// Waits for the line, whose number is even for 0 and odd for 1, and counts it up.
+    fn pass_on(&self, me: usize, trips: usize) {
+        for _ in 0..trips {
+            let mut looks = 0;
+            // Relaxed: no data goes with it.
+            let number = loop {
+                let number = self.0.load(Ordering::Relaxed);
+                if number % 2 == me {
+                    break number;
+                }
+                looks += 1;
+                if looks % PATIENCE == 0 {
+                    thread::yield_now();
+                }
+            };
+            self.0.store(number + 1, Ordering::Relaxed);
         }
     }
-}
-
-/// Nanoseconds of a round trip between the first two processors, the best of some; `pin` keeps a thread on one.
-pub(crate) fn round_trip_nanos(pin: fn(usize)) -> f64 {
-    let (line, barrier) = (&Line(AtomicUsize::new(0)), &Barrier::new(2));
-    let trips = |me: usize| {
-        move || {
-            pin(me);
-            barrier.wait();
-            let sample = |sample| {
-                let start = Instant::now();
-                for trip in sample * TRIPS..(sample + 1) * TRIPS {
-                    line.wait_for(2 * trip + me);
-                    line.0.store(2 * trip + me + 1, Ordering::Relaxed);
-                }
-                start.elapsed().as_nanos() as f64 / TRIPS as f64
-            };
-            (0..SAMPLES).map(sample).fold(f64::INFINITY, f64::min)
-        }
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(trips(1));
-        let nanos = scope.spawn(trips(0)).join().expect("no panic");
-        other.join().expect("no panic").max(nanos)
-    })
 }

@@ -5,7 +5,8 @@
 //! has nothing to free yet goes on. A round ends when a thread is through: what both did until then counts. Rounds on one
 //! processor and on two alternate, so that both meet the same moods of the machine. Two rows are no allocators: `unshared`,
 //! lists without any synchronisation, where only the blocks' own cache lines travel; and `null`, which does nothing: the harness
-//! alone. Each row names the distance of the processors, which a virtual machine's host may change at any time.
+//! alone. How far apart two processors are decides much, and a virtual machine's host may change it at any time: each round
+//! measures it, and the gain is given apart for the rounds that met about the least distance.
 
 mod channel;
 mod distance;
@@ -24,6 +25,7 @@ use malloc_trace::generate;
 use mimalloc_heaps::{MiMalloc, ThreadMalloc};
 
 use channel::Channel;
+use distance::Line;
 use null::Null;
 use program::{Load, Touch};
 use unshared::Unshared;
@@ -40,6 +42,8 @@ struct Lap {
     start: Instant,
     end: Instant,
     calls: usize,
+    /// Nanoseconds of a round trip between two processors; 0 on one.
+    distance: f64,
 }
 
 /// Keeps the calling thread on one processor, or two threads may take turns on the same one for a whole round.
@@ -52,8 +56,17 @@ fn pin(processor: usize) {
     unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
 }
 
-/// The rates of two loads, round by round: the threads of the first share one processor, those of the second have one each.
-fn race(loads: [&Load; 2], malloc: impl Malloc + Copy + Send + Sync) -> [Vec<f64>; 2] {
+/// What a team did in a round.
+#[derive(Clone, Copy)]
+struct Round {
+    /// Million calls a second of all threads.
+    rate: f64,
+    distance: f64,
+}
+
+/// What two loads did, round by round: the threads of the first share one processor, those of the second have one each.
+fn race(loads: [&Load; 2], malloc: impl Malloc + Copy + Send + Sync) -> [Vec<Round>; 2] {
+    let line = &Line::default();
     let channels = loads.map(|load| channels(load.threads.len()));
     let (barrier, is_over) =
         (&Barrier::new(loads.map(|load| load.threads.len()).iter().sum()), &AtomicBool::new(false));
@@ -68,9 +81,10 @@ fn race(loads: [&Load; 2], malloc: impl Malloc + Copy + Send + Sync) -> [Vec<f64
                     for turn in 0..2 * ROUNDS {
                         barrier.wait();
                         if turn % 2 == team {
+                            let distance = if team == 1 { line.round_trip(me) } else { 0.0 };
                             let start = Instant::now();
                             let calls = worker.run(&load.threads[me], is_over);
-                            laps.push(Lap { start, end: Instant::now(), calls });
+                            laps.push(Lap { start, end: Instant::now(), calls, distance });
                         }
                         barrier.wait();
                         // Relaxed: the barriers order this before the next lap.
@@ -88,16 +102,17 @@ fn race(loads: [&Load; 2], malloc: impl Malloc + Copy + Send + Sync) -> [Vec<f64
             team.into_iter().map(|thread| thread.join().expect("a thread's laps")).collect()
         })
     });
-    laps.map(|team: Vec<Vec<Lap>>| (1..ROUNDS).map(|round| rate(&team, round)).collect())
+    laps.map(|team: Vec<Vec<Lap>>| (1..ROUNDS).map(|round| sum(&team, round)).collect())
 }
 
-/// Million calls a second of all threads in a round.
-fn rate(threads: &[Vec<Lap>], round: usize) -> f64 {
+fn sum(threads: &[Vec<Lap>], round: usize) -> Round {
     let laps = threads.iter().map(|laps| laps[round]);
     let start = laps.clone().map(|lap| lap.start).min();
     let end = laps.clone().map(|lap| lap.end).max();
     let clock = start.zip(end).map_or(Duration::MAX, |(start, end)| end - start);
-    laps.map(|lap| lap.calls).sum::<usize>() as f64 / clock.as_secs_f64() / 1e6
+    let distance = laps.clone().map(|lap| lap.distance).fold(0.0, f64::max);
+    let calls: usize = laps.map(|lap| lap.calls).sum();
+    Round { rate: calls as f64 / clock.as_secs_f64() / 1e6, distance }
 }
 
 /// `channels[from][to]` for a number of threads.
@@ -105,10 +120,27 @@ fn channels(threads: usize) -> Vec<Vec<Channel>> {
     (0..threads).map(|_| (0..threads).map(|_| Channel::default()).collect()).collect()
 }
 
-/// The middle and the greatest of some values.
-fn median_and_best(mut values: Vec<f64>) -> [f64; 2] {
-    values.sort_by(f64::total_cmp);
-    [values[values.len() / 2], values[values.len() - 1]]
+/// The median gain of some rounds, or nothing without any.
+fn median(gains: impl Iterator<Item = f64>) -> String {
+    let mut gains: Vec<f64> = gains.collect();
+    gains.sort_by(f64::total_cmp);
+    gains
+        .get(gains.len() / 2)
+        .map_or(String::new(), |gain| format!("{gain:.2}x of {}", gains.len()))
+}
+
+/// One line of the table.
+fn print(load: &str, allocator: &str, [one, two]: [Vec<Round>; 2]) {
+    let best = |rounds: &[Round]| rounds.iter().map(|round| round.rate).fold(0.0, f64::max);
+    let least = two.iter().map(|round| round.distance).fold(f64::INFINITY, f64::min);
+    let gains = one.iter().zip(&two).map(|(one, two)| (two.rate / one.rate, two.distance));
+    let (near, far): (Vec<_>, Vec<_>) = gains.partition(|(_, distance)| *distance < 2.0 * least);
+    let [near, far] = [near, far].map(|gains| median(gains.into_iter().map(|(gain, _)| gain)));
+    let [one, two] = [one, two].map(|rounds| best(&rounds));
+    println!(
+        "{load:8} {allocator:12} {one:6.1} {two:6.1} {:5.2}x {least:4.0} ns {near:>11} {far:>11}",
+        two / one
+    );
 }
 
 fn main() {
@@ -122,20 +154,12 @@ fn main() {
         }),
     ];
     println!(
-        "million calls/s on one processor and on two, best; gain of the best, median gain of a round; round trip"
+        "million calls/s on one processor and on two, best, and the gain; least distance, median gain near it and farther off"
     );
     for (name, fewest, generate, load_of) in loads {
         let load = |threads| load_of(&generate(1, threads, usize::from(threads) * CALLS), threads);
         let loads = [&load(fewest), &load(2)];
-        let row = |allocator: &str, [one, two]: [Vec<f64>; 2]| {
-            let gains = one.iter().zip(&two).map(|(one, two)| two / one).collect();
-            let [median, _] = median_and_best(gains);
-            let [[_, one], [_, two]] = [one, two].map(median_and_best);
-            let (gain, nanos) = (two / one, distance::round_trip_nanos(pin));
-            println!(
-                "{name:8} {allocator:12} {one:6.1} {two:6.1} {gain:5.2}x {median:5.2}x {nanos:5.0} ns"
-            );
-        };
+        let row = |allocator: &str, rounds| print(name, allocator, rounds);
         row("ThreadMalloc", race(loads, ThreadMalloc::OBJECT));
         row("mi_malloc", race(loads, MiMalloc));
         row("unshared", race(loads, Unshared));
