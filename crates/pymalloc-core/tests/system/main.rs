@@ -4,6 +4,8 @@
 //! the first calls of a process are made once.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+// AddressSanitizer needs mappings and addresses of its own.
+#[cfg(not(pymem_asan))]
 mod limits;
 
 use std::process::Command;
