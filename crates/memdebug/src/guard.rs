@@ -324,9 +324,9 @@ pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) -> bool {
     let start = pool.data(guarded.slot).wrapping_add(start);
     // SAFETY: the pages of a slot that nobody may use any more.
     unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) };
-    if pool.protect(start, bytes, libc::PROT_NONE) {
-        pool.lock().give(guarded.slot);
-    }
+    // Pages that cannot be protected are no guard any more, but serve the next block.
+    pool.protect(start, bytes, libc::PROT_NONE);
+    pool.lock().give(guarded.slot);
     true
 }
 

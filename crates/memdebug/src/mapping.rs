@@ -63,8 +63,13 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let start = self.start.as_ptr().cast();
         // SAFETY: mapped by `map` with this size, and not used after.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        if unsafe { libc::munmap(start, self.bytes) } != 0 {
+            // A process with too many mappings cannot split one, but its pages go back all the same.
+            // SAFETY: as above.
+            unsafe { libc::madvise(start, self.bytes, libc::MADV_DONTNEED) };
+        }
     }
 }
 

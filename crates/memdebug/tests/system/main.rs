@@ -10,7 +10,7 @@ mod reports;
 use std::cell::RefCell;
 use std::process::Command;
 
-use malloc_api::LibcMalloc;
+use malloc_api::{LibcMalloc, Malloc};
 use malloc_api::testing::{Counting, MemoryCall, Refusals};
 use malloc_trace::{ShadowModel, generate};
 use memdebug::{ApiId, ConfigureError, DebugHooks, Host, Options, Violation};
@@ -136,4 +136,38 @@ fn pages_that_cannot_be_changed_cost_no_block(
     let (calls, failures, requests) = run(&format!("changes;0;{};{options}", usize::MAX));
     assert_eq!((failures, requests), (calls, Some(0)));
     assert!(failures > 0 || !options.contains("guard"));
+}
+
+/// The slot of a guarded block whose pages stayed open serves other blocks.
+#[test]
+fn slots_that_stay_open_serve_again() {
+    let hooks = DebugHooks::new(LibcMalloc, ApiId::Obj).with_host(COLLECTING);
+    let hooks = hooks.with_options(&"guard=1/1".parse().expect("an option")).expect("pages");
+    // More blocks than there are slots.
+    for _ in 0..5_000 {
+        let block = hooks.malloc(16).expect("memory");
+        let refusals = Refusals::of(&[MemoryCall::Mprotect], 0, usize::MAX);
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(Some(block)) };
+        assert_eq!(refusals.failures(), 1, "every block is guarded");
+    }
+}
+
+/// Pages that are done with go back to the system even where it cannot end their mapping.
+#[test]
+fn pages_go_back_without_munmap() {
+    let hooks = DebugHooks::new(LibcMalloc, ApiId::Obj).with_host(COLLECTING);
+    let hooks = hooks.with_options(&"registry".parse().expect("an option")).expect("memory");
+    let refusals = Refusals::of(&[MemoryCall::Munmap, MemoryCall::Madvise], 0, 1);
+    let mut blocks = Vec::new();
+    // A table of the registry grows and leaves its pages.
+    while refusals.calls() == 0 {
+        assert!(blocks.len() < 1 << 20, "no table has grown");
+        blocks.push(hooks.malloc(16).expect("memory"));
+    }
+    assert_eq!((refusals.calls(), refusals.failures()), (2, 1), "advice follows the refusal");
+    for block in blocks {
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(Some(block)) };
+    }
 }
