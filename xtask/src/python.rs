@@ -110,8 +110,14 @@ fn is_toolchain(folder: &Path) -> bool {
 pub(crate) fn library() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
+    build.arg("build");
+    library_of(build)
+}
+
+/// The library, built by a `cargo build` of the caller's options, with the profile that ships.
+pub(crate) fn library_of(mut build: Command) -> Result<PathBuf> {
     build.current_dir(crate::root());
-    build.args(["build", "--quiet", "--profile", "preload", "--package", "pymem-preload", "--lib"]);
+    build.args(["--quiet", "--profile", "preload", "--package", "pymem-preload", "--lib"]);
     // Its messages are data, and tell where the library is whatever the target folder.
     build.args(["--message-format", "json-render-diagnostics"]);
     let output =

@@ -38,7 +38,8 @@ pub(super) fn regrtest(
     if let Some(row) = row {
         python.env("PYTHONMALLOC", row);
     }
-    python.args(["-m", "test", "--timeout", "900", "-j"]).arg(jobs.to_string());
+    // With -W it names the tests of a module that has several failures, too.
+    python.args(["-m", "test", "--timeout", "900", "-W", "-j"]).arg(jobs.to_string());
     for (test, _) in EXPECTED_FAILURES {
         python.args(["-i", test]);
     }

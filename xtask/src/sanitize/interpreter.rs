@@ -1,0 +1,77 @@
+//! Owns the run of an unmodified interpreter on the preload in memcheck: a program without a bug, and with bugs on purpose.
+//!
+//! The preload's code is what the run covers: a library that is loaded into a program cannot bring AddressSanitizer along.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Result, ensure};
+use xshell::{Shell, cmd};
+
+use super::REPORTED;
+use crate::python::{self, Interpreter};
+
+const ROWS: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
+const PROGRAM: &str = "xtask/plants/bugs.py";
+/// The bugs of the program.
+const BUGS: [&str; 2] = ["overflow", "use after free"];
+/// What memcheck says of each.
+const WORDS: &str = "Invalid write of size 1";
+
+/// Runs the newest interpreter with a GIL, in each row, where one is installed. Builds in the shell's target folder, whose
+/// C flags tell memcheck about mimalloc's blocks.
+pub(super) fn run(shell: &Shell) -> Result<()> {
+    let found = Interpreter::installed().into_iter().rfind(|python| !python.free_threaded);
+    let Some(python) = found else {
+        println!("skipped: no interpreter is installed that the library can be preloaded into");
+        return Ok(());
+    };
+    let build = cmd!(shell, "cargo build --features=valgrind");
+    let library = python::library_of(Command::from(build))?;
+    for row in ROWS {
+        println!("memcheck: {python} on {row}");
+        let clean = in_memcheck(shell, &python, &library, row, "none")?;
+        let text = String::from_utf8_lossy(&clean.stderr);
+        ensure!(
+            clean.status.success(),
+            "memcheck found something in {row}: {}\n{text}",
+            clean.status
+        );
+        for bug in BUGS {
+            let found = in_memcheck(shell, &python, &library, row, bug)?;
+            let text = String::from_utf8_lossy(&found.stderr);
+            // After the report the hooks, or a damaged list of mimalloc's, may end the process.
+            ensure!(
+                !found.status.success() && text.contains(WORDS),
+                "the {bug} on purpose was not reported as `{WORDS}` in {row}: {}\n{text}",
+                found.status
+            );
+            println!("memcheck: the {bug} on purpose was reported");
+        }
+    }
+    Ok(())
+}
+
+/// Runs the program with `bug`, and with everything switched on that the library can write at exit.
+fn in_memcheck(
+    shell: &Shell,
+    python: &Interpreter,
+    library: &Path,
+    row: &str,
+    bug: &str,
+) -> Result<Output> {
+    let folder = shell.create_temp_dir()?;
+    let status = format!("--error-exitcode={REPORTED}");
+    let program = &python.path;
+    // The interpreter reads some of its own memory before it writes it, which is no business of ours.
+    let run =
+        cmd!(shell, "valgrind -q --undef-value-errors=no {status} {program} -s -S {PROGRAM} {bug}");
+    let run = run
+        .env("LD_PRELOAD", library)
+        .env("PYTHONMALLOC", row)
+        .env("PYTHONMALLOCSTATS", "1")
+        .env("PYMEM_STATS", "1")
+        .env("PYMEM_TRACE", folder.path().join("trace"))
+        .env("PYMEM_HEAP_MAP", folder.path().join("map.svg"));
+    Ok(run.quiet().ignore_status().output()?)
+}
