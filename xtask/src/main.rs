@@ -92,7 +92,7 @@ enum Command {
     Asan,
     /// Run tests under LeakSanitizer (needs nightly).
     Lsan,
-    /// Run the same tests under Valgrind's memcheck (needs Valgrind 3.19 or later).
+    /// Run tests, and an interpreter on the preload, under Valgrind's memcheck (needs Valgrind 3.19 or later).
     Valgrind,
     /// Put 64 threads on all rows of the table at once and check every block and resident memory.
     Soak {
