@@ -51,7 +51,16 @@ fn each_bug_is_named(
     for size in SIZES {
         for bug in Bug::all(size, quarantine) {
             bug.plant(&ours, &other, size);
-            let found = seen();
+            let mut found = seen();
+            // Another test's thread may have had the memory between the two frees; rarely a hundred times in a row.
+            for _ in 0..100 {
+                let is_spoilt = bug == Bug::DoubleFree && !quarantine;
+                if !is_spoilt || found.iter().any(|report| report.kind() != ViolationKind::BadId) {
+                    break;
+                }
+                bug.plant(&ours, &other, size);
+                found = seen();
+            }
             if bug == Bug::NoGil && api == ApiId::Raw {
                 assert!(found.is_empty(), "raw has no thread rule");
                 continue;

@@ -10,8 +10,8 @@ mod reports;
 use std::cell::RefCell;
 use std::process::Command;
 
-use malloc_api::{LibcMalloc, Malloc};
 use malloc_api::testing::{Counting, MemoryCall, Refusals};
+use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{ShadowModel, generate};
 use memdebug::{ApiId, ConfigureError, DebugHooks, Host, Options, Violation};
 use rstest::rstest;
