@@ -9,6 +9,8 @@ mod checker;
 mod conformance;
 mod counting;
 mod fail_after;
+#[cfg(feature = "std")]
+mod global_fail_after;
 mod live;
 #[cfg(all(feature = "std", feature = "libc", target_os = "linux", target_pointer_width = "64"))]
 #[doc(hidden)]
@@ -22,6 +24,8 @@ pub use checker::under_memory_checker;
 pub use conformance::{conformance, try_conformance};
 pub use counting::{Counting, Counts};
 pub use fail_after::FailAfter;
+#[cfg(feature = "std")]
+pub use global_fail_after::GlobalFailAfter;
 #[cfg(all(
     feature = "std",
     feature = "libc",
@@ -31,4 +35,4 @@ pub use fail_after::FailAfter;
 pub use memory_calls::{MemoryCall, Refusals};
 pub use nonconformance::Nonconformance;
 #[cfg(feature = "std")]
-pub use process::{alone, resident_bytes};
+pub use process::{alone, resident_bytes, test_process};

@@ -5,6 +5,8 @@ extern crate std;
 use std::env;
 use std::process::Command;
 
+use super::process::arguments;
+
 /// A process that runs the test `name` alone under the memory checker of this build and ends with status 99 after a
 /// report: memcheck with the feature `valgrind`, AddressSanitizer where the whole program is built for it.
 ///
@@ -30,6 +32,6 @@ pub fn under_memory_checker(name: &str) -> Option<Command> {
         std::eprintln!("skipped: no memory checker watches this build");
         return None;
     };
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
+    command.args(arguments(name));
     Some(command)
 }

@@ -4,7 +4,9 @@
 extern crate std;
 
 use core::cell::Cell;
-use core::ffi::{c_int, c_void};
+
+#[doc(hidden)]
+pub use libc;
 
 /// A function of the system that maps memory, or changes what is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +89,9 @@ impl Drop for Refusals {
 }
 
 /// Whether this call of `kind` fails; `errno` is set then.
-fn is_refused(kind: MemoryCall) -> bool {
+#[doc(hidden)]
+#[must_use]
+pub fn is_refused(kind: MemoryCall) -> bool {
     // The last calls of a thread may come after its locals.
     let refused = PLAN.try_with(|cell| {
         let mut plan = cell.get();
@@ -110,71 +114,6 @@ fn is_refused(kind: MemoryCall) -> bool {
     refused
 }
 
-/// `mmap`, or a refusal.
-///
-/// # Safety
-///
-/// As the system's.
-#[doc(hidden)]
-pub unsafe fn mmap(
-    start: *mut c_void,
-    bytes: usize,
-    access: c_int,
-    flags: c_int,
-    file: c_int,
-    offset: i64,
-) -> *mut c_void {
-    if is_refused(MemoryCall::Mmap) {
-        return libc::MAP_FAILED;
-    }
-    // SAFETY: the caller's duties.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_mmap, start, bytes, access, flags, file, offset) };
-    core::ptr::with_exposed_provenance_mut(answer as usize)
-}
-
-/// `munmap`, or a refusal.
-///
-/// # Safety
-///
-/// As the system's.
-#[doc(hidden)]
-pub unsafe fn munmap(start: *mut c_void, bytes: usize) -> c_int {
-    if is_refused(MemoryCall::Munmap) {
-        return -1;
-    }
-    // SAFETY: the caller's duties.
-    unsafe { libc::syscall(libc::SYS_munmap, start, bytes) as c_int }
-}
-
-/// `madvise`, or a refusal.
-///
-/// # Safety
-///
-/// As the system's.
-#[doc(hidden)]
-pub unsafe fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int {
-    if is_refused(MemoryCall::Madvise) {
-        return -1;
-    }
-    // SAFETY: the caller's duties.
-    unsafe { libc::syscall(libc::SYS_madvise, start, bytes, advice) as c_int }
-}
-
-/// `mprotect`, or a refusal.
-///
-/// # Safety
-///
-/// As the system's.
-#[doc(hidden)]
-pub unsafe fn mprotect(start: *mut c_void, bytes: usize, access: c_int) -> c_int {
-    if is_refused(MemoryCall::Mprotect) {
-        return -1;
-    }
-    // SAFETY: the caller's duties.
-    unsafe { libc::syscall(libc::SYS_mprotect, start, bytes, access) as c_int }
-}
-
 /// Puts `mmap`, `munmap`, `madvise` and `mprotect` of the program under the control of
 /// [`Refusals`](crate::testing::Refusals).
 ///
@@ -184,7 +123,8 @@ macro_rules! refuse_memory_calls {
     () => {
         mod refused_memory_calls {
             use ::core::ffi::{c_int, c_void};
-            use $crate::testing::memory_calls as calls;
+            use $crate::testing::MemoryCall;
+            use $crate::testing::memory_calls::{is_refused, libc};
 
             // SAFETY: the system's function, with its signature.
             #[unsafe(no_mangle)]
@@ -196,22 +136,34 @@ macro_rules! refuse_memory_calls {
                 file: c_int,
                 offset: i64,
             ) -> *mut c_void {
+                if is_refused(MemoryCall::Mmap) {
+                    return libc::MAP_FAILED;
+                }
                 // SAFETY: the caller's duties.
-                unsafe { calls::mmap(start, bytes, access, flags, file, offset) }
+                let answer = unsafe {
+                    libc::syscall(libc::SYS_mmap, start, bytes, access, flags, file, offset)
+                };
+                ::core::ptr::with_exposed_provenance_mut(answer as usize)
             }
 
             // SAFETY: as above.
             #[unsafe(no_mangle)]
             unsafe extern "C" fn munmap(start: *mut c_void, bytes: usize) -> c_int {
+                if is_refused(MemoryCall::Munmap) {
+                    return -1;
+                }
                 // SAFETY: the caller's duties.
-                unsafe { calls::munmap(start, bytes) }
+                unsafe { libc::syscall(libc::SYS_munmap, start, bytes) as c_int }
             }
 
             // SAFETY: as above.
             #[unsafe(no_mangle)]
             unsafe extern "C" fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int {
+                if is_refused(MemoryCall::Madvise) {
+                    return -1;
+                }
                 // SAFETY: the caller's duties.
-                unsafe { calls::madvise(start, bytes, advice) }
+                unsafe { libc::syscall(libc::SYS_madvise, start, bytes, advice) as c_int }
             }
 
             // SAFETY: as above.
@@ -221,8 +173,11 @@ macro_rules! refuse_memory_calls {
                 bytes: usize,
                 access: c_int,
             ) -> c_int {
+                if is_refused(MemoryCall::Mprotect) {
+                    return -1;
+                }
                 // SAFETY: the caller's duties.
-                unsafe { calls::mprotect(start, bytes, access) }
+                unsafe { libc::syscall(libc::SYS_mprotect, start, bytes, access) as c_int }
             }
         }
     };

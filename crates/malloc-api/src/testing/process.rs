@@ -8,6 +8,25 @@ use std::process::Command;
 
 const MARK: &str = "MALLOC_API_TEST_ALONE";
 
+/// A process that runs the test `name` alone and shows what it prints.
+///
+/// `name` is the test's path in its binary, as the test runner prints it.
+///
+/// # Panics
+///
+/// When the test does not know its own path.
+#[must_use]
+pub fn test_process(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("the test knows its own path"));
+    command.args(arguments(name));
+    command
+}
+
+/// What the test runner is told, so that it runs the test `name` alone.
+pub(super) fn arguments(name: &str) -> [&str; 4] {
+    ["--exact", name, "--nocapture", "--test-threads=1"]
+}
+
 /// Runs `body` in a fresh process that executes only the test `name`, or here if this is that process.
 ///
 /// `name` is the test's path in its binary, as the test runner prints it.
@@ -35,12 +54,7 @@ pub fn alone(name: &str, body: impl FnOnce()) {
         body();
         return;
     }
-    let program = env::current_exe().expect("the test knows its own path");
-    let status = Command::new(program)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(MARK, "1")
-        .status()
-        .expect("the test can start itself");
+    let status = test_process(name).env(MARK, "1").status().expect("the test can start itself");
     assert!(status.success(), "{name} failed in its own process: {status}");
 }
 

@@ -1,8 +1,9 @@
 //! The same bugs with the handler that a program gets: each ends in a report and SIGABRT, never in SIGSEGV.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use malloc_api::testing::test_process;
 use memdebug::{ApiId, Host, handler, install_fault_handler};
 use rstest::rstest;
 
@@ -12,11 +13,7 @@ const VARIABLE: &str = "MEMDEBUG_TEST_CHILD";
 
 /// Runs `program` of this file in a child of its own.
 pub(crate) fn run(program: &str) -> Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child::program", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, program)
-        .output()
-        .unwrap()
+    test_process("child::program").env(VARIABLE, program).output().unwrap()
 }
 
 /// What a child runs. In the parent there is nothing to run, which is a program without a bug.

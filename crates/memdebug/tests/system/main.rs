@@ -8,9 +8,8 @@
 mod reports;
 
 use std::cell::RefCell;
-use std::process::Command;
 
-use malloc_api::testing::{Counting, MemoryCall, Refusals};
+use malloc_api::testing::{Counting, MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{ShadowModel, generate};
 use memdebug::{ApiId, ConfigureError, DebugHooks, Host, Options, Violation};
@@ -87,11 +86,7 @@ fn child() {
 
 /// Runs the child; returns its calls, how many of them failed, and the requests that got no memory, if there was a program.
 fn run(words: &str) -> (usize, usize, Option<usize>) {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, words)
-        .output()
-        .unwrap();
+    let output = test_process("child").env(VARIABLE, words).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{words}: {text}{}", String::from_utf8_lossy(&output.stderr));
     let counts = text.lines().find_map(|line| {

@@ -1,42 +1,16 @@
 //! A report when there is no memory at all: its text is made in buffers of fixed size.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::process::Command;
 use std::ptr::NonNull;
 
-use malloc_api::testing::{MemoryCall, Refusals};
+use malloc_api::testing::{GlobalFailAfter, MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
 use memdebug::{ApiId, DebugHooks, Host, handler};
 use rstest::rstest;
 
 const VARIABLE: &str = "MEMDEBUG_TEST_REPORT";
 
-thread_local! {
-    static HAS_MEMORY: Cell<bool> = const { Cell::new(true) };
-}
-
-/// The system's allocator while the thread has memory.
-struct OnDemand;
-
-// SAFETY: the system's allocator, or a failure.
-unsafe impl GlobalAlloc for OnDemand {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !HAS_MEMORY.get() {
-            return std::ptr::null_mut();
-        }
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: OnDemand = OnDemand;
+static ALLOCATOR: GlobalFailAfter = GlobalFailAfter;
 
 /// What a child runs: a bug whose report finds no memory; in the parent one that has none.
 #[test]
@@ -47,13 +21,12 @@ fn child() {
     let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(host);
     let hooks = hooks.with_options(&options.parse().expect("options")).expect("memory");
     let block = hooks.malloc(100).expect("memory").as_ptr();
-    HAS_MEMORY.set(false);
-    let refusals = Refusals::of(&MemoryCall::ALL, 0, usize::MAX);
     let free = |block| {
         // SAFETY: the block, or a planted bug.
         unsafe { hooks.free(NonNull::new(block)) };
     };
-    match bug {
+    let refusals = Refusals::of(&MemoryCall::ALL, 0, usize::MAX);
+    GlobalFailAfter::with(0, || match bug {
         "none" => free(block),
         "overflow" => {
             // SAFETY: a planted bug: the first guard byte.
@@ -66,9 +39,8 @@ fn child() {
             free(block);
         }
         _ => unreachable!("no bug is called {bug:?}"),
-    }
+    });
     drop(refusals);
-    HAS_MEMORY.set(true);
 }
 
 #[rstest]
@@ -76,11 +48,8 @@ fn a_report_needs_no_memory(
     #[values("overflow", "inside", "twice")] bug: &str,
     #[values("", "serial", "quarantine", "strict")] options: &str,
 ) {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "reports::child", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, format!("{bug};{options}"))
-        .output()
-        .unwrap();
+    let output =
+        test_process("reports::child").env(VARIABLE, format!("{bug};{options}")).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{bug}, {options}: {:?}\n{errors}", output.status);
     let reports = errors.matches("Debug memory block at address p=0x").count();

@@ -4,13 +4,10 @@
 //! of its own, as the first calls of a process are made once.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::process::Command;
 use std::ptr::NonNull;
 
 use malloc_api::Malloc;
-use malloc_api::testing::{MemoryCall, Refusals};
+use malloc_api::testing::{GlobalFailAfter, MemoryCall, Refusals, test_process};
 use malloc_trace::{ShadowModel, generate};
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, ThreadHeaps, ThreadMalloc};
 use rstest::rstest;
@@ -19,42 +16,8 @@ malloc_api::refuse_memory_calls!();
 
 const VARIABLE: &str = "MIMALLOC_HEAPS_TEST_REFUSAL";
 
-thread_local! {
-    /// Allocations of this thread that still succeed.
-    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-/// The system's allocator until a thread has used up what it has left.
-struct Counted;
-
-// SAFETY: the system's allocator, or a failure.
-unsafe impl GlobalAlloc for Counted {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let left = LEFT.get();
-        if left == 0 {
-            return std::ptr::null_mut();
-        }
-        LEFT.set(left - 1);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counted = Counted;
-
-/// Runs `body`, in which the thread's first `count` allocations succeed.
-fn with_allocations<T>(count: usize, body: impl FnOnce() -> T) -> T {
-    LEFT.set(count);
-    let result = body();
-    LEFT.set(usize::MAX);
-    result
-}
+static ALLOCATOR: GlobalFailAfter = GlobalFailAfter;
 
 fn free(heaps: &ThreadHeaps, block: NonNull<u8>) {
     // SAFETY: (1) live and (2) not used afterwards.
@@ -89,7 +52,8 @@ fn an_attach_without_memory_is_an_error() {
         (0..8).for_each(|_| counted.recv().unwrap());
         // The slots that the first round made are there in the second.
         for round in &mut failures {
-            while let Err(error) = with_allocations(*round, || interpreter.attach().map(check)) {
+            while let Err(error) = GlobalFailAfter::with(*round, || interpreter.attach().map(check))
+            {
                 assert_eq!(error, HeapError::OutOfMemory);
                 *round += 1;
             }
@@ -108,7 +72,7 @@ fn a_delayed_free_without_memory_gives_the_block_back() {
         let heaps = interpreter.attach().unwrap();
         let blocks: Vec<_> = (0..40).filter_map(|_| heaps.malloc(HeapKind::Gc, 64)).collect();
         let mut refused = Vec::with_capacity(blocks.len());
-        with_allocations(count, || {
+        GlobalFailAfter::with(count, || {
             for &block in &blocks {
                 // SAFETY: (1) live, and freed by nobody else; (2), (3) no reader knows of it.
                 refused.extend(unsafe { heaps.free_delayed(Some(block)) }.err());
@@ -177,8 +141,7 @@ fn child() {
 
 /// Runs the child; returns its calls, how many of them failed, and the requests that got no memory, if there were heaps.
 fn run(arenas: &str, start: usize, stop: usize) -> (usize, usize, Option<usize>) {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+    let output = test_process("child")
         .env(VARIABLE, format!("{start};{stop}"))
         .env("MIMALLOC_DISALLOW_ARENA_ALLOC", arenas)
         .output()

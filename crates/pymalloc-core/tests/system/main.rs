@@ -8,9 +8,7 @@
 #[cfg(not(pymem_asan))]
 mod limits;
 
-use std::process::Command;
-
-use malloc_api::testing::{MemoryCall, Refusals};
+use malloc_api::testing::{MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{Op, ShadowModel};
 use pymalloc_core::{
@@ -137,11 +135,7 @@ fn child() {
 
 /// Runs the child, and returns how many calls it made and how many of them failed.
 fn run(words: &str) -> (usize, usize) {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, words)
-        .output()
-        .unwrap();
+    let output = test_process("child").env(VARIABLE, words).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{words}: {text}{}", String::from_utf8_lossy(&output.stderr));
     let counts = text.lines().find_map(|line| {

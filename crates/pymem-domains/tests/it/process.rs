@@ -1,8 +1,9 @@
 //! The process-wide domains, each time in a process of its own: this test binary, started again.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use malloc_api::Malloc;
+use malloc_api::testing::test_process;
 use pymem_domains::global::{self, mem, obj, raw};
 use pymem_domains::{
     AllocatorName as N, ConfigureError, Domain, Preconfig, Profile, UNKNOWN_ALLOCATOR_TEXT,
@@ -11,8 +12,7 @@ use rstest::rstest;
 
 /// Runs the test `name` of this binary in a new process, with these variables and no others of ours.
 pub(crate) fn child(name: &str, variables: &[(&str, &str)]) -> Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+    test_process(name)
         .env_remove("PYTHONMALLOC")
         .env_remove("PYTHONDEVMODE")
         .env("PYMEM_TEST_CHILD", name)

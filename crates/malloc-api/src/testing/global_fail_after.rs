@@ -1,0 +1,47 @@
+//! Owns the failure of Rust's own allocations: those of boxes, vectors and text.
+
+extern crate std;
+
+use core::cell::Cell;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+
+/// The system's allocator for a test program, whose allocations fail for a thread that has used up what it was given.
+///
+/// It is for `#[global_allocator]`, as [`FailAfter`](crate::testing::FailAfter) is for the allocator under test. Frees
+/// never fail, and a thread has no limit but inside of [`GlobalFailAfter::with`].
+#[derive(Debug)]
+pub struct GlobalFailAfter;
+
+std::thread_local! {
+    /// Allocations of this thread that still succeed.
+    static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+impl GlobalFailAfter {
+    /// Runs `body`, in which the calling thread's first `count` allocations succeed and all others fail; 0 fails all.
+    pub fn with<T>(count: usize, body: impl FnOnce() -> T) -> T {
+        LEFT.set(count);
+        let result = body();
+        LEFT.set(usize::MAX);
+        result
+    }
+}
+
+// SAFETY: the system's allocator, or a failure.
+unsafe impl GlobalAlloc for GlobalFailAfter {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let left = LEFT.get();
+        if left == 0 {
+            return core::ptr::null_mut();
+        }
+        LEFT.set(left - 1);
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
