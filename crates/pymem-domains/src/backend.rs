@@ -12,7 +12,7 @@ use malloc_api::LibcMalloc;
 
 use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
-use crate::domains::DomainAllocator;
+use crate::domain_allocator::DomainAllocator;
 use crate::error::SetAllocatorError;
 use crate::profile::Build;
 use crate::record::{AllocatorRecord, ThreadSafety};

@@ -2,22 +2,22 @@
 //! Leaves what is installed in a domain to `layers.rs`, and the first call to `gate.rs`.
 
 use core::fmt;
-use core::ptr::NonNull;
 
-use malloc_api::Malloc;
 use pymem_sync::{Lock, Published};
 
 use crate::backend::{Backends, libc_record};
 use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
+use crate::domain_allocator::DomainAllocator;
 use crate::error::{DomainsError, SetAllocatorError};
-use crate::fork::{self, HeldOverFork};
-use crate::gate::{Gated, gate};
+use crate::fork;
+use crate::gate::{Gated as _, gate};
 use crate::immortal;
 use crate::layers::Layers;
 use crate::name::{AllocatorName, UnknownAllocator};
 use crate::profile::{Build, Profile};
 use crate::record::{AllocatorRecord, ThreadSafety};
+use crate::shared::{Cells, FOR_POOLS, Shared};
 use crate::stats::DomainDescription;
 use crate::table::Row;
 
@@ -42,26 +42,6 @@ use crate::table::Row;
 #[derive(Clone, Copy)]
 pub struct Domains {
     shared: &'static Shared,
-}
-
-/// The number of the gate before raw by which the pools come: past raw's debug hooks, since their blocks have their own.
-const FOR_POOLS: usize = Domain::ALL.len();
-
-/// Where the calls of the three domains find their records.
-pub(crate) type Cells = [Published<AllocatorRecord>; 3];
-
-/// What the copies of one `Domains` stand for.
-struct Shared {
-    profile: Profile,
-    row: &'static Row,
-    debug: DebugConfig,
-    threads: ThreadSafety,
-    cells: &'static Cells,
-    /// Where the pools find raw.
-    for_pools: &'static Published<AllocatorRecord>,
-    layers: Lock<[Layers; 3]>,
-    backends: &'static Backends,
-    default_raw: AllocatorRecord,
 }
 
 impl Domains {
@@ -152,7 +132,7 @@ impl Domains {
         threads: ThreadSafety,
     ) -> Result<Self, DomainsError> {
         let for_pools = immortal::leak(Published::new(immortal::leak(libc_record())));
-        let raw = DomainAllocator { cell: for_pools };
+        let raw = DomainAllocator::new(for_pools);
         // SAFETY: 1: by duty 1.
         let backends = unsafe { Backends::new(raw, profile.build(), threads) };
         let backends = immortal::leak(backends);
@@ -212,10 +192,10 @@ impl Domains {
         self.shared.row
     }
 
-    /// The allocator of a domain: a [`Malloc`] that stays valid for ever and follows every later set.
+    /// The allocator of a domain: a [`Malloc`](malloc_api::Malloc) that stays valid for ever and follows every later set.
     #[must_use]
     pub fn get(self, domain: Domain) -> DomainAllocator {
-        DomainAllocator { cell: &self.shared.cells[domain.index()] }
+        DomainAllocator::new(&self.shared.cells[domain.index()])
     }
 
     /// The record that serves `domain` now; C's `PyMem_GetAllocator`.
@@ -418,107 +398,5 @@ impl fmt::Debug for Domains {
             .field("row", &self.shared.row)
             .field("layers", &self.shared.layers)
             .finish()
-    }
-}
-
-impl Shared {
-    /// `checks` of `domain` over `inner`.
-    fn checks_over(
-        &self,
-        inner: AllocatorRecord,
-        checks: Checks,
-        domain: Domain,
-    ) -> Result<AllocatorRecord, SetAllocatorError> {
-        self.backends.checks_over(inner, &self.debug, checks, domain)
-    }
-
-    /// Lets calls see the domain's top record; an unused domain keeps its gate.
-    fn publish(&self, domain: Domain, layers: &Layers) {
-        if layers.used() {
-            self.cells[domain.index()].store(layers.top());
-            if domain == Domain::Raw {
-                self.for_pools.store(layers.for_allocators());
-            }
-        }
-    }
-}
-
-// The pools come first: their calls of raw reach its gate, which takes the lock of the layers.
-impl HeldOverFork for Shared {
-    fn lock(&self) {
-        self.backends.pools.lock_for_fork();
-        self.layers.raw().lock();
-    }
-
-    unsafe fn unlock(&self) {
-        // SAFETY: 1: `lock` took it (duty 1).
-        unsafe { self.layers.raw().unlock() };
-        // SAFETY: 1: as above.
-        unsafe { self.backends.pools.unlock_after_fork() };
-    }
-}
-
-impl Gated for Shared {
-    fn open(&self, domain: usize) -> &'static AllocatorRecord {
-        let mut layers = self.layers.lock();
-        if domain == FOR_POOLS {
-            let raw = &mut layers[Domain::Raw.index()];
-            raw.mark_used();
-            self.for_pools.store(raw.for_allocators());
-            return raw.for_allocators();
-        }
-        let layers = &mut layers[domain];
-        layers.mark_used();
-        self.cells[domain].store(layers.top());
-        layers.top()
-    }
-
-    fn peek(&self, domain: usize) -> &'static AllocatorRecord {
-        let layers = self.layers.lock();
-        match domain {
-            FOR_POOLS => layers[Domain::Raw.index()].for_allocators(),
-            _ => layers[domain].top(),
-        }
-    }
-}
-
-/// The allocator of one domain of a [`Domains`].
-///
-/// A handle of one word, valid for ever. A call loads the domain's record by one atomic load and calls it.
-#[derive(Clone, Copy)]
-pub struct DomainAllocator {
-    cell: &'static Published<AllocatorRecord>,
-}
-
-impl fmt::Debug for DomainAllocator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DomainAllocator").field(self.cell.load()).finish()
-    }
-}
-
-// SAFETY: every method is the same method of the domain's record, which keeps promises 1-4. Whatever record a call
-// loads takes the domain's blocks: a base never changes after the first block, and wrappers serve the same blocks.
-// 5: copies share the domain.
-unsafe impl Malloc for DomainAllocator {
-    #[inline]
-    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        self.cell.load().malloc(size)
-    }
-
-    #[inline]
-    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.cell.load().calloc(nelem, elsize)
-    }
-
-    #[inline]
-    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller's duties 1 and 2 are those of the record.
-        unsafe { self.cell.load().realloc(ptr, new_size) }
-    }
-
-    #[inline]
-    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: the caller's duties 1 and 2 are those of the record.
-        unsafe { self.cell.load().free(ptr) }
     }
 }

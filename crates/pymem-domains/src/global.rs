@@ -27,7 +27,7 @@ use pymem_sync::{Lock, Published};
 
 use crate::debug::DebugConfig;
 use crate::domain::Domain;
-use crate::domains::{Cells, Domains};
+use crate::domains::Domains;
 use crate::environment::Environment;
 use crate::error::ConfigureError;
 use crate::gate::{Gated, gate};
@@ -35,6 +35,7 @@ use crate::name::{AllocatorName, UNKNOWN_ALLOCATOR_TEXT};
 use crate::preconfig::Preconfig;
 use crate::profile::Profile;
 use crate::record::{AllocatorRecord, ThreadSafety};
+use crate::shared::Cells;
 use crate::table::Row;
 
 /// What stands behind the cells until the domains are configured.

@@ -4,6 +4,7 @@
 mod backend;
 mod debug;
 mod domain;
+mod domain_allocator;
 mod domains;
 mod environment;
 mod error;
@@ -19,6 +20,7 @@ mod record;
 mod release;
 #[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), path = "no_resident.rs")]
 mod resident;
+mod shared;
 mod stats;
 mod table;
 mod typed;
@@ -26,7 +28,8 @@ mod typed;
 pub use backend::PoolStats;
 pub use debug::DebugConfig;
 pub use domain::{Domain, UnknownDomain};
-pub use domains::{DomainAllocator, Domains};
+pub use domain_allocator::DomainAllocator;
+pub use domains::Domains;
 pub use error::{ConfigureError, DomainsError, SetAllocatorError};
 pub use name::{AllocatorName, Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
 pub use preconfig::Preconfig;

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::debug::{Checks, DebugConfig};
 use crate::domain::Domain;
-use crate::domains::DomainAllocator;
+use crate::domain_allocator::DomainAllocator;
 use crate::error::SetAllocatorError;
 use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::release::ReleaseLevel;

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use malloc_api::Malloc;
 use pymalloc_core::{LocalPymalloc, MmapArenas};
 
-use crate::domains::DomainAllocator;
+use crate::domain_allocator::DomainAllocator;
 
 /// Pools whose calls never overlap, because of a lock that their callers hold.
 #[derive(Debug)]
