@@ -5,7 +5,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{bench, docs, fuzz, header, install, layers, loom, msrv, snippets, third_party};
+use crate::{
+    bench, docs, fuzz, header, install, layers, loom, msrv, regrtest, snippets, third_party,
+};
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
 type Step = (&'static str, fn(&Shell) -> Result<()>);
@@ -28,6 +30,7 @@ const STEPS: &[Step] = &[
     ("install", install::check),
     ("snippets", |_| snippets::run("", false)),
     ("third-party", |_| third_party::run()),
+    ("regrtest", |_| regrtest::short()),
     ("fuzz", short_fuzz),
     ("bench", smoke),
     ("instructions", instructions),

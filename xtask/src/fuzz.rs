@@ -1,4 +1,5 @@
-//! Owns `cargo xtask fuzz`: every fuzz target for the same time each, in turn or all at once.
+//! Owns `cargo xtask fuzz`: every fuzz target for the same time each, in turn or all at once. Each run begins with the inputs
+//! in `fuzz/kept`, which have found bugs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -79,10 +80,12 @@ impl Target {
 
     /// Runs it; returns the number of inputs.
     fn run(&self, seconds: u32) -> Result<u64> {
-        let corpus = crate::root().join("fuzz/corpus").join(&self.name);
+        // What libFuzzer finds goes into the first folder; it begins with what is in both.
+        let [corpus, kept] = ["corpus", "kept"]
+            .map(|folder| crate::root().join("fuzz").join(folder).join(&self.name));
         fs::create_dir_all(&corpus)?;
         let mut command = Command::new("cargo");
-        command.args(self.cargo_fuzz("run")).arg(corpus).arg("--");
+        command.args(self.cargo_fuzz("run")).args([corpus, kept]).arg("--");
         command
             .arg(format!("-max_total_time={seconds}"))
             .args(["-max_len=4096", "-print_final_stats=1"]);

@@ -9,12 +9,15 @@ mod modules;
 mod runner;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use self::modules::{EXCLUDED, EXPECTED_FAILURES, EXPECTED_IN_ROWS, MODULES, is_excluded};
 use self::runner::{Outcome, regrtest};
@@ -48,10 +51,35 @@ pub(crate) struct Args {
 
 /// Runs the modules; fails when one passes without the library and fails with it.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    ensure!(
-        !interrupts_are_ignored(),
-        "SIGINT is ignored here, and CPython's tests of it would fail; start this from a shell's foreground"
-    );
+    Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The list on the newest interpreter with a GIL that has the tests, in the rows of a full run.
+pub(crate) fn short() -> Result<()> {
+    let suits = |python: &Interpreter| python.has_tests && !python.free_threaded;
+    let Some(newest) = Interpreter::installed().into_iter().rfind(suits) else {
+        println!("skipped: no interpreter with CPython's test package is installed");
+        return Ok(());
+    };
+    let rows = newest.rows().filter(|row| ROWS_OF_A_FULL_RUN.contains(row)).map(str::to_owned);
+    let args = Args {
+        row: rows.collect(),
+        python: vec![newest.path],
+        full: false,
+        debug: None,
+        jobs: 2,
+        modules: Vec::new(),
+    };
+    let broken = broken_modules(&args)?;
+    ensure!(broken == 0, "{broken} modules fail with the library and pass without it");
+    Ok(())
+}
+
+/// Runs the modules; returns how many pass without the library and fail with it, all rows and interpreters taken together.
+fn broken_modules(args: &Args) -> Result<usize> {
+    // A shell's background job ignores SIGINT, and its children do, so that CPython's tests of it would fail. A handler ends with
+    // the child's exec, which then has the default; here it does what the default does.
+    flag::register_conditional_default(SIGINT, Arc::new(AtomicBool::new(true)))?;
     let library = python::library()?;
     let pythons = if args.python.is_empty() {
         Interpreter::installed()
@@ -83,21 +111,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         } else {
             (present(python, &args.modules)?, None)
         };
-        for row in rows(python, &args) {
+        for row in rows(python, args) {
             broken += suite.run(row, &modules, plain.as_ref())?;
         }
     }
-    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Whether SIGINT is ignored, as in a shell's background job; children inherit that. `false` where nobody tells.
-fn interrupts_are_ignored() -> bool {
-    const SIGINT_MASK: u64 = 1 << (2 - 1);
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & SIGINT_MASK != 0)
+    Ok(broken)
 }
 
 /// The rows to run, of those that the interpreter takes.
