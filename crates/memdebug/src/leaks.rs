@@ -31,7 +31,8 @@ unsafe impl Zeroed for Group {}
 /// bytes first.
 ///
 /// `Display` is the text report. Blocks allocated while it is made may or may not be in it; freed blocks in a quarantine
-/// are not. What is kept for it comes from the system, not from any hooks.
+/// are not. What is kept for it comes from the system, not from any hooks; if the system has no memory, the blocks are
+/// counted all the same, in no groups.
 ///
 /// # Examples
 ///
@@ -75,10 +76,11 @@ impl LiveBlocks {
     #[must_use]
     pub fn now() -> Self {
         let mut count = 0;
-        each(|_, _, _| count += 1);
+        let mut sum = 0;
+        each(|_, _, size| (count, sum) = (count + 1, sum + size));
         // Blocks that other threads allocate meanwhile have some room.
         let Some(mut all) = MappedSlice::<Group>::new(count + count / 8 + 64) else {
-            return Self { groups: None, count: 0, blocks: 0, bytes: 0 };
+            return Self { groups: None, count: 0, blocks: count, bytes: sum };
         };
         let mut blocks = 0;
         let mut bytes = 0;
@@ -172,6 +174,9 @@ fn each(mut f: impl FnMut(ApiId, u32, usize)) {
 impl fmt::Display for LiveBlocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "memdebug: {} blocks with {} bytes are still live.", self.blocks, self.bytes)?;
+        if self.groups.is_none() {
+            f.write_str("There is no memory to group them by domain and place.\n")?;
+        }
         for group in self.groups() {
             write!(
                 f,
@@ -223,15 +228,17 @@ impl Write for JsonLines<'_> {
     }
 }
 
-static AT_EXIT: Mutex<Option<LeakReport>> = Mutex::new(None);
+/// What is written at exit, and by which process.
+static AT_EXIT: Mutex<Option<(LeakReport, u32)>> = Mutex::new(None);
 
 /// Writes a report of the live blocks to stderr when the process exits, if there are any.
 ///
 /// Hooks with [`Options::leaks`](crate::Options) ask for this by themselves. The report comes when `exit` runs its
-/// functions, after those that were registered later; `_exit` and signals come without one.
+/// functions, after those that were registered later; `_exit` and signals come without one, and so does the `exit` of a forked
+/// child, most of whose blocks are its parent's. A child that is to report calls this again.
 pub fn report_leaks_at_exit(report: LeakReport) {
     static REGISTER: Once = Once::new();
-    *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) = Some((report, std::process::id()));
     REGISTER.call_once(|| {
         // SAFETY: a function without arguments that does not unwind. If it cannot be registered there is no report.
         unsafe { libc::atexit(at_exit) };
@@ -239,9 +246,12 @@ pub fn report_leaks_at_exit(report: LeakReport) {
 }
 
 extern "C" fn at_exit() {
-    let Some(report) = *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) else {
+    let Some((report, process)) = *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) else {
         return;
     };
+    if process != std::process::id() {
+        return;
+    }
     let live = LiveBlocks::now();
     if live.blocks() == 0 {
         return;

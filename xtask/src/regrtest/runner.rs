@@ -16,6 +16,8 @@ pub(super) struct Outcome {
     pub(super) passed: bool,
     /// The modules that failed, each with its tests that did; none for one that crashed or ran out of time.
     pub(super) failed: BTreeMap<String, BTreeSet<String>>,
+    /// The modules that a signal ended.
+    pub(super) crashed: BTreeSet<String>,
     /// The runner's own line of counts, where its version prints one.
     pub(super) totals: Option<String>,
     pub(super) output: String,
@@ -50,7 +52,8 @@ pub(super) fn regrtest(
     let passed = output.status.code().is_some_and(|code| PASSED.contains(&code));
     let failed = if passed { BTreeMap::new() } else { failures(&text) };
     let totals = text.lines().rfind(|line| line.starts_with("Total tests: "));
-    Ok(Outcome { passed, failed, totals: totals.map(str::to_owned), output: text })
+    let (totals, crashed) = (totals.map(str::to_owned), crashed_modules(&text));
+    Ok(Outcome { passed, failed, crashed, totals, output: text })
 }
 
 /// The failed modules of a report, with their failed tests.
@@ -73,6 +76,15 @@ fn failed_modules(report: &str) -> BTreeSet<String> {
     let list = heading.map_or(&[][..], |heading| &lines[heading + 1..]);
     let names = list.iter().take_while(|line| line.starts_with("    "));
     names.flat_map(|line| line.split_whitespace()).map(str::to_owned).collect()
+}
+
+/// The modules of lines like `[3/59/1] test_x worker non-zero exit code (Exit code -11 (SIGSEGV))`; before Python 3.12
+/// `test_x crashed` and the same end.
+fn crashed_modules(report: &str) -> BTreeSet<String> {
+    let lines = report.lines().filter(|line| line.contains("(Exit code -"));
+    let names =
+        lines.filter_map(|line| line.split_whitespace().find(|word| word.starts_with("test")));
+    names.map(str::to_owned).collect()
 }
 
 /// The tests of lines like `FAIL: test_x (test.test_module.Class.test_x)`, before Python 3.11 without the last part; and the
@@ -106,7 +118,7 @@ fn failed_tests(report: &str) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{failed_tests, failures};
+    use super::{crashed_modules, failed_tests, failures};
 
     const REPORT: &str = "\
 FAIL: test_a (test.test_gc.GCTests.test_a)
@@ -119,6 +131,15 @@ ERROR: test_b (test.test_sys.SysTest) (i=3)
 
 3 tests OK.
 ";
+
+    #[test]
+    fn crashes_are_told_from_failures() {
+        let report = "0:00:01 load avg: 1.13 [1/2/1] test_gc worker non-zero exit code (Exit code -11 (SIGSEGV))
+0:00:02 load avg: 1.13 [2/2/2] test_sys failed (1 error)
+0:00:02 load avg: 1.13 [2/2/2] test_set crashed (Exit code -6 (SIGABRT))
+";
+        assert!(crashed_modules(report).iter().eq(["test_gc", "test_set"]));
+    }
 
     #[test]
     fn the_report_is_read() {

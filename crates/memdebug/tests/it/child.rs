@@ -32,6 +32,9 @@ fn program() {
     if let Some(rest) = program.strip_prefix("leak of one:") {
         return crate::leaks::child_of_table(rest);
     }
+    if let Some(end) = program.strip_prefix("leaks, and ") {
+        return crate::leaks::child_that_ends_by(end);
+    }
     if let Some(rest) = program.strip_prefix("quarantine:") {
         return crate::quarantine::child(rest);
     }

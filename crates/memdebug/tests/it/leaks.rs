@@ -50,6 +50,53 @@ pub(crate) fn child_of_table(text: &str) {
     std::mem::forget(hooks);
 }
 
+/// What a child does that ends in another way than its last test: leaks, and ends so.
+pub(crate) fn child_that_ends_by(end: &str) {
+    child("leaks,leak_exit=7");
+    match end {
+        // SAFETY: no handlers run.
+        "_exit" => unsafe { libc::_exit(3) },
+        "fork" => {
+            // SAFETY: the child of a program with other threads calls `exit` alone, whose handlers are ours.
+            let forked = unsafe { libc::fork() };
+            if forked == 0 {
+                // SAFETY: as above.
+                unsafe { libc::exit(0) };
+            }
+            let mut status = 0;
+            // SAFETY: a child that nobody else waits for, and room for its status.
+            unsafe { libc::waitpid(forked, &mut status, 0) };
+            assert_eq!(status, 0, "a forked child's blocks are its parent's");
+        }
+        "threads" => {
+            for _ in 0..8 {
+                std::thread::spawn(|| {
+                    let hooks = hooks_of(Host::new(), ApiId::Raw, "registry");
+                    loop {
+                        let block = hooks.malloc(48);
+                        // SAFETY: live, and not used again.
+                        unsafe { hooks.free(block) };
+                    }
+                });
+            }
+        }
+        _ => unreachable!("no end is called {end:?}"),
+    }
+}
+
+/// A forked child reports nothing of its parent's, `_exit` nothing at all; threads that still allocate are in nobody's way.
+#[rstest]
+#[case("_exit", 3, 0)]
+#[case("fork", 7, 1)]
+#[case("threads", 7, 1)]
+fn ends_of_a_process(#[case] end: &str, #[case] status: i32, #[case] reports: usize) {
+    let output = crate::child::run(&format!("leaks, and {end}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{errors}");
+    assert_eq!(errors.matches("are still live.").count(), reports, "{errors}");
+    assert_eq!(errors.matches("2 blocks with 150 bytes in the mem domain").count(), reports);
+}
+
 /// Of each domain and size the one block that leaks is reported, and a program that leaks none reports nothing.
 #[rstest]
 fn every_size_of_every_domain(

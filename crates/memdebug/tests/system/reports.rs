@@ -55,3 +55,29 @@ fn a_report_needs_no_memory(
     let reports = errors.matches("Debug memory block at address p=0x").count();
     assert_eq!(reports, 1, "{bug}, {options}: {errors}");
 }
+
+/// What a child runs: leaks two blocks, and finds no memory at its exit; in the parent nothing is refused.
+#[test]
+fn leaking_child() {
+    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(Host::new());
+    let options = "leaks,leak_exit=7".parse().expect("options");
+    if std::env::var_os(VARIABLE).is_none() {
+        return drop(hooks.with_options(&options).expect("memory"));
+    }
+    let hooks = hooks.with_options(&options).expect("memory");
+    std::hint::black_box([hooks.malloc(100), hooks.malloc(50)]);
+    std::mem::forget((hooks, Refusals::of(&[MemoryCall::Mmap], 0, usize::MAX)));
+    // SAFETY: the handlers that run are ours; the calling thread's memory calls fail until the end.
+    unsafe { libc::exit(0) };
+}
+
+#[test]
+fn leaks_are_counted_without_memory() {
+    let output = test_process("reports::leaking_child").env(VARIABLE, "").output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "memdebug: 2 blocks with 150 bytes are still live.\n\
+         There is no memory to group them by domain and place.\n"
+    );
+    assert_eq!(output.status.code(), Some(7));
+}
