@@ -1,11 +1,14 @@
 //! Owns verifying the quarantines of the process when it exits.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use crate::mapping::Mapped;
 use crate::quarantine::Quarantine;
 
-/// Quarantines of a process that are verified at exit, at most.
+/// Quarantines of a process that are verified at exit, at most; the next ones are verified as blocks leave them, and when their
+/// hooks go.
 const MAX: usize = 64;
 
 /// Addresses of the quarantines. An address is removed before its quarantine goes.
@@ -59,6 +62,17 @@ fn lock() -> MutexGuard<'static, [Option<Place>; MAX]> {
 }
 
 extern "C" fn at_exit() {
+    verify_once();
+}
+
+/// Verifies every quarantine on the list, the first time that it is called: before a report of leaks, which may end the process,
+/// else at the exit itself.
+pub(crate) fn verify_once() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    // Relaxed: one thread runs what `exit` runs.
+    if DONE.swap(true, Relaxed) {
+        return;
+    }
     for place in lock().iter().flatten() {
         // SAFETY: on the list, so not dropped: `drop` takes the lock first.
         let quarantine = unsafe { place.0.as_ref() };

@@ -11,9 +11,10 @@
 //! when it comes back. Leaves whose turn it is to `sampling.rs`,
 //! when to ask to `checked.rs` and `sampler.rs`, and the signal to `fault.rs`.
 
+use core::fmt::Write as _;
 use core::ptr::{self, NonNull};
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use malloc_api::MIN_ALIGN;
@@ -27,6 +28,7 @@ use crate::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
 use crate::sampling::random;
 use crate::sites::Site;
+use crate::stderr::Stderr;
 use crate::violation::{Call, Violation, ViolationKind};
 use crate::{fault, fork};
 
@@ -365,11 +367,21 @@ struct Fault {
 
 /// Reports the access to `address` that faulted, if it is in the pool. One thread at a time; others wait.
 pub(crate) fn on_fault(address: usize, write: Option<bool>) {
-    static REPORTING: AtomicBool = AtomicBool::new(false);
+    /// The thread that reports; 0 is none.
+    static REPORTING: AtomicI32 = AtomicI32::new(0);
     let Some(pool) = pool().filter(|_| contains(address)) else {
         return;
     };
-    while REPORTING.swap(true, Relaxed) {
+    // SAFETY: no memory is involved.
+    let me = unsafe { libc::gettid() };
+    while let Err(reporter) = REPORTING.compare_exchange(0, me, Relaxed, Relaxed) {
+        if reporter == me {
+            // The handler, or the host in its last words, looked at a freed block itself.
+            let _ =
+                Stderr::new().write_str("memdebug: the report of this access made another one.\n");
+            // SAFETY: no memory is involved.
+            unsafe { libc::abort() };
+        }
         // SAFETY: no memory is involved.
         unsafe { libc::sched_yield() };
     }
@@ -377,7 +389,7 @@ pub(crate) fn on_fault(address: usize, write: Option<bool>) {
     let mut fault = Fault { address, write };
     // SAFETY: 1: a mapping's end, and `REPORTING` keeps others off it; 2: `report_fault` takes a `Fault`.
     unsafe { load::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
-    REPORTING.store(false, Relaxed);
+    REPORTING.store(0, Relaxed);
 }
 
 extern "C" fn report_fault(fault: *mut libc::c_void) {

@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 
 use std::sync::{Mutex, Once, PoisonError};
 
+use crate::at_exit;
 use crate::block::ApiId;
 use crate::guard;
 use crate::mapping::{MappedSlice, Zeroed};
@@ -241,17 +242,18 @@ pub fn report_leaks_at_exit(report: LeakReport) {
     *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) = Some((report, std::process::id()));
     REGISTER.call_once(|| {
         // SAFETY: a function without arguments that does not unwind. If it cannot be registered there is no report.
-        unsafe { libc::atexit(at_exit) };
+        unsafe { libc::atexit(on_exit) };
     });
 }
 
-extern "C" fn at_exit() {
+extern "C" fn on_exit() {
     let Some((report, process)) = *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) else {
         return;
     };
     if process != std::process::id() {
         return;
     }
+    at_exit::verify_once();
     let live = LiveBlocks::now();
     if live.blocks() == 0 {
         return;

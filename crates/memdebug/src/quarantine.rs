@@ -287,17 +287,36 @@ impl Quarantine {
         let mut found = 0;
         for ring in self.rings() {
             // One at a time, so that the handler runs without the lock.
-            let mut index = 0;
-            while let Some(held) = try_lock(ring).and_then(|ring| ring.get(index)) {
-                index += 1;
-                if let Some(violation) = self.owner.verify(&held, Call::Check) {
-                    found += 1;
-                    (self.owner.host.handler)(&violation);
-                }
+            let mut from = 0;
+            while let Some((next, violation)) = self.first_damaged(ring, from) {
+                from = next;
+                found += 1;
+                (self.owner.host.handler)(&violation);
             }
         }
         found
     }
+
+    /// What was done to the first damaged block of `ring` from number `from` on, and the number after it.
+    fn first_damaged(&self, ring: &Mutex<Ring>, from: usize) -> Option<(usize, Violation)> {
+        // The lock is what keeps the block held while it is read.
+        let ring = lock_soon(ring)?;
+        let mut held = (from..).map_while(|index| Some((index + 1, ring.get(index)?)));
+        held.find_map(|(next, held)| Some((next, self.owner.verify(&held, Call::Check)?)))
+    }
+}
+
+/// The lock once its holder is through with it; `None` if that takes longer than anything that is done under it, as after a
+/// signal that came in the middle.
+fn lock_soon(ring: &Mutex<Ring>) -> Option<MutexGuard<'_, Ring>> {
+    const TURNS: usize = 10_000;
+    (0..TURNS).find_map(|_| {
+        let ring = try_lock(ring);
+        if ring.is_none() {
+            std::thread::yield_now();
+        }
+        ring
+    })
 }
 
 /// The lock, unless somebody has it. A panic never leaves a ring half changed: nothing in here panics.

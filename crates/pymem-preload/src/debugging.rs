@@ -56,8 +56,8 @@ pub(crate) fn hooks_over_hosts(
             options.guard = None;
             (ApiId::Obj, hooks_host().with_debug_offset(unfilled_front))
         }
-        Domain::Mem => (ApiId::Mem, hooks_host()),
-        Domain::Raw => (ApiId::Raw, hooks_host()),
+        Domain::Mem => (ApiId::Mem, hooks_host().with_debug_offset(filled_whole)),
+        Domain::Raw => (ApiId::Raw, hooks_host().with_debug_offset(filled_whole)),
     };
     let hooks = DebugHooks::new(record, api).with_host(hooks_host).with_options(&options)?;
     Ok(AllocatorRecord::leak(hooks))
@@ -98,6 +98,12 @@ fn unfilled_front(freed: Option<NonNull<u8>>) -> usize {
         _ => PRE_HEADER_BYTES,
     };
     memdebug::HEADER_BYTES + pre_header + HEAD_BYTES
+}
+
+/// The front of a mem or raw block that is left alone: the hooks' own header. That the host has the rules of the build without a
+/// GIL is told by this: `realloc` erases nothing.
+fn filled_whole(_freed: Option<NonNull<u8>>) -> usize {
+    memdebug::HEADER_BYTES
 }
 
 /// Dumps the block and ends the process through the host, whose report goes on with the Python traceback.

@@ -2,9 +2,11 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use malloc_api::Malloc;
 use malloc_api::testing::test_process;
-use memdebug::{ApiId, Host, handler, install_fault_handler};
+use memdebug::{ApiId, Host, Violation, handler, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{Bug, SIZES, another, hooks_of};
@@ -32,6 +34,9 @@ fn program() {
     if let Some(rest) = program.strip_prefix("leak of one:") {
         return crate::leaks::child_of_table(rest);
     }
+    if program == "leaks, and writes" {
+        return crate::leaks::child_that_writes();
+    }
     if let Some(end) = program.strip_prefix("leaks, and ") {
         return crate::leaks::child_that_ends_by(end);
     }
@@ -43,6 +48,9 @@ fn program() {
     }
     if program == "check" {
         return check();
+    }
+    if program == "again" {
+        return again();
     }
     if program == "relay" {
         return relay();
@@ -73,7 +81,7 @@ fn every_bug_ends_in_sigabrt(
         _ => true,
     };
     for bug in Bug::all(size, options == "strict").into_iter().filter(sampled) {
-        for api in [ApiId::Raw, ApiId::Obj] {
+        for api in [ApiId::Raw, ApiId::Mem, ApiId::Obj] {
             if bug == Bug::NoGil && api == ApiId::Raw {
                 continue;
             }
@@ -105,7 +113,6 @@ fn no_bug_ends_well(#[values("", "strict,serial", "guard=1/1")] options: &str) {
 
 /// A walk over the live blocks finds the one that was overrun, though nobody frees it.
 fn check() {
-    use malloc_api::Malloc;
     let hooks = hooks_of(Host::new().with_handler(handler::report), ApiId::Mem, "registry");
     let blocks: Vec<_> = (0..100).map(|size| hooks.malloc(size).unwrap()).collect();
     assert_eq!(hooks.check_all(), 0);
@@ -161,6 +168,33 @@ fn a_fault_that_another_handler_relays_is_reported() {
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
     assert!(errors.starts_with("relayed\nDebug memory block at"), "{errors}");
     assert!(errors.contains("use after free: write at p+3 of a guarded block."), "{errors}");
+}
+
+/// The report's handler looks at the freed block too.
+fn again() {
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    fn look(_: &Violation) {
+        let freed = std::ptr::with_exposed_provenance::<u8>(FREED.load(Relaxed));
+        // SAFETY: a planted bug: the block's pages are guarded.
+        std::hint::black_box(unsafe { freed.read_volatile() });
+    }
+    let hooks = hooks_of(Host::new().with_handler(look), ApiId::Mem, "guard=1/1");
+    let p = hooks.malloc(100).unwrap();
+    FREED.store(p.as_ptr().expose_provenance(), Relaxed);
+    // SAFETY: live.
+    unsafe { hooks.free(Some(p)) };
+    // SAFETY: no memory is involved: ends the process by another signal if it hangs.
+    unsafe { libc::alarm(60) };
+    // SAFETY: a planted bug, as above.
+    std::hint::black_box(unsafe { p.read_volatile() });
+}
+
+#[test]
+fn a_report_that_faults_itself_ends_in_sigabrt() {
+    let output = run("again");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
+    assert_eq!(errors, "memdebug: the report of this access made another one.\n");
 }
 
 /// A freed or overrun guarded block faults at the access itself.

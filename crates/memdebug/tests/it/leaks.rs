@@ -97,6 +97,28 @@ fn ends_of_a_process(#[case] end: &str, #[case] status: i32, #[case] reports: us
     assert_eq!(errors.matches("2 blocks with 150 bytes in the mem domain").count(), reports);
 }
 
+/// What a child does: writes to a block that the quarantine holds, leaks another one, and ends.
+pub(crate) fn child_that_writes() {
+    let host = Host::new().with_handler(memdebug::handler::report);
+    let hooks = hooks_of(host, ApiId::Mem, "quarantine,leaks,leak_exit=7");
+    let p = hooks.malloc(32).expect("memory");
+    // SAFETY: live; the quarantine keeps it.
+    unsafe { hooks.free(Some(p)) };
+    // SAFETY: a planted bug, into a held block.
+    unsafe { p.write(0x58) };
+    leaky_function(&hooks, 100);
+    std::mem::forget(hooks);
+}
+
+/// The status of a leak does not come before the last look at the held blocks, which is taken once.
+#[test]
+fn held_blocks_are_verified_before_the_leaks() {
+    let output = crate::child::run("leaks, and writes");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let reports = ["use after free", "still live"].map(|words| errors.matches(words).count());
+    assert_eq!((output.status.code(), reports), (Some(7), [1, 1]), "{errors}");
+}
+
 /// Of each domain and size the one block that leaks is reported, and a program that leaks none reports nothing.
 #[rstest]
 fn every_size_of_every_domain(

@@ -1,9 +1,12 @@
 //! The quarantine's bounds, its order, and its check at exit.
 
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, Host, ViolationKind};
+use memdebug::{ApiId, Host, ViolationKind, handler};
 
 use crate::support::{hooks, hooks_of, seen};
 
@@ -73,6 +76,35 @@ fn a_double_free_is_certain_after_many_other_frees() {
         assert_eq!(seen[0].kind(), ViolationKind::DoubleFree);
         assert!(seen[0].allocated().is_some() && seen[0].freed().is_some());
     }
+}
+
+/// A walk over the held blocks reads none that has left meanwhile and serves again.
+#[test]
+fn a_walk_beside_frees_reports_nothing() {
+    let hooks = hooks_of(Host::new().with_handler(handler::panic), ApiId::Raw, "quarantine=4K:8");
+    let walking = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while walking.load(Relaxed) {
+                    let p = hooks.malloc(64).expect("memory");
+                    // SAFETY: live, of 64 bytes.
+                    unsafe { p.write_bytes(7, 64) };
+                    // SAFETY: live, and not used again.
+                    unsafe { hooks.free(Some(p)) };
+                }
+            });
+        }
+        let start = Instant::now();
+        let walk = || {
+            while start.elapsed() < Duration::from_millis(500) {
+                assert_eq!(hooks.check_all(), 0);
+            }
+        };
+        let found = catch_unwind(AssertUnwindSafe(walk));
+        walking.store(false, Relaxed);
+        assert!(found.is_ok(), "a block without a bug was reported");
+    });
 }
 
 /// What a child does: writes to a held block and exits.

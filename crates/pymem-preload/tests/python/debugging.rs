@@ -330,6 +330,21 @@ fn guard_pages_without_the_gil() {
     }
 }
 
+/// Without the GIL `realloc` erases nothing, as other threads may still read the block that it gives up.
+#[test]
+fn realloc_erases_nothing_without_the_gil() {
+    let program = format!(
+        "{PRELUDE}realloc = api.PyMem_Realloc; realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]\n\
+         p = malloc(1000); ctypes.memset(p, 0x61, 1000); q = realloc(p, 900_000)\n\
+         assert p != q\nprint(ctypes.string_at(p + 16, 8), ctypes.string_at(q, 8))"
+    );
+    for interpreter in free_threaded() {
+        let mut command = python(&interpreter.path, "debug");
+        let text = succeed(command.args(["-c", &program]));
+        assert_eq!(text, "b'aaaaaaaa' b'aaaaaaaa'\n", "{interpreter}");
+    }
+}
+
 /// The host's `tracemalloc` knows where the block was allocated.
 #[test]
 fn tracebacks_come_from_the_hosts_tracemalloc() {
