@@ -111,8 +111,8 @@ fn plant<A: Malloc>(
             free(other, at);
             ViolationKind::WrongDomain { allocated: hooks.api() }
         }
-        4 if registry => {
-            let inside = 16.min(size);
+        4 if registry && size > 1 => {
+            let inside = 16.min(size - 1);
             free(hooks, at.wrapping_add(inside));
             ViolationKind::InteriorPointer { block: at.addr(), size }
         }
