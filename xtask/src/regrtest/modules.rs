@@ -4,7 +4,7 @@
 /// Modules chosen for what they allocate: each object type, containers, strings of every width, buffers, threads, forks,
 /// subprocesses, cyclic garbage, interpreters, C extensions, and the allocator's own tests. A version that lacks one of
 /// them leaves it out.
-pub(super) const MODULES: [&str; 60] = [
+pub(super) const MODULES: [&str; 61] = [
     "test_array",
     "test_ast",
     "test_asyncgen",
@@ -30,6 +30,7 @@ pub(super) const MODULES: [&str; 60] = [
     "test_float",
     "test_fork1",
     "test_format",
+    "test_free_threading",
     "test_functools",
     "test_gc",
     "test_generators",
