@@ -54,23 +54,37 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The list on the newest interpreter with a GIL that has the tests, in the rows of a full run.
+/// The list on the newest interpreter with a GIL that has the tests, in the rows of a full run; and under the stronger checks what
+/// exercises them without a bug.
 pub(crate) fn short() -> Result<()> {
+    const WITHOUT_A_BUG: [&str; 7] = [
+        "test_json",
+        "test_list",
+        "test_dict",
+        "test_re",
+        "test_ctypes",
+        "test_sqlite3",
+        "test_threading",
+    ];
     let suits = |python: &Interpreter| python.has_tests && !python.free_threaded;
     let Some(newest) = Interpreter::installed().into_iter().rfind(suits) else {
         println!("skipped: no interpreter with CPython's test package is installed");
         return Ok(());
     };
-    let rows = newest.rows().filter(|row| ROWS_OF_A_FULL_RUN.contains(row)).map(str::to_owned);
-    let args = Args {
-        row: rows.collect(),
-        python: vec![newest.path],
-        full: false,
-        debug: None,
-        jobs: 2,
-        modules: Vec::new(),
+    let run = |rows: &[&str], debug: Option<&str>, modules: &[&str]| {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        broken_modules(&Args {
+            python: vec![newest.path.clone()],
+            row: owned(rows),
+            full: false,
+            debug: debug.map(str::to_owned),
+            jobs: 2,
+            modules: owned(modules),
+        })
     };
-    let broken = broken_modules(&args)?;
+    let broken = run(&ROWS_OF_A_FULL_RUN, None, &[])?
+        + run(&["pymalloc_debug"], Some("strict"), &WITHOUT_A_BUG)?
+        + run(&["pymalloc"], Some("guard=1/100"), &WITHOUT_A_BUG)?;
     ensure!(broken == 0, "{broken} modules fail with the library and pass without it");
     Ok(())
 }
