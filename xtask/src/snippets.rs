@@ -226,14 +226,17 @@ fn compare(shown: &str, printed: &str) -> Result<(), String> {
     }
 }
 
-/// A line without what differs from run to run: the digits of numbers and addresses, the unit of a time, widths.
+/// A line without what differs from run to run: the digits of numbers and addresses, the unit of a time, widths, and a spread, which
+/// is not printed where there is none.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     let mut rest = line.trim_end();
     while let Some(first) = rest.chars().next() {
         let hexadecimal = rest.strip_prefix("0x");
         let number = |c: char| c.is_ascii_digit() || c == '.' || c == ',';
-        if let Some(after) = hexadecimal {
+        if let Some(spread) = rest.strip_prefix(" ±") {
+            rest = spread.trim_start_matches(number);
+        } else if let Some(after) = hexadecimal {
             rest = after.trim_start_matches(|c: char| c.is_ascii_hexdigit());
             shape.push_str("0x");
         } else if first.is_ascii_digit() {
@@ -291,6 +294,7 @@ mod tests {
     fn numbers_addresses_and_widths_do_not_count() {
         assert_eq!(shape("raw    778  4,372.5 at 0x7f19f4218f90."), "raw 0 0 at 0x.");
         assert_eq!(shape("1.502µs"), shape("17ms"));
+        assert_eq!(shape("null  0.25 ±0.01  0.19"), shape("null  0.16   0.15 ±0.02"));
         assert_eq!(shape("═══ 1"), shape("══════ 2"));
         assert_ne!(shape("raw 778"), shape("mem 778"));
     }
