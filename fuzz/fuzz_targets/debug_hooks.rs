@@ -93,19 +93,15 @@ fn plant<A: Malloc>(
         before
     };
     let found = match bug % 7 {
-        1 => {
-            let place = at.wrapping_add(size + amount % 8);
+        end @ (1 | 2) => {
+            let (place, kind) = match end {
+                1 => (at.wrapping_add(size + amount % 8), ViolationKind::TrailingPad),
+                _ => (at.wrapping_sub(1 + amount % 7), ViolationKind::LeadingPad),
+            };
             let before = changed(place, &|| free(hooks, at));
             // SAFETY: 1: as the block was not freed.
             unsafe { place.write(before) };
-            ViolationKind::TrailingPad
-        }
-        2 => {
-            let place = at.wrapping_sub(1 + amount % 7);
-            let before = changed(place, &|| free(hooks, at));
-            // SAFETY: 1: as the block was not freed.
-            unsafe { place.write(before) };
-            ViolationKind::LeadingPad
+            kind
         }
         3 => {
             free(other, at);

@@ -51,6 +51,7 @@ pub(crate) struct Args {
 
 /// Runs the modules; fails when one passes without the library and fails with it.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    restore_interrupts()?;
     Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -71,6 +72,7 @@ pub(crate) fn short() -> Result<()> {
         println!("skipped: no interpreter with CPython's test package is installed");
         return Ok(());
     };
+    restore_interrupts()?;
     let run = |rows: &[&str], debug: Option<&str>, modules: &[&str]| {
         let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         broken_modules(&Args {
@@ -89,11 +91,15 @@ pub(crate) fn short() -> Result<()> {
     Ok(())
 }
 
+/// Gives the children SIGINT's default: those of a shell's background job ignore it, and CPython's tests of it would fail. A handler
+/// ends with a child's exec, which leaves the default; here it does what the default does.
+fn restore_interrupts() -> Result<()> {
+    flag::register_conditional_default(SIGINT, Arc::new(AtomicBool::new(true)))?;
+    Ok(())
+}
+
 /// Runs the modules; returns how many pass without the library and fail with it, all rows and interpreters taken together.
 fn broken_modules(args: &Args) -> Result<usize> {
-    // A shell's background job ignores SIGINT, and its children do, so that CPython's tests of it would fail. A handler ends with
-    // the child's exec, which then has the default; here it does what the default does.
-    flag::register_conditional_default(SIGINT, Arc::new(AtomicBool::new(true)))?;
     let library = python::library()?;
     let pythons = if args.python.is_empty() {
         Interpreter::installed()

@@ -40,7 +40,7 @@ pub(crate) fn verify(quarantine: Quarantine) -> Option<VerifiedAtExit> {
     }
     REGISTER.call_once(|| {
         // SAFETY: a function without arguments that does not unwind. If it cannot be registered nothing is verified.
-        unsafe { libc::atexit(at_exit) };
+        unsafe { libc::atexit(verify_once) };
     });
     Some(VerifiedAtExit(quarantine))
 }
@@ -61,13 +61,9 @@ fn lock() -> MutexGuard<'static, [Option<Place>; MAX]> {
     ALL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-extern "C" fn at_exit() {
-    verify_once();
-}
-
 /// Verifies every quarantine on the list, the first time that it is called: before a report of leaks, which may end the process,
 /// else at the exit itself.
-pub(crate) fn verify_once() {
+pub(crate) extern "C" fn verify_once() {
     static DONE: AtomicBool = AtomicBool::new(false);
     // Relaxed: one thread runs what `exit` runs.
     if DONE.swap(true, Relaxed) {

@@ -8,8 +8,8 @@ use std::ffi::CString;
 use std::sync::OnceLock;
 
 use memdebug::{
-    ApiId, ConfigureError, DebugHooks, FrameSink, GuardSampler, Host as HooksHost, Options,
-    Tracing, Violation, handler,
+    ApiId, ConfigureError, DebugHooks, DebugOffset, FrameSink, GuardSampler, Host as HooksHost,
+    Options, Tracing, Violation, handler,
 };
 use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
@@ -49,17 +49,18 @@ pub(crate) fn hooks_over_hosts(
     record: AllocatorRecord,
     mut options: Options,
 ) -> Result<AllocatorRecord, ConfigureError> {
-    let (api, hooks_host) = match domain {
+    let (api, front): (ApiId, DebugOffset) = match domain {
         Domain::Obj => {
             // The collector finds every block that the host's heaps hold: one that is kept back would be an object to it.
             options.quarantine = None;
             options.guard = None;
-            (ApiId::Obj, hooks_host().with_debug_offset(unfilled_front))
+            (ApiId::Obj, unfilled_front)
         }
-        Domain::Mem => (ApiId::Mem, hooks_host().with_debug_offset(filled_whole)),
-        Domain::Raw => (ApiId::Raw, hooks_host().with_debug_offset(filled_whole)),
+        Domain::Mem => (ApiId::Mem, filled_whole),
+        Domain::Raw => (ApiId::Raw, filled_whole),
     };
-    let hooks = DebugHooks::new(record, api).with_host(hooks_host).with_options(&options)?;
+    let hooks = DebugHooks::new(record, api).with_host(hooks_host().with_debug_offset(front));
+    let hooks = hooks.with_options(&options)?;
     Ok(AllocatorRecord::leak(hooks))
 }
 
