@@ -5,18 +5,31 @@
 #[cfg(any(feature = "api2", feature = "api2-02"))]
 mod allocator;
 pub mod annotate;
+mod domain;
+mod forward;
 mod global;
+#[cfg(feature = "std")]
+pub mod immortal;
 mod layout;
 #[cfg(feature = "libc")]
 mod libc_malloc;
 mod malloc;
+mod record;
+mod release;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 #[cfg(any(feature = "api2", feature = "api2-02"))]
 pub use allocator::AllocatorAdapter;
+pub use domain::{Domain, UnknownDomain};
+pub use forward::Forward;
 pub use global::GlobalAdapter;
 pub use layout::{aligned_calloc, aligned_free, aligned_malloc, aligned_realloc};
 #[cfg(feature = "libc")]
 pub use libc_malloc::LibcMalloc;
 pub use malloc::{MAX_REQUEST, MIN_ALIGN, Malloc};
+pub use record::{
+    AllocatorRecord, CallocFn, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
+    ThreadSafety,
+};
+pub use release::ReleaseLevel;

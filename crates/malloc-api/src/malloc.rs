@@ -69,28 +69,3 @@ pub unsafe trait Malloc {
     /// 2. The block is not used afterwards.
     unsafe fn free(&self, ptr: Option<NonNull<u8>>);
 }
-
-// SAFETY: each method forwards to the same method of `A`, which keeps promises 1-5.
-unsafe impl<A: Malloc + ?Sized> Malloc for &A {
-    #[inline]
-    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        (**self).malloc(size)
-    }
-
-    #[inline]
-    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        (**self).calloc(nelem, elsize)
-    }
-
-    #[inline]
-    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller's duties 1 and 2 are those of `A::realloc`.
-        unsafe { (**self).realloc(ptr, new_size) }
-    }
-
-    #[inline]
-    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: the caller's duties 1 and 2 are those of `A::free`.
-        unsafe { (**self).free(ptr) }
-    }
-}

@@ -11,12 +11,12 @@ mod pymalloc;
 use malloc_api::LibcMalloc;
 
 use crate::debug::{Checks, DebugConfig};
-use crate::domain::Domain;
 use crate::domain_allocator::DomainAllocator;
 use crate::error::SetAllocatorError;
 use crate::profile::Build;
-use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::table::Backend;
+use malloc_api::Domain;
+use malloc_api::{AllocatorRecord, ThreadSafety};
 
 pub(crate) use mimalloc::Heaps;
 pub use pymalloc::PoolStats;

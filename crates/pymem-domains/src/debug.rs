@@ -3,10 +3,10 @@
 use malloc_api::Malloc;
 use memdebug::{ApiId, DebugHooks, GuardSampler, Host, Options};
 
-use crate::domain::Domain;
 use crate::error::SetAllocatorError;
-use crate::immortal;
-use crate::record::AllocatorRecord;
+use malloc_api::AllocatorRecord;
+use malloc_api::Domain;
+use malloc_api::immortal;
 
 /// What the debug hooks of a set of domains are to do, wherever a row or a later call puts them.
 ///

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use malloc_api::Malloc;
 use pymem_sync::Published;
 
-use crate::record::AllocatorRecord;
+use malloc_api::AllocatorRecord;
 
 /// The allocator of one domain of a [`Domains`](crate::Domains).
 ///

@@ -7,19 +7,19 @@ use pymem_sync::{Lock, Published};
 
 use crate::backend::{Backends, libc_record};
 use crate::debug::{Checks, DebugConfig};
-use crate::domain::Domain;
 use crate::domain_allocator::DomainAllocator;
 use crate::error::{DomainsError, SetAllocatorError};
 use crate::fork;
 use crate::gate::{Gated as _, gate};
-use crate::immortal;
 use crate::layers::Layers;
 use crate::name::{AllocatorName, UnknownAllocator};
 use crate::profile::{Build, Profile};
-use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::shared::{Cells, FOR_POOLS, Shared};
 use crate::stats::DomainDescription;
 use crate::table::Row;
+use malloc_api::Domain;
+use malloc_api::immortal;
+use malloc_api::{AllocatorRecord, ThreadSafety};
 
 /// Three domains, raw, mem and obj, served as one row of the [table](crate::TABLE) says.
 ///

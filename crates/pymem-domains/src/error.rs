@@ -2,9 +2,9 @@
 
 use thiserror::Error;
 
-use crate::domain::Domain;
 use crate::name::{AllocatorName, UnknownAllocator};
 use crate::table::Backend;
+use malloc_api::Domain;
 
 /// A configuration that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

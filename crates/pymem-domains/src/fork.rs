@@ -3,7 +3,7 @@
 //! Leaves which locks a set has, and in which order it takes them, to `domains.rs`.
 
 use crate::global;
-use crate::immortal;
+use malloc_api::immortal;
 use pymem_sync::Lock;
 
 /// Locks that a forking thread takes.

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::record::AllocatorRecord;
+use malloc_api::AllocatorRecord;
 
 /// What stands behind a gate: it can say which record really serves a domain.
 pub(crate) trait Gated: Sync + 'static {

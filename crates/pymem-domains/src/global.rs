@@ -26,7 +26,6 @@ use malloc_api::Malloc;
 use pymem_sync::{Lock, Published};
 
 use crate::debug::DebugConfig;
-use crate::domain::Domain;
 use crate::domains::Domains;
 use crate::environment::Environment;
 use crate::error::ConfigureError;
@@ -34,9 +33,10 @@ use crate::gate::{Gated, gate};
 use crate::name::{AllocatorName, UNKNOWN_ALLOCATOR_TEXT};
 use crate::preconfig::Preconfig;
 use crate::profile::Profile;
-use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::shared::Cells;
 use crate::table::Row;
+use malloc_api::Domain;
+use malloc_api::{AllocatorRecord, ThreadSafety};
 
 /// What stands behind the cells until the domains are configured.
 struct Global {

@@ -16,10 +16,10 @@
 use core::iter;
 use core::ptr;
 
-use crate::domain::Domain;
 use crate::error::SetAllocatorError;
-use crate::immortal;
-use crate::record::AllocatorRecord;
+use malloc_api::AllocatorRecord;
+use malloc_api::Domain;
+use malloc_api::immortal;
 
 /// What a record is to the one below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

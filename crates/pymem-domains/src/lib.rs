@@ -3,7 +3,6 @@
 
 mod backend;
 mod debug;
-mod domain;
 mod domain_allocator;
 mod domains;
 mod environment;
@@ -11,12 +10,10 @@ mod error;
 mod fork;
 mod gate;
 pub mod global;
-mod immortal;
 mod layers;
 mod name;
 mod preconfig;
 mod profile;
-mod record;
 mod release;
 #[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), path = "no_resident.rs")]
 mod resident;
@@ -27,18 +24,16 @@ mod typed;
 
 pub use backend::PoolStats;
 pub use debug::DebugConfig;
-pub use domain::{Domain, UnknownDomain};
 pub use domain_allocator::DomainAllocator;
 pub use domains::Domains;
 pub use error::{ConfigureError, DomainsError, SetAllocatorError};
+pub use malloc_api::{
+    AllocatorRecord, CallocFn, Domain, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
+    ReleaseLevel, ThreadSafety, UnknownDomain,
+};
 pub use name::{AllocatorName, Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
 pub use preconfig::Preconfig;
 pub use profile::{Build, Profile, ProfileError, Version};
-pub use record::{
-    AllocatorRecord, CallocFn, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
-    ThreadSafety,
-};
-pub use release::ReleaseLevel;
 pub use stats::{Description, DomainDescription, HeapStats, Stats};
 pub use table::{Backend, Row, TABLE};
 pub use typed::{OutOfMemory, TypedMalloc};

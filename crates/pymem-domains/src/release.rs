@@ -1,31 +1,10 @@
-//! Owns giving memory back to the system: the levels, and what each asks of each allocator.
+//! Owns giving memory back to the system: what each level asks of each allocator.
+
+use malloc_api::ReleaseLevel;
 
 use crate::domains::Domains;
 use crate::resident;
 use crate::table::Backend;
-
-/// How thoroughly [`Domains::release`] looks for memory; each level includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReleaseLevel {
-    /// Arenas without a live block.
-    Arenas,
-    /// Pools without a live block, the calling thread's empty mimalloc pages, and the free top of the C library's heap.
-    Pools,
-    /// Pages without a live block, wherever they can be found.
-    Pages,
-}
-
-impl ReleaseLevel {
-    /// The level that C code means by a number: 0 and below, 1, 2 and above.
-    #[must_use]
-    pub const fn from_number(number: i32) -> Self {
-        match number {
-            i32::MIN..=0 => Self::Arenas,
-            1 => Self::Pools,
-            2.. => Self::Pages,
-        }
-    }
-}
 
 impl Domains {
     /// Gives memory that holds no live block back to the system; returns how many bytes.

@@ -5,14 +5,14 @@ use pymem_sync::{Lock, Published};
 
 use crate::backend::Backends;
 use crate::debug::{Checks, DebugConfig};
-use crate::domain::Domain;
 use crate::error::SetAllocatorError;
 use crate::fork::HeldOverFork;
 use crate::gate::Gated;
 use crate::layers::Layers;
 use crate::profile::Profile;
-use crate::record::{AllocatorRecord, ThreadSafety};
 use crate::table::Row;
+use malloc_api::Domain;
+use malloc_api::{AllocatorRecord, ThreadSafety};
 
 /// The number of the gate before raw by which the pools come: past raw's debug hooks, since their blocks have their own.
 pub(crate) const FOR_POOLS: usize = Domain::ALL.len();

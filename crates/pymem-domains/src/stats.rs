@@ -4,13 +4,13 @@
 use core::fmt;
 
 use crate::backend::PoolStats;
-use crate::domain::Domain;
 use crate::domains::Domains;
 use crate::name::AllocatorName;
 use crate::profile::Profile;
-use crate::record::ThreadSafety;
 use crate::resident;
 use crate::table::Backend;
+use malloc_api::Domain;
+use malloc_api::ThreadSafety;
 
 /// What runs: answers "which allocator am I using?".
 ///

@@ -3,9 +3,9 @@
 
 use core::fmt;
 
-use crate::domain::Domain;
 use crate::name::{AllocatorName, Rejection};
 use crate::profile::{Build, Profile, Version};
+use malloc_api::Domain;
 
 /// What serves a domain, below any debug hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

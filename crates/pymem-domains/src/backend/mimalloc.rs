@@ -8,10 +8,10 @@ use mimalloc_heaps::{HeapError, InterpreterHeaps, Level, MiMalloc, ThreadMalloc,
 
 use crate::domains::Domains;
 use crate::profile::Build;
-use crate::record::AllocatorRecord;
-use crate::release::ReleaseLevel;
 use crate::stats::{HeapStats, Stats};
 use crate::table::Backend;
+use malloc_api::AllocatorRecord;
+use malloc_api::ReleaseLevel;
 
 static PLAIN: MiMalloc = MiMalloc;
 static MEM: ThreadMalloc = ThreadMalloc::MEM;

@@ -1,9 +1,9 @@
 //! Stands where `mimalloc.rs` does in a build without mimalloc.
 
 use crate::profile::Build;
-use crate::record::AllocatorRecord;
-use crate::release::ReleaseLevel;
 use crate::stats::HeapStats;
+use malloc_api::AllocatorRecord;
+use malloc_api::ReleaseLevel;
 
 /// No heaps.
 #[derive(Debug)]

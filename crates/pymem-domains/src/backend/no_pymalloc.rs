@@ -3,11 +3,11 @@
 use core::fmt;
 
 use crate::debug::{Checks, DebugConfig};
-use crate::domain::Domain;
 use crate::domain_allocator::DomainAllocator;
 use crate::error::SetAllocatorError;
-use crate::record::{AllocatorRecord, ThreadSafety};
-use crate::release::ReleaseLevel;
+use malloc_api::Domain;
+use malloc_api::ReleaseLevel;
+use malloc_api::{AllocatorRecord, ThreadSafety};
 
 /// Counts of pools, of which a build without the feature `pymalloc` has none.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,12 +8,12 @@ use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Release, Stats};
 
 use self::serialized::SerializedPymalloc;
 use crate::debug::{Checks, DebugConfig};
-use crate::domain::Domain;
 use crate::domain_allocator::DomainAllocator;
 use crate::domains::Domains;
 use crate::error::SetAllocatorError;
-use crate::record::{AllocatorRecord, ThreadSafety};
-use crate::release::ReleaseLevel;
+use malloc_api::Domain;
+use malloc_api::ReleaseLevel;
+use malloc_api::{AllocatorRecord, ThreadSafety};
 
 /// Counts of the pools; their text is that of CPython's `sys._debugmallocstats()`.
 pub type PoolStats = Stats;

@@ -4,10 +4,9 @@ use core::ffi::c_void;
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use malloc_api::{MAX_REQUEST, Malloc};
 use thiserror::Error;
 
-use crate::immortal;
+use crate::malloc::{MAX_REQUEST, Malloc};
 
 /// `malloc(ctx, size)`; a null result is `None`.
 pub type MallocFn = unsafe extern "C" fn(ctx: *mut c_void, size: usize) -> Option<NonNull<u8>>;
@@ -55,9 +54,10 @@ impl AllocatorRecord {
     /// The record of a Rust allocator, which is moved to memory of the C library and never dropped.
     ///
     /// Aborts, as `Box::new` does, when there is no memory for it.
+    #[cfg(feature = "std")]
     #[must_use]
     pub fn leak<A: Malloc + Sync + 'static>(allocator: A) -> Self {
-        Self::new(immortal::leak(allocator))
+        Self::new(crate::immortal::leak(allocator))
     }
 
     /// A record from its five words.

@@ -1,4 +1,4 @@
-//! Owns the three domains: their order, their numbers and their debug ids.
+//! Owns the three domains: their order, their numbers, their letters and their names.
 
 use core::fmt;
 
@@ -29,13 +29,25 @@ impl Domain {
         self as usize
     }
 
-    /// The byte by which the debug hooks mark the domain's blocks: `r`, `m` or `o`.
+    /// The letter of the domain, `r`, `m` or `o`: CPython's API id, by which debug hooks mark the blocks of a domain.
+    #[inline]
     #[must_use]
-    pub const fn api_id(self) -> u8 {
+    pub const fn letter(self) -> u8 {
         match self {
             Self::Raw => b'r',
             Self::Mem => b'm',
             Self::Obj => b'o',
+        }
+    }
+
+    /// The domain of a letter; `None` for any byte but `r`, `m` and `o`.
+    #[must_use]
+    pub const fn from_letter(letter: u8) -> Option<Self> {
+        match letter {
+            b'r' => Some(Self::Raw),
+            b'm' => Some(Self::Mem),
+            b'o' => Some(Self::Obj),
+            _ => None,
         }
     }
 
