@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use malloc_api::LibcMalloc;
 use malloc_trace::{ShadowModel, generate::ops_from_bytes};
-use pymalloc_core::{LocalPymalloc, Release};
+use pymalloc_core::{LocalPymalloc, ReleaseLevel};
 
 fuzz_target!(|bytes: &[u8]| {
     let pool = LocalPymalloc::new(LibcMalloc);
@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     for (index, &op) in ops.iter().enumerate() {
         model.step(op).unwrap_or_else(|fault| panic!("operation {index}, {op}: {fault}"));
         if index % 64 == 63 {
-            pool.release(Release::Pages);
+            pool.release(ReleaseLevel::Pages);
             pool.check_invariants();
         }
     }

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Release};
+use pymalloc_core::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, ReleaseLevel};
 
 fn pairs(c: &mut Criterion, name: &str, alloc: &impl Malloc) {
     let mut group = c.benchmark_group("malloc_free");
@@ -65,7 +65,7 @@ fn all(c: &mut Criterion) {
             let block = local.malloc(100);
             // SAFETY: `None` or live, and forgotten.
             unsafe { local.free(block) };
-            local.release(Release::Pages)
+            local.release(ReleaseLevel::Pages)
         });
     });
 }

@@ -1,7 +1,7 @@
 //! Memory goes back to the system, page by page if need be, and the statistics say where the rest is.
 
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{LocalPymalloc, Release};
+use pymalloc_core::{LocalPymalloc, ReleaseLevel};
 
 fn main() {
     let alloc = LocalPymalloc::new(LibcMalloc);
@@ -12,7 +12,7 @@ fn main() {
             unsafe { alloc.free(Some(*block)) };
         }
     }
-    let returned = alloc.release(Release::Pages);
+    let returned = alloc.release(ReleaseLevel::Pages);
     println!("{returned} bytes returned\n{}", alloc.stats());
     assert!(returned > 10 << 20);
     for block in blocks.into_iter().step_by(100) {

@@ -4,11 +4,10 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 
-use malloc_api::Malloc;
+use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::Lock;
 
 use crate::pymalloc::Pymalloc;
-use crate::release::Release;
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{ArenaStats, PoolStats, Stats};
 
@@ -143,7 +142,7 @@ macro_rules! face {
             }
 
             /// Gives memory back to the system; returns the bytes given back.
-            pub fn release(&self, level: Release) -> usize {
+            pub fn release(&self, level: ReleaseLevel) -> usize {
                 self.with(|core| core.release(level))
             }
 

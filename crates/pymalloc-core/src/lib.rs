@@ -44,11 +44,11 @@ mod used_pools;
 pub use access::{LocalPymalloc, LockedPymalloc};
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
+pub use malloc_api::ReleaseLevel;
 #[cfg(feature = "std")]
 pub use mmap_arenas::{HugePages, MmapArenas};
 pub use owned::{OwnedPymalloc, Remote};
 pub use pymalloc::Pymalloc;
-pub use release::Release;
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span};
 pub use static_arenas::{NoFallback, StaticArenas};

@@ -4,12 +4,11 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 
-use malloc_api::Malloc;
+use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::RemoteStack;
 
 use crate::annotate;
 use crate::pymalloc::Pymalloc;
-use crate::release::Release;
 use crate::source::ArenaSource;
 use crate::stats::Stats;
 
@@ -124,7 +123,7 @@ impl<R: Malloc, S: ArenaSource> OwnedPymalloc<R, S> {
     }
 
     /// Collects, and gives memory back to the system; returns the bytes given back.
-    pub fn release(&self, level: Release) -> usize {
+    pub fn release(&self, level: ReleaseLevel) -> usize {
         self.collect();
         self.with(|core| core.release(level))
     }

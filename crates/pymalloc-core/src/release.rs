@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use malloc_api::Malloc;
+use malloc_api::{Malloc, ReleaseLevel};
 
 use crate::annotate;
 use crate::arena::ArenaPtr;
@@ -12,33 +12,22 @@ use crate::pymalloc::Pymalloc;
 use crate::size_class::SizeClass;
 use crate::source::ArenaSource;
 
-/// How thoroughly [`release`](crate::LocalPymalloc::release) looks for memory; each level includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Release {
-    /// Arenas without a live block.
-    Arenas,
-    /// Pools without a live block, in arenas that have others.
-    Pools,
-    /// Pages of 4 KiB without a live block, in pools that have others.
-    Pages,
-}
-
 impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Gives memory back to the system; returns the bytes given back.
     ///
     /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a record
     /// set at run time made go back as wholes only.
-    pub fn release(&mut self, level: Release) -> usize {
+    pub fn release(&mut self, level: ReleaseLevel) -> usize {
         self.close_empty_pools();
         self.kept = Kept::new();
         let mut bytes = 0;
         while self.release_arena() {
             bytes += ARENA_BYTES;
         }
-        if level >= Release::Pools {
+        if level >= ReleaseLevel::Pools {
             bytes += self.purge_free_pools(0);
         }
-        if level >= Release::Pages {
+        if level >= ReleaseLevel::Pages {
             bytes += self.purge_free_pages();
         }
         bytes

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 use heap_report::Snapshot;
 use malloc_api::{LibcMalloc, Malloc};
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, MiMalloc, ThreadHeaps, World};
-use pymalloc_core::{LockedPymalloc, MmapArenas, Release};
+use pymalloc_core::{LockedPymalloc, MmapArenas};
 use pymem_domains::{AllocatorRecord, Backend, Domain, PoolStats, ReleaseLevel};
 use pymem_sync::{Lock, LockGuard};
 
@@ -81,11 +81,7 @@ impl Drawable {
     /// Gives empty memory back to the system; returns how many bytes.
     pub(crate) fn release(self, level: ReleaseLevel) -> usize {
         match self {
-            Self::Pools(pools) => pools.release(match level {
-                ReleaseLevel::Arenas => Release::Arenas,
-                ReleaseLevel::Pools => Release::Pools,
-                ReleaseLevel::Pages => Release::Pages,
-            }),
+            Self::Pools(pools) => pools.release(level),
             Self::Heaps(_) => 0,
         }
     }

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, Release};
+use pymalloc_core::{ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, ReleaseLevel};
 use rstest::rstest;
 
 /// Arenas that begin `offset` bytes after a multiple of their size.
@@ -166,7 +166,7 @@ fn a_record_set_at_run_time_takes_old_arenas_too() {
         // SAFETY: live, and forgotten.
         unsafe { alloc.free(Some(block)) };
     }
-    alloc.release(Release::Arenas);
+    alloc.release(ReleaseLevel::Arenas);
     assert_eq!(calls.frees.get(), arenas);
     // SAFETY: the record that stands for the source.
     unsafe { alloc.set_arena_allocator(inner) };

@@ -4,7 +4,9 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{LocalPymalloc, LockedPymalloc, POOLED_MAX, Release, SMALL_MAX, SizeClass};
+use pymalloc_core::{
+    LocalPymalloc, LockedPymalloc, POOLED_MAX, ReleaseLevel, SMALL_MAX, SizeClass,
+};
 use rstest::rstest;
 
 #[test]
@@ -78,7 +80,9 @@ fn random_programs_keep_every_byte(#[case] seed: u64, #[case] max: usize) {
             alloc.check_invariants();
         }
         if step % 9_973 == 0 {
-            alloc.release([Release::Arenas, Release::Pools, Release::Pages][step % 3]);
+            alloc.release(
+                [ReleaseLevel::Arenas, ReleaseLevel::Pools, ReleaseLevel::Pages][step % 3],
+            );
             alloc.check_invariants();
         }
     }
@@ -89,7 +93,7 @@ fn random_programs_keep_every_byte(#[case] seed: u64, #[case] max: usize) {
     }
     alloc.check_invariants();
     assert_eq!(alloc.allocated_blocks(), 0);
-    alloc.release(Release::Arenas);
+    alloc.release(ReleaseLevel::Arenas);
     assert_eq!(alloc.stats().arenas_current, 0);
 }
 

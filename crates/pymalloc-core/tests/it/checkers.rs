@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use malloc_api::testing::under_memory_checker;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{generate, run};
-use pymalloc_core::{LocalPymalloc, OwnedPymalloc, Release};
+use pymalloc_core::{LocalPymalloc, OwnedPymalloc, ReleaseLevel};
 use rstest::rstest;
 
 const VARIABLE: &str = "PYMALLOC_TEST_BUG";
@@ -84,7 +84,7 @@ fn programs_without_a_bug() {
         let summary = run(&generate::random(seed, 1_000, 9_000), &pool).expect("no fault");
         assert_eq!(summary.failed, 0);
         pool.check_invariants();
-        pool.release(Release::Pages);
+        pool.release(ReleaseLevel::Pages);
     }
     let owned = OwnedPymalloc::new(LibcMalloc);
     let blocks: Vec<usize> = (0..2_000)

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{
     ARENA_BYTES, LocalPymalloc, LockedPymalloc, NoFallback, POOL_BYTES, PoolContents, PoolStats,
-    Release, StaticArenas, Stats,
+    ReleaseLevel, StaticArenas, Stats,
 };
 
 /// Checks a walk against the counts taken at the same time: by class, and over all.
@@ -76,7 +76,7 @@ fn a_local_allocators_pools_add_up() {
     let pools = walk!(alloc);
     compare(&pools, &alloc.stats());
     assert!(resident_free(&pools) > 0, "freed pools stay hot");
-    alloc.release(Release::Pools);
+    alloc.release(ReleaseLevel::Pools);
     let pools = walk!(alloc);
     compare(&pools, &alloc.stats());
     assert_eq!(resident_free(&pools), 0);

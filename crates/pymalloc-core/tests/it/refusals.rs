@@ -8,7 +8,7 @@ use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{Op, ShadowModel, generate};
 use pymalloc_core::{
     ArenaSource, Graveyard, LocalPymalloc, LockedPymalloc, MmapArenas, NoFallback, OwnedPymalloc,
-    Release, Span,
+    ReleaseLevel, Span,
 };
 use rstest::rstest;
 
@@ -103,7 +103,7 @@ fn run<R: Malloc>(alloc: &LocalPymalloc<R, &Refusing>, ops: &[Op]) -> usize {
     for (index, part) in ops.chunks(ops.len() / 3 + 1).enumerate() {
         part.iter().for_each(|op| model.step(*op).expect("no fault"));
         assert_eq!(alloc.allocated_blocks(), model.summary().live_blocks);
-        alloc.release([Release::Pages, Release::Pools, Release::Arenas][index]);
+        alloc.release([ReleaseLevel::Pages, ReleaseLevel::Pools, ReleaseLevel::Arenas][index]);
         alloc.check_invariants();
         model.check_all().expect("no live block has changed");
     }

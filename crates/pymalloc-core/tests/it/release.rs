@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::{alone, resident_bytes};
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOL_BYTES, Release};
+use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOL_BYTES, ReleaseLevel};
 
 #[test]
 fn one_percent_of_a_million_blocks_holds_little() {
@@ -36,7 +36,7 @@ fn free_all_but_one_percent_and_release() {
             unsafe { alloc.free(Some(*block)) };
         }
     }
-    let returned = alloc.release(Release::Pages);
+    let returned = alloc.release(ReleaseLevel::Pages);
     alloc.check_invariants();
     let fallen = full.saturating_sub(resident_bytes());
     // The frees alone have returned what was free beyond the bytes in use.
@@ -63,16 +63,16 @@ fn each_level_returns_what_it_names() {
         // SAFETY: live, and not used again.
         unsafe { alloc.free(Some(*block)) };
     }
-    assert_eq!(alloc.release(Release::Arenas), 0);
+    assert_eq!(alloc.release(ReleaseLevel::Arenas), 0);
     assert_eq!(alloc.stats().arenas_current, arenas);
-    let pools = alloc.release(Release::Pools);
+    let pools = alloc.release(ReleaseLevel::Pools);
     assert!(pools >= 60 * POOL_BYTES, "{pools}");
-    let pages = alloc.release(Release::Pages);
+    let pages = alloc.release(ReleaseLevel::Pages);
     assert!(pages >= 60 * 4096 * 2, "{pages}");
     alloc.check_invariants();
     for (_, block) in kept {
         // SAFETY: live, and forgotten.
         unsafe { alloc.free(Some(*block)) };
     }
-    assert_eq!(alloc.release(Release::Arenas), arenas * ARENA_BYTES);
+    assert_eq!(alloc.release(ReleaseLevel::Arenas), arenas * ARENA_BYTES);
 }

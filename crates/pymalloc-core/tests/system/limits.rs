@@ -6,7 +6,7 @@ use std::ptr;
 use malloc_api::testing::alone;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{generate, run};
-use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOLED_MAX, Release};
+use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOLED_MAX, ReleaseLevel};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -109,7 +109,11 @@ fn arenas_that_stay_mapped_hold_no_memory() {
             unsafe { alloc.free(Some(block)) };
         }
         let before = alloc.stats().arenas_current;
-        assert_eq!(alloc.release(Release::Arenas), before * ARENA_BYTES, "each is counted once");
+        assert_eq!(
+            alloc.release(ReleaseLevel::Arenas),
+            before * ARENA_BYTES,
+            "each is counted once"
+        );
         alloc.check_invariants();
         assert_eq!(alloc.stats().arenas_current, 0);
         let kept: Vec<_> = arenas.iter().filter_map(|&arena| resident_pages(arena)).collect();
@@ -138,7 +142,9 @@ fn a_region_serves_at_the_limit() {
         for seed in 0..3 {
             let summary = run(&generate::random(seed, 1_000, 9_000), &alloc).expect("no fault");
             assert_eq!(summary.failed, 0);
-            alloc.release([Release::Arenas, Release::Pools, Release::Pages][seed as usize]);
+            alloc.release(
+                [ReleaseLevel::Arenas, ReleaseLevel::Pools, ReleaseLevel::Pages][seed as usize],
+            );
             alloc.check_invariants();
         }
         for block in held {

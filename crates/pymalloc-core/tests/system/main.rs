@@ -12,7 +12,7 @@ use malloc_api::testing::{MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{Op, ShadowModel};
 use pymalloc_core::{
-    ARENA_BYTES, HugePages, LocalPymalloc, MmapArenas, NoFallback, POOLED_MAX, Release,
+    ARENA_BYTES, HugePages, LocalPymalloc, MmapArenas, NoFallback, POOLED_MAX, ReleaseLevel,
 };
 use rstest::rstest;
 
@@ -88,7 +88,7 @@ fn program<R: Malloc>(raw: R, setting: Setting, refuse: impl FnOnce() -> Refusal
     alloc.check_invariants();
     shrink().for_each(&mut step);
     let before = alloc.stats().arenas_current;
-    let returned = alloc.release(Release::Pages);
+    let returned = alloc.release(ReleaseLevel::Pages);
     assert!(returned <= before * ARENA_BYTES, "{returned} bytes of {before} arenas");
     alloc.check_invariants();
     model.check_all().expect("no live block has changed");
@@ -99,7 +99,11 @@ fn program<R: Malloc>(raw: R, setting: Setting, refuse: impl FnOnce() -> Refusal
     // SAFETY: live, and not used again.
     warm.into_iter().for_each(|block| unsafe { alloc.free(block) });
     let arenas = alloc.stats().arenas_current;
-    assert_eq!(alloc.release(Release::Arenas), arenas * ARENA_BYTES, "each arena goes back once");
+    assert_eq!(
+        alloc.release(ReleaseLevel::Arenas),
+        arenas * ARENA_BYTES,
+        "each arena goes back once"
+    );
     alloc.check_invariants();
     assert_eq!((alloc.stats().arenas_current, alloc.allocated_blocks()), (0, 0));
     refusals

@@ -4,7 +4,7 @@
 #[path = "serialized.rs"]
 mod serialized;
 
-use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Release, Stats};
+use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Stats};
 
 use self::serialized::SerializedPymalloc;
 use crate::debug::{Checks, DebugConfig};
@@ -95,11 +95,6 @@ impl Pools {
     }
 
     pub(crate) fn release(&self, level: ReleaseLevel) -> usize {
-        let level = match level {
-            ReleaseLevel::Arenas => Release::Arenas,
-            ReleaseLevel::Pools => Release::Pools,
-            ReleaseLevel::Pages => Release::Pages,
-        };
         either!(self, pools => pools.release(level))
     }
 }
