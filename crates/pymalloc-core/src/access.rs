@@ -12,7 +12,7 @@ use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{ArenaStats, PoolStats, Stats};
 
 #[cfg(feature = "std")]
-use crate::mmap_arenas::MmapArenas;
+use crate::sources::mmap_arenas::MmapArenas;
 
 /// A pool allocator for one thread, or for a place where a lock is already held (as Python's global lock).
 ///

@@ -4,39 +4,35 @@
 
 mod access;
 mod address_map;
-#[cfg(not(any(feature = "asan", feature = "valgrind")))]
-#[path = "annotate_off.rs"]
-mod annotate;
-#[cfg(any(feature = "asan", feature = "valgrind"))]
-#[path = "annotate_on.rs"]
-mod annotate;
 mod arena;
 mod arenas;
-mod check;
+mod checks {
+    #[cfg_attr(not(any(feature = "asan", feature = "valgrind")), path = "annotate_off.rs")]
+    pub(crate) mod annotate;
+    #[cfg(feature = "hardened")]
+    pub(crate) mod fatal;
+    #[cfg_attr(not(feature = "hardened"), path = "hardened_off.rs")]
+    pub(crate) mod hardened;
+    pub(crate) mod invariants;
+}
 mod config;
-#[cfg(feature = "hardened")]
-mod fatal;
 mod graveyard;
-#[cfg(not(feature = "hardened"))]
-#[path = "hardened_off.rs"]
-mod hardened;
-#[cfg(feature = "hardened")]
-#[path = "hardened_on.rs"]
-mod hardened;
-mod kept;
-#[cfg(feature = "std")]
-mod mmap;
-#[cfg(feature = "std")]
-mod mmap_arenas;
 mod owned;
+mod policy;
 mod pool;
 mod pymalloc;
-#[cfg(feature = "std")]
-mod region;
 mod release;
 mod size_class;
 mod source;
-mod static_arenas;
+mod sources {
+    #[cfg(feature = "std")]
+    pub(crate) mod mmap;
+    #[cfg(feature = "std")]
+    pub(crate) mod mmap_arenas;
+    #[cfg(feature = "std")]
+    pub(crate) mod region;
+    pub(crate) mod static_arenas;
+}
 mod stats;
 mod stats_text;
 mod used_pools;
@@ -45,11 +41,11 @@ pub use access::{LocalPymalloc, LockedPymalloc};
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use malloc_api::ReleaseLevel;
-#[cfg(feature = "std")]
-pub use mmap_arenas::{HugePages, MmapArenas};
 pub use owned::{OwnedPymalloc, Remote};
 pub use pymalloc::Pymalloc;
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span};
-pub use static_arenas::{NoFallback, StaticArenas};
+#[cfg(feature = "std")]
+pub use sources::mmap_arenas::{HugePages, MmapArenas};
+pub use sources::static_arenas::{NoFallback, StaticArenas};
 pub use stats::{ArenaStats, ClassStats, PoolContents, PoolStats, Stats};

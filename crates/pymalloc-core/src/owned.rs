@@ -7,13 +7,13 @@ use core::ptr::NonNull;
 use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::RemoteStack;
 
-use crate::annotate;
+use crate::checks::annotate;
 use crate::pymalloc::Pymalloc;
 use crate::source::ArenaSource;
 use crate::stats::Stats;
 
 #[cfg(feature = "std")]
-use crate::mmap_arenas::MmapArenas;
+use crate::sources::mmap_arenas::MmapArenas;
 
 /// Smallest block in bytes: room for the link by which a block waits in the remote stack.
 const BLOCK_BYTES_MIN: usize = size_of::<usize>();

@@ -15,8 +15,8 @@
 
 use core::ptr::NonNull;
 
+use crate::checks::hardened::{read_link, write_link};
 use crate::config::{ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT};
-use crate::hardened::{read_link, write_link};
 use crate::size_class::SizeClass;
 
 /// Words of an idle map: a bit for each block of the smallest class.

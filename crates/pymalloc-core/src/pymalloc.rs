@@ -9,11 +9,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use malloc_api::Malloc;
 
 use crate::address_map::AddressMap;
-use crate::annotate;
 use crate::arena::{ArenaPtr, Kind};
 use crate::arenas::Arenas;
+use crate::checks::annotate;
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
-use crate::kept::Kept;
+use crate::policy::Kept;
 use crate::pool::PoolPtr;
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::source::{ArenaAllocator, ArenaSource};

@@ -4,10 +4,10 @@ use core::ptr::NonNull;
 
 use malloc_api::{Malloc, ReleaseLevel};
 
-use crate::annotate;
 use crate::arena::ArenaPtr;
+use crate::checks::annotate;
 use crate::config::{ARENA_BYTES, PAGE_BYTES, POOL_BYTES};
-use crate::kept::Kept;
+use crate::policy::Kept;
 use crate::pymalloc::Pymalloc;
 use crate::size_class::SizeClass;
 use crate::source::ArenaSource;

@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 
 use crate::config::ARENA_BYTES;
-use crate::mmap;
-use crate::region;
 use crate::source::{ArenaSource, Span};
+use crate::sources::mmap;
+use crate::sources::region;
 
 /// Bytes of arenas that an allocator holds before it gets huge pages: a small program does not pay for the half of
 /// one that it would leave unused on average.

@@ -6,9 +6,9 @@ use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, HUGE_PAGE_BYTES};
-use crate::mmap;
-use crate::mmap_arenas::HugePages;
 use crate::source::Span;
+use crate::sources::mmap;
+use crate::sources::mmap_arenas::HugePages;
 
 /// Bytes that are asked for first: 64 GiB of addresses, where a pointer can hold them.
 const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };

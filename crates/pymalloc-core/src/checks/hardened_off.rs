@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::annotate;
+use crate::checks::annotate;
 use crate::pymalloc::Pymalloc;
 use crate::source::ArenaSource;
 

@@ -8,9 +8,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use malloc_api::{MIN_ALIGN, Malloc};
 
-use crate::annotate;
+use crate::checks::annotate;
+use crate::checks::fatal::{Misuse, fatal};
 use crate::config::GRAIN_BYTES;
-use crate::fatal::{Misuse, fatal};
 use crate::pymalloc::Pymalloc;
 use crate::source::ArenaSource;
 

@@ -1,4 +1,4 @@
-//! Stands where `annotate_on.rs` does in a build without a memory checker: nothing, and no red zone.
+//! Stands where `annotate.rs` does in a build without a memory checker: nothing, and no red zone.
 
 use core::ptr::NonNull;
 
