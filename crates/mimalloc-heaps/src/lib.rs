@@ -27,7 +27,6 @@ pub use heap_kind::HeapKind;
 pub use interpreter::InterpreterHeaps;
 pub use mi_malloc::MiMalloc;
 pub use pymem_sync::qsbr::{Limits, Pending};
-pub use release::Level;
 pub use stats::{HeapUsage, Statistics, Usage};
 pub use thread::ThreadHeaps;
 pub use thread_malloc::ThreadMalloc;

@@ -1,5 +1,7 @@
 //! Owns `release`: giving memory back to the system now, instead of when mimalloc's timers say so.
 
+use malloc_api::ReleaseLevel;
+
 use crate::ffi;
 use crate::heap_kind::HeapKind;
 use crate::interpreter::InterpreterHeaps;
@@ -7,28 +9,28 @@ use crate::registry;
 use crate::thread::ThreadHeaps;
 use crate::world::{Stopped, World};
 
-/// How much a [`release`](ThreadHeaps::release) gives back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// Empty pages that have been kept for a while, and what mimalloc's own timers say.
-    Due,
-    /// Every empty page, and every free byte of the process's arenas at once.
-    All,
+/// Whether to collect by force: each page without a block goes back, and every free byte of the process's arenas with it.
+///
+/// Below [`ReleaseLevel::Pages`], what goes is what mimalloc's timers say, and pages that have been empty for a while: its
+/// arenas and pages have no counterpart of the other two levels.
+fn is_forced(level: ReleaseLevel) -> bool {
+    level == ReleaseLevel::Pages
 }
 
 impl ThreadHeaps {
     /// Gives memory back to the system, and returns how many bytes.
     ///
+    /// At [`ReleaseLevel::Pages`] every page without a block goes back; below that, what mimalloc's timers say is due.
     /// Collects the calling thread's heaps alone: empty pages that other threads keep are theirs to release, or
     /// [`InterpreterHeaps::release`]'s. Freed memory in mimalloc's arenas is the process's, so it goes back whoever freed it.
-    pub fn release(&self, level: Level) -> usize {
-        if level == Level::All {
+    pub fn release(&self, level: ReleaseLevel) -> usize {
+        if is_forced(level) {
             self.flush_delayed();
         }
         measured(|| {
             for kind in HeapKind::ALL {
                 // SAFETY: (1) the calling thread owns the heap.
-                unsafe { self.heap(kind).collect(level == Level::All) };
+                unsafe { self.heap(kind).collect(is_forced(level)) };
             }
             collect_default(level);
         })
@@ -38,10 +40,10 @@ impl ThreadHeaps {
 impl InterpreterHeaps {
     /// Gives memory of every thread's heaps back to the system, and returns how many bytes; stops the world meanwhile.
     ///
-    /// At [`Level::All`], blocks that wait for a delayed free are freed before, and empty heaps without an owner are deleted
+    /// At [`ReleaseLevel::Pages`], blocks that wait for a delayed free are freed before, and empty heaps without an owner are deleted
     /// after: one heap's records take some 200 KiB.
-    pub fn release<W: World + ?Sized>(&self, world: &W, level: Level) -> usize {
-        if level == Level::All {
+    pub fn release<W: World + ?Sized>(&self, world: &W, level: ReleaseLevel) -> usize {
+        if is_forced(level) {
             self.reclaim_delayed(world);
         }
         let _stopped = Stopped::stop(world);
@@ -50,8 +52,8 @@ impl InterpreterHeaps {
             for set in registry.sets().filter(|set| set.interpreter() == self.id()) {
                 for (_, heap) in set.heaps() {
                     // SAFETY: (1) the owner is stopped, or is the caller.
-                    unsafe { heap.collect(level == Level::All) };
-                    if level == Level::All {
+                    unsafe { heap.collect(is_forced(level)) };
+                    if is_forced(level) {
                         // SAFETY: (1) the world is stopped.
                         unsafe { heap.delete_if_empty(&mut registry) };
                     }
@@ -64,9 +66,9 @@ impl InterpreterHeaps {
 }
 
 /// Collects the calling thread's default heap, and purges the process's arenas.
-fn collect_default(level: Level) {
+fn collect_default(level: ReleaseLevel) {
     // SAFETY: no preconditions.
-    unsafe { ffi::mi_collect(level == Level::All) };
+    unsafe { ffi::mi_collect(is_forced(level)) };
 }
 
 /// Runs `work` and returns how many bytes mimalloc has given back to the system meanwhile, through any thread.

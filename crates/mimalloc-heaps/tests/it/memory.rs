@@ -2,8 +2,9 @@
 
 use std::thread;
 
+use malloc_api::ReleaseLevel;
 use malloc_api::testing::{alone, resident_bytes};
-use mimalloc_heaps::{HeapKind, InterpreterHeaps, Level};
+use mimalloc_heaps::{HeapKind, InterpreterHeaps};
 
 use crate::threads::{Parcel, check, fill};
 use crate::visit::quiet_world;
@@ -64,7 +65,7 @@ fn a_thousand_exits_with_live_blocks_leave_nothing_behind() {
             unsafe { heaps.free(Some(block)) };
         }
         assert_eq!(HeapKind::ALL.map(count), [0; 4]);
-        let released = interpreter.release(&quiet_world(), Level::All);
+        let released = interpreter.release(&quiet_world(), ReleaseLevel::Pages);
         let end = resident_bytes();
         println!(
             "resident: start {} MiB, with blocks {} MiB, end {} MiB; released {} MiB",
@@ -100,7 +101,7 @@ fn release_gives_a_gigabyte_of_small_blocks_back() {
             }
         });
         let heaps = interpreter.attach().unwrap();
-        let released = heaps.release(Level::All);
+        let released = heaps.release(ReleaseLevel::Pages);
         let grown = resident_bytes().saturating_sub(start);
         println!("released {} MiB, {} MiB above the start", released >> 20, grown >> 20);
         assert!(grown < 100 << 20, "{} MiB of 1 GiB are still here", grown >> 20);
@@ -108,15 +109,15 @@ fn release_gives_a_gigabyte_of_small_blocks_back() {
 }
 
 #[test]
-fn due_is_less_than_all() {
+fn pools_is_less_than_pages() {
     let interpreter = InterpreterHeaps::new().unwrap();
     let heaps = interpreter.attach().unwrap();
     let block = heaps.malloc(HeapKind::Mem, 100).unwrap();
     // SAFETY: (1) live and (2) not used afterwards.
     unsafe { heaps.free(Some(block)) };
-    heaps.release(Level::Due);
+    heaps.release(ReleaseLevel::Pools);
     assert_eq!(interpreter.statistics(&quiet_world()).total().areas, 1, "kept for the next block");
-    heaps.release(Level::All);
+    heaps.release(ReleaseLevel::Pages);
     assert_eq!(interpreter.statistics(&quiet_world()).total().areas, 0);
 }
 

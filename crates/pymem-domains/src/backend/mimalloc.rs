@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use libmimalloc_sys::{mi_heap_area_t, mi_heap_t};
-use mimalloc_heaps::{HeapError, InterpreterHeaps, Level, MiMalloc, ThreadMalloc, Usage, World};
+use mimalloc_heaps::{HeapError, InterpreterHeaps, MiMalloc, ThreadMalloc, Usage, World};
 
 use crate::domains::Domains;
 use crate::profile::Build;
@@ -189,7 +189,6 @@ impl Domains {
     ) -> Result<usize, HeapError> {
         let heaps = if self.uses(Backend::Mimalloc) && self.profile().build() == Build::FreeThreaded
         {
-            let level = if level == ReleaseLevel::Pages { Level::All } else { Level::Due };
             InterpreterHeaps::main()?.release(world, level)
         } else {
             0
