@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
+use crate::circles;
+
 /// The one crate in which orderings stronger than Relaxed may stand.
 const ORDERING_HOME: &str = "pymem-sync";
 
@@ -50,6 +52,20 @@ pub(crate) fn run() -> Result<()> {
     );
     println!("layers: {} crates import only what docs/architecture.md allows", law.len());
     Ok(())
+}
+
+/// Every circle of files, in each crate and tool.
+pub(crate) fn all_circles() -> Result<Vec<String>> {
+    let root = crate::root();
+    let mut circles = Vec::new();
+    for folder in ["crates", "bench", "xtask"] {
+        for file in sources(&root.join(folder))? {
+            if file.ends_with("src/lib.rs") || file.ends_with("src/main.rs") {
+                circles.extend(circles::find(&file, &root)?);
+            }
+        }
+    }
+    Ok(circles)
 }
 
 /// Reads the rows `| crate | layer | may import |` of the architecture document.

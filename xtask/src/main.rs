@@ -4,12 +4,14 @@
 
 mod bench;
 mod ci;
+mod circles;
 mod docs;
 mod fuzz;
 mod header;
 mod install;
 mod layers;
 mod loom;
+mod modules;
 mod msrv;
 mod python;
 mod python_trace;
@@ -59,7 +61,11 @@ enum Command {
         write: bool,
     },
     /// Check that crates import only what docs/architecture.md allows.
-    Layers,
+    Layers {
+        /// Only list the circles of files that import each other.
+        #[arg(long)]
+        circles: bool,
+    },
     /// Write the generated parts of the documentation from the code.
     Docs {
         /// Compare them instead, and fail when they differ.
@@ -146,7 +152,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Regrtest(args) => return regrtest::run(args),
         Command::Install(args) => install::run(&args)?,
         Command::Snippets { filter, write } => snippets::run(&filter, write)?,
-        Command::Layers => layers::run()?,
+        Command::Layers { circles: false } => layers::run()?,
+        Command::Layers { circles: true } => {
+            layers::all_circles()?.iter().for_each(|circle| println!("{circle}"))
+        }
         Command::Docs { check } => docs::run(check)?,
         Command::Header { check } => header::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
