@@ -4,10 +4,11 @@
 //! and where results belong: a whole run renews `docs/`, a part of one writes below the target folder.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
+
+use crate::workspace;
 
 /// Arguments after which a run says less than the documentation shows.
 const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output"];
@@ -20,15 +21,14 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let shell = Shell::new()?;
     // The paths among the arguments are the caller's.
     let caller = shell.current_dir();
-    shell.change_dir(crate::root());
+    shell.change_dir(workspace::root());
     let given = |names: &[&str]| {
         arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
             let name = argument.split_once('=').map_or(argument, |(name, _)| name);
             names.contains(&name)
         })
     };
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| crate::root().join("target"), PathBuf::from);
+    let target = workspace::target();
     let mut arguments = arguments.to_vec();
     if given(&["--python"]) {
         cmd!(shell, "cargo build --profile preload -p pymem-preload").run()?;
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     }
     if !given(&["--output"]) && !given(SILENT) {
         let output =
-            if given(PARTIAL) { target.join("benchmarks") } else { crate::root().join("docs") };
+            if given(PARTIAL) { target.join("benchmarks") } else { workspace::root().join("docs") };
         arguments.extend(["--output".into(), output.into()]);
     }
     cmd!(shell, "cargo build --release -p bench --features peers").run()?;

@@ -5,8 +5,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
+use crate::workspace::CRATES;
 use crate::{
     bench, docs, fuzz, header, install, layers, loom, msrv, regrtest, snippets, third_party,
+    workspace,
 };
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
@@ -36,19 +38,6 @@ const STEPS: &[Step] = &[
     ("instructions", instructions),
 ];
 
-/// The published crates, bottom layer first.
-const CRATES: &[&str] = &[
-    "malloc-api",
-    "pymem-sync",
-    "pymalloc-core",
-    "mimalloc-heaps",
-    "memdebug",
-    "malloc-trace",
-    "pymem-domains",
-    "heap-report",
-    "pymem-preload",
-];
-
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let steps: Vec<&Step> = match only {
         None => STEPS.iter().collect(),
@@ -62,8 +51,7 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
         let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
         bail!("no step `{}`; the steps are {}", only.unwrap_or_default(), names.join(", "));
     }
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
+    let shell = workspace::shell()?;
     let start = Instant::now();
     let mut times = Vec::new();
     for (name, step) in steps {
@@ -137,7 +125,7 @@ fn refused(shell: &Shell) -> Result<()> {
 /// build merges or leaves out must not be what an example shows.
 fn examples(shell: &Shell) -> Result<()> {
     for name in CRATES {
-        let folder = crate::root().join("crates").join(name).join("examples");
+        let folder = workspace::root().join("crates").join(name).join("examples");
         let mut files = shell.read_dir(&folder)?;
         files.retain(|file| file.extension().is_some_and(|end| end == "rs"));
         files.sort();
@@ -169,7 +157,7 @@ fn doc(shell: &Shell) -> Result<()> {
 /// unpacks and builds of the packed crates it knows by folder and version, and it would take an older state for this one.
 fn package(shell: &Shell) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let folder = crate::root().join(format!("target/package-{now}"));
+    let folder = workspace::root().join(format!("target/package-{now}"));
     let packaged =
         cmd!(shell, "cargo package --quiet --workspace --allow-dirty --target-dir {folder}").run();
     shell.remove_path(folder)?;

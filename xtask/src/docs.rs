@@ -1,4 +1,5 @@
-//! Owns the generated parts of the documentation: the configuration table, written from the code between markers.
+//! Owns `cargo xtask docs`: the generated parts of the documentation. The table of configurations is written between markers;
+//! the list of files with unsafe code is the work of `unsafe_list.rs`.
 //!
 //! `<!-- table -->` and `<!-- /table -->` enclose the default configurations, `<!-- full table -->` and
 //! `<!-- /full table -->` what every name installs in every build.
@@ -8,6 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use pymem_domains::{AllocatorName, Build, Domain, Profile, Row, TABLE, Version};
+
+use crate::{unsafe_list, workspace};
 
 /// A marker's name and what belongs between its two halves.
 type Part = (&'static str, fn() -> Result<String>);
@@ -21,39 +24,51 @@ const FILES: &[(&str, &[&str])] = &[
     ("docs/design/domains.md", &["table", "full table"]),
 ];
 
+/// The document whose tables list the files with unsafe code.
+const UNSAFE_LIST: &str = "docs/unsafe.md";
+
 /// Writes the generated parts; with `check`, compares them instead.
 ///
 /// # Errors
 ///
 /// A file that cannot be read or written or lacks a marker; with `check`, every file that is out of date.
 pub(crate) fn run(check: bool) -> Result<()> {
-    let root = crate::root();
     let mut stale = Vec::new();
     for (file, parts) in FILES {
-        let path = root.join(file);
-        let old = fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
-        let mut new = old.clone();
-        for part in *parts {
-            let (name, text) =
-                PARTS.iter().find(|(name, _)| name == part).context("a known part")?;
-            new = replace(&new, name, &text()?).with_context(|| format!("in {file}"))?;
-        }
-        if new != old {
-            stale.push(*file);
-            if !check {
-                write(&path, &new)?;
-            }
-        }
+        stale.extend(renew(file, check, |text| {
+            parts.iter().try_fold(text, |text, part| {
+                let (name, generate) =
+                    PARTS.iter().find(|(name, _)| name == part).context("a known part")?;
+                replace(&text, name, &generate()?)
+            })
+        })?);
     }
-    if check {
-        ensure!(
-            stale.is_empty(),
-            "the configuration table differs from the code in {}; run `cargo xtask docs`",
-            stale.join(", ")
-        );
-    }
-    println!("docs: {} files, {} changed", FILES.len(), stale.len());
+    stale.extend(renew(UNSAFE_LIST, check, |text| unsafe_list::renew(&text))?);
+    ensure!(
+        !check || stale.is_empty(),
+        "these differ from the code: {}; run `cargo xtask docs`",
+        stale.join(", ")
+    );
+    println!("docs: {} files, {} changed", FILES.len() + 1, stale.len());
     Ok(())
+}
+
+/// Gives `file` the text that `change` makes of it, but with `check`; returns the file's name if that is another text.
+fn renew(
+    file: &'static str,
+    check: bool,
+    change: impl FnOnce(String) -> Result<String>,
+) -> Result<Option<&'static str>> {
+    let path = workspace::root().join(file);
+    let old = fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
+    let new = change(old.clone()).with_context(|| format!("in {file}"))?;
+    if new == old {
+        return Ok(None);
+    }
+    if !check {
+        write(&path, &new)?;
+    }
+    Ok(Some(file))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -173,7 +188,7 @@ mod tests {
     /// A longer one is two.
     #[test]
     fn a_design_note_has_at_most_200_lines() {
-        for entry in fs::read_dir(crate::root().join("docs/design")).unwrap() {
+        for entry in fs::read_dir(workspace::root().join("docs/design")).unwrap() {
             let path = entry.unwrap().path();
             let lines = fs::read_to_string(&path).unwrap().lines().count();
             assert!(lines <= 200, "{} has {lines}", path.display());

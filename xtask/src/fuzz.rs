@@ -9,6 +9,8 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
+use crate::workspace;
+
 /// A target, and the feature of `fuzz/` that it is built with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Target {
@@ -22,8 +24,7 @@ const VARIANTS: &[(&str, &str)] = &[("pymalloc", "hardened")];
 /// Runs each target of `fuzz/` for `seconds`, and prints how many inputs each has run; fails on a finding, whose input
 /// libFuzzer leaves in `fuzz/artifacts`.
 pub(crate) fn run(seconds: u32, only: Option<&str>, together: bool) -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
+    let shell = workspace::shell()?;
     ensure!(
         is_installed(&shell),
         "fuzzing needs a nightly toolchain and cargo-fuzz; install them with \
@@ -70,7 +71,7 @@ impl Target {
         let mut arguments = ["+nightly", "fuzz", command, &self.name].map(String::from).to_vec();
         if let Some(feature) = self.feature {
             let usual = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-            let usual = usual.unwrap_or_else(|| crate::root().join("fuzz/target"));
+            let usual = usual.unwrap_or_else(|| workspace::root().join("fuzz/target"));
             let folder = usual.join(format!("fuzz-{feature}"));
             arguments.push(format!("--features={feature}"));
             arguments.push(format!("--target-dir={}", folder.display()));
@@ -82,7 +83,7 @@ impl Target {
     fn run(&self, seconds: u32) -> Result<u64> {
         // What libFuzzer finds goes into the first folder; it begins with what is in both.
         let [corpus, kept] = ["corpus", "kept"]
-            .map(|folder| crate::root().join("fuzz").join(folder).join(&self.name));
+            .map(|folder| workspace::root().join("fuzz").join(folder).join(&self.name));
         fs::create_dir_all(&corpus)?;
         let mut command = Command::new("cargo");
         command.args(self.cargo_fuzz("run")).args([corpus, kept]).arg("--");
@@ -90,7 +91,7 @@ impl Target {
             .arg(format!("-max_total_time={seconds}"))
             .args(["-max_len=4096", "-print_final_stats=1"]);
         // Records of domains live for ever by design; what a target's own blocks leak, it asserts itself.
-        command.env("ASAN_OPTIONS", "detect_leaks=0").current_dir(crate::root());
+        command.env("ASAN_OPTIONS", "detect_leaks=0").current_dir(workspace::root());
         let output = command.stdin(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(
@@ -109,7 +110,7 @@ impl Target {
 /// The targets, from their files.
 fn targets(only: Option<&str>) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
-    for entry in fs::read_dir(crate::root().join("fuzz/fuzz_targets"))? {
+    for entry in fs::read_dir(workspace::root().join("fuzz/fuzz_targets"))? {
         let path = entry?.path();
         if let (Some(stem), Some("rs")) =
             (path.file_stem(), path.extension().and_then(|end| end.to_str()))

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::python::{self, Interpreter};
+use crate::workspace;
 
 /// What the C program of the examples prints: that it has linked what it has included.
 const C_OUTPUT: &str = "13 bytes from pymem: Hello, pymem\nno interpreter to set up: -2";
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn install(prefix: &Path) -> Result<()> {
     let library = fs::read(python::library()?).context("the built library cannot be read")?;
-    let header = fs::read(crate::root().join("crates/pymem-preload/include/pymem.h"))?;
+    let header = fs::read(workspace::root().join("crates/pymem-preload/include/pymem.h"))?;
     put(prefix, "lib/libpymem_preload.so", &library)?;
     put(prefix, "include/pymem.h", &header)?;
     put(prefix, "lib/pkgconfig/pymem.pc", package_config().as_bytes())
@@ -92,7 +93,7 @@ fn c_program(shell: &Shell, prefix: &Path) -> Result<()> {
     ensure!(found == version, "pymem.pc says that this is version {found}; expected {version}");
     let flags = cmd!(shell, "pkg-config --cflags --libs pymem").quiet().read()?;
     let flags: Vec<&str> = flags.split_whitespace().collect();
-    let source = crate::root().join("crates/pymem-preload/examples/records.c");
+    let source = workspace::root().join("crates/pymem-preload/examples/records.c");
     let program = prefix.join("records");
     cmd!(shell, "cc -Wall -Wextra -Werror -o {program} {source} {flags...}").run()?;
     let _library_path = shell.push_env("LD_LIBRARY_PATH", prefix.join("lib"));

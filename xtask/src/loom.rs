@@ -16,6 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
+use crate::workspace;
+
 /// Chooses a control in a model's process; `list` prints the controls.
 const CONTROL: &str = "PYMEM_LOOM_CONTROL";
 
@@ -42,7 +44,7 @@ struct Outcome {
 /// Runs every model whose file or name contains `filter`, or each of their negative controls.
 pub(crate) fn run(controls: bool, filter: Option<String>) -> Result<()> {
     let start = Instant::now();
-    let root = crate::root();
+    let root = workspace::root();
     let executables = build(&root)?;
     let mut models = Vec::new();
     for (file, executable) in executables {
@@ -75,11 +77,8 @@ pub(crate) fn run(controls: bool, filter: Option<String>) -> Result<()> {
 
 /// Builds the models and returns each file's executable, all files of the folder accounted for.
 fn build(root: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let shell = Shell::new()?;
-    shell.change_dir(root);
-    let target =
-        shell.var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let _target = shell.push_env("CARGO_TARGET_DIR", target.join("loom"));
+    let shell = workspace::shell()?;
+    let _target = shell.push_env("CARGO_TARGET_DIR", workspace::target().join("loom"));
     // Our own name: plain `--cfg loom` would reach every dependency.
     let _flags = shell.push_env("RUSTFLAGS", "--cfg pymem_loom");
     let messages = cmd!(

@@ -4,14 +4,12 @@
 
 mod bench;
 mod ci;
-mod circles;
 mod docs;
 mod fuzz;
 mod header;
 mod install;
 mod layers;
 mod loom;
-mod modules;
 mod msrv;
 mod python;
 mod python_trace;
@@ -23,9 +21,10 @@ mod snippets;
 mod soak;
 mod third_party;
 mod tsan;
+mod unsafe_list;
+mod workspace;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -127,12 +126,6 @@ enum Command {
         #[arg(long)]
         together: bool,
     },
-}
-
-/// The workspace's root folder.
-fn root() -> PathBuf {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map_or(manifest.clone(), PathBuf::from)
 }
 
 fn main() -> ExitCode {

@@ -3,9 +3,10 @@
 use std::env;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 use xshell::{Shell, cmd};
+
+use crate::workspace;
 
 /// Checks the libraries with the oldest compiler that they promise, where this machine has it.
 ///
@@ -22,7 +23,7 @@ pub(crate) fn check(shell: &Shell) -> Result<()> {
     };
     println!("rustc {version}: {}", compiler.display());
     let _compiler = shell.push_env("RUSTC", compiler);
-    let target = crate::root().join("target/msrv");
+    let target = workspace::target().join("msrv");
     for features in ["--all-features", "--no-default-features"] {
         cmd!(shell, "cargo check --quiet --target-dir {target} {features}").run()?;
     }
@@ -31,9 +32,7 @@ pub(crate) fn check(shell: &Shell) -> Result<()> {
 
 /// The `rust-version` of every crate; the tools have one of their own.
 fn promised(shell: &Shell) -> Result<String> {
-    let metadata = cmd!(shell, "cargo metadata --format-version 1 --no-deps").quiet().read()?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+    let packages = workspace::packages(shell)?;
     let crates = packages.iter().filter(|package| package["publish"].is_null());
     let mut versions: Vec<&str> =
         crates.map(|package| package["rust_version"].as_str().unwrap_or("none")).collect();

@@ -14,6 +14,7 @@ mod interpreters;
 pub(crate) use interpreters::Interpreter;
 
 use crate::python_trace;
+use crate::workspace;
 
 /// The exit status when there is no interpreter that can be served.
 const NO_INTERPRETER: u8 = 2;
@@ -89,7 +90,7 @@ pub(crate) fn preloaded(program: &Path, library: &Path) -> Command {
     command.env("LD_PRELOAD", libraries);
     command.env_remove("LD_LIBRARY_PATH");
     if let Some(path) = env::var_os("LD_LIBRARY_PATH") {
-        let own = env::split_paths(&path).filter(|folder| !folder.starts_with(crate::root()));
+        let own = env::split_paths(&path).filter(|folder| !folder.starts_with(workspace::root()));
         let own: Vec<PathBuf> = own.filter(|folder| !is_toolchain(folder)).collect();
         if let Some(path) = env::join_paths(own).ok().filter(|path| !path.is_empty()) {
             command.env("LD_LIBRARY_PATH", path);
@@ -116,7 +117,7 @@ pub(crate) fn library() -> Result<PathBuf> {
 
 /// The library, built by a `cargo build` of the caller's options, with the profile that ships.
 pub(crate) fn library_of(mut build: Command) -> Result<PathBuf> {
-    build.current_dir(crate::root());
+    build.current_dir(workspace::root());
     build.args(["--quiet", "--profile", "preload", "--package", "pymem-preload", "--lib"]);
     // Its messages are data, and tell where the library is whatever the target folder.
     build.args(["--message-format", "json-render-diagnostics"]);

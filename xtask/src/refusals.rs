@@ -6,7 +6,7 @@ use std::fs;
 
 use syn::Item;
 
-use crate::layers;
+use crate::workspace;
 
 /// Names by which a type that does not implement `Error` tells that it is printed as one.
 const ENDINGS: &[&str] = &["Error", "Refusal", "Rejection"];
@@ -23,9 +23,9 @@ const LEFT_OUT: &[&str] = &[
 
 /// `crate::Type` of every error type without variants, and `crate::Type::Variant` of the others.
 fn error_types() -> BTreeSet<String> {
-    let root = crate::root().join("crates");
+    let root = workspace::root().join("crates");
     let mut names = BTreeSet::new();
-    for path in layers::sources(&root).expect("the sources") {
+    for path in workspace::sources(&root).expect("the sources") {
         let library = path.strip_prefix(&root).expect("below it").iter().next();
         let library = library.and_then(|name| name.to_str()).expect("a crate").replace('-', "_");
         let file = syn::parse_file(&fs::read_to_string(&path).expect("a source"));
@@ -90,7 +90,7 @@ fn implementors_of_error(items: &[Item]) -> BTreeSet<String> {
 
 #[test]
 fn every_refusal_is_in_the_reviewed_list() {
-    let path = crate::root().join("crates/pymem-preload/tests/refusals.txt");
+    let path = workspace::root().join("crates/pymem-preload/tests/refusals.txt");
     let text = fs::read_to_string(path).expect("the list");
     let lines = text.lines().filter(|line| !line.starts_with(['#', ' ']));
     let listed: BTreeSet<String> = lines.map(str::to_owned).collect();

@@ -3,9 +3,7 @@
 //! Only differences count: what fails with the library and passes without it, on the same interpreter. A module that fails
 //! is run again alone, with the library and without it, since a loaded machine makes some of CPython's tests miss their time.
 
-#[path = "regrtest/modules.rs"]
 mod modules;
-#[path = "regrtest/runner.rs"]
 mod runner;
 
 use std::collections::BTreeSet;

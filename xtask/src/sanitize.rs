@@ -4,7 +4,6 @@
 //! Builds tell mimalloc to report its blocks to the tool (`MI_TRACK_ASAN`, `MI_TRACK_VALGRIND`), or the tool would take
 //! every block of a page for one piece of memory. Each build has a target folder of its own, as the C flags differ.
 
-#[path = "sanitize/interpreter.rs"]
 mod interpreter;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use xshell::{Shell, cmd};
+
+use crate::workspace;
 
 /// The tests of one crate under one tool.
 struct Tests {
@@ -114,7 +115,7 @@ pub(crate) fn valgrind() -> Result<()> {
     let shell = shell("valgrind")?;
     cmd!(shell, "valgrind --version").quiet().ignore_stdout().run().context("no valgrind here")?;
     let _cflags = shell.push_env("CFLAGS", "-DMI_TRACK_VALGRIND=1");
-    let suppressions = crate::root().join(SUPPRESSIONS);
+    let suppressions = workspace::root().join(SUPPRESSIONS);
     ensure!(suppressions.is_file(), "no suppressions at {}", suppressions.display());
     let plant = plant(&shell, None)?;
     must_report(&shell, &plant, "overflow", "Invalid write of size 1")?;
@@ -137,15 +138,13 @@ pub(crate) fn valgrind() -> Result<()> {
     for name in ANNOTATED {
         cmd!(shell, "cargo test -q -p {name} --features=valgrind --test it -- checkers::").run()?;
     }
-    interpreter::run(&shell)
+    interpreter::run(&shell, REPORTED)
 }
 
 /// A shell in the workspace whose builds go to a target folder of the tool's own, beside the usual one.
 fn shell(tool: &str) -> Result<Shell> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
-    let usual = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let folder = usual.unwrap_or_else(|| crate::root().join("target")).join(tool);
+    let shell = workspace::shell()?;
+    let folder = workspace::target().join(tool);
     shell.create_dir(&folder)?;
     shell.set_var("CARGO_TARGET_DIR", folder);
     Ok(shell)

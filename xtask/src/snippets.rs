@@ -11,6 +11,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::workspace;
+
 /// The documents with commands.
 const DOCUMENTS: &[&str] = &["README.md", "docs/guide.md", "crates/pymem-preload/README.md"];
 
@@ -47,7 +49,7 @@ pub(crate) fn run(filter: &str, write: bool) -> Result<()> {
     let mut faults = Vec::new();
     let (mut commands, mut outputs) = (0, 0);
     for name in DOCUMENTS {
-        let path = crate::root().join(name);
+        let path = workspace::root().join(name);
         let document = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
         let folder = Scratch::new()?;
         let blocks = blocks(&document);
@@ -106,13 +108,13 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self> {
-        let folder = crate::root().join("target/snippets");
+        let folder = workspace::root().join("target/snippets");
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
         for name in ["bench", "crates", "docs"] {
-            symlink(crate::root().join(name), folder.join(name))?;
+            symlink(workspace::root().join(name), folder.join(name))?;
         }
         Ok(Self(folder))
     }
@@ -321,8 +323,7 @@ mod tests {
 
     /// Every Markdown file of the tree.
     fn documents() -> Vec<String> {
-        let shell = xshell::Shell::new().unwrap();
-        shell.change_dir(crate::root());
+        let shell = workspace::shell().unwrap();
         let files = xshell::cmd!(shell, "git ls-files *.md").quiet().read().unwrap();
         files.lines().map(str::to_owned).collect()
     }
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn every_document_with_commands_is_run() {
         for name in documents() {
-            let document = fs::read_to_string(crate::root().join(&name)).unwrap();
+            let document = fs::read_to_string(workspace::root().join(&name)).unwrap();
             let has_commands = blocks(&document).iter().any(|block| block.language == "sh");
             assert_eq!(has_commands, DOCUMENTS.contains(&&*name), "{name}");
         }
@@ -338,7 +339,7 @@ mod tests {
 
     #[test]
     fn every_output_of_the_guide_has_its_command() {
-        let document = fs::read_to_string(crate::root().join("docs/guide.md")).unwrap();
+        let document = fs::read_to_string(workspace::root().join("docs/guide.md")).unwrap();
         let blocks = blocks(&document);
         for pair in blocks.windows(2).filter(|pair| pair[1].language == "text") {
             assert!(pair[1].follows && pair[0].language == "sh", "line {}", pair[1].line);

@@ -1,15 +1,16 @@
 //! Owns `cargo xtask soak`: the load of `pymem-domains`' test `soak`, for as long as one likes.
 
 use anyhow::{Result, ensure};
-use xshell::{Shell, cmd};
+use xshell::cmd;
+
+use crate::workspace;
 
 /// Seconds in which a planted bug must show.
 const CONTROL_SECONDS: u32 = 60;
 
 /// Runs the load for `minutes`; with `controls`, with planted bugs instead, each of which must make it fail.
 pub(crate) fn run(minutes: f64, controls: bool) -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
+    let shell = workspace::shell()?;
     let test = ["test", "--release", "-p", "pymem-domains", "--test", "soak"];
     if !controls {
         let _seconds = shell.push_env("PYMEM_SOAK_SECONDS", (minutes * 60.0).to_string());

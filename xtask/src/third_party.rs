@@ -15,6 +15,8 @@ use pymem_domains::AllocatorName;
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
+use crate::workspace;
+
 /// Hash tables that keep an order: many of its tests fill, grow and shrink tables of random content.
 const NAME: &str = "indexmap";
 const VERSION: &str = "2.14.2";
@@ -22,16 +24,12 @@ const VERSION: &str = "2.14.2";
 const ALLOCATOR: &str = include_str!("third_party/allocator.rs");
 
 pub(crate) fn run() -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
-    let target = cmd!(shell, "cargo metadata --format-version 1 --no-deps").quiet().read()?;
-    let target: Value = serde_json::from_str(&target)?;
-    let target = target["target_directory"].as_str().context("cargo names no target folder")?;
-    let folder = Path::new(target).join("third-party");
+    let shell = workspace::shell()?;
+    let folder = workspace::target().join("third-party");
     write_allocator(&shell, &folder.join("allocator"))?;
     let copy = folder.join(NAME);
     copy_crate(&shell, &published(&shell, &folder.join("source"))?, &copy)?;
-    let suite = Suite { manifest: copy.join("Cargo.toml"), target };
+    let suite = Suite { manifest: copy.join("Cargo.toml") };
     AllocatorName::ALL.into_iter().try_for_each(|row| suite.must_pass(row))?;
     suite.must_notice_a_lost_byte()
 }
@@ -64,7 +62,7 @@ path = "lib.rs"
 }
 
 fn write_allocator(shell: &Shell, folder: &Path) -> Result<()> {
-    let crates = crate::root().join("crates");
+    let crates = workspace::root().join("crates");
     let crates = crates.display();
     let manifest = format!(
         r#"[package]
@@ -104,16 +102,15 @@ fn append(path: &Path, text: &str) -> Result<()> {
     Ok(file.write_all(text.as_bytes())?)
 }
 
-struct Suite<'a> {
+struct Suite {
     manifest: PathBuf,
-    target: &'a str,
 }
 
-impl Suite<'_> {
+impl Suite {
     fn command(&self, row: AllocatorName) -> Command {
         let mut command = Command::new("cargo");
         command.args(["test", "--lib", "--tests", "--no-fail-fast", "--manifest-path"]);
-        command.arg(&self.manifest).env("CARGO_TARGET_DIR", self.target);
+        command.arg(&self.manifest).env("CARGO_TARGET_DIR", workspace::target());
         command.env("PYTHONMALLOC", row.as_str());
         command
     }

@@ -1,7 +1,9 @@
 //! Owns the ThreadSanitizer run: the stress programs of `pymem-sync` on nightly, and a race that must be reported.
 
 use anyhow::{Result, ensure};
-use xshell::{Shell, cmd};
+use xshell::cmd;
+
+use crate::workspace;
 
 /// The standard library is not instrumented, so the programs keep to what needs no instrumentation there.
 const FLAGS: &str = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg pymem_tsan";
@@ -11,8 +13,7 @@ const REPORTED: i32 = 66;
 
 /// Runs each stress program for `millis` milliseconds.
 pub(crate) fn run(millis: u32) -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(crate::root());
+    let shell = workspace::shell()?;
     let _flags = shell.push_env("RUSTFLAGS", FLAGS);
     let _millis = shell.push_env("PYMEM_STRESS_MILLIS", millis.to_string());
     let test = ["test", "-p", "pymem-sync", "--test", "tsan", "--target", TARGET];

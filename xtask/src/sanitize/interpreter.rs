@@ -8,7 +8,6 @@ use std::process::{Command, Output};
 use anyhow::{Result, ensure};
 use xshell::{Shell, cmd};
 
-use super::REPORTED;
 use crate::python::{self, Interpreter};
 
 const ROWS: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
@@ -19,8 +18,8 @@ const BUGS: [&str; 2] = ["overflow", "use after free"];
 const WORDS: &str = "Invalid write of size 1";
 
 /// Runs the newest interpreter with a GIL, in each row, where one is installed. Builds in the shell's target folder, whose
-/// C flags tell memcheck about mimalloc's blocks.
-pub(super) fn run(shell: &Shell) -> Result<()> {
+/// C flags tell memcheck about mimalloc's blocks. Memcheck is to end with the status `reported` after a report.
+pub(super) fn run(shell: &Shell, reported: i32) -> Result<()> {
     let found = Interpreter::installed().into_iter().rfind(|python| !python.free_threaded);
     let Some(python) = found else {
         println!("skipped: no interpreter is installed that the library can be preloaded into");
@@ -30,7 +29,8 @@ pub(super) fn run(shell: &Shell) -> Result<()> {
     let library = python::library_of(Command::from(build))?;
     for row in ROWS {
         println!("memcheck: {python} on {row}");
-        let clean = in_memcheck(shell, &python, &library, row, "none")?;
+        let memcheck = Memcheck { shell, python: &python, library: &library, row, reported };
+        let clean = memcheck.run("none")?;
         let text = String::from_utf8_lossy(&clean.stderr);
         ensure!(
             clean.status.success(),
@@ -38,7 +38,7 @@ pub(super) fn run(shell: &Shell) -> Result<()> {
             clean.status
         );
         for bug in BUGS {
-            let found = in_memcheck(shell, &python, &library, row, bug)?;
+            let found = memcheck.run(bug)?;
             let text = String::from_utf8_lossy(&found.stderr);
             // After the report the hooks, or a damaged list of mimalloc's, may end the process.
             ensure!(
@@ -52,26 +52,33 @@ pub(super) fn run(shell: &Shell) -> Result<()> {
     Ok(())
 }
 
-/// Runs the program with `bug`, and with everything switched on that the library can write at exit.
-fn in_memcheck(
-    shell: &Shell,
-    python: &Interpreter,
-    library: &Path,
-    row: &str,
-    bug: &str,
-) -> Result<Output> {
-    let folder = shell.create_temp_dir()?;
-    let status = format!("--error-exitcode={REPORTED}");
-    let program = &python.path;
-    // The interpreter reads some of its own memory before it writes it, which is no business of ours.
-    let run =
-        cmd!(shell, "valgrind -q --undef-value-errors=no {status} {program} -s -S {PROGRAM} {bug}");
-    let run = run
-        .env("LD_PRELOAD", library)
-        .env("PYTHONMALLOC", row)
-        .env("PYTHONMALLOCSTATS", "1")
-        .env("PYMEM_STATS", "1")
-        .env("PYMEM_TRACE", folder.path().join("trace"))
-        .env("PYMEM_HEAP_MAP", folder.path().join("map.svg"));
-    Ok(run.quiet().ignore_status().output()?)
+/// One row of one interpreter, in memcheck.
+struct Memcheck<'a> {
+    shell: &'a Shell,
+    python: &'a Interpreter,
+    library: &'a Path,
+    row: &'a str,
+    reported: i32,
+}
+
+impl Memcheck<'_> {
+    /// Runs the program with `bug`, and with everything switched on that the library can write at exit.
+    fn run(&self, bug: &str) -> Result<Output> {
+        let folder = self.shell.create_temp_dir()?;
+        let status = format!("--error-exitcode={}", self.reported);
+        let program = &self.python.path;
+        // The interpreter reads some of its own memory before it writes it. That is not this library's business.
+        let run = cmd!(
+            self.shell,
+            "valgrind -q --undef-value-errors=no {status} {program} -s -S {PROGRAM} {bug}"
+        );
+        let run = run
+            .env("LD_PRELOAD", self.library)
+            .env("PYTHONMALLOC", self.row)
+            .env("PYTHONMALLOCSTATS", "1")
+            .env("PYMEM_STATS", "1")
+            .env("PYMEM_TRACE", folder.path().join("trace"))
+            .env("PYMEM_HEAP_MAP", folder.path().join("map.svg"));
+        Ok(run.quiet().ignore_status().output()?)
+    }
 }

@@ -10,14 +10,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::modules::{File, Modules};
+use super::modules::{File, Modules};
 
 /// What each file imports, and the line of the first import.
 type Imports = BTreeMap<File, BTreeMap<File, usize>>;
 
 /// Every circle of the crate whose root file is `root`, as `a.rs:1 -> b.rs:2 -> a.rs`: the line is that of the import. Paths are
 /// relative to `base`.
-pub(crate) fn find(root: &Path, base: &Path) -> Result<Vec<String>> {
+pub(super) fn find(root: &Path, base: &Path) -> Result<Vec<String>> {
     let tree = Modules::read(root)?;
     let circles = circles(&imports(&tree));
     let name = |file: File| {

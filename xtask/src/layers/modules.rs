@@ -15,17 +15,17 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Expr, Ident, Item, Lit, Meta, Token, UseTree};
 
 /// The index of a file in [`Modules::files`].
-pub(crate) type File = usize;
+pub(super) type File = usize;
 type Module = usize;
 
 /// Longer chains of `use` declarations are taken for a declaration that names itself.
 const MAX_CHAIN: usize = 16;
 
 /// A path in a file's code or in one of its `use` declarations.
-pub(crate) struct Mention {
-    pub(crate) file: File,
+pub(super) struct Mention {
+    pub(super) file: File,
     /// From 1.
-    pub(crate) line: usize,
+    pub(super) line: usize,
     module: Module,
     path: Vec<String>,
     is_glob: bool,
@@ -33,9 +33,9 @@ pub(crate) struct Mention {
 
 /// One crate's modules, from its `lib.rs` or `main.rs` down.
 #[derive(Default)]
-pub(crate) struct Modules {
-    pub(crate) files: Vec<PathBuf>,
-    pub(crate) mentions: Vec<Mention>,
+pub(super) struct Modules {
+    pub(super) files: Vec<PathBuf>,
+    pub(super) mentions: Vec<Mention>,
     modules: Vec<Scope>,
 }
 
@@ -63,7 +63,7 @@ enum Target {
 
 impl Modules {
     /// Reads the crate whose root is `root`.
-    pub(crate) fn read(root: &Path) -> Result<Self> {
+    pub(super) fn read(root: &Path) -> Result<Self> {
         let mut tree = Self::default();
         let folder = root.parent().context("a root file in a folder")?;
         tree.read_file(root, folder.to_path_buf(), None)?;
@@ -71,7 +71,7 @@ impl Modules {
     }
 
     /// The files that define what `mention` names.
-    pub(crate) fn files_of(&self, mention: &Mention) -> Vec<File> {
+    pub(super) fn files_of(&self, mention: &Mention) -> Vec<File> {
         let targets = self.resolve(mention.module, &mention.path, 0);
         let files = targets.into_iter().filter_map(|target| match target {
             Target::Item(file) => Some(file),
