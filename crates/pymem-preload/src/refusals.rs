@@ -172,9 +172,9 @@ fn domains() -> Vec<Line> {
             "pymem_domains::ProfileError::FreeThreadedNeedsMimalloc",
             chain(&profile.expect_err("no such interpreter")),
         ),
-        ("pymem_domains::RecordError::NullFunction", chain(&RecordError::NullFunction("malloc"))),
-        ("pymem_domains::RecordError::NotThreadSafe", chain(&RecordError::NotThreadSafe)),
-        ("pymem_domains::UnknownDomain", chain(&UnknownDomain(3))),
+        ("malloc_api::RecordError::NullFunction", chain(&RecordError::NullFunction("malloc"))),
+        ("malloc_api::RecordError::NotThreadSafe", chain(&RecordError::NotThreadSafe)),
+        ("malloc_api::UnknownDomain", chain(&UnknownDomain(3))),
         ("pymem_domains::OutOfMemory", chain(&OutOfMemory)),
         (
             "pymem_domains::SetAllocatorError::AfterFirstAllocation",
