@@ -16,7 +16,7 @@ pub(crate) fn mimalloc() -> Option<Records> {
 }
 
 fn records(name: AllocatorName) -> Option<Records> {
-    let domains = Domains::new(Profile::CURRENT, Some(name)).ok()?;
+    let domains = Domains::new(Profile::NEWEST, Some(name)).ok()?;
     domains.start();
     let [raw, mem, obj] = Domain::ALL.map(|domain| {
         let record = domains.get_allocator(domain).to_c();

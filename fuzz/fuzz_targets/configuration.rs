@@ -7,7 +7,7 @@ use pymem_domains::{AllocatorName, Preconfig, Profile};
 
 fuzz_target!(|input: (&[u8], &[u8], bool)| {
     let (value, dev, use_environment) = input;
-    let profile = Profile::CURRENT;
+    let profile = Profile::NEWEST;
     let config = Preconfig {
         pythonmalloc: Some(value),
         pythondevmode: Some(dev),

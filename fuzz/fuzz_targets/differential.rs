@@ -10,7 +10,7 @@ use pymem_domains::{AllocatorName, Domain, Domains, Profile};
 /// A `Domains` lives for ever, so there is one a row and not one an input.
 static ROWS: LazyLock<Vec<Domains>> = LazyLock::new(|| {
     let row =
-        |name| Domains::new(Profile::CURRENT, Some(name)).expect("a row of the default profile");
+        |name| Domains::new(Profile::NEWEST, Some(name)).expect("a row of the default profile");
     AllocatorName::ALL.into_iter().map(row).collect()
 });
 

@@ -23,7 +23,6 @@ const STEPS: &[Step] = &[
     ("clippy", clippy),
     ("test", test),
     ("test-alone", test_alone),
-    ("refused", refused),
     ("examples", examples),
     ("doc", doc),
     ("msrv", msrv::check),
@@ -102,23 +101,9 @@ fn test_alone(shell: &Shell) -> Result<()> {
         cmd!(shell, "cargo test -q -p {name} --no-default-features --lib --tests {no_run...}")
             .run()?;
     }
-    // The profile of another build, whose environment accepts other names. Its mimalloc serves the tests themselves too, so
-    // what counts mimalloc's blocks is left out.
-    let build = ["--features", "free-threaded,pydebug", "--test", "it"];
-    Ok(cmd!(shell, "cargo test -q -p pymem-domains {build...} -- --skip report::mimalloc").run()?)
-}
-
-/// A build that no interpreter can have does not compile, and says why.
-fn refused(shell: &Shell) -> Result<()> {
-    let check = "cargo check -q -p pymem-domains --no-default-features --features free-threaded";
-    let output = cmd!(shell, "sh -c {check}").quiet().ignore_status().output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        !output.status.success()
-            && text.contains("the feature `free-threaded` requires the feature `mimalloc`"),
-        "`{check}` does not fail for the right reason:\n{text}"
-    );
-    Ok(())
+    // The tests that take any profile take that of a free-threaded debug build.
+    let test = cmd!(shell, "cargo test -q -p pymem-domains --test it");
+    Ok(test.env("PYMEM_TEST_PROFILE", "free-threaded debug").run()?)
 }
 
 /// Each example of each crate: they assert what they show. As the tests are built, and as users build: what an optimised

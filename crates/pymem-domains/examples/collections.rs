@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("std collections on `{}`", global::domains().row().name());
 
     // Domains of one's own: their blocks can be counted apart, and checked by the debug hooks.
-    let domains = Domains::new(Profile::CURRENT, Some(AllocatorName::Debug))?;
+    let domains = Domains::new(Profile::NEWEST, Some(AllocatorName::Debug))?;
     let obj = AllocatorAdapter::new(domains.get(Domain::Obj));
     {
         let mut words = hashbrown::HashMap::new_in(obj);

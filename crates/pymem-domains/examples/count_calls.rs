@@ -36,7 +36,7 @@ unsafe impl Malloc for CountCalls {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let domains = Domains::new(Profile::CURRENT, None)?;
+    let domains = Domains::new(Profile::NEWEST, None)?;
     let mem = domains.get(Domain::Mem);
     let before = mem.malloc(10);
 

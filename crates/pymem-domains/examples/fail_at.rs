@@ -16,7 +16,7 @@ fn program(mem: &impl Malloc) -> Option<()> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let domains = Domains::new(Profile::CURRENT, None)?;
+    let domains = Domains::new(Profile::NEWEST, None)?;
     let inner = domains.get_allocator(Domain::Mem);
     let failing: &FailAfter<AllocatorRecord> = Box::leak(Box::new(FailAfter::new(inner, 0)));
     // SAFETY: it serves the very blocks of what it wraps.

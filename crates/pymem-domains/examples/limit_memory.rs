@@ -47,7 +47,7 @@ unsafe impl Malloc for Limited {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let domains = Domains::new(Profile::CURRENT, None)?;
+    let domains = Domains::new(Profile::NEWEST, None)?;
     domains.set_allocator(Domain::Mem, AllocatorRecord::new(&Limited))?;
     let mem = domains.get(Domain::Mem);
     let block = mem.malloc(600);

@@ -10,7 +10,7 @@ use malloc_trace::{Op, Recorder, Recording, decode, run};
 use pymem_domains::{AllocatorRecord, Domain, Domains, Profile};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let domains = Domains::new(Profile::CURRENT, None)?;
+    let domains = Domains::new(Profile::NEWEST, None)?;
     let obj = domains.get(Domain::Obj);
 
     // At most 100 blocks live at one time. The recording lives for ever, as every record does.

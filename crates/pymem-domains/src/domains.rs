@@ -32,7 +32,7 @@ use malloc_api::{AllocatorRecord, ThreadSafety};
 /// use pymem_domains::{AllocatorName, Domain, Domains, Profile};
 /// use malloc_api::Malloc;
 ///
-/// let domains = Domains::new(Profile::CURRENT, Some(AllocatorName::Debug))?;
+/// let domains = Domains::new(Profile::NEWEST, Some(AllocatorName::Debug))?;
 /// let mem = domains.get(Domain::Mem);
 /// let block = mem.malloc(100).expect("100 bytes");
 /// // SAFETY: the block is live, of this domain, and not used again.

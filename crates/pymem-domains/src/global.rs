@@ -2,7 +2,7 @@
 //! [`obj`], or through the types [`Raw`], [`Mem`] and [`Obj`] wherever an allocator is asked for.
 //!
 //! The first call of any domain configures them if nothing did before: from `PYTHONMALLOC` and `PYTHONDEVMODE`, with
-//! CPython's precedence, for [`Profile::CURRENT`]. A `PYTHONMALLOC` that is not accepted then ends the process as it ends
+//! CPython's precedence, for [`Profile::NEWEST`]. A `PYTHONMALLOC` that is not accepted then ends the process as it ends
 //! CPython: [`UNKNOWN_ALLOCATOR_TEXT`] on stderr, exit status 1. A program that wants another profile, name or answer
 //! calls [`configure`] or [`configure_from_env`] first.
 //!
@@ -12,7 +12,7 @@
 //! use pymem_domains::global::{self, mem};
 //! use pymem_domains::{AllocatorName, Profile};
 //!
-//! global::configure(Profile::CURRENT, Some(AllocatorName::Debug))?;
+//! global::configure(Profile::NEWEST, Some(AllocatorName::Debug))?;
 //! let block = mem::calloc(10, 4).expect("40 bytes");
 //! // SAFETY: the block is live, of the mem domain, and not used again.
 //! unsafe { mem::free(Some(block)) };
@@ -135,11 +135,11 @@ impl Global {
             return domains;
         }
         let environment = Environment::new();
-        let chosen = environment.complete(Preconfig::default()).lookup(&Profile::CURRENT);
+        let chosen = environment.complete(Preconfig::default()).lookup(&Profile::NEWEST);
         let row = chosen
-            .and_then(|name| Profile::CURRENT.row(name.unwrap_or(AllocatorName::Default)))
+            .and_then(|name| Profile::NEWEST.row(name.unwrap_or(AllocatorName::Default)))
             .unwrap_or_else(|_| unknown_allocator());
-        match self.configure(Profile::CURRENT, row, DebugConfig::new()) {
+        match self.configure(Profile::NEWEST, row, DebugConfig::new()) {
             Ok(domains) => domains,
             // The profile is that of the crate's features, so its rows can be built: another thread was quicker.
             Err(_) => self.domains.lock().expect("configured by another thread"),

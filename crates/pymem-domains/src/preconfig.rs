@@ -14,11 +14,11 @@ use crate::profile::Profile;
 /// use pymem_domains::{AllocatorName, Preconfig, Profile};
 ///
 /// let config = Preconfig { dev_mode: true, ..Preconfig::default() };
-/// assert_eq!(config.choose(&Profile::CURRENT), Ok(Some(AllocatorName::Debug)));
+/// assert_eq!(config.choose(&Profile::NEWEST), Ok(Some(AllocatorName::Debug)));
 ///
 /// // A name in the environment switches the hooks of dev mode off again.
 /// let config = Preconfig { pythonmalloc: Some(b"default"), ..config };
-/// assert_eq!(config.choose(&Profile::CURRENT), Ok(Some(AllocatorName::Default)));
+/// assert_eq!(config.choose(&Profile::NEWEST), Ok(Some(AllocatorName::Default)));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preconfig<'a> {

@@ -4,11 +4,6 @@ use core::fmt;
 
 use thiserror::Error;
 
-#[cfg(all(feature = "free-threaded", not(feature = "mimalloc")))]
-compile_error!(
-    "the feature `free-threaded` requires the feature `mimalloc`: a free-threaded build serves mem and obj by mimalloc"
-);
-
 /// The CPython version whose table applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -87,13 +82,13 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The profile that the crate's features name, with the newest version's table.
-    pub const CURRENT: Self = Self {
+    /// A release build of the newest version, with the GIL and with the allocators that this build of the crate has.
+    pub const NEWEST: Self = Self {
         version: Version::NEWEST,
-        build: if cfg!(feature = "free-threaded") { Build::FreeThreaded } else { Build::Gil },
+        build: Build::Gil,
         pymalloc: cfg!(feature = "pymalloc"),
         mimalloc: cfg!(feature = "mimalloc"),
-        pydebug: cfg!(feature = "pydebug"),
+        pydebug: false,
     };
 
     /// A profile: table version, build, whether pymalloc and mimalloc are built in, and whether it is a debug build.
@@ -168,7 +163,7 @@ impl Profile {
 
 impl Default for Profile {
     fn default() -> Self {
-        Self::CURRENT
+        Self::NEWEST
     }
 }
 

@@ -266,7 +266,7 @@ fn main() {
     let names = AllocatorName::ALL.into_iter();
     let rows: Vec<Domains> = names
         .filter(|name| only.as_deref().is_none_or(|only| only == name.as_str()))
-        .map(|name| Domains::new(Profile::CURRENT, Some(name)).expect("a row of the profile"))
+        .map(|name| Domains::new(Profile::NEWEST, Some(name)).expect("a row of the profile"))
         .collect();
     let allocators: Vec<DomainAllocator> =
         rows.iter().flat_map(|row| Domain::ALL.map(|domain| row.get(domain))).collect();

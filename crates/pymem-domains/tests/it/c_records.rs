@@ -14,7 +14,7 @@ use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{LogReader, Op, generate, run};
 use pymem_domains::{
-    AllocatorName as N, AllocatorRecord, Domain, Domains, Profile, PyMemAllocatorEx, ThreadSafety,
+    AllocatorName as N, AllocatorRecord, Domain, Domains, PyMemAllocatorEx, ThreadSafety,
     TypedMalloc as _,
 };
 
@@ -82,7 +82,7 @@ fn wrapped(
     name: N,
     wrap: impl Fn(PyMemAllocatorEx) -> PyMemAllocatorEx,
 ) -> (Domains, AllocatorRecord) {
-    let domains = Domains::new(Profile::CURRENT, Some(name)).unwrap();
+    let domains = Domains::new(crate::profile(), Some(name)).unwrap();
     // SAFETY: the examples' wrappers serve the very blocks of what they wrap.
     let inner = unsafe { domains.wrap_allocator(Domain::Mem, |inner| record(wrap(inner.to_c()))) };
     (domains, inner)
@@ -143,7 +143,7 @@ fn memory_is_limited() {
         unsafe { function(c"limit_memory") };
     // SAFETY: 1: as in C.
     let memory_used: Number = unsafe { function(c"memory_used") };
-    let domains = Domains::new(Profile::CURRENT, None).unwrap();
+    let domains = Domains::new(crate::profile(), None).unwrap();
     domains.set_allocator(Domain::Mem, record(limit_memory(1_000))).unwrap();
     let mem = domains.get(Domain::Mem);
     let first = mem.malloc(600);

@@ -8,12 +8,12 @@ use malloc_api::testing::{Counting, FailAfter, conformance};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::Op;
 use pymem_domains::{
-    AllocatorName, AllocatorRecord, Domain, Domains, Profile, PyMemAllocatorEx, ThreadSafety,
+    AllocatorName, AllocatorRecord, Domain, Domains, PyMemAllocatorEx, ThreadSafety,
 };
 use rstest::rstest;
 
 fn domains() -> Domains {
-    Domains::new(Profile::CURRENT, Some(AllocatorName::Default)).unwrap()
+    Domains::new(crate::profile(), Some(AllocatorName::Default)).unwrap()
 }
 
 /// What CPython's `test_pymem_setallocators` keeps: the record below, and the last arguments of each function.
@@ -163,7 +163,7 @@ fn every_failure_point(
     #[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain,
     #[values(AllocatorName::Default, AllocatorName::Debug)] name: AllocatorName,
 ) {
-    let domains = Domains::new(Profile::CURRENT, Some(name)).unwrap();
+    let domains = Domains::new(crate::profile(), Some(name)).unwrap();
     let counting: &'static Counting<AllocatorRecord> =
         Box::leak(Box::new(Counting::new(domains.get_allocator(domain))));
     let failing: &'static FailAfter<&'static Counting<AllocatorRecord>> =
@@ -211,7 +211,7 @@ fn every_failure_point_of_what_lies_below(
     }));
     let mut start = 0;
     loop {
-        let Ok(domains) = Domains::new(Profile::CURRENT, name.parse().ok()) else { return };
+        let Ok(domains) = Domains::new(crate::profile(), name.parse().ok()) else { return };
         let failing: &'static FailAfter<Counting<LibcMalloc>> =
             Box::leak(Box::new(FailAfter::new(Counting::new(LibcMalloc), 0)));
         failing.set_window(start, if lasting { usize::MAX } else { start + 1 });

@@ -50,7 +50,7 @@ fn a_fork_while_records_change() {
 }
 
 fn fork_while_records_change() {
-    let domains = Domains::new(Profile::CURRENT, None).unwrap();
+    let domains = Domains::new(crate::profile(), None).unwrap();
     domains.start();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -174,7 +174,7 @@ fn a_fork_while_eight_threads_allocate() {
 
 /// The child frees whatever the eight threads that it does not have had kept, and allocates as much again.
 fn fork_while_eight_threads_allocate() {
-    let profile = Profile::CURRENT;
+    let profile = crate::profile();
     for name in N::ALL.into_iter().filter(|name| name.rejected_by(&profile).is_none()) {
         let Ok(domains) = Domains::new(profile, Some(name)) else { continue };
         let tables: [Table; THREADS] =

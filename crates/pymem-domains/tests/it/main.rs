@@ -3,6 +3,7 @@
 
 use malloc_api::GlobalAdapter;
 use pymem_domains::global::Obj;
+use pymem_domains::{Build, Profile, Version};
 
 #[cfg(target_os = "linux")]
 mod c_records;
@@ -23,3 +24,14 @@ mod typed;
 
 #[global_allocator]
 static GLOBAL: GlobalAdapter<Obj> = GlobalAdapter::new(Obj);
+
+/// The profile of the tests that hold in any: a release build with the GIL, or what `PYMEM_TEST_PROFILE` asks for.
+fn profile() -> Profile {
+    match std::env::var("PYMEM_TEST_PROFILE").as_deref() {
+        Ok("free-threaded debug") => {
+            Profile::new(Version::NEWEST, Build::FreeThreaded, true, true, true).expect("a profile")
+        }
+        Ok(other) => panic!("no tests for the profile {other:?}"),
+        Err(_) => Profile::NEWEST,
+    }
+}

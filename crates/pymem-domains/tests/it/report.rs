@@ -47,7 +47,7 @@ fn a_description_follows_every_change() {
 fn a_description_says_who_may_call() {
     let debug = DebugConfig::new();
     // SAFETY: 1: nobody calls.
-    let domains = unsafe { Domains::under_lock(Profile::CURRENT, None, debug) }.unwrap();
+    let domains = unsafe { Domains::under_lock(Profile::NEWEST, None, debug) }.unwrap();
     let description = domains.describe();
     assert_eq!(description.threads, ThreadSafety::OneAtATime);
     assert!(description.to_string().ends_with(

@@ -103,7 +103,7 @@ fn every_row_runs_a_program_over_all_domains(
 
 #[test]
 fn zero_sizes_and_limits_hold_in_every_domain() {
-    let domains = Domains::new(Profile::CURRENT, None).unwrap();
+    let domains = Domains::new(crate::profile(), None).unwrap();
     for domain in Domain::ALL {
         let allocator = domains.get(domain);
         let blocks = [
@@ -130,8 +130,8 @@ fn zero_sizes_and_limits_hold_in_every_domain() {
 
 #[test]
 fn domains_live_side_by_side() {
-    let one = Domains::new(Profile::CURRENT, None).unwrap();
-    let two = Domains::new(Profile::CURRENT, Some(N::Debug)).unwrap();
+    let one = Domains::new(crate::profile(), None).unwrap();
+    let two = Domains::new(crate::profile(), Some(N::Debug)).unwrap();
     let blocks: Vec<_> = Domain::ALL
         .into_iter()
         .flat_map(|domain| [one.get(domain), two.get(domain)])

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::testing::alone;
 use malloc_trace::{generate, run_domains};
-use pymem_domains::{AllocatorName as N, Domain, Domains, Profile};
+use pymem_domains::{AllocatorName as N, Domain, Domains};
 
 static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 
@@ -33,7 +33,7 @@ fn churn_until_enough() {
     // SAFETY: filled structures.
     assert_eq!(unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) }, 0);
     for name in [N::Malloc, N::Pymalloc, N::PymallocDebug, N::Mimalloc, N::MimallocDebug] {
-        let Ok(domains) = Domains::new(Profile::CURRENT, Some(name)) else { continue };
+        let Ok(domains) = Domains::new(crate::profile(), Some(name)) else { continue };
         let [raw, mem, obj] = Domain::ALL.map(|domain| domains.get(domain));
         let start = SIGNALS.load(Relaxed);
         for seed in 0.. {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use malloc_api::Malloc;
-use pymem_domains::{AllocatorRecord, Domain, Domains, Profile};
+use pymem_domains::{AllocatorRecord, Domain, Domains};
 
 /// A wrapper whose context must be its own: it checks a mark in each call.
 struct Marked {
@@ -57,7 +57,7 @@ unsafe impl Malloc for Marked {
 #[test]
 fn wrappers_come_and_go_while_others_allocate() {
     let domains =
-        Domains::new(Profile::CURRENT, Some(pymem_domains::AllocatorName::Debug)).unwrap();
+        Domains::new(crate::profile(), Some(pymem_domains::AllocatorName::Debug)).unwrap();
     let stop = AtomicBool::new(false);
     let start = std::sync::Barrier::new(4);
     thread::scope(|scope| {
@@ -119,7 +119,7 @@ fn wrappers_come_and_go_while_others_allocate() {
 #[test]
 fn threads_race_for_the_first_use_and_for_the_set_before_it() {
     for round in 0..200 {
-        let domains = Domains::new(Profile::CURRENT, None).unwrap();
+        let domains = Domains::new(crate::profile(), None).unwrap();
         let start = std::sync::Barrier::new(3);
         thread::scope(|scope| {
             for _ in 0..2 {
@@ -133,7 +133,7 @@ fn threads_race_for_the_first_use_and_for_the_set_before_it() {
                 });
             }
             start.wait();
-            let other = Domains::new(Profile::CURRENT, Some(pymem_domains::AllocatorName::Debug));
+            let other = Domains::new(crate::profile(), Some(pymem_domains::AllocatorName::Debug));
             let record = other.unwrap().get_allocator(Domain::Mem);
             let before = domains.get_allocator(Domain::Mem);
             let set = domains.set_allocator(Domain::Mem, record);

@@ -2,7 +2,7 @@
 
 use malloc_api::testing::FailAfter;
 use malloc_api::{LibcMalloc, Malloc, aligned_calloc, aligned_free, aligned_malloc};
-use pymem_domains::{AllocatorName, Domain, Domains, OutOfMemory, Profile, TypedMalloc};
+use pymem_domains::{AllocatorName, Domain, Domains, OutOfMemory, TypedMalloc};
 
 #[test]
 fn arrays_count_values() {
@@ -54,7 +54,7 @@ fn a_failed_resize_keeps_the_block() {
 
 #[test]
 fn strings_are_copied_with_their_ends() {
-    let domains = Domains::new(Profile::CURRENT, Some(AllocatorName::Debug)).unwrap();
+    let domains = Domains::new(crate::profile(), Some(AllocatorName::Debug)).unwrap();
     let raw = domains.get(Domain::Raw);
     let copy = raw.duplicate_c_str(c"gr\xc3\xbc\xc3\x9fe").unwrap();
     // SAFETY: a C string that lives until it is freed below.
@@ -76,7 +76,7 @@ fn strings_are_copied_with_their_ends() {
 #[test]
 fn every_domain_aligns() {
     for name in [AllocatorName::Default, AllocatorName::Debug] {
-        let domains = Domains::new(Profile::CURRENT, Some(name)).unwrap();
+        let domains = Domains::new(crate::profile(), Some(name)).unwrap();
         for domain in Domain::ALL {
             let allocator = domains.get(domain);
             for align in [1, 8, 16, 64, 4096, 1 << 16] {
