@@ -2,6 +2,7 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod fork;
 mod lock;
 mod ownerless;
 mod published;
@@ -11,6 +12,9 @@ mod remote_stack;
 #[doc(hidden)]
 pub mod sync;
 
+#[cfg(all(feature = "fork", unix, not(pymem_loom)))]
+pub use fork::hold_over_forks;
+pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
 pub use lock::{Lock, LockGuard, RawLock};
 pub use ownerless::{Node, Owned, Ownerless};
 pub use published::Published;

@@ -34,6 +34,8 @@ sites! {
     LockAcquire = "lock-acquire",
     /// The Release that gives the lock back; weakened: as above.
     LockRelease = "lock-release",
+    /// Locks that were registered while others were taken are taken too; planted: a fork does without them.
+    ForkRecount = "fork-recount",
     /// The Release that pushes a block; weakened: the drainer reads old contents.
     StackPush = "stack-push",
     /// The Acquire that drains; weakened: as above.

@@ -1,7 +1,86 @@
-//! A fork leaves the child with the caller alone. (The fork itself is played: one thread, and participants that no one will
-//! use again.)
+//! A fork leaves the child with the caller alone. (Where participants die, the fork is played: one thread, and participants
+//! that no one will use again.)
+
+use std::sync::Mutex;
 
 use pymem_sync::qsbr::Shared;
+use pymem_sync::{ForkLock, ForkLocks, HeldOverFork, Rank};
+
+/// Notes when it is taken and given back.
+struct Noted(&'static str);
+
+static NOTES: Mutex<Vec<(&str, bool)>> = Mutex::new(Vec::new());
+
+impl HeldOverFork for Noted {
+    fn hold(&self) {
+        NOTES.lock().unwrap().push((self.0, true));
+    }
+
+    unsafe fn release(&self) {
+        NOTES.lock().unwrap().push((self.0, false));
+    }
+}
+
+#[test]
+fn locks_are_taken_by_rank_and_given_back_in_reverse() {
+    static LOCKS: ForkLocks = ForkLocks::new();
+    static HEAP: ForkLock = ForkLock::new(Rank::Allocator, &Noted("heap"));
+    static OLD: ForkLock = ForkLock::new(Rank::Domains, &Noted("old"));
+    static NEW: ForkLock = ForkLock::new(Rank::Domains, &Noted("new"));
+    static ARENAS: ForkLock = ForkLock::new(Rank::Memory, &Noted("arenas"));
+    static PROGRAM: ForkLock = ForkLock::new(Rank::Program, &Noted("program"));
+    for lock in [&HEAP, &OLD, &NEW, &ARENAS, &PROGRAM, &OLD] {
+        LOCKS.add(lock);
+    }
+    let order = ["program", "new", "old", "heap", "arenas"];
+    for _fork in 0..2 {
+        LOCKS.prepare();
+        // SAFETY: (1) just prepared by this thread.
+        unsafe { LOCKS.release() };
+        let notes = std::mem::take(&mut *NOTES.lock().unwrap());
+        let taken = order.map(|name| (name, true));
+        let given = order.map(|name| (name, false));
+        assert_eq!(notes[..5], taken);
+        assert!(notes[5..].iter().eq(given.iter().rev()), "{notes:?}");
+    }
+}
+
+#[cfg(feature = "fork")]
+#[test]
+fn a_child_finds_a_lock_free_that_a_thread_of_its_parent_held() {
+    use pymem_sync::{Lock, hold_over_forks};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static PAIR: Lock<(u64, u64)> = Lock::new((0, 0));
+    static HELD: ForkLock = ForkLock::new(Rank::Program, &PAIR);
+    static IS_OVER: AtomicBool = AtomicBool::new(false);
+    hold_over_forks(&HELD).unwrap();
+    let thread = std::thread::spawn(|| {
+        while !IS_OVER.load(Ordering::Relaxed) {
+            let mut pair = PAIR.lock();
+            pair.0 += 1;
+            std::thread::yield_now();
+            pair.1 += 1;
+        }
+    });
+    for _ in 0..300 {
+        // SAFETY: the child takes one lock that never allocates, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: a child that hangs is killed by the alarm, which the parent sees.
+            unsafe { libc::alarm(10) };
+            let pair = *PAIR.lock();
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(i32::from(pair.0 != pair.1)) };
+        }
+        let mut status = 0;
+        // SAFETY: the child's number and a place for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the child hung, or saw half an update");
+    }
+    IS_OVER.store(true, Ordering::Relaxed);
+    thread.join().unwrap();
+}
 
 #[test]
 fn the_dead_hold_nothing_back_and_their_slots_are_used_again() {
