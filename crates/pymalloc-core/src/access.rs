@@ -1,51 +1,40 @@
-//! Owns the two ways to share the allocator: not at all (`LocalPymalloc`), and behind a lock (`LockedPymalloc`).
+//! Owns the public allocators, which share one `Pymalloc` in three ways: not at all (`LocalPymalloc`), behind a lock
+//! (`LockedPymalloc`), and with other threads that may only free (`OwnedPymalloc`).
 
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 
 use malloc_api::{Malloc, ReleaseLevel};
-use pymem_sync::Lock;
+use pymem_sync::{Lock, RemoteStack};
 
+use crate::checks::annotate;
 use crate::pymalloc::Pymalloc;
 use crate::source::{ArenaAllocator, ArenaSource};
-use crate::stats::{ArenaStats, PoolStats, Stats};
-
 #[cfg(feature = "std")]
-use crate::sources::mmap_arenas::MmapArenas;
+use crate::sources::region::MmapArenas;
+use crate::stats::{PoolStats, Stats};
 
 /// A pool allocator for one thread, or for a place where a lock is already held (as Python's global lock).
 ///
+/// Blocks up to [`POOLED_MAX`](crate::POOLED_MAX) bytes come from pools, zero-size and larger ones from the fallback `R`.
 /// It is `Send` but not `Sync`.
 pub struct LocalPymalloc<R: Malloc, S: ArenaSource> {
     core: UnsafeCell<Pymalloc<R, S>>,
 }
 
-#[cfg(feature = "std")]
-impl<R: Malloc> LocalPymalloc<R, MmapArenas> {
-    /// An allocator with arenas from `mmap` that sends what is not for its pools to `raw`.
-    #[must_use]
-    pub const fn new(raw: R) -> Self {
-        Self::with_source(raw, MmapArenas::new())
-    }
-}
-
 impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
     /// An allocator with arenas from `source`.
     #[must_use]
-    pub const fn with_source(raw: R, source: S) -> Self {
-        Self { core: UnsafeCell::new(Pymalloc::new(raw, source)) }
+    pub const fn with_source(fallback: R, source: S) -> Self {
+        Self { core: UnsafeCell::new(Pymalloc::new(fallback, source)) }
     }
 
-    /// The allocator itself, for a [`Graveyard`](crate::Graveyard).
-    #[must_use]
-    pub fn into_inner(self) -> Pymalloc<R, S> {
+    pub(crate) fn into_inner(self) -> Pymalloc<R, S> {
         self.core.into_inner()
     }
 
-    /// Calls `f` with the allocator itself.
-    ///
-    /// `f` must not allocate or free through `self`; nothing of this crate does.
+    /// Calls `f`, which does not allocate or free through `self`, with the allocator itself.
     #[inline(always)]
     fn with<T>(&self, f: impl FnOnce(&mut Pymalloc<R, S>) -> T) -> T {
         // SAFETY: `self` is not `Sync`, and no method calls back into it while the reference lives: `R` and `S` may not
@@ -62,20 +51,11 @@ pub struct LockedPymalloc<R: Malloc, S: ArenaSource> {
     core: Lock<Pymalloc<R, S>>,
 }
 
-#[cfg(feature = "std")]
-impl<R: Malloc> LockedPymalloc<R, MmapArenas> {
-    /// An allocator with arenas from `mmap` that sends what is not for its pools to `raw`.
-    #[must_use]
-    pub const fn new(raw: R) -> Self {
-        Self::with_source(raw, MmapArenas::new())
-    }
-}
-
 impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     /// An allocator with arenas from `source`.
     #[must_use]
-    pub const fn with_source(raw: R, source: S) -> Self {
-        Self { core: Lock::new(Pymalloc::new(raw, source)) }
+    pub const fn with_source(fallback: R, source: S) -> Self {
+        Self { core: Lock::new(Pymalloc::new(fallback, source)) }
     }
 
     #[inline]
@@ -99,7 +79,7 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     }
 }
 
-/// The face that both have, over `with`.
+/// What `LocalPymalloc` and `LockedPymalloc` have in common, over `with`.
 macro_rules! face {
     ($name:ident) => {
         impl<R: Malloc, S: ArenaSource> $name<R, S> {
@@ -109,7 +89,7 @@ macro_rules! face {
                 self.with(|core| core.allocated_blocks())
             }
 
-            /// Is `ptr` in one of the pools? Any pointer value may be asked; null is not.
+            /// Is `ptr` in an open pool of this allocator? Any pointer value may be asked; null is not.
             #[must_use]
             pub fn owns(&self, ptr: *const u8) -> bool {
                 self.with(|core| core.owns(ptr))
@@ -127,21 +107,18 @@ macro_rules! face {
                 self.with(|core| core.stats())
             }
 
-            /// Calls `f` with the occupancy of each arena.
+            /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
             ///
-            /// `f` must not use this allocator.
-            pub fn for_each_arena(&self, f: impl FnMut(ArenaStats)) {
-                self.with(|core| core.for_each_arena(f));
-            }
-
-            /// Calls `f` with each pool, free ones too; see [`Pymalloc::for_each_pool`].
-            ///
-            /// `f` must not use this allocator.
+            /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack
+            /// for alignment, its records) and after its last one is not visited. `f` must not use this allocator.
             pub fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
                 self.with(|core| core.for_each_pool(f));
             }
 
             /// Gives memory back to the system; returns the bytes given back.
+            ///
+            /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
+            /// record set at run time made go back as wholes only.
             pub fn release(&self, level: ReleaseLevel) -> usize {
                 self.with(|core| core.release(level))
             }
@@ -150,37 +127,44 @@ macro_rules! face {
             ///
             /// # Panics
             ///
-            /// If an invariant does not hold; the message names it.
+            /// If an invariant does not hold; the message names the invariant.
             pub fn check_invariants(&self) {
                 self.with(|core| core.check_invariants());
             }
 
-            /// Bytes of arenas beyond which requests go to the fallback; `usize::MAX` is no limit.
+            /// Sets the bytes of arenas beyond which no new one is made and requests go to the fallback; `usize::MAX` is
+            /// no limit.
             pub fn set_memory_limit(&self, bytes: usize) {
-                self.with(|core| core.set_memory_limit(bytes));
+                self.with(|core| core.memory_limit = bytes);
             }
 
-            /// The record through which arenas come and go; see [`Pymalloc::arena_allocator`].
+            /// The record through which arenas come and go: the one that was set, else one that stands for the source.
+            ///
+            /// The latter is usable as long as this allocator stays where it is.
             #[must_use]
             pub fn arena_allocator(&self) -> ArenaAllocator {
                 self.with(|core| core.arena_allocator())
             }
 
-            /// Replaces that record; see [`Pymalloc::set_arena_allocator`].
+            /// Replaces the functions through which arenas come and go, from now on.
+            ///
+            /// Arenas that exist are later given to the new `free`, as in CPython.
             ///
             /// # Safety
             ///
-            /// Those of [`Pymalloc::set_arena_allocator`].
+            /// 1. `record.alloc(ctx, size)` returns null or `size` bytes of any alignment that nobody else uses.
+            /// 2. `record.free(ctx, ptr, size)` takes back those, and the arenas that exist now.
+            /// 3. Both may be called from where this allocator is used, as long as it is.
             pub unsafe fn set_arena_allocator(&self, record: ArenaAllocator) {
-                // SAFETY: the caller's duties.
+                // SAFETY: 1, 2, 3: the caller's.
                 self.with(|core| unsafe { core.set_arena_allocator(record) });
             }
 
-            /// Calls `f` before each new arena, with the counts as of then; `None` stops that.
+            /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
             ///
-            /// `f` must not use this allocator.
+            /// `hook` must not use this allocator.
             pub fn set_new_arena_hook(&self, hook: Option<fn(&Stats)>) {
-                self.with(|core| core.set_new_arena_hook(hook));
+                self.with(|core| core.new_arena_hook = hook);
             }
         }
 
@@ -204,24 +188,14 @@ macro_rules! face {
                 ptr: Option<NonNull<u8>>,
                 new_size: usize,
             ) -> Option<NonNull<u8>> {
-                // SAFETY: the caller's duties 1 and 2 are the same.
+                // SAFETY: 1, 2: the caller's.
                 self.with(|core| unsafe { core.realloc(ptr, new_size) })
             }
 
             #[inline]
             unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-                // SAFETY: the caller's duties 1 and 2 are the same.
+                // SAFETY: 1, 2: the caller's.
                 self.with(|core| unsafe { core.free(ptr) });
-            }
-        }
-
-        impl<R: Malloc, S: ArenaSource> fmt::Debug for $name<R, S> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.with(|core| {
-                    f.debug_struct(stringify!($name))
-                        .field("allocated_blocks", &core.allocated_blocks())
-                        .finish_non_exhaustive()
-                })
             }
         }
     };
@@ -229,3 +203,182 @@ macro_rules! face {
 
 face!(LocalPymalloc);
 face!(LockedPymalloc);
+
+/// Smallest block in bytes of an [`OwnedPymalloc`]: room for the link by which a block waits in the remote stack.
+const BLOCK_BYTES_MIN: usize = size_of::<usize>();
+
+/// A pool allocator with one owner; other threads free its blocks through [`Remote`] handles.
+///
+/// The owner's paths take no lock. Where a class's first pool has no freed block, the owner looks at the remote stack: one
+/// relaxed load. A remote free is one compare-and-swap onto the lock-free stack of `pymem-sync`, from which the owner
+/// takes all blocks at once.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "std")] {
+/// use malloc_api::{LibcMalloc, Malloc};
+/// use pymalloc_core::OwnedPymalloc;
+///
+/// let owned = OwnedPymalloc::new(LibcMalloc);
+/// let block = owned.malloc(24).unwrap();
+/// let (remote, address) = (owned.remote(), block.as_ptr().expose_provenance());
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || {
+///         let block = std::ptr::with_exposed_provenance_mut::<u8>(address);
+///         // SAFETY: (1) a live block of `owned`; (2) forgotten here.
+///         unsafe { remote.free(std::ptr::NonNull::new(block)) };
+///     });
+/// });
+/// owned.collect();
+/// assert_eq!(owned.allocated_blocks(), 0);
+/// # }
+/// ```
+pub struct OwnedPymalloc<R: Malloc, S: ArenaSource> {
+    local: LocalPymalloc<R, S>,
+    remote: RemoteStack,
+}
+
+/// The way for other threads to free blocks of an [`OwnedPymalloc`].
+#[derive(Clone, Copy, Debug)]
+pub struct Remote<'a> {
+    stack: &'a RemoteStack,
+}
+
+impl Remote<'_> {
+    /// Hands `ptr` back to the owner, who may reuse it after its next [`collect`](OwnedPymalloc::collect); `None` does
+    /// nothing.
+    ///
+    /// # Safety
+    ///
+    /// 1. `ptr` is `None` or a live block of the allocator that this handle is of.
+    /// 2. The block is not used afterwards.
+    pub unsafe fn free(self, ptr: Option<NonNull<u8>>) {
+        if let Some(block) = ptr {
+            annotate::in_transit(block);
+            // SAFETY: 1: a block has a word at least (`BLOCK_BYTES_MIN`) and is aligned to two; 2: by 2, it is the stack's.
+            unsafe { self.stack.push(block) };
+        }
+    }
+}
+
+impl<R: Malloc, S: ArenaSource> OwnedPymalloc<R, S> {
+    /// An allocator with arenas from `source`.
+    #[must_use]
+    pub const fn with_source(fallback: R, source: S) -> Self {
+        Self { local: LocalPymalloc::with_source(fallback, source), remote: RemoteStack::new() }
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub const fn remote(&self) -> Remote<'_> {
+        Remote { stack: &self.remote }
+    }
+
+    /// Takes back the blocks that other threads have freed; returns how many. A request for which the first pool of its
+    /// class has no freed block does this too.
+    pub fn collect(&self) -> usize {
+        let mut count = 0;
+        for block in self.remote.drain() {
+            // SAFETY: 1, 2: `Remote::free` 1 and 2.
+            unsafe { self.local.free(Some(block)) };
+            count += 1;
+        }
+        count
+    }
+
+    /// Number of live blocks, those that wait to be collected included.
+    #[must_use]
+    pub fn allocated_blocks(&self) -> usize {
+        self.local.allocated_blocks()
+    }
+
+    /// Counts as of now, after a [`collect`](Self::collect).
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.collect();
+        self.local.stats()
+    }
+
+    /// Collects, and gives memory back to the system; returns the bytes given back.
+    pub fn release(&self, level: ReleaseLevel) -> usize {
+        self.collect();
+        self.local.release(level)
+    }
+
+    /// Asserts every invariant; see [`LocalPymalloc::check_invariants`].
+    ///
+    /// # Panics
+    ///
+    /// If an invariant does not hold.
+    pub fn check_invariants(&self) {
+        self.local.check_invariants();
+    }
+}
+
+// SAFETY: 1: the local allocator's, and a block comes back from the stack once per remote free; 2, 3: the local
+// allocator's; 4: no path unwinds, and `R` and `S` do not call back.
+unsafe impl<R: Malloc, S: ArenaSource> Malloc for OwnedPymalloc<R, S> {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        let size = size.max(BLOCK_BYTES_MIN);
+        match self.local.with(|core| core.malloc_cached(size)) {
+            None => {
+                self.collect();
+                self.local.malloc(size)
+            }
+            block => block,
+        }
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let size = nelem.checked_mul(elsize)?.max(BLOCK_BYTES_MIN);
+        self.local.calloc(1, size)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: 1, 2: the caller's.
+        unsafe { self.local.realloc(ptr, new_size.max(BLOCK_BYTES_MIN)) }
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        // SAFETY: 1, 2: the caller's.
+        unsafe { self.local.free(ptr) };
+    }
+}
+
+impl<R: Malloc, S: ArenaSource> Drop for OwnedPymalloc<R, S> {
+    /// Takes back what other threads have freed before the allocator ends.
+    fn drop(&mut self) {
+        self.collect();
+    }
+}
+
+/// What all three have in common.
+macro_rules! common {
+    ($name:ident) => {
+        #[cfg(feature = "std")]
+        impl<R: Malloc> $name<R, MmapArenas> {
+            /// An allocator with arenas from `mmap` that sends zero-size and large requests to `fallback`.
+            #[must_use]
+            pub const fn new(fallback: R) -> Self {
+                Self::with_source(fallback, MmapArenas::new())
+            }
+        }
+
+        impl<R: Malloc, S: ArenaSource> fmt::Debug for $name<R, S> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name))
+                    .field("allocated_blocks", &self.allocated_blocks())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+common!(LocalPymalloc);
+common!(LockedPymalloc);
+common!(OwnedPymalloc);

@@ -7,9 +7,9 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::arena::{ArenaPtr, header_address, record_address};
+use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
-use crate::pool::PoolPtr;
+use crate::pool::{PoolPtr, header_address, record_address};
 use crate::size_class::SizeClass;
 use crate::source::Span;
 

@@ -1,5 +1,5 @@
-//! Owns one arena: its header, the records of its pools, and which pools are free. Leaves the order of arenas to
-//! `arenas.rs`.
+//! Owns one arena: its header, the records of its pools, and which pools are free. Leaves a record's content and place to
+//! `pool.rs`, the order of arenas to `arenas.rs`.
 //!
 //! ```text
 //!  address (any alignment)
@@ -11,19 +11,17 @@
 //!           ^ first unit, aligned to POOL_BYTES; slack and the last unit: one or the other
 //! ```
 //!
-//! A pool is one unit, or for classes above 2048 bytes a pair, the first with an even number. Both kinds share an arena, so that
-//! a program has one arena that is not filled yet, not two. The header's neighbour is left to single ones.
+//! A pool is one unit, or for classes above 2048 bytes a pair that begins at an even number. Both kinds share an arena, so
+//! that a program has one arena that is filled in part, not two. Unit 1 can hold a single one only.
 //!
 //! Unit 0 has four pages. One holds the header with the pools' records, which every call reads, two hold the idle maps,
-//! and one stays untouched. Which one is which turns with the arena's number: arenas begin at multiples of 1 MiB, so at
-//! the same place in each the records of a whole heap would share a few sets of the cache.
+//! and one stays untouched. The arena's number says which page is which. Arenas begin at multiples of 1 MiB: at the same
+//! place in each, the records of a whole heap would share a few sets of the cache.
 
 use core::ptr::NonNull;
 
-use crate::config::{
-    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, PAGE_BYTES, PAIR_UNITS, POOL_BYTES, POOL_SHIFT,
-};
-use crate::pool::{Pool, PoolPtr, RECORD_SHIFT};
+use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, PAIR_UNITS, POOL_BYTES, POOL_SHIFT};
+use crate::pool::{Pool, PoolPtr, header_address};
 use crate::size_class::SizeClass;
 
 /// What a pool consists of.
@@ -97,23 +95,6 @@ pub(crate) struct Arena {
 }
 
 const _: () = assert!(size_of::<Arena>() <= PAGE_BYTES);
-
-/// Pages of an arena's first unit.
-const WINDOWS: usize = POOL_BYTES / PAGE_BYTES;
-const _: () = assert!(WINDOWS.is_power_of_two());
-
-/// Address of the header in an arena whose first unit is at `first_unit`.
-#[inline(always)]
-pub(crate) const fn header_address(first_unit: usize) -> usize {
-    first_unit + (first_unit >> ARENA_SHIFT) % WINDOWS * PAGE_BYTES
-}
-
-/// Address of the record of the unit in which `address` lies, in an arena that begins at a multiple of its size.
-#[inline(always)]
-pub(crate) const fn record_address(address: usize) -> usize {
-    header_address(address & !(ARENA_BYTES - 1))
-        + (((address % ARENA_BYTES) >> POOL_SHIFT) << RECORD_SHIFT)
-}
 
 /// The header of a live arena of the allocator at hand.
 ///

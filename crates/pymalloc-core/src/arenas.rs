@@ -20,7 +20,10 @@ pub(crate) struct Arenas {
     empty: Option<ArenaPtr>,
     /// Invariant 4: every arena.
     all: Option<ArenaPtr>,
+    /// Arenas now, the most at a time, and all that ever were.
     count: usize,
+    peak: usize,
+    ever: usize,
     /// Invariant 5: free units that are resident, in all arenas.
     resident_free_units: usize,
 }
@@ -33,12 +36,25 @@ impl Arenas {
             empty: None,
             all: None,
             count: 0,
+            peak: 0,
+            ever: 0,
             resident_free_units: 0,
         }
     }
 
+    /// Arenas now.
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// The most arenas at a time.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak
+    }
+
+    /// Arenas obtained so far.
+    pub(crate) fn ever(&self) -> usize {
+        self.ever
     }
 
     /// Bytes of free units whose memory has not gone back to the system.
@@ -96,6 +112,8 @@ impl Arenas {
     pub(crate) fn add(&mut self, arena: ArenaPtr, resident: bool) {
         Self::push(&mut self.all, arena, ALL);
         self.count += 1;
+        self.ever += 1;
+        self.peak = self.peak.max(self.count);
         if resident {
             arena.set_resident(arena.free_mask());
             self.resident_free_units += arena.units();

@@ -1,14 +1,52 @@
-//! Owns the guess how much free memory stays resident for the next need.
+//! Owns the decisions: every number that could as well be another one, with what it was weighed against, and the guess
+//! how much free memory stays resident. Leaves sizes that follow from the layout to `config.rs`.
 //!
-//! As much as is in use, and a floor: a program that frees half of its memory and allocates it anew meets no page fault, and
-//! one that ends its life holds little. The floor learns from what was given back in vain.
+//! The measurements, and what was tried and dropped, are in `docs/design/pymalloc.md`.
 
 /// Bytes of free pools that stay resident, however little is in use.
-const FLOOR_BYTES: usize = 6 << 20;
+///
+/// 8 MiB take 5 % more memory at the end of a program; 4 MiB make a program that frees half of its memory and allocates
+/// anew fault a sixth more often.
+const KEPT_MIN_BYTES: usize = 6 << 20;
 
-/// How much of the free memory is kept.
+/// A trim frees this part of the kept bytes beyond its target, so that the next free does not trim again.
+const TRIM_FRACTION: usize = 4;
+
+/// Bytes that the floor rises by for each byte that was given back and then needed again.
+///
+/// With 4, a program that repeats itself faults in its second pass and hardly again; with 2 it needs two more passes.
+const FLOOR_RISE: usize = 4;
+
+/// The part of the floor's rise that each trim takes back: memory kept for a past peak is released over time.
+const FLOOR_DECAY: usize = 64;
+
+/// Bytes of idle blocks that move to a pool's list at a time: few enough to stay in the cache until they are used.
+pub(crate) const EXTEND_BYTES: usize = 1024;
+
+/// Bytes of fresh memory that are populated together: a page then costs a third less than by a fault. 64 KiB were slower,
+/// 256 KiB not faster and 2 % more memory.
+pub(crate) const POPULATE_BYTES: usize = 128 << 10;
+
+/// Bytes of arenas that an allocator holds before it gets huge pages: a small program does not pay for the half of one
+/// that it would leave unused on average. 4 to 8 MiB only made programs slower.
+#[cfg(feature = "std")]
+pub(crate) const HUGE_AFTER_BYTES: usize = 2 << 20;
+
+/// Huge pages that the system may refuse before it is no longer asked.
+#[cfg(feature = "std")]
+pub(crate) const HUGE_REFUSALS_MAX: u8 = 4;
+
+/// Arenas of the region that are made readable and writable at a time: each call changes the process's list of mappings,
+/// and costs no memory.
+#[cfg(feature = "std")]
+pub(crate) const COMMIT_ARENAS: usize = 32;
+
+/// How much of the free memory stays resident for the next need: as much as is in use, and a floor.
+///
+/// A program that frees half of its memory and allocates anew meets no page fault, and one that ends its life holds
+/// little. The floor learns from memory that was given back too early.
 pub(crate) struct Kept {
-    /// Invariant 1: at least `FLOOR_BYTES`.
+    /// Invariant 1: at least `KEPT_MIN_BYTES`.
     floor: usize,
     /// Bytes given back that have not been needed again since.
     given_back: usize,
@@ -16,7 +54,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) const fn new() -> Self {
-        Self { floor: FLOOR_BYTES, given_back: 0 }
+        Self { floor: KEPT_MIN_BYTES, given_back: 0 }
     }
 
     /// Bytes of free pools that may stay resident beside `open_bytes` of pools in use.
@@ -25,17 +63,23 @@ impl Kept {
         open_bytes.max(self.floor)
     }
 
-    /// Notes that `bytes` went back to the system. What is kept for a need that no longer comes wears off by each time.
-    pub(crate) fn gave_back(&mut self, bytes: usize) {
-        self.given_back += bytes;
-        self.floor -= (self.floor - FLOOR_BYTES) / 64;
+    /// Bytes of free pools that a trim leaves resident.
+    pub(crate) fn trim_target(&self, open_bytes: usize) -> usize {
+        let kept = self.bytes(open_bytes);
+        kept - kept / TRIM_FRACTION
     }
 
-    /// Notes that `bytes` of fresh memory are needed page by page: as far as they were given back before, that was in vain,
-    /// and the floor rises, to `peak` at most and so fast that a program which repeats itself faults once.
+    /// Notes that a trim gave `bytes` back to the system, and lowers the floor a little.
+    pub(crate) fn gave_back(&mut self, bytes: usize) {
+        self.given_back += bytes;
+        self.floor -= (self.floor - KEPT_MIN_BYTES) / FLOOR_DECAY;
+    }
+
+    /// Notes that `bytes` of fresh memory are needed page by page. If they had been given back, giving them back was a
+    /// mistake: the floor rises, up to `peak`.
     pub(crate) fn missed(&mut self, bytes: usize, peak: usize) {
         let missed = self.needed(bytes);
-        self.floor = (self.floor + 4 * missed).min(peak.max(FLOOR_BYTES));
+        self.floor = (self.floor + FLOOR_RISE * missed).min(peak.max(KEPT_MIN_BYTES));
     }
 
     /// Notes that `bytes` of fresh memory came at little cost, in huge pages; returns how many had been given back before.

@@ -1,5 +1,5 @@
-//! Owns a pool's record: the list of its freed blocks, and which blocks it has not handed out yet. Leaves the lists of
-//! pools to `used_pools.rs` and the record's place to `arena.rs`.
+//! Owns a pool: its record, the list of its freed blocks, which blocks it has not handed out yet, and the lists of used
+//! pools. Leaves the arena around it to `arena.rs`.
 //!
 //! ```text
 //!  record, 32 bytes, in the arena's header           idle map, 128 bytes, in another page of the header
@@ -10,32 +10,34 @@
 //!                     freed block -> freed block -> null    (the link is the block's first word)
 //! ```
 //!
-//! The list is last in, first out, so what was freed last is handed out first, while it is in the cache. Idle blocks
-//! are not touched: fresh memory stays untouched until it is needed, and so does a page that went back to the system.
+//! The list is last in, first out: the block that was freed last is handed out first, while it is in the cache. Idle
+//! blocks are not touched: fresh memory stays untouched until a program needs it, and so does a page that went back to the
+//! system.
 
 use core::ptr::NonNull;
 
-use crate::checks::hardened::{read_link, write_link};
-use crate::config::{ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT};
+use crate::checks::annotate;
+use crate::checks::hardened::{self, Misuse};
+use crate::config::{
+    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
+};
+use crate::policy::EXTEND_BYTES;
 use crate::size_class::SizeClass;
 
 /// Words of an idle map: a bit for each block of the smallest class.
-pub(crate) const IDLE_WORDS: usize = POOL_BYTES / GRAIN_BYTES / 64;
+const IDLE_WORDS: usize = POOL_BYTES / GRAIN_BYTES / 64;
 
 /// Which blocks of a pool are idle.
-pub(crate) type IdleMap = [u64; IDLE_WORDS];
-
-/// Bytes of idle blocks that are moved to the list at a time: few enough to stay in the cache until they are used.
-const EXTEND_BYTES: usize = 1024;
+type IdleMap = [u64; IDLE_WORDS];
 
 /// The record of a pool. Zero bytes are a valid record: a pool without a class.
 #[repr(C)]
 pub(crate) struct Pool {
-    /// Invariant 1: the allocator's key while the pool has a class and is in its list of used pools, else 0. So one
-    /// compare tells the hot path that it may push.
+    /// Invariant 1: the allocator's key while the pool is in the list of used pools of its class, else 0. So one compare
+    /// tells the hot path that it may push.
     key: u32,
-    /// Invariant 2: blocks that are handed out, and one more in the first pool of its class: that pool is kept, so the count
-    /// reaches 0 when a pool is to be closed.
+    /// Invariant 2: blocks that are handed out, and one more in the first pool of its class: that pool is kept, so the
+    /// count reaches 0 in a pool that must be closed.
     live: u16,
     /// The class byte, 0 for a pool that belongs to no class.
     class: u8,
@@ -57,8 +59,8 @@ const _: () = assert!(size_of::<Pool>() == 1 << RECORD_SHIFT, "the hot path shif
 pub(crate) const RECORD_SHIFT: u32 = size_of::<Pool>().trailing_zeros();
 const _: () = assert!(size_of::<Pool>().is_power_of_two());
 
-/// Stands for "no pool": its list is empty for ever, so that every pop takes the cold path.
-pub(crate) static NO_POOL: NoPool = NoPool(Pool {
+/// Stands for "no pool": its list stays empty, so that every pop takes the cold path.
+static NO_POOL: NoPool = NoPool(Pool {
     key: 0,
     live: 0,
     class: 0,
@@ -68,13 +70,13 @@ pub(crate) static NO_POOL: NoPool = NoPool(Pool {
     prev: None,
 });
 
-pub(crate) struct NoPool(Pool);
+struct NoPool(Pool);
 
-// SAFETY: nobody writes it: a pop writes only after it has found a block.
+// SAFETY: nobody writes the record: a pop writes only after it has found a block.
 unsafe impl Sync for NoPool {}
 
 impl NoPool {
-    pub(crate) const fn as_ptr(&'static self) -> PoolPtr {
+    const fn as_ptr(&'static self) -> PoolPtr {
         let record = core::ptr::from_ref(&self.0).cast_mut();
         // SAFETY: a reference is not null.
         PoolPtr(unsafe { NonNull::new_unchecked(record) })
@@ -117,7 +119,7 @@ impl PoolPtr {
     pub(crate) fn pop(mut self) -> Option<NonNull<u8>> {
         let block = NonNull::new(self.get().list)?;
         let pool = self.get_mut();
-        // SAFETY: invariant 4: `block` is on the list of freed blocks.
+        // SAFETY: 1: invariant 4: `block` is on the list of freed blocks.
         pool.list = unsafe { read_link(block) };
         pool.live += 1;
         Some(block)
@@ -137,31 +139,11 @@ impl PoolPtr {
     #[inline(always)]
     pub(crate) unsafe fn push(mut self, block: NonNull<u8>) -> bool {
         let pool = self.get_mut();
-        // SAFETY: 1: the block is the pool's now.
+        // SAFETY: 1: the block is the pool's from now on.
         unsafe { write_link(block, pool.list) };
         pool.list = block.as_ptr();
         pool.live -= 1;
         pool.live == 0
-    }
-
-    pub(crate) fn next(self) -> Option<Self> {
-        self.get().next
-    }
-
-    pub(crate) fn prev(self) -> Option<Self> {
-        self.get().prev
-    }
-
-    pub(crate) fn set_next(mut self, next: Option<Self>) {
-        self.get_mut().next = next;
-    }
-
-    pub(crate) fn set_prev(mut self, prev: Option<Self>) {
-        self.get_mut().prev = prev;
-    }
-
-    pub(crate) fn set_key(mut self, key: u32) {
-        self.get_mut().key = key;
     }
 
     pub(crate) fn class(self) -> Option<SizeClass> {
@@ -172,16 +154,6 @@ impl PoolPtr {
     pub(crate) fn live_blocks(self) -> usize {
         let is_first = self.get().key != 0 && self.get().prev.is_none();
         usize::from(self.get().live) - usize::from(is_first)
-    }
-
-    /// Counts one block more: the pool becomes the first of its class.
-    pub(crate) fn hold(mut self) {
-        self.get_mut().live += 1;
-    }
-
-    /// Takes `hold` back.
-    pub(crate) fn let_go(mut self) {
-        self.get_mut().live -= 1;
     }
 
     /// The arena's first unit, in which the record lies.
@@ -253,11 +225,11 @@ impl PoolPtr {
                 let index = word * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
                 want -= 1;
-                // SAFETY: invariant 3 of `open`: set bits stand for blocks of the pool.
+                // SAFETY: `open` and `make_idle` set bits of blocks of this pool alone.
                 let block = unsafe { base.add(index * size) };
                 match last {
                     None => first = block.as_ptr(),
-                    // SAFETY: an idle block, which is on its way to the list.
+                    // SAFETY: 1: an idle block is the pool's alone.
                     Some(last) => unsafe { write_link(last, block.as_ptr()) },
                 }
                 last = Some(block);
@@ -269,7 +241,7 @@ impl PoolPtr {
         }
         self.get_mut().first_word = word.min(IDLE_WORDS - 1) as u8;
         let Some(last) = last else { return false };
-        // SAFETY: as above.
+        // SAFETY: 1: an idle block is the pool's alone.
         unsafe { write_link(last, core::ptr::null_mut()) };
         self.get_mut().list = first;
         true
@@ -283,7 +255,7 @@ impl PoolPtr {
         while let Some(block) = next {
             let index = class.geometry().block_at(block.addr().get() - base);
             self.idle()[index / 64] |= 1 << (index % 64);
-            // SAFETY: invariant 4.
+            // SAFETY: 1: invariant 4.
             next = NonNull::new(unsafe { read_link(block) });
         }
         let pool = self.get_mut();
@@ -291,17 +263,36 @@ impl PoolPtr {
         pool.first_word = 0;
     }
 
-    /// Is the block at `index` idle?
+    /// Is the block at `index` idle? False beyond the pool's last block.
     pub(crate) fn is_idle(self, index: usize) -> bool {
         self.idle()[index / 64] >> (index % 64) & 1 == 1
     }
 
     /// The freed blocks, last freed first.
-    pub(crate) fn freed(self) -> impl Iterator<Item = NonNull<u8>> {
-        // SAFETY: invariant 4.
+    fn freed(self) -> impl Iterator<Item = NonNull<u8>> {
+        // SAFETY: 1: invariant 4.
         core::iter::successors(NonNull::new(self.get().list), |block| unsafe {
             NonNull::new(read_link(*block))
         })
+    }
+
+    /// Aborts with a message unless `block`, of `class`, may be a live block of this pool.
+    ///
+    /// The answer is certain, with two exceptions: a block that has a new owner by now, and one whose seal was overwritten
+    /// after it was freed.
+    pub(crate) fn check_live(self, class: SizeClass, block: NonNull<u8>) {
+        let offset = block.addr().get() - self.base().addr().get();
+        let index = class.geometry().block_at(offset);
+        if index * class.size() != offset || index >= class.blocks_per_pool() {
+            hardened::fatal(Misuse::NotABlock, block);
+        }
+        // A live block can hold its seal, so the list has the last word. A memory checker does not let us read the seal of a
+        // block that is shorter than that.
+        // SAFETY: 1: by the test above.
+        let may_be_free = annotate::IS_ON || unsafe { hardened::is_sealed(block) };
+        if self.is_idle(index) || may_be_free && self.freed().any(|freed| freed == block) {
+            hardened::fatal(Misuse::DoubleFree, block);
+        }
     }
 
     /// Asserts invariants 2 to 4.
@@ -338,10 +329,59 @@ impl PoolPtr {
     }
 }
 
+/// Writes the link of a freed block into its first word; feature `hardened` encodes the link.
+///
+/// # Safety
+///
+/// 1. `block` is a block of a pool that nobody else uses.
+#[inline(always)]
+unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
+    if hardened::IS_ON {
+        // SAFETY: 1.
+        unsafe { hardened::write_link(block, next) };
+    } else {
+        // SAFETY: 1: a block has a word at least and is aligned to it.
+        annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().write(next) });
+    }
+}
+
+/// Reads the link of a freed block.
+///
+/// # Safety
+///
+/// 1. [`write_link`] wrote it.
+#[inline(always)]
+unsafe fn read_link(block: NonNull<u8>) -> *mut u8 {
+    if hardened::IS_ON {
+        // SAFETY: 1.
+        unsafe { hardened::read_link(block) }
+    } else {
+        // SAFETY: 1.
+        annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().read() })
+    }
+}
+
+/// Pages of an arena's first unit.
+const WINDOWS: usize = POOL_BYTES / PAGE_BYTES;
+const _: () = assert!(WINDOWS.is_power_of_two());
+
+/// Address of the header, which begins with the records, in an arena whose first unit is at `first_unit`.
+#[inline(always)]
+pub(crate) const fn header_address(first_unit: usize) -> usize {
+    first_unit + (first_unit >> ARENA_SHIFT) % WINDOWS * PAGE_BYTES
+}
+
+/// Address of the record of the unit in which `address` lies, in an arena that begins at a multiple of its size.
+#[inline(always)]
+pub(crate) const fn record_address(address: usize) -> usize {
+    header_address(address & !(ARENA_BYTES - 1))
+        + (((address % ARENA_BYTES) >> POOL_SHIFT) << RECORD_SHIFT)
+}
+
 /// Offset of a unit's idle map from the start of an arena's first unit, when the records are in its page `window`.
-pub(crate) const fn idle_offset(window: usize, unit: usize) -> usize {
+const fn idle_offset(window: usize, unit: usize) -> usize {
     const MAPS: usize = PAGE_BYTES / size_of::<IdleMap>();
-    let page = (window + 1 + unit / MAPS) % (POOL_BYTES / PAGE_BYTES);
+    let page = (window + 1 + unit / MAPS) % WINDOWS;
     page * PAGE_BYTES + unit % MAPS * size_of::<IdleMap>()
 }
 
@@ -349,3 +389,93 @@ const _: () = assert!(
     ARENA_UNITS * size_of::<IdleMap>() <= POOL_BYTES - PAGE_BYTES,
     "the idle maps fill the pages beside that of the records"
 );
+
+/// Rows of [`UsedPools`]: a class byte is an index, and row 0 stands for "no class".
+const ROWS: usize = SizeClass::COUNT + 1;
+
+/// One list a class of the pools that can give a block, with the first pool at hand for the hot path.
+///
+/// Invariant 1: list c holds exactly the open pools of class c with a freed or an idle block, and they have the
+/// allocator's key. Only its first may have become full since, or have no live block. Other full pools are in no list,
+/// other empty ones back in their arenas.
+#[repr(C)]
+pub(crate) struct UsedPools {
+    /// The first pool of each row, `NO_POOL` in an empty one.
+    heads: [PoolPtr; ROWS],
+}
+
+impl UsedPools {
+    pub(crate) const fn new() -> Self {
+        Self { heads: [NO_POOL.as_ptr(); ROWS] }
+    }
+
+    /// The first pool of the row of a class byte, or one that never has a block.
+    ///
+    /// # Safety
+    ///
+    /// 1. `row` is a class byte, or 0.
+    #[inline(always)]
+    pub(crate) unsafe fn head(&self, row: u8) -> PoolPtr {
+        // SAFETY: 1: class bytes are at most `SizeClass::COUNT`.
+        unsafe { *self.heads.get_unchecked(usize::from(row)) }
+    }
+
+    #[inline]
+    pub(crate) fn first(&self, class: SizeClass) -> Option<PoolPtr> {
+        let head = self.heads[usize::from(class.byte())];
+        (head != NO_POOL.as_ptr()).then_some(head)
+    }
+
+    /// Puts `pool`, which is in no list, behind the first pool: that one goes on until it has no block left. A full pool
+    /// whose blocks come and go one at a time is then not taken up each time.
+    pub(crate) fn insert(&mut self, class: SizeClass, mut pool: PoolPtr, key: u32) {
+        pool.get_mut().key = key;
+        match self.first(class) {
+            None => {
+                self.heads[usize::from(class.byte())] = pool;
+                pool.get_mut().live += 1;
+            }
+            Some(mut first) => {
+                let second = first.get().next;
+                pool.get_mut().prev = Some(first);
+                pool.get_mut().next = second;
+                first.get_mut().next = Some(pool);
+                if let Some(mut second) = second {
+                    second.get_mut().prev = Some(pool);
+                }
+            }
+        }
+    }
+
+    /// Takes `pool` out of its list.
+    pub(crate) fn unlink(&mut self, class: SizeClass, mut pool: PoolPtr) {
+        let (prev, next) = (pool.get().prev, pool.get().next);
+        match prev {
+            Some(mut prev) => prev.get_mut().next = next,
+            None => {
+                self.heads[usize::from(class.byte())] = next.unwrap_or(NO_POOL.as_ptr());
+                pool.get_mut().live -= 1;
+                if let Some(mut next) = next {
+                    next.get_mut().live += 1;
+                }
+            }
+        }
+        if let Some(mut next) = next {
+            next.get_mut().prev = prev;
+        }
+        let record = pool.get_mut();
+        (record.prev, record.next, record.key) = (None, None, 0);
+    }
+
+    /// The number of pools in the list of `class`; asserts that each belongs there.
+    pub(crate) fn check(&self, class: SizeClass, key: u32) -> usize {
+        let pools = core::iter::successors(self.first(class), |pool| pool.get().next);
+        let belongs = |pool: &PoolPtr| {
+            assert_eq!(pool.class(), Some(class), "used pools invariant 1: class");
+            assert!(pool.has_key(key), "used pools invariant 1: key");
+            let next = pool.get().next;
+            assert!(next.is_none_or(|next| next.get().prev == Some(*pool)), "list links");
+        };
+        pools.inspect(belongs).count()
+    }
+}

@@ -1,88 +1,76 @@
-//! Owns the allocator itself: the hot paths, and the cold ones that move blocks and pools between their lists.
-//!
-//! It has no lock and no interior mutability: `access.rs` gives it both.
+//! Owns the allocator itself: the four calls, and how blocks, pools and arenas come and go beneath them. Leaves the lock, or
+//! the promise that none is needed, to `access.rs`.
 
-use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use malloc_api::Malloc;
+use malloc_api::{MIN_ALIGN, Malloc, ReleaseLevel};
 
 use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
 use crate::arenas::Arenas;
-use crate::checks::annotate;
+use crate::checks::hardened::{self, Misuse};
+use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
-use crate::policy::Kept;
-use crate::pool::PoolPtr;
+use crate::policy::{Kept, POPULATE_BYTES};
+use crate::pool::{PoolPtr, UsedPools};
+use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::source::{ArenaAllocator, ArenaSource};
-use crate::stats::Stats;
-use crate::used_pools::UsedPools;
+use crate::stats::{self, PoolStats, Stats};
 
-/// Bytes of fresh memory that are populated together: a page costs a third less that way than by a fault.
-const COMMIT_BYTES: usize = 128 << 10;
-
-/// The key of the next allocator. Keys come round after 2^32 allocators; two of one key would have to be alive, and a
-/// block of the one freed through the other, which is forbidden anyway, to be confused.
+/// The key of the next allocator. Keys repeat after 2^32 allocators. To confuse two of one key, a program would have to
+/// free a block of the one through the other, which is forbidden anyway.
 static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
 
-/// The pool allocator: blocks up to [`POOLED_MAX`](crate::POOLED_MAX) bytes from pools, everything else from `R`; arenas from `S`.
-///
-/// Methods take `&mut self`; [`LocalPymalloc`](crate::LocalPymalloc) and
-/// [`LockedPymalloc`](crate::LockedPymalloc) make it a [`Malloc`].
+/// The pool allocator: blocks up to [`POOLED_MAX`] bytes from pools, everything else from the fallback `R`; arenas from
+/// `S`.
 #[repr(C)]
-pub struct Pymalloc<R: Malloc, S: ArenaSource> {
-    pub(crate) map: AddressMap,
+pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
+    map: AddressMap,
     /// What the records of used pools bear; 0 before the first call.
-    pub(crate) key: u32,
-    pub(crate) used: UsedPools,
-    pub(crate) arenas: Arenas,
-    /// Open pools of each class.
-    pub(crate) pools: [u32; SizeClass::COUNT],
+    key: u32,
+    used: UsedPools,
+    arenas: Arenas,
     /// Bytes of open pools.
-    pub(crate) open_bytes: usize,
-    pub(crate) raw_blocks: usize,
-    pub(crate) kept: Kept,
-    pub(crate) arenas_ever: usize,
-    pub(crate) arenas_peak: usize,
+    open_bytes: usize,
+    fallback_blocks: usize,
+    kept: Kept,
+    /// Bytes of arenas beyond which no new one is made.
     pub(crate) memory_limit: usize,
-    pub(crate) record: Option<ArenaAllocator>,
+    /// Set at run time, the functions through which arenas come and go instead of `source`.
+    record: Option<ArenaAllocator>,
+    /// Called before each new arena, with the counts as of then.
     pub(crate) new_arena_hook: Option<fn(&Stats)>,
-    pub(crate) raw: R,
-    pub(crate) source: S,
+    pub(crate) fallback: R,
+    source: S,
 }
 
 // SAFETY: the raw pointers lead to arenas and tables that belong to this value alone; `R` and `S` may move by bound.
 unsafe impl<R: Malloc + Send, S: ArenaSource + Send> Send for Pymalloc<R, S> {}
 
 impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
-    /// An allocator without arenas yet. `raw` serves 0 bytes and what is larger than
-    /// [`POOLED_MAX`](crate::POOLED_MAX), `source` gives arenas.
-    #[must_use]
-    pub const fn new(raw: R, source: S) -> Self {
+    /// An allocator without arenas yet.
+    pub(crate) const fn new(fallback: R, source: S) -> Self {
         Self {
             map: AddressMap::new(),
             key: 0,
             used: UsedPools::new(),
             arenas: Arenas::new(),
-            pools: [0; SizeClass::COUNT],
             open_bytes: 0,
-            raw_blocks: 0,
+            fallback_blocks: 0,
             kept: Kept::new(),
-            arenas_ever: 0,
-            arenas_peak: 0,
             memory_limit: usize::MAX,
             record: None,
             new_arena_hook: None,
-            raw,
+            fallback,
             source,
         }
     }
 
     /// Allocates `size` bytes; see [`Malloc::malloc`].
     #[inline(always)]
-    pub fn malloc(&mut self, size: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn malloc(&mut self, size: usize) -> Option<NonNull<u8>> {
         match self.malloc_cached(size) {
             None => self.malloc_cold(size),
             block => block,
@@ -100,20 +88,43 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let row = unsafe { *CLASS_OF_GRAINS.get_unchecked(bytes.div_ceil(GRAIN_BYTES)) };
         // SAFETY: 1: the table holds class bytes, and 0 for no bytes.
         let block = unsafe { self.used.head(row) }.pop()?;
-        self.block_allocated(block, size);
+        self.annotate_allocated(block, size);
+        Some(block)
+    }
+
+    /// Every case of `malloc` but a pop: zero bytes, a large request, a first pool without a freed block.
+    #[cold]
+    #[inline(never)]
+    fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
+        let class = SizeClass::of(annotate::padded(size));
+        let Some(block) = class.and_then(|class| self.refill(class)) else {
+            let block = self.fallback.malloc(size)?;
+            self.fallback_blocks += 1;
+            return Some(block);
+        };
+        self.annotate_allocated(block, size);
         Some(block)
     }
 
     /// Allocates `nelem * elsize` zero bytes; see [`Malloc::calloc`].
     #[inline]
-    pub fn calloc(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn calloc(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = nelem.checked_mul(elsize)?;
         if size == 0 || size > POOLED_MAX {
-            return self.raw_calloc(nelem, elsize);
+            return self.calloc_cold(nelem, elsize);
         }
         let block = self.malloc(size)?;
         // SAFETY: `malloc` gave `size` bytes.
         unsafe { block.write_bytes(0, size) };
+        Some(block)
+    }
+
+    /// Zero bytes, and a large request.
+    #[cold]
+    #[inline(never)]
+    fn calloc_cold(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let block = self.fallback.calloc(nelem, elsize)?;
+        self.fallback_blocks += 1;
         Some(block)
     }
 
@@ -124,90 +135,25 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// 1. `ptr` is `None` or a live block of this allocator.
     /// 2. The block is not used afterwards.
     #[inline(always)]
-    pub unsafe fn free(&mut self, ptr: Option<NonNull<u8>>) {
+    pub(crate) unsafe fn free(&mut self, ptr: Option<NonNull<u8>>) {
         let Some(block) = ptr else { return };
-        self.check_live(block.as_ptr());
-        self.block_freed(block);
+        self.check_live(block);
+        self.annotate_freed(block);
         // SAFETY: 1: a live block, so its arena is mapped.
         match unsafe { self.map.record_in_span(block.addr().get()) } {
             Some(pool) if pool.has_key(self.key) => {
-                // SAFETY: 1, 2: only a used pool of this allocator has its key, and the block lies in that pool.
+                // SAFETY: 1: only a used pool of this allocator has its key, and the block lies in that pool.
                 if unsafe { pool.push(block) } {
                     self.pool_became_empty(pool);
                 }
             }
-            // SAFETY: the caller's duties 1 and 2.
+            // SAFETY: 1, 2: the caller's.
             _ => unsafe { self.free_cold(block) },
         }
     }
 
-    /// Resizes `ptr` to `new_size` bytes; see [`Malloc::realloc`].
-    ///
-    /// A block of the pools stays where it is if the request still fits and is more than three quarters of its size
-    /// (or has the same class); else it moves. A block of `R` stays with `R`, however small it becomes.
-    ///
-    /// # Safety
-    ///
-    /// 1. `ptr` is `None` or a live block of this allocator.
-    /// 2. After a successful call the old pointer is dead, even where it equals the new one.
-    #[inline]
-    pub unsafe fn realloc(
-        &mut self,
-        ptr: Option<NonNull<u8>>,
-        new_size: usize,
-    ) -> Option<NonNull<u8>> {
-        let Some(old) = ptr else {
-            return self.malloc(new_size);
-        };
-        self.check_live(old.as_ptr());
-        let Some(class) = self.map.class_of(old.addr().get()) else {
-            // SAFETY: 1 and 2: the block is not in a pool, so `R` made it.
-            return unsafe { self.raw.realloc(ptr, new_size) };
-        };
-        let (size, bytes) = (class.size(), annotate::padded(new_size));
-        if bytes <= size && (4 * bytes > 3 * size || SizeClass::of(bytes) == Some(class)) {
-            annotate::block_resized(old, class, new_size);
-            return ptr;
-        }
-        let size = annotate::live_size(old, class);
-        let new = self.malloc(new_size)?;
-        // SAFETY: both blocks are live and distinct, and each has at least this many bytes.
-        unsafe { new.copy_from_nonoverlapping(old, size.min(new_size)) };
-        // SAFETY: 1 and 2: the old block has been copied and is dead to the caller.
-        unsafe { self.free(ptr) };
-        Some(new)
-    }
-
-    /// Every case of `malloc` but a pop: zero bytes, a large request, a first pool without a freed block.
-    #[cold]
-    #[inline(never)]
-    fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
-        let class = SizeClass::of(annotate::padded(size));
-        match class.and_then(|class| self.refill(class)) {
-            Some(block) => {
-                self.block_allocated(block, size);
-                Some(block)
-            }
-            None => self.raw_malloc(size),
-        }
-    }
-
-    fn raw_malloc(&mut self, size: usize) -> Option<NonNull<u8>> {
-        let block = self.raw.malloc(size)?;
-        self.raw_blocks += 1;
-        Some(block)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn raw_calloc(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let block = self.raw.calloc(nelem, elsize)?;
-        self.raw_blocks += 1;
-        Some(block)
-    }
-
     /// Every case of `free` but a push on a used pool: a full pool, the second unit of a pair, an arena outside
-    /// of the span, a block of `R`.
+    /// of the span, a block of the fallback.
     ///
     /// # Safety
     ///
@@ -218,24 +164,96 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     unsafe fn free_cold(&mut self, block: NonNull<u8>) {
         let address = block.addr().get();
         let Some(class) = self.map.class_of(address) else {
-            self.raw_blocks = self.raw_blocks.wrapping_sub(1);
-            // SAFETY: 1 and 2: it is not in a pool, so `R` made it.
-            unsafe { self.raw.free(Some(block)) };
+            self.fallback_blocks = self.fallback_blocks.wrapping_sub(1);
+            // SAFETY: 1, 2: no pool holds the block, so the fallback made it.
+            unsafe { self.fallback.free(Some(block)) };
             return;
         };
-        // SAFETY: it has a class.
+        // SAFETY: 1: the block has a class.
         let pool = unsafe { self.map.pool_of_block(address) };
-        // SAFETY: 1, 2.
+        // SAFETY: 1: the caller's 1 and 2.
         let empty = unsafe { pool.push(block) };
         if !pool.has_key(self.key) {
-            // It was full. It cannot be empty at the same time: a pool has several blocks.
+            // The pool was full. It cannot be empty at the same time: a pool has several blocks.
             self.used.insert(class, pool, self.key);
         } else if empty {
             self.pool_became_empty(pool);
         }
     }
 
-    /// Finds a pool of `class` with a freed or an idle block, and takes that.
+    /// Resizes `ptr` to `new_size` bytes; see [`Malloc::realloc`].
+    ///
+    /// A block of the pools stays where it is if the request still fits and is more than three quarters of its size
+    /// (or has the same class); else it moves. A block of the fallback stays with the fallback, however small it becomes.
+    ///
+    /// # Safety
+    ///
+    /// 1. `ptr` is `None` or a live block of this allocator.
+    /// 2. After a successful call the old pointer is dead, even where it equals the new one.
+    #[inline]
+    pub(crate) unsafe fn realloc(
+        &mut self,
+        ptr: Option<NonNull<u8>>,
+        new_size: usize,
+    ) -> Option<NonNull<u8>> {
+        let Some(old) = ptr else {
+            return self.malloc(new_size);
+        };
+        self.check_live(old);
+        let Some(class) = self.map.class_of(old.addr().get()) else {
+            // SAFETY: 1, 2: no pool holds the block, so the fallback made it.
+            return unsafe { self.fallback.realloc(ptr, new_size) };
+        };
+        let (size, bytes) = (class.size(), annotate::padded(new_size));
+        if bytes <= size && (4 * bytes > 3 * size || SizeClass::of(bytes) == Some(class)) {
+            annotate::block_resized(old, class, new_size);
+            return ptr;
+        }
+        let size = annotate::live_size(old, class);
+        let new = self.malloc(new_size)?;
+        // SAFETY: both blocks are live and distinct, and each has at least this many bytes.
+        unsafe { new.copy_from_nonoverlapping(old, size.min(new_size)) };
+        // SAFETY: 1, 2: the old block has been copied and is dead to the caller.
+        unsafe { self.free(ptr) };
+        Some(new)
+    }
+
+    /// Tells a memory checker, if the build has one, that a block was handed out.
+    #[inline(always)]
+    fn annotate_allocated(&self, block: NonNull<u8>, size: usize) {
+        if annotate::IS_ON {
+            let class = self.map.class_of(block.addr().get());
+            class.into_iter().for_each(|class| annotate::block_allocated(block, class, size));
+        }
+    }
+
+    /// Tells a memory checker, if the build has one, that a block of the pools came back.
+    #[inline(always)]
+    fn annotate_freed(&self, block: NonNull<u8>) {
+        if annotate::IS_ON {
+            let class = self.map.class_of(block.addr().get());
+            class.into_iter().for_each(|class| annotate::block_freed(block, class));
+        }
+    }
+
+    /// With feature `hardened`, aborts with a message unless `block` may be a live block.
+    ///
+    /// Of addresses outside of the pools only the alignment is checked: they are the fallback's to judge.
+    #[inline(always)]
+    fn check_live(&self, block: NonNull<u8>) {
+        if !hardened::IS_ON {
+            return;
+        }
+        let address = block.addr().get();
+        match self.map.class_of(address) {
+            // SAFETY: 1: the address has a class.
+            Some(class) => unsafe { self.map.pool_of_block(address) }.check_live(class, block),
+            None if address % MIN_ALIGN != 0 => hardened::fatal(Misuse::NotABlock, block),
+            None => {}
+        }
+    }
+
+    /// Finds a pool of `class` with a freed or an idle block, and takes that block.
     fn refill(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
         if self.key == 0 {
             self.begin();
@@ -255,33 +273,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
-    /// Closes a pool without a live block. It is not the first of its class: that one is kept, so that a class whose
-    /// last block comes and goes does not open and close a pool each time.
-    #[cold]
-    #[inline(never)]
-    fn pool_became_empty(&mut self, pool: PoolPtr) {
-        let Some(class) = pool.class() else { return };
-        self.close_pool(class, pool);
-        let kept = self.kept.bytes(self.open_bytes);
-        if self.arenas.resident_free_bytes() > kept {
-            self.trim(kept - kept / 4);
-        }
-    }
-
-    /// Gives a used pool without live blocks back to its arena.
-    pub(crate) fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
-        let start = pool.base();
-        // SAFETY: 1: the pool is open.
-        let arena = unsafe { self.map.arena_of_block(start.addr().get()) };
-        let kind = Kind::of(class);
-        self.used.unlink(class, pool);
-        pool.close();
-        self.pools[class.index()] -= 1;
-        self.open_bytes -= class.pool_bytes();
-        self.map.set_class(start, kind.units(), 0);
-        self.arenas.give_pool(arena, pool.unit(), kind);
-    }
-
     /// A fresh pool for `class`, in no list yet; `None` if there is no memory.
     #[cold]
     #[inline(never)]
@@ -296,60 +287,54 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         let start = arena.unit_address(unit);
         let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
-        self.kept.missed(missing, self.arenas_peak * ARENA_BYTES);
+        self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
         if missing > 0 && arena.is_from_source() {
             let end = unit + kind.units();
-            let more = arena.virgin_run(end, COMMIT_BYTES / POOL_BYTES - kind.units());
-            // SAFETY: free units of this arena, which the source made.
+            let more = arena.virgin_run(end, POPULATE_BYTES / POOL_BYTES - kind.units());
+            // SAFETY: 1: free units of this arena, which the source made.
             unsafe { self.source.populate(start, class.pool_bytes() + more * POOL_BYTES) };
             self.arenas.set_resident(arena, end, more);
         }
         let pool = arena.pool(unit);
         pool.open(class);
         self.map.set_class(start, kind.units(), class.byte());
-        self.pools[class.index()] += 1;
         self.open_bytes += class.pool_bytes();
         annotate::pool_opened(start, class.pool_bytes());
         Some(pool)
     }
 
-    /// Gets an arena and enters it as an empty one; `None` if there is no memory or the limit is reached.
+    /// Closes a pool without a live block. The pool is not the first of its class: that one is kept, so that a class whose
+    /// last block comes and goes does not open and close a pool each time.
     #[cold]
     #[inline(never)]
-    fn new_arena(&mut self) -> Option<()> {
-        if (self.arenas.count() + 1).saturating_mul(ARENA_BYTES) > self.memory_limit {
-            return None;
+    fn pool_became_empty(&mut self, pool: PoolPtr) {
+        let Some(class) = pool.class() else { return };
+        self.close_pool(class, pool);
+        if self.arenas.resident_free_bytes() > self.kept.bytes(self.open_bytes) {
+            self.trim();
         }
-        if let Some(hook) = self.new_arena_hook {
-            hook(&self.stats());
-        }
-        let held = self.arenas.count() * ARENA_BYTES;
-        let (address, resident) = match self.record {
-            Some(record) => {
-                // SAFETY: whoever set the record promised that it may be called.
-                let arena = unsafe { (record.alloc)(record.ctx, ARENA_BYTES) };
-                (NonNull::new(arena.cast::<u8>())?, false)
+    }
+
+    /// Gives a used pool without live blocks back to its arena.
+    fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
+        let start = pool.base();
+        // SAFETY: 1: the pool is open.
+        let arena = unsafe { self.map.arena_of_block(start.addr().get()) };
+        let kind = Kind::of(class);
+        self.used.unlink(class, pool);
+        pool.close();
+        self.open_bytes -= class.pool_bytes();
+        self.map.set_class(start, kind.units(), 0);
+        self.arenas.give_pool(arena, pool.unit(), kind);
+    }
+
+    /// Closes the pools that are kept although they have no live block.
+    fn close_empty_pools(&mut self) {
+        for class in SizeClass::all() {
+            if let Some(pool) = self.used.first(class).filter(|pool| pool.live_blocks() == 0) {
+                self.close_pool(class, pool);
             }
-            None => self.source.alloc_for(ARENA_BYTES, held)?,
-        };
-        let from_source = self.record.is_none();
-        if from_source && !resident {
-            // SAFETY: the start of an arena that the source made.
-            unsafe { self.source.populate(address, POOL_BYTES) };
         }
-        // SAFETY: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
-        let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
-        if !self.map.insert(arena, &self.raw) {
-            self.return_arena(arena);
-            return None;
-        }
-        if resident {
-            self.kept.needed(ARENA_BYTES);
-        }
-        self.arenas.add(arena, resident);
-        self.arenas_ever += 1;
-        self.arenas_peak = self.arenas_peak.max(self.arenas.count());
-        Some(())
     }
 
     /// The first call: takes a key, and covers the source's span with a map.
@@ -362,82 +347,151 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
         let Some(span) = self.source.span() else { return };
         if let Some(table) = self.source.alloc_table(AddressMap::table_bytes(span)) {
-            // SAFETY: `ArenaSource` 4.
+            // SAFETY: 1: by `ArenaSource` 4.
             unsafe { self.map.cover(span, table) };
         }
     }
 
-    /// Number of live blocks, those of `R` included.
-    #[must_use]
-    pub fn allocated_blocks(&self) -> usize {
+    /// Gets an arena and enters it as an empty one; `None` if there is no memory or the limit is reached.
+    #[cold]
+    #[inline(never)]
+    fn new_arena(&mut self) -> Option<()> {
+        let held = self.arenas.count() * ARENA_BYTES;
+        if held.saturating_add(ARENA_BYTES) > self.memory_limit {
+            return None;
+        }
+        if let Some(hook) = self.new_arena_hook {
+            hook(&self.stats());
+        }
+        let (address, resident) = match self.record {
+            Some(record) => {
+                // SAFETY: `set_arena_allocator` 1 and 3.
+                let arena = unsafe { (record.alloc)(record.ctx, ARENA_BYTES) };
+                (NonNull::new(arena.cast::<u8>())?, false)
+            }
+            None => self.source.alloc_for(ARENA_BYTES, held)?,
+        };
+        let from_source = self.record.is_none();
+        if from_source && !resident {
+            // SAFETY: 1: the start of an arena that the source made.
+            unsafe { self.source.populate(address, POOL_BYTES) };
+        }
+        // SAFETY: 1, 2: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
+        let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
+        if !self.map.insert(arena, &self.fallback) {
+            self.return_arena(arena);
+            return None;
+        }
+        if resident {
+            self.kept.needed(ARENA_BYTES);
+        }
+        self.arenas.add(arena, resident);
+        Some(())
+    }
+
+    /// Gives the empty arena that was used last back; returns whether there was one.
+    fn release_arena(&mut self) -> bool {
+        let Some(arena) = self.arenas.remove_empty() else {
+            return false;
+        };
+        self.map.remove(arena);
+        self.return_arena(arena);
+        true
+    }
+
+    /// Gives an arena that is in no list and in no map back to where it came from.
+    fn return_arena(&self, arena: ArenaPtr) {
+        let address = arena.address();
+        annotate::arena_closed(address);
+        match self.record {
+            // SAFETY: `set_arena_allocator` 2 and 3.
+            Some(record) => unsafe {
+                (record.free)(record.ctx, address.as_ptr().cast(), ARENA_BYTES);
+            },
+            // SAFETY: 1: without a record all arenas are the source's, of this size, and nothing leads to this one any more.
+            None => unsafe { self.source.free(address, ARENA_BYTES) },
+        }
+    }
+
+    /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until the resident rest is what
+    /// [`Kept`] asks for.
+    #[cold]
+    fn trim(&mut self) {
+        let target = self.kept.trim_target(self.open_bytes);
+        self.close_empty_pools();
+        let before = self.arenas.resident_free_bytes();
+        while self.arenas.resident_free_bytes() > target && self.release_arena() {}
+        purge_free_pools(&mut self.arenas, &self.source, target);
+        self.kept.gave_back(before - self.arenas.resident_free_bytes());
+    }
+
+    /// Gives memory back to the system; returns the bytes given back.
+    pub(crate) fn release(&mut self, level: ReleaseLevel) -> usize {
+        self.close_empty_pools();
+        self.kept = Kept::new();
+        let mut bytes = 0;
+        while self.release_arena() {
+            bytes += ARENA_BYTES;
+        }
+        if level >= ReleaseLevel::Pools {
+            bytes += purge_free_pools(&mut self.arenas, &self.source, 0);
+        }
+        if level >= ReleaseLevel::Pages {
+            bytes += purge_free_pages(&self.arenas, &self.source);
+        }
+        bytes
+    }
+
+    /// Number of live blocks, those of the fallback included.
+    pub(crate) fn allocated_blocks(&self) -> usize {
+        self.fallback_blocks + self.pooled_blocks()
+    }
+
+    /// Number of live blocks in pools.
+    pub(crate) fn pooled_blocks(&self) -> usize {
         let live = |arena: ArenaPtr| {
             arena.open_units().map(|unit| arena.pool(unit).live_blocks()).sum::<usize>()
         };
-        self.raw_blocks + self.arenas.iter().map(live).sum::<usize>()
+        self.arenas.iter().map(live).sum()
     }
 
-    /// Has this allocator no live block, in its pools or in `R`?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let is_empty =
-            |arena: ArenaPtr| arena.open_units().all(|unit| arena.pool(unit).live_blocks() == 0);
-        self.raw_blocks == 0 && self.arenas.iter().all(is_empty)
+    /// Usable bytes of a block of the pools; `None` for any other pointer.
+    pub(crate) fn block_size(&self, ptr: *const u8) -> Option<usize> {
+        let class = self.map.class_of(ptr.addr())?;
+        NonNull::new(ptr.cast_mut()).map(|block| annotate::live_size(block, class))
     }
 
-    /// Is `ptr` in an open pool of this allocator? Any pointer value may be asked; null is not.
-    #[must_use]
-    pub fn owns(&self, ptr: *const u8) -> bool {
+    /// Is `ptr` in an open pool of this allocator?
+    pub(crate) fn owns(&self, ptr: *const u8) -> bool {
         self.map.class_of(ptr.addr()).is_some()
     }
 
-    /// The allocator of zero-size and large requests.
-    pub const fn raw(&self) -> &R {
-        &self.raw
+    pub(crate) fn stats(&self) -> Stats {
+        Stats::count(&self.arenas, &self.map, self.fallback_blocks)
     }
 
-    /// The source of arenas.
-    pub const fn source(&self) -> &S {
-        &self.source
+    pub(crate) fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
+        stats::for_each_pool(&self.arenas, f);
     }
 
-    /// Bytes of arenas beyond which no new one is made, so that requests go to `R`; `usize::MAX` is no limit.
-    pub const fn set_memory_limit(&mut self, bytes: usize) {
-        self.memory_limit = bytes;
+    pub(crate) fn check_invariants(&self) {
+        invariants::check(&self.arenas, &self.used, &self.map, self.key, self.open_bytes);
     }
 
     /// The record through which arenas come and go: the one that was set, else one that stands for the source.
-    ///
-    /// The latter is usable as long as this allocator stays where it is.
-    #[must_use]
-    pub fn arena_allocator(&self) -> ArenaAllocator {
+    pub(crate) fn arena_allocator(&self) -> ArenaAllocator {
         self.record.unwrap_or_else(|| ArenaAllocator::of(&self.source))
     }
 
-    /// Replaces the functions through which arenas come and go, from now on.
-    ///
-    /// Arenas that exist are later given to the new `free`, as in CPython.
+    /// Replaces the functions through which arenas come and go.
     ///
     /// # Safety
     ///
     /// 1. `record.alloc(ctx, size)` returns null or `size` bytes of any alignment that nobody else uses.
     /// 2. `record.free(ctx, ptr, size)` takes back those, and the arenas that exist now.
     /// 3. Both may be called from where this allocator is used, as long as it is.
-    pub unsafe fn set_arena_allocator(&mut self, record: ArenaAllocator) {
+    pub(crate) unsafe fn set_arena_allocator(&mut self, record: ArenaAllocator) {
         self.record = (record != ArenaAllocator::of(&self.source)).then_some(record);
-    }
-
-    /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
-    ///
-    /// The hook must not use this allocator.
-    pub const fn set_new_arena_hook(&mut self, hook: Option<fn(&Stats)>) {
-        self.new_arena_hook = hook;
-    }
-
-    /// Usable bytes of a block of the pools; `None` for any other pointer.
-    #[must_use]
-    pub fn block_size(&self, ptr: *const u8) -> Option<usize> {
-        let class = self.map.class_of(ptr.addr())?;
-        NonNull::new(ptr.cast_mut()).map(|block| annotate::live_size(block, class))
     }
 }
 
@@ -449,19 +503,10 @@ impl<R: Malloc, S: ArenaSource> Drop for Pymalloc<R, S> {
             return;
         }
         while self.release_arena() {}
-        self.map.clear(&self.raw);
+        self.map.clear(&self.fallback);
         if let Some((table, bytes)) = self.map.table() {
-            // SAFETY: `open` got it from this source with this size, and the map ends here.
+            // SAFETY: 1: `begin` got it from this source with this size, and the map ends here.
             unsafe { self.source.free_table(table, bytes) };
         }
-    }
-}
-
-impl<R: Malloc, S: ArenaSource> fmt::Debug for Pymalloc<R, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pymalloc")
-            .field("allocated_blocks", &self.allocated_blocks())
-            .field("arenas", &self.arenas.count())
-            .finish_non_exhaustive()
     }
 }

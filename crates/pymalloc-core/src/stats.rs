@@ -1,11 +1,11 @@
-//! Owns the counts: one walk that takes them, without allocating. Leaves their text to `stats_text.rs`.
+//! Owns the counts: the walks that take them, without allocating, and their text.
 
-use malloc_api::Malloc;
+use core::fmt;
 
-use crate::config::{ARENA_BYTES, POOL_BYTES};
-use crate::pymalloc::Pymalloc;
+use crate::address_map::AddressMap;
+use crate::arenas::Arenas;
+use crate::config::{ARENA_BYTES, POOL_BYTES, SMALL_MAX};
 use crate::size_class::SizeClass;
-use crate::source::ArenaSource;
 
 /// Counts of one size class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,24 +21,6 @@ pub struct ClassStats {
     pub blocks_available: usize,
     /// Bytes at the ends of those pools that are too few for a block.
     pub quantization_bytes: usize,
-}
-
-/// Occupancy of one arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct ArenaStats {
-    /// Where it begins.
-    pub address: usize,
-    /// Bytes that pools can have.
-    pub bytes: usize,
-    /// Of these, bytes that are in no pool.
-    pub free_bytes: usize,
-    /// Of these, bytes whose memory has not gone back to the system, nor waits for its first use.
-    pub resident_free_bytes: usize,
-    /// Blocks handed out.
-    pub blocks_in_use: usize,
-    /// Bytes of those blocks.
-    pub bytes_in_use: usize,
 }
 
 /// One pool, where it lies and what it holds.
@@ -101,7 +83,7 @@ pub struct Stats {
     /// Bytes of arenas in which no pool fits.
     pub alignment_bytes: usize,
     /// Live blocks of the fallback: zero-size and large ones.
-    pub raw_blocks: usize,
+    pub fallback_blocks: usize,
     /// Calls of `malloc`, where the caller counts them; adds a line to the text.
     pub malloc_calls: Option<u64>,
     /// Tables of the address test: those of spans, and those of arenas elsewhere.
@@ -119,10 +101,54 @@ fn as_slice<S: serde::Serializer>(
 }
 
 impl Stats {
+    /// Counts as of now.
+    pub(crate) fn count(arenas: &Arenas, map: &AddressMap, fallback_blocks: usize) -> Self {
+        let mut stats = Self {
+            classes: [ClassStats::default(); SizeClass::COUNT],
+            arenas_ever: arenas.ever(),
+            arenas_peak: arenas.peak(),
+            arenas_current: arenas.count(),
+            unused_pools: 0,
+            header_bytes: arenas.count() * POOL_BYTES,
+            quantization_bytes: 0,
+            alignment_bytes: 0,
+            fallback_blocks,
+            malloc_calls: None,
+            map_tables: [0; 2],
+            map_bytes: [size_of_val(map), 0, 0],
+        };
+        let mut highest = 0;
+        for arena in arenas.iter() {
+            stats.unused_pools += arena.free_mask().count_ones() as usize;
+            stats.alignment_bytes += arena.alignment_bytes();
+            highest = highest.max(arena.address().addr().get() + ARENA_BYTES - 1);
+            for unit in arena.open_units() {
+                let pool = arena.pool(unit);
+                let Some(class) = pool.class() else { continue };
+                let counts = &mut stats.classes[class.index()];
+                counts.pools += 1;
+                counts.blocks_in_use += pool.live_blocks();
+            }
+        }
+        for class in SizeClass::all() {
+            let counts = &mut stats.classes[class.index()];
+            let blocks = counts.pools * class.blocks_per_pool();
+            counts.size = class.size();
+            counts.blocks_available = blocks - counts.blocks_in_use;
+            counts.quantization_bytes = counts.pools * class.pool_bytes() - blocks * class.size();
+            stats.quantization_bytes += counts.quantization_bytes;
+        }
+        let [span, foreign] = map.footprint(highest);
+        stats.map_tables = [span.0, foreign.0];
+        stats.map_bytes[1] = span.1;
+        stats.map_bytes[2] = foreign.1;
+        stats
+    }
+
     /// Blocks handed out, those of the fallback included.
     #[must_use]
     pub fn allocated_blocks(&self) -> usize {
-        self.raw_blocks + self.classes.iter().map(|class| class.blocks_in_use).sum::<usize>()
+        self.fallback_blocks + self.classes.iter().map(|class| class.blocks_in_use).sum::<usize>()
     }
 
     /// Bytes of blocks handed out from pools, counted as whole blocks.
@@ -149,97 +175,127 @@ impl Stats {
     }
 }
 
-impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
-    /// Counts as of now, taken without allocating.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats {
-            classes: [ClassStats::default(); SizeClass::COUNT],
-            arenas_ever: self.arenas_ever,
-            arenas_peak: self.arenas_peak,
-            arenas_current: self.arenas.count(),
-            unused_pools: 0,
-            header_bytes: self.arenas.count() * POOL_BYTES,
-            quantization_bytes: 0,
-            alignment_bytes: 0,
-            raw_blocks: self.raw_blocks,
-            malloc_calls: None,
-            map_tables: [0; 2],
-            map_bytes: [size_of_val(&self.map), 0, 0],
-        };
-        let mut highest = 0;
-        for arena in self.arenas.iter() {
-            stats.unused_pools += arena.free_mask().count_ones() as usize;
-            stats.alignment_bytes += arena.alignment_bytes();
-            highest = highest.max(arena.address().addr().get() + ARENA_BYTES - 1);
-            for unit in arena.open_units() {
-                let pool = arena.pool(unit);
-                let Some(class) = pool.class() else { continue };
-                let counts = &mut stats.classes[class.index()];
-                counts.pools += 1;
-                counts.blocks_in_use += pool.live_blocks();
-            }
-        }
-        for class in SizeClass::all() {
-            let counts = &mut stats.classes[class.index()];
-            let blocks = counts.pools * class.blocks_per_pool();
-            counts.size = class.size();
-            counts.blocks_available = blocks - counts.blocks_in_use;
-            counts.quantization_bytes = counts.pools * class.pool_bytes() - blocks * class.size();
-            stats.quantization_bytes += counts.quantization_bytes;
-        }
-        let [span, foreign] = self.map.footprint(highest);
-        stats.map_tables = [span.0, foreign.0];
-        stats.map_bytes[1] = span.1;
-        stats.map_bytes[2] = foreign.1;
-        stats
-    }
-
-    /// Calls `f` with the occupancy of each arena.
-    pub fn for_each_arena(&self, mut f: impl FnMut(ArenaStats)) {
-        for arena in self.arenas.iter() {
-            let mut stats = ArenaStats {
-                address: arena.address().addr().get(),
-                bytes: arena.units() * POOL_BYTES,
-                free_bytes: arena.free_mask().count_ones() as usize * POOL_BYTES,
-                resident_free_bytes: arena.resident_mask().count_ones() as usize * POOL_BYTES,
-                blocks_in_use: 0,
-                bytes_in_use: 0,
+/// Calls `f` with each pool of `arenas`, free ones too, arena by arena and in the order of their addresses in it.
+pub(crate) fn for_each_pool(arenas: &Arenas, mut f: impl FnMut(PoolStats)) {
+    for arena in arenas.iter() {
+        let address = arena.address().addr().get();
+        let mut unit = 1;
+        while unit <= arena.units() {
+            let pool = arena.pool(unit);
+            let is_resident = arena.resident_mask() >> unit & 1 == 1;
+            let (bytes, contents) = match pool.class() {
+                Some(class) => {
+                    let (size, capacity) = (class.size(), class.blocks_per_pool());
+                    let in_use = pool.live_blocks();
+                    (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
+                }
+                None => (POOL_BYTES, PoolContents::Free { is_resident }),
             };
-            for unit in arena.open_units() {
-                let pool = arena.pool(unit);
-                let Some(class) = pool.class() else { continue };
-                let blocks = pool.live_blocks();
-                stats.blocks_in_use += blocks;
-                stats.bytes_in_use += blocks * class.size();
-            }
-            f(stats);
+            let offset = arena.unit_address(unit).addr().get() - address;
+            f(PoolStats { arena: address, offset, bytes, contents });
+            unit += bytes / POOL_BYTES;
         }
     }
+}
 
-    /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
-    ///
-    /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
-    /// alignment, its records) and after its last one is not visited.
-    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
-        for arena in self.arenas.iter() {
-            let address = arena.address().addr().get();
-            let mut unit = 1;
-            while unit <= arena.units() {
-                let pool = arena.pool(unit);
-                let is_resident = arena.resident_mask() >> unit & 1 == 1;
-                let (bytes, contents) = match pool.class() {
-                    Some(class) => {
-                        let (size, capacity) = (class.size(), class.blocks_per_pool());
-                        let in_use = pool.live_blocks();
-                        (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
-                    }
-                    None => (POOL_BYTES, PoolContents::Free { is_resident }),
-                };
-                let offset = arena.unit_address(unit).addr().get() - address;
-                f(PoolStats { arena: address, offset, bytes, contents });
-                unit += bytes / POOL_BYTES;
+/// A number in groups of three digits.
+struct Grouped(usize);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // 20 digits of a u64 and 6 commas.
+        let mut text = [0; 26];
+        let mut start = text.len();
+        let mut rest = self.0;
+        let mut digits = 0;
+        loop {
+            if digits > 0 && digits % 3 == 0 {
+                start -= 1;
+                text[start] = b',';
+            }
+            start -= 1;
+            text[start] = b'0' + (rest % 10) as u8;
+            digits += 1;
+            rest /= 10;
+            if rest == 0 {
+                break;
             }
         }
+        f.pad(core::str::from_utf8(&text[start..]).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// A label padded to 35 columns, `=`, and a number right-aligned in 21.
+fn line(f: &mut fmt::Formatter<'_>, label: impl fmt::Display, value: usize) -> fmt::Result {
+    writeln!(f, "{label:<35}={:>21}", Grouped(value))
+}
+
+/// Pads what `format_args!` makes, which ignores a width by itself.
+struct Label<'a>(fmt::Arguments<'a>);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Count<'a, 'b>(&'a mut fmt::Formatter<'b>, usize);
+        impl fmt::Write for Count<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.1 += text.len();
+                self.0.write_str(text)
+            }
+        }
+        let width = f.width().unwrap_or(0);
+        let mut count = Count(f, 0);
+        fmt::Write::write_fmt(&mut count, self.0)?;
+        let Count(f, written) = count;
+        (written..width).try_for_each(|_| f.write_str(" "))
+    }
+}
+
+impl fmt::Display for Stats {
+    /// The text that CPython prints. Classes above its 32 have rows of their own when they have a pool.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let classes = SizeClass::SMALL_COUNT;
+        writeln!(f, "Small block threshold = {SMALL_MAX}, in {classes} size classes.")?;
+        writeln!(f)?;
+        writeln!(f, "class   size   num pools   blocks in use  avail blocks")?;
+        writeln!(f, "-----   ----   ---------   -------------  ------------")?;
+        for (index, class) in self.classes.iter().enumerate() {
+            if class.pools > 0 {
+                writeln!(
+                    f,
+                    "{index:>5} {:>6} {:>11} {:>15} {:>13}",
+                    class.size, class.pools, class.blocks_in_use, class.blocks_available
+                )?;
+            }
+        }
+        writeln!(f)?;
+        if let Some(calls) = self.malloc_calls {
+            line(f, "# times object malloc called", usize::try_from(calls).unwrap_or(usize::MAX))?;
+        }
+        line(f, "# arenas allocated total", self.arenas_ever)?;
+        line(f, "# arenas reclaimed", self.arenas_ever - self.arenas_current)?;
+        line(f, "# arenas highwater mark", self.arenas_peak)?;
+        line(f, "# arenas allocated current", self.arenas_current)?;
+        let arenas = self.arenas_current;
+        let bytes = arenas * ARENA_BYTES;
+        line(f, Label(format_args!("{arenas} arenas * {ARENA_BYTES} bytes/arena")), bytes)?;
+        writeln!(f)?;
+        line(f, "# bytes in allocated blocks", self.bytes_in_use())?;
+        line(f, "# bytes in available blocks", self.bytes_available())?;
+        let unused = self.unused_pools;
+        let bytes = unused * POOL_BYTES;
+        line(f, Label(format_args!("{unused} unused pools * {POOL_BYTES} bytes")), bytes)?;
+        line(f, "# bytes lost to pool headers", self.header_bytes)?;
+        line(f, "# bytes lost to quantization", self.quantization_bytes)?;
+        line(f, "# bytes lost to arena alignment", self.alignment_bytes)?;
+        line(f, "Total", self.total_bytes())?;
+        writeln!(f)?;
+        writeln!(f, "arena map counts")?;
+        line(f, "# arena map mid nodes", self.map_tables[0])?;
+        line(f, "# arena map bot nodes", self.map_tables[1])?;
+        writeln!(f)?;
+        line(f, "# bytes lost to arena map root", self.map_bytes[0])?;
+        line(f, "# bytes lost to arena map mid", self.map_bytes[1])?;
+        line(f, "# bytes lost to arena map bot", self.map_bytes[2])?;
+        line(f, "Total", self.map_bytes.iter().sum())
     }
 }

@@ -57,7 +57,7 @@ fn a_snapshot_counts_what_the_allocator_counts() {
     let (snapshot, stats) =
         (Snapshot::of_pymalloc("locked", |visit| heap.for_each_pool(visit)), heap.stats());
     let totals = snapshot.totals();
-    assert_eq!(totals.blocks + stats.raw_blocks, heap.allocated_blocks());
+    assert_eq!(totals.blocks + stats.fallback_blocks, heap.allocated_blocks());
     assert_eq!(totals.block_bytes, stats.bytes_in_use());
     assert_eq!(totals.bytes, stats.arenas_current * ARENA_BYTES);
     for size in snapshot.sizes() {

@@ -1,33 +1,28 @@
 //! Owns what a memory checker is told about blocks of the pools (features `asan`, `valgrind`), and the red zone that each
-//! block gets for it: the last [`RED_ZONE_BYTES`] of its class's size, in whose last word the size that was asked for is
-//! kept. Twin: `annotate_off.rs`.
+//! block gets for it: the last [`RED_ZONE_BYTES`] of its class's size. The zone's last word keeps the size that was
+//! asked for. Where [`IS_ON`] is false every function does nothing, and there is no red zone.
 
 use core::ptr::NonNull;
 
-use malloc_api::Malloc;
 use malloc_api::annotate::{self, RED_ZONE_BYTES};
 
-use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, GRAIN_BYTES};
-use crate::pymalloc::Pymalloc;
 use crate::size_class::SizeClass;
-use crate::source::ArenaSource;
+
+pub(crate) use malloc_api::annotate::IS_ON;
 
 const WORD_BYTES: usize = size_of::<usize>();
-const _: () = assert!(RED_ZONE_BYTES >= WORD_BYTES && RED_ZONE_BYTES % GRAIN_BYTES == 0);
+const _: () = assert!(!IS_ON || RED_ZONE_BYTES.checked_sub(WORD_BYTES).is_some());
+const _: () = assert!(RED_ZONE_BYTES % GRAIN_BYTES == 0);
 
-/// Whether blocks are annotated.
-#[cfg(feature = "hardened")]
-pub(crate) const IS_ON: bool = true;
-
-/// The bytes that a request needs in a pool.
-#[inline]
+/// The bytes that a request needs in a pool, its red zone included; 0 for 0.
+#[inline(always)]
 pub(crate) const fn padded(size: usize) -> usize {
-    if size == 0 { 0 } else { size.saturating_add(RED_ZONE_BYTES) }
+    if !IS_ON || size == 0 { size } else { size.saturating_add(RED_ZONE_BYTES) }
 }
 
 /// Calls `f`, which reads or writes the words that the allocator keeps at the front of a free block.
-#[inline]
+#[inline(always)]
 pub(crate) fn in_free_block<T>(block: NonNull<u8>, f: impl FnOnce() -> T) -> T {
     annotate::defined(block, GRAIN_BYTES);
     let value = f();
@@ -36,7 +31,7 @@ pub(crate) fn in_free_block<T>(block: NonNull<u8>, f: impl FnOnce() -> T) -> T {
 }
 
 /// A block is on its way back: the stack that carries it writes to its first word.
-#[inline]
+#[inline(always)]
 pub(crate) fn in_transit(block: NonNull<u8>) {
     annotate::undefined(block, WORD_BYTES);
 }
@@ -47,8 +42,8 @@ pub(crate) fn pool_opened(start: NonNull<u8>, bytes: usize) {
 }
 
 /// Whoever gets the memory of an arena next may use it, and expects zeros where it was never written.
-pub(crate) fn arena_closed(arena: ArenaPtr) {
-    annotate::defined(arena.address(), ARENA_BYTES);
+pub(crate) fn arena_closed(arena: NonNull<u8>) {
+    annotate::defined(arena, ARENA_BYTES);
 }
 
 /// Calls `f` with the place of the size that was asked for.
@@ -66,33 +61,34 @@ fn set_size(block: NonNull<u8>, class: SizeClass, size: usize) {
     with_size(block, class, |place| unsafe { place.write(size) });
 }
 
-/// The size that was asked for, of a live block of the pools.
+/// The size that was asked for, of a live block of the pools; without a checker the size of its class.
+#[inline(always)]
 pub(crate) fn live_size(block: NonNull<u8>, class: SizeClass) -> usize {
+    if !IS_ON {
+        return class.size();
+    }
     // SAFETY: `block_allocated` wrote it.
     with_size(block, class, |place| unsafe { place.read() })
 }
 
 /// A block of the pools has another size where it is.
+#[inline(always)]
 pub(crate) fn block_resized(block: NonNull<u8>, class: SizeClass, new: usize) {
-    let old = live_size(block, class);
-    annotate::resized(block, old, new, class.size());
-    set_size(block, class, new);
+    if IS_ON {
+        annotate::resized(block, live_size(block, class), new, class.size());
+        set_size(block, class, new);
+    }
 }
 
-impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
-    /// A block was handed out from a pool.
-    pub(crate) fn block_allocated(&self, block: NonNull<u8>, size: usize) {
-        let Some(class) = self.map.class_of(block.addr().get()) else { return };
-        set_size(block, class, size);
-        annotate::allocated(block, size);
-    }
+/// A block of a pool was handed out.
+pub(crate) fn block_allocated(block: NonNull<u8>, class: SizeClass, size: usize) {
+    set_size(block, class, size);
+    annotate::allocated(block, size);
+}
 
-    /// A block came back, to a pool or to the fallback.
-    pub(crate) fn block_freed(&self, block: NonNull<u8>) {
-        let Some(class) = self.map.class_of(block.addr().get()) else { return };
-        // A second free is reported here, as the use of a freed block.
-        // SAFETY: a block of the pools has a byte.
-        let _ = unsafe { block.as_ptr().read_volatile() };
-        annotate::freed(block, class.size());
-    }
+/// A block came back to its pool. A second free is reported here, as the use of a freed block.
+pub(crate) fn block_freed(block: NonNull<u8>, class: SizeClass) {
+    // SAFETY: a block of the pools has a byte.
+    let _ = unsafe { block.as_ptr().read_volatile() };
+    annotate::freed(block, class.size());
 }

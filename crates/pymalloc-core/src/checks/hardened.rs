@@ -1,4 +1,5 @@
-//! Owns the checks of feature `hardened`: links are encoded, and every pointer that comes back is looked at first.
+//! Owns what feature `hardened` keeps in freed blocks, and the end of a program that is found to have damaged them.
+//! Leaves the questions that need a pool to `pool.rs`.
 //!
 //! A freed block holds two words: its link, mixed with a secret of the process and with its own address, and a seal that
 //! only the allocator can have written there. A program that writes to a block after freeing it breaks the seal.
@@ -6,13 +7,11 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use malloc_api::{MIN_ALIGN, Malloc};
-
 use crate::checks::annotate;
-use crate::checks::fatal::{Misuse, fatal};
 use crate::config::GRAIN_BYTES;
-use crate::pymalloc::Pymalloc;
-use crate::source::ArenaSource;
+
+/// Whether this build checks links and blocks.
+pub(crate) const IS_ON: bool = cfg!(feature = "hardened");
 
 const WORD_BYTES: usize = size_of::<usize>();
 const _: () = assert!(GRAIN_BYTES >= 2 * WORD_BYTES, "link and seal fit into every block");
@@ -20,7 +19,7 @@ const _: () = assert!(GRAIN_BYTES >= 2 * WORD_BYTES, "link and seal fit into eve
 /// 0 until the first use.
 static SECRET: AtomicUsize = AtomicUsize::new(0);
 
-/// A number that differs between processes, as far as the system places code and stack at random.
+/// A number that differs between processes if the system places code and stack at random.
 #[inline(always)]
 fn secret() -> usize {
     match SECRET.load(Ordering::Relaxed) {
@@ -42,6 +41,12 @@ fn new_secret() -> usize {
     }
 }
 
+/// Mixes a link of `block`, or takes the mixture apart.
+#[inline]
+fn code(block: NonNull<u8>, link: *mut u8) -> *mut u8 {
+    link.map_addr(|address| address ^ secret() ^ block.addr().get().rotate_left(17))
+}
+
 fn seal(block: NonNull<u8>) -> usize {
     (secret() ^ block.addr().get()).wrapping_mul(0xD6E8_FEB8_6659_FD93_u64 as usize)
 }
@@ -58,16 +63,15 @@ fn seal_of(block: NonNull<u8>) -> NonNull<usize> {
 /// 1. `block` is a block of a pool that nobody else uses.
 #[inline]
 pub(crate) unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
-    let coded = next.map_addr(|address| address ^ secret() ^ block.addr().get().rotate_left(17));
     annotate::in_free_block(block, || {
         // SAFETY: 1: a block has two words and is aligned to them.
-        unsafe { block.cast::<*mut u8>().write(coded) };
+        unsafe { block.cast::<*mut u8>().write(code(block, next)) };
         // SAFETY: as above.
         unsafe { seal_of(block).write(seal(block)) };
     });
 }
 
-/// Reads the link of a freed block; aborts with a message if the block was written to since.
+/// Reads the link of a freed block; aborts with a message if the program has written to the block since.
 ///
 /// # Safety
 ///
@@ -75,48 +79,67 @@ pub(crate) unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
 #[inline]
 pub(crate) unsafe fn read_link(block: NonNull<u8>) -> *mut u8 {
     // SAFETY: 1: both words are initialised.
-    let found = annotate::in_free_block(block, || unsafe { seal_of(block).read() });
-    if found != seal(block) {
-        fatal(Misuse::WriteAfterFree, block.as_ptr());
-    }
-    // SAFETY: 1.
     let coded = annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().read() });
-    let next = coded.map_addr(|address| address ^ secret() ^ block.addr().get().rotate_left(17));
-    if next.addr() % GRAIN_BYTES != 0 {
-        fatal(Misuse::WriteAfterFree, block.as_ptr());
+    let next = code(block, coded);
+    // SAFETY: 1.
+    let is_whole = annotate::in_free_block(block, || unsafe { is_sealed(block) });
+    if !is_whole || next.addr() % GRAIN_BYTES != 0 {
+        fatal(Misuse::WriteAfterFree, block);
     }
     next
 }
 
-impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
-    /// Aborts with a message unless `block` may be a live block.
-    ///
-    /// For addresses in our pools the answer is certain, up to a block that has a new owner by now, and one whose seal
-    /// was overwritten after it was freed: not the start of a block, never handed out, or free. Of other addresses only
-    /// the alignment is checked: they are the fallback's to judge.
-    #[inline]
-    pub(crate) fn check_live(&self, block: *mut u8) {
-        let Some(block) = NonNull::new(block) else { return };
-        let address = block.addr().get();
-        let Some(class) = self.map.class_of(address) else {
-            if address % MIN_ALIGN != 0 {
-                fatal(Misuse::NotABlock, block.as_ptr());
-            }
-            return;
-        };
-        // SAFETY: it has a class.
-        let pool = unsafe { self.map.pool_of_block(address) };
-        let offset = address - pool.base().addr().get();
-        let index = class.geometry().block_at(offset);
-        if index * class.size() != offset || index >= class.blocks_per_pool() {
-            fatal(Misuse::NotABlock, block.as_ptr());
-        }
-        // A live block can hold its seal by chance or from its last life, so the list has the last word. Where a memory
-        // checker watches, a block that is shorter than its seal may not be read.
-        // SAFETY: a block of an open pool is mapped, and a live one may hold any bytes.
-        let may_be_free = annotate::IS_ON || unsafe { seal_of(block).read() } == seal(block);
-        if pool.is_idle(index) || may_be_free && pool.freed().any(|freed| freed == block) {
-            fatal(Misuse::DoubleFree, block.as_ptr());
+/// Does `block` hold its seal? A live block may, by chance or from its last life.
+///
+/// # Safety
+///
+/// 1. `block` is a block of an open pool, live or free.
+#[inline]
+pub(crate) unsafe fn is_sealed(block: NonNull<u8>) -> bool {
+    // SAFETY: 1: mapped, and any bytes are a word.
+    unsafe { seal_of(block).read() == seal(block) }
+}
+
+/// A misuse that was recognised for certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Misuse {
+    /// The program freed a block that is free.
+    DoubleFree,
+    /// The program freed an address that begins no block.
+    NotABlock,
+    /// The program wrote to a freed block before it was handed out again.
+    WriteAfterFree,
+}
+
+impl Misuse {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::DoubleFree => "double free: the block is free already",
+            Self::NotABlock => "invalid free: the address is inside of a pool but begins no block",
+            Self::WriteAfterFree => "use after free: a freed block was written to",
         }
     }
+}
+
+/// Reports a certain heap corruption in one line on stderr, without allocating, and aborts.
+#[cfg(feature = "std")]
+#[cold]
+#[inline(never)]
+pub(crate) fn fatal(misuse: Misuse, block: NonNull<u8>) -> ! {
+    use std::io::Write;
+    // Ignore write errors: there is nowhere to report them. stderr is unbuffered, and formatting a pointer allocates nothing.
+    let _ = writeln!(std::io::stderr(), "pymalloc-core: {} ({block:p})", misuse.text());
+    std::process::abort()
+}
+
+/// Panics with the report in a function that cannot unwind, which aborts.
+#[cfg(not(feature = "std"))]
+#[cold]
+#[inline(never)]
+pub(crate) fn fatal(misuse: Misuse, block: NonNull<u8>) -> ! {
+    extern "C" fn end(misuse: Misuse, block: NonNull<u8>) -> ! {
+        panic!("pymalloc-core: {} ({block:p})", misuse.text())
+    }
+    end(misuse, block)
 }

@@ -1,83 +1,69 @@
-//! Owns the walk that asserts every numbered invariant of the crate.
+//! Owns the walk that asserts every numbered invariant of an allocator. Leaves the invariants of one pool, one list and the
+//! order of arenas to the `check` of their types.
 
-use malloc_api::Malloc;
-
-use crate::pymalloc::Pymalloc;
+use crate::address_map::AddressMap;
+use crate::arenas::Arenas;
+use crate::config::ARENA_BYTES;
+use crate::pool::UsedPools;
 use crate::size_class::SizeClass;
-use crate::source::ArenaSource;
+use crate::stats::Stats;
 
-impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
-    /// Walks every structure and compares it with every other.
-    ///
-    /// # Panics
-    ///
-    /// If an invariant does not hold; the message names it.
-    pub fn check_invariants(&self) {
-        self.arenas.check();
-        let mut pools = [0; SizeClass::COUNT];
-        let mut listed = [0; SizeClass::COUNT];
-        let mut open_bytes = 0;
-        for arena in self.arenas.iter() {
-            let (free, resident) = (arena.free_mask(), arena.resident_mask());
-            assert_eq!(resident & !free, 0, "arena invariant 2");
-            let mut open_units = free.count_ones() as usize;
-            for unit in arena.open_units() {
-                let pool = arena.pool(unit);
-                pool.check();
-                let class = pool.class().expect("an open pool has a class");
-                assert_eq!(pool.base(), arena.unit_address(unit), "a pool begins at its unit");
-                let end = unit + usize::from(class.geometry().units);
-                open_units += end - unit;
-                for part in unit..end {
-                    assert_eq!(free >> part & 1, 0, "arena invariant 1: a part of a pool");
-                    let address = arena.unit_address(part).addr().get();
-                    assert_eq!(self.map.class_of(address), Some(class), "address map invariant 1");
-                }
-                let full = pool.live_blocks() == class.blocks_per_pool();
-                let used = pool.has_key(self.key);
-                assert!(used || full, "pool invariant 1: a pool with free blocks is not used");
-                assert!(
-                    !full || !used || self.used.first(class) == Some(pool),
-                    "used pools invariant 1: a full pool is listed that is not its class's first"
-                );
-                assert!(
-                    pool.live_blocks() > 0 || self.used.first(class) == Some(pool),
-                    "used pools invariant 1: an empty pool is open that is not its class's first"
-                );
-                pools[class.index()] += 1;
-                listed[class.index()] += u32::from(used);
-                open_bytes += class.pool_bytes();
+/// Compares every structure of an allocator with every other; `open_bytes` is its count of bytes in open pools.
+///
+/// # Panics
+///
+/// If an invariant does not hold; the message names the invariant.
+pub(crate) fn check(
+    arenas: &Arenas,
+    used: &UsedPools,
+    map: &AddressMap,
+    key: u32,
+    open_bytes: usize,
+) {
+    arenas.check();
+    let mut listed = [0; SizeClass::COUNT];
+    let mut bytes = 0;
+    for arena in arenas.iter() {
+        let free = arena.free_mask();
+        assert_eq!(arena.resident_mask() & !free, 0, "arena invariant 2");
+        let class_at = |unit| map.class_of(arena.unit_address(unit).addr().get());
+        let mut units = (0..=arena.units()).filter(|unit| free >> unit & 1 == 1).count();
+        for unit in arena.open_units() {
+            let pool = arena.pool(unit);
+            pool.check();
+            let class = pool.class().expect("an open pool has a class");
+            assert_eq!(pool.base(), arena.unit_address(unit), "a pool begins at its unit");
+            let end = unit + usize::from(class.geometry().units);
+            units += end - unit;
+            for part in unit..end {
+                assert_eq!(free >> part & 1, 0, "arena invariant 1: a part of a pool");
+                assert_eq!(class_at(part), Some(class), "address map invariant 1");
             }
-            assert_eq!(
-                open_units,
-                arena.units(),
-                "arena invariant 1: each unit is free or a pool's"
+            let full = pool.live_blocks() == class.blocks_per_pool();
+            let is_used = pool.has_key(key);
+            let is_first = used.first(class) == Some(pool);
+            assert!(is_used || full, "pool invariant 1: a pool with free blocks is not used");
+            assert!(
+                !full || !is_used || is_first,
+                "used pools invariant 1: a full pool is listed that is not its class's first"
             );
-            let mut units = free;
-            while units != 0 {
-                let unit = units.trailing_zeros() as usize;
-                units &= units - 1;
-                let address = arena.unit_address(unit).addr().get();
-                assert_eq!(self.map.class_of(address), None, "address map invariant 1: closed");
-            }
+            assert!(
+                pool.live_blocks() > 0 || is_first,
+                "used pools invariant 1: an empty pool is open that is not its class's first"
+            );
+            listed[class.index()] += usize::from(is_used);
+            bytes += class.pool_bytes();
         }
-        assert_eq!(open_bytes, self.open_bytes, "bytes of open pools");
-        assert_eq!(pools, self.pools, "open pools of each class");
-        for class in SizeClass::all() {
-            for pool in self.used.iter(class) {
-                assert_eq!(pool.class(), Some(class), "used pools invariant 1: class");
-                assert!(pool.has_key(self.key), "used pools invariant 1: key");
-                listed[class.index()] -= 1;
-                assert!(pool.next().is_none_or(|next| next.prev() == Some(pool)), "list links");
-            }
+        assert_eq!(units, arena.units(), "arena invariant 1: each unit is free or a pool's");
+        for unit in (0..64).filter(|unit| free >> unit & 1 == 1) {
+            assert_eq!(class_at(unit), None, "address map invariant 1: closed");
         }
-        assert_eq!(listed, [0; SizeClass::COUNT], "used pools invariant 1: complete");
-        let stats = self.stats();
-        assert_eq!(
-            stats.total_bytes(),
-            stats.arenas_current * crate::ARENA_BYTES,
-            "the statistics add up"
-        );
-        assert_eq!(stats.allocated_blocks(), self.allocated_blocks(), "allocated blocks");
     }
+    assert_eq!(bytes, open_bytes, "bytes of open pools");
+    for class in SizeClass::all() {
+        let count = used.check(class, key);
+        assert_eq!(listed[class.index()], count, "used pools invariant 1: complete");
+    }
+    let stats = Stats::count(arenas, map, 0);
+    assert_eq!(stats.total_bytes(), stats.arenas_current * ARENA_BYTES, "the statistics add up");
 }

@@ -4,9 +4,37 @@ use core::ptr::NonNull;
 
 use crate::config::{ARENA_BYTES, HUGE_PAGE_BYTES, PAGE_BYTES};
 
-/// Since Linux 5.14; older kernels answer EINVAL, and pages come one by one as before.
+/// Pieces of advice that not every system knows.
 #[cfg(target_os = "linux")]
-const MADV_POPULATE_WRITE: libc::c_int = 23;
+mod advice {
+    /// Since Linux 5.14; older kernels answer EINVAL, and pages come one by one.
+    pub(super) const POPULATE: Option<libc::c_int> = Some(23);
+    pub(super) const HUGE_PAGE: Option<libc::c_int> = Some(libc::MADV_HUGEPAGE);
+    pub(super) const NO_HUGE_PAGE: Option<libc::c_int> = Some(libc::MADV_NOHUGEPAGE);
+    pub(super) const MAP_HUGE: Option<libc::c_int> =
+        Some(libc::MAP_HUGETLB | (super::HUGE_PAGE_BYTES.trailing_zeros() as libc::c_int) << 26);
+}
+
+/// No system but Linux knows them.
+#[cfg(not(target_os = "linux"))]
+mod advice {
+    pub(super) const POPULATE: Option<libc::c_int> = None;
+    pub(super) const HUGE_PAGE: Option<libc::c_int> = None;
+    pub(super) const NO_HUGE_PAGE: Option<libc::c_int> = None;
+    pub(super) const MAP_HUGE: Option<libc::c_int> = None;
+}
+
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Gives advice that keeps every byte; `false` if the system refuses, or does not know such advice.
+///
+/// # Safety
+///
+/// 1. The range is a mapping, or a part of one in whole pages.
+unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Option<libc::c_int>) -> bool {
+    // SAFETY: 1; the advice keeps every byte.
+    advice.is_some_and(|advice| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) } == 0)
+}
 
 fn map(bytes: usize, protection: libc::c_int, flags: libc::c_int) -> Option<NonNull<u8>> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
@@ -17,7 +45,7 @@ fn map(bytes: usize, protection: libc::c_int, flags: libc::c_int) -> Option<NonN
 
 /// `bytes` of zero pages, readable and writable, for a sparse table; `None` if there is no address space.
 pub(crate) fn map_sparse(bytes: usize) -> Option<NonNull<u8>> {
-    map(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_NORESERVE)
+    map(bytes, READ_WRITE, libc::MAP_NORESERVE)
 }
 
 /// Returns a mapping.
@@ -42,7 +70,7 @@ pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
 
 /// One arena of zero pages at a multiple of its size.
 pub(crate) fn map_arena() -> Option<NonNull<u8>> {
-    map_aligned(ARENA_BYTES, ARENA_BYTES, libc::PROT_READ | libc::PROT_WRITE, 0)
+    map_aligned(ARENA_BYTES, ARENA_BYTES, READ_WRITE, 0)
 }
 
 fn map_aligned(
@@ -78,9 +106,8 @@ fn map_aligned(
 ///
 /// 1. The range is part of a `reserve`d one, in whole pages.
 pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: 1; more access takes nothing from anybody.
-    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, protection) == 0 }
+    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 }
 }
 
 /// Brings the pages of the range in at one stroke, with their content.
@@ -88,20 +115,9 @@ pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
 /// # Safety
 ///
 /// 1. The range is mapped, readable and writable.
-#[cfg(target_os = "linux")]
 pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: 1; the advice keeps every byte.
-    let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, MADV_POPULATE_WRITE) };
-}
-
-/// Nothing, on systems without such an advice.
-///
-/// # Safety
-///
-/// None; it has the Linux face.
-#[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
-    let _ = (start, bytes);
+    // SAFETY: 1.
+    let _ = unsafe { advise(start, bytes, advice::POPULATE) };
 }
 
 /// Drops the memory behind the whole pages of the range; they read as zero next. Returns the bytes of those pages.
@@ -130,11 +146,10 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> usize {
 ///
 /// 1. The range is part of a `reserve`d and `commit`ted one, in whole pages, and no byte of it is needed any more.
 pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     let at = start.as_ptr().cast::<libc::c_void>();
     // SAFETY: 1.
-    if unsafe { libc::mmap(at, bytes, protection, flags, -1, 0) } != at {
+    if unsafe { libc::mmap(at, bytes, READ_WRITE, flags, -1, 0) } != at {
         return false;
     }
     // SAFETY: mapped just now.
@@ -147,10 +162,9 @@ pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
 /// # Safety
 ///
 /// 1. The range is a mapping, or a part of one in whole pages.
-#[cfg(target_os = "linux")]
 pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: 1; the advice keeps every byte.
-    let _ = unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
+    // SAFETY: 1.
+    let _ = unsafe { advise(start, bytes, advice::NO_HUGE_PAGE) };
 }
 
 /// Brings in one transparent huge page, all of the range at once; `false` if the system gave a single small page instead.
@@ -160,10 +174,9 @@ pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
 /// # Safety
 ///
 /// 1. The range is part of a private anonymous mapping, readable and writable, and nothing of it is in use.
-#[cfg(target_os = "linux")]
 pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
-    // SAFETY: 1; the advice keeps every byte.
-    if unsafe { libc::madvise(start.as_ptr().cast(), HUGE_PAGE_BYTES, libc::MADV_HUGEPAGE) } != 0 {
+    // SAFETY: 1.
+    if !unsafe { advise(start, HUGE_PAGE_BYTES, advice::HUGE_PAGE) } {
         return false;
     }
     // SAFETY: 1. Volatile, for it is the page fault that is wanted.
@@ -174,62 +187,29 @@ pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
     let last = unsafe { start.add(HUGE_PAGE_BYTES - PAGE_BYTES) };
     let mut is_resident = 0_u8;
     // SAFETY: 1; the answer for one page is one byte.
-    let answer = unsafe { libc::mincore(last.as_ptr().cast(), PAGE_BYTES, &raw mut is_resident) };
+    let answer =
+        unsafe { libc::mincore(last.as_ptr().cast(), PAGE_BYTES, (&raw mut is_resident).cast()) };
     answer == 0 && is_resident & 1 == 1
 }
 
 /// Puts a reserved huge page (`MAP_HUGETLB`) behind the range; `false`, and fresh small pages, if there is none. `None` if
-/// there may be nothing behind it.
+/// there may be nothing behind the range.
 ///
 /// # Safety
 ///
 /// 1. The range is part of a `reserve`d and `commit`ted one at a multiple of its length, and nothing of it is in use.
-#[cfg(target_os = "linux")]
 pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let huge = libc::MAP_HUGETLB | (HUGE_PAGE_BYTES.trailing_zeros() as libc::c_int) << 26;
+    let Some(huge) = advice::MAP_HUGE else { return Some(false) };
     // Elsewhere first: a refusal at a fixed place can leave a hole there.
-    let Some(trial) = map(HUGE_PAGE_BYTES, protection, huge) else { return Some(false) };
-    // SAFETY: mapped just now, and known to nobody.
+    let Some(trial) = map(HUGE_PAGE_BYTES, READ_WRITE, huge) else { return Some(false) };
+    // SAFETY: 1: mapped just now, and known to nobody.
     unsafe { unmap(trial, HUGE_PAGE_BYTES) };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | huge;
     let at = start.as_ptr().cast::<libc::c_void>();
     // SAFETY: 1.
-    if unsafe { libc::mmap(at, HUGE_PAGE_BYTES, protection, flags, -1, 0) } == at {
+    if unsafe { libc::mmap(at, HUGE_PAGE_BYTES, READ_WRITE, flags, -1, 0) } == at {
         return Some(true);
     }
     // SAFETY: 1.
     unsafe { renew(start, HUGE_PAGE_BYTES) }.then_some(false)
-}
-
-/// Nothing, on systems without such an advice.
-///
-/// # Safety
-///
-/// None; it has the Linux face.
-#[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
-    let _ = (start, bytes);
-}
-
-/// `false`: no huge page is to be had on systems without such an advice.
-///
-/// # Safety
-///
-/// None; it has the Linux face.
-#[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
-    let _ = start;
-    false
-}
-
-/// `Some(false)`: no huge page is to be had on systems without `MAP_HUGETLB`.
-///
-/// # Safety
-///
-/// None; it has the Linux face.
-#[cfg(not(target_os = "linux"))]
-pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> {
-    let _ = start;
-    Some(false)
 }

@@ -1,14 +1,54 @@
-//! Owns the process's region: one long range of reserved addresses from which the arenas of every allocator come.
+//! Owns the usual source of arenas, and the process's region behind it: one long range of reserved addresses from which
+//! the arenas of every allocator come. Leaves the system calls to `mmap.rs`.
 //!
-//! It is reserved at the first need, as long as the system lets it be, and never returned.
+//! The region is reserved at the first need, as long as the system allows, and never returned.
 
 use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, HUGE_PAGE_BYTES};
-use crate::source::Span;
+use crate::policy::{COMMIT_ARENAS, HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX};
+use crate::source::{ArenaSource, Span};
 use crate::sources::mmap;
-use crate::sources::mmap_arenas::HugePages;
+
+/// Arenas by `mmap`: from the process's region, and where that is exhausted from anywhere.
+///
+/// The region is shared by all allocators of the process and takes addresses, not memory: at most 64 GiB of them, less
+/// under `ulimit -v`. An arena that is given back is dropped from memory at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MmapArenas {
+    huge_pages: HugePages,
+}
+
+/// Whether arenas may lie in huge pages: two neighbours in one.
+///
+/// A huge page takes a quarter of the time of its 512 small ones, and spares the processor's address cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// Never, whatever the system's default.
+    Never,
+    /// Transparent ones for an allocator that holds 2 MiB already, where the system allows them (`madvise` or `always`).
+    /// Each is asked for once: memory that was given back stays so.
+    #[default]
+    Madvise,
+    /// From the system's pool of reserved huge pages (`MAP_HUGETLB`), as long as that lasts, then as with `Never`. Such a
+    /// page goes back when both of its arenas are free, not earlier and not in parts.
+    Hugetlb,
+}
+
+impl MmapArenas {
+    /// The source with huge pages by advice.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { huge_pages: HugePages::Madvise }
+    }
+
+    /// The source with huge pages as said.
+    #[must_use]
+    pub const fn with_huge_pages(huge_pages: HugePages) -> Self {
+        Self { huge_pages }
+    }
+}
 
 /// Bytes that are asked for first: 64 GiB of addresses, where a pointer can hold them.
 const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };
@@ -18,12 +58,6 @@ const REGION_BYTES_MIN: usize = 64 << 20;
 
 /// Alignment of the region: that of a huge page, so that arenas pair up in them.
 const REGION_ALIGN: usize = HUGE_PAGE_BYTES;
-
-/// Huge pages that the system may refuse before it is no longer asked.
-const REFUSALS_MAX: u8 = 4;
-
-/// Arenas that are made readable and writable at a time.
-const COMMIT_ARENAS: usize = 32;
 
 const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
 
@@ -148,7 +182,7 @@ impl Slots {
     /// Tries to put a huge page behind `index`, which is taken, and its buddy: has it one now? `None` if the pair is lost.
     fn fault_huge(&mut self, span: Span, index: usize, huge_pages: HugePages) -> Option<bool> {
         let buddy = buddy(index);
-        if self.refusals >= REFUSALS_MAX || self.taken.has(buddy) || buddy >= self.committed {
+        if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) || buddy >= self.committed {
             return Some(false);
         }
         let pair = address(span, index & !1);
@@ -244,4 +278,66 @@ pub(crate) fn index_of(span: Span, address: NonNull<u8>) -> Option<usize> {
 pub(crate) fn is_reserved(address: NonNull<u8>) -> bool {
     let index = span().and_then(|span| index_of(span, address));
     index.is_some_and(|index| slots().reserved.has(index))
+}
+
+// SAFETY: 1: `take` gives an arena once until `give_back`, and `map_arena` maps anew; 2: pages are zero when fresh and after
+// `purge`, which drops all of them; 3: the region never changes and its slots are aligned arenas; 4: a new
+// mapping; 5: `MADV_POPULATE_WRITE` keeps bytes, `purge` shrinks to whole pages of the range; 6: system calls and std's
+// futex locks alone.
+unsafe impl ArenaSource for MmapArenas {
+    const IS_ZEROED: bool = true;
+
+    fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
+        if size != ARENA_BYTES {
+            return mmap::map_sparse(size);
+        }
+        Some(self.alloc_for(size, 0)?.0)
+    }
+
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+        if size != ARENA_BYTES {
+            return Some((mmap::map_sparse(size)?, false));
+        }
+        let huge_pages = match self.huge_pages {
+            HugePages::Madvise if held < HUGE_AFTER_BYTES => HugePages::Never,
+            mode => mode,
+        };
+        let arena = span().and_then(|span| take(span, huge_pages));
+        arena.or_else(|| Some((mmap::map_arena()?, false)))
+    }
+
+    unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
+        match span().and_then(|span| Some((span, index_of(span, arena)?))) {
+            // SAFETY: the caller's duty 1.
+            Some((span, index)) => unsafe { give_back(span, index) },
+            // SAFETY: the caller's duty 1: `alloc` mapped it with this size.
+            None => unsafe { mmap::unmap(arena, size) },
+        }
+    }
+
+    fn span(&self) -> Option<Span> {
+        span()
+    }
+
+    fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
+        mmap::map_sparse(bytes)
+    }
+
+    unsafe fn free_table(&self, table: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's duty 1.
+        unsafe { mmap::unmap(table, bytes) };
+    }
+
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's duty 1: in an arena, which is mapped, readable and writable.
+        unsafe { mmap::populate(start, bytes) };
+    }
+
+    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
+        if is_reserved(start) {
+            return 0;
+        }
+        // SAFETY: the caller's duty 1; arenas are private anonymous memory.
+        unsafe { mmap::purge(start, bytes) }
+    }
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
+use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, ReleaseLevel};
@@ -92,11 +93,11 @@ fn the_address_test_is_exact_at_an_arenas_edges() {
 fn without_arenas_requests_go_to_the_fallback() {
     let source = Shifted { offset: 0, live: Cell::new(0), left: Cell::new(1) };
     let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
-    let blocks: Vec<_> = (0..5_000).map(|_| alloc.malloc(512).unwrap()).collect();
+    let blocks: Vec<_> = (0..5_000).map(|_| alloc.malloc(512 - RED_ZONE_BYTES).unwrap()).collect();
     alloc.check_invariants();
     let stats = alloc.stats();
     assert_eq!(stats.arenas_current, 1);
-    assert_eq!(stats.raw_blocks, 5_000 - 63 * 32);
+    assert_eq!(stats.fallback_blocks, 5_000 - 63 * 32);
     assert_eq!(alloc.allocated_blocks(), 5_000);
     for block in blocks {
         // SAFETY: live, and forgotten.

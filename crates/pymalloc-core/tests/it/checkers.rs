@@ -128,6 +128,9 @@ fn a_bug_in_a_pool_is_reported(
     #[case] memcheck: &str,
     #[values(24, 512, 4096)] size: usize,
 ) {
+    if cfg!(feature = "hardened") && bug == "double free" {
+        return; // The allocator itself sees it first: `hardened.rs` has that test.
+    }
     let words = if cfg!(pymem_asan) { asan } else { memcheck };
     let Some(output) = child(bug, size).filter(|_| !words.is_empty()) else { return };
     let text = String::from_utf8_lossy(&output.stderr);

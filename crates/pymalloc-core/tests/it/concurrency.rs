@@ -92,12 +92,12 @@ fn a_locked_allocator_serves_threads() {
 fn buried_blocks_can_be_freed() {
     let graveyard = Graveyard::new();
     let empty = LocalPymalloc::new(LibcMalloc);
-    assert_eq!(graveyard.bury(empty.into_inner()), 0);
+    assert_eq!(graveyard.bury(empty), 0);
     let mut blocks = Vec::new();
     for _ in 0..3 {
         let ended = LocalPymalloc::new(LibcMalloc);
         blocks.extend((0..100).map(|_| ended.malloc(100).unwrap()));
-        assert_eq!(graveyard.bury(ended.into_inner()), 100);
+        assert_eq!(graveyard.bury(ended), 100);
     }
     let living = LocalPymalloc::new(LibcMalloc);
     let block = living.malloc(100).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
+use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{
     ARENA_BYTES, LocalPymalloc, LockedPymalloc, NoFallback, POOL_BYTES, PoolContents, PoolStats,
@@ -98,7 +99,7 @@ fn a_locked_allocators_pools_add_up() {
 fn pools_of_an_arena_at_any_address_are_found_at_their_blocks() {
     static BUFFER: StaticArenas<2> = StaticArenas::new();
     let alloc = LocalPymalloc::with_source(NoFallback, &BUFFER);
-    let block = alloc.malloc(48).unwrap();
+    let block = alloc.malloc(48 - RED_ZONE_BYTES).unwrap();
     let pools = walk!(alloc);
     compare(&pools, &alloc.stats());
     let one = PoolContents::Blocks { size: 48, in_use: 1, capacity: POOL_BYTES / 48 };

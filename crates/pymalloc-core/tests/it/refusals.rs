@@ -200,7 +200,7 @@ fn a_burial_without_memory_leaves_the_blocks_alone() {
     // SAFETY: a live block of this size.
     unsafe { block.write_bytes(7, 100) };
     raw.set(0);
-    assert_eq!(graveyard.bury(ended.into_inner()), 1);
+    assert_eq!(graveyard.bury(ended), 1);
     assert_eq!(raw.failures(), 1);
     raw.disarm();
     assert_eq!(graveyard.allocated_blocks(), 0);

@@ -1,5 +1,6 @@
 //! Random programs of `malloc-trace` under its shadow model.
 
+use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::run;
 use proptest::prelude::*;
@@ -30,9 +31,9 @@ fn a_static_buffer_serves_until_it_is_full_and_again() {
     let alloc = LocalPymalloc::with_source(NoFallback, &BUFFER);
     for _ in 0..2 {
         let mut live = Vec::new();
-        while let Some(block) = alloc.malloc(200) {
-            // SAFETY: a live block of 200 bytes.
-            unsafe { block.write_bytes(0x5A, 200) };
+        while let Some(block) = alloc.malloc(200 - RED_ZONE_BYTES) {
+            // SAFETY: a live block of this size.
+            unsafe { block.write_bytes(0x5A, 200 - RED_ZONE_BYTES) };
             live.push(block);
         }
         assert_eq!(live.len(), 3 * 63 * (16_384 / 208));

@@ -80,7 +80,8 @@ fn extend(address: usize) {
 
 fn arenas(alloc: &LocalPymalloc<LibcMalloc, pymalloc_core::MmapArenas>) -> Vec<usize> {
     let mut found = Vec::new();
-    alloc.for_each_arena(|arena| found.push(arena.address));
+    alloc.for_each_pool(|pool| found.push(pool.arena));
+    found.dedup();
     found
 }
 
