@@ -2,8 +2,11 @@
 //! `docs/architecture.md`; a memory ordering stronger than Relaxed may stand in `pymem-sync` alone.
 
 mod circles;
+mod citations;
 mod law;
 mod modules;
+mod references;
+mod source;
 
 use std::fs;
 
@@ -56,6 +59,11 @@ pub(crate) fn all_circles() -> Result<Vec<String>> {
         }
     }
     Ok(circles)
+}
+
+/// Every reference of a safety comment that leads nowhere.
+pub(crate) fn references() -> Result<Vec<String>> {
+    references::faults(&["crates", "bench", "xtask"])
 }
 
 /// Line numbers, from 1, of orderings stronger than Relaxed.

@@ -64,6 +64,9 @@ enum Command {
         /// Only list the circles of files that import each other.
         #[arg(long)]
         circles: bool,
+        /// Only list the references of safety comments that lead nowhere.
+        #[arg(long)]
+        references: bool,
     },
     /// Write the generated parts of the documentation from the code.
     Docs {
@@ -145,8 +148,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Regrtest(args) => return regrtest::run(args),
         Command::Install(args) => install::run(&args)?,
         Command::Snippets { filter, write } => snippets::run(&filter, write)?,
-        Command::Layers { circles: false } => layers::run()?,
-        Command::Layers { circles: true } => {
+        Command::Layers { references: true, .. } => {
+            layers::references()?.iter().for_each(|r| println!("{r}"))
+        }
+        Command::Layers { circles: false, .. } => layers::run()?,
+        Command::Layers { circles: true, .. } => {
             layers::all_circles()?.iter().for_each(|circle| println!("{circle}"))
         }
         Command::Docs { check } => docs::run(check)?,

@@ -51,6 +51,13 @@ pub(crate) fn packages(shell: &Shell) -> Result<Vec<Value>> {
 
 /// Every Rust file below the `src` folders of `folder`, in order.
 pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = rust_files(folder)?;
+    files.retain(|path| path.components().any(|part| part.as_os_str() == "src"));
+    Ok(files)
+}
+
+/// Every Rust file below `folder`, in order.
+pub(crate) fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -60,9 +67,7 @@ pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
             let path = entry?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|end| end == "rs")
-                && path.components().any(|part| part.as_os_str() == "src")
-            {
+            } else if path.extension().is_some_and(|end| end == "rs") {
                 files.push(path);
             }
         }

@@ -30,7 +30,7 @@ fn as_c(ptr: Option<NonNull<u8>>) -> *mut c_void {
     ptr.map_or(core::ptr::null_mut(), |block| block.as_ptr().cast())
 }
 
-// SAFETY: 1 and 2 are C's contract for the four functions, with `max_align_t` being at least `MIN_ALIGN` on the targets
+// SAFETY: 1 and 2 are C's contract for the four functions, whose blocks are aligned to at least `MIN_ALIGN` on the targets
 // of the `libc` crate; 3: C's `realloc` leaves the block alone when it fails for a size that is not zero, and it is
 // never given zero; 4: C does not unwind, and this code calls nothing else; 5: the state is the process's, not `self`.
 unsafe impl Malloc for LibcMalloc {

@@ -266,7 +266,7 @@ extern "C" fn on_exit() {
     };
     drop(err);
     if let Some(status) = report.exit_code {
-        // SAFETY: the process is at its end; what `exit` has left to do is given up for the status.
+        // SAFETY: the process is at its end; `libc::exit` is at work, and what it has left to do is given up for the status.
         unsafe { libc::_exit(status.into()) };
     }
 }

@@ -189,7 +189,7 @@ impl HeapSet {
         let node = self.node.load(Ordering::Relaxed);
         // SAFETY: `create` has stored the node before anybody could reach the set.
         let node = unsafe { NonNull::new_unchecked(node) };
-        // SAFETY: (1) from `into_raw` (A1), and no other handle is in use (1); (2) nodes live for ever.
+        // SAFETY: (1) from `Owned::into_raw` (A1), and no other handle is in use (1); (2) nodes live for ever.
         unsafe { Owned::from_raw(node) }
     }
 

@@ -89,7 +89,7 @@ pub unsafe fn after_fork_in_child() {
             continue;
         };
         drop(registry);
-        // SAFETY: from `ThreadState::into_raw` in `attach`, and its thread does not exist; it was not using it (2).
+        // SAFETY: from `ThreadState::into_raw` in `ThreadHeaps::attach`, and its thread does not exist; it was not using it (2).
         drop(unsafe { ThreadState::from_raw(state) });
         interpreter.pool.give(set);
         if interpreter.release(&mut registry::lock()) {

@@ -147,7 +147,7 @@ impl Heap {
         let heap = self.heap.load(Ordering::Relaxed).cast::<usize>();
         // SAFETY: in bounds: a heap that has been opened is live, and has hundreds of words.
         let key = unsafe { heap.add(KEY_WORD) };
-        // SAFETY: in 3.3.2, which `linked_version` has confirmed, this word is the key: written once in `mi_heap_new`,
+        // SAFETY: in 3.3.2, which `ffi::linked_version` has confirmed, this word is the key: written once in `mi_heap_new`,
         // read-only since.
         unsafe { key.read() }
     }

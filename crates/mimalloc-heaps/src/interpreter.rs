@@ -109,7 +109,7 @@ impl Interpreter {
     /// set that has some is used again when the last of them is gone.
     pub(crate) fn end(&self) {
         while !self.orphans.is_empty() {
-            // SAFETY: (1) no thread is attached, and `free_delayed` asks that detached threads hold no references (2).
+            // SAFETY: (1) no thread is attached, and `ThreadHeaps::free_delayed` asks that detached threads hold no references (2).
             unsafe { self.orphans.reclaim_all() };
         }
         let mut registry = registry::lock();

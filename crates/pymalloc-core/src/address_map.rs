@@ -94,7 +94,7 @@ impl AddressMap {
             // SAFETY: in the arena of `address`, so in the span, which is not null.
             let header = unsafe { NonNull::new_unchecked(self.base.with_addr(header)) };
             // SAFETY: 1: the unit has a class, so its arena is live; arenas of the span are aligned to their size
-            // (`ArenaSource` 3), so that is where `init` put the header.
+            // (`ArenaSource` 3), so that is where `ArenaPtr::init` put the header.
             return unsafe { ArenaPtr::from_header(header) };
         }
         match self.foreign.find(address) {

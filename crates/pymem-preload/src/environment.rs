@@ -59,7 +59,7 @@ pub(crate) unsafe fn hide_pythonmalloc() {
     // SAFETY: a slot of the environment.
     let entry = unsafe { slot.read() };
     HIDDEN.store(entry, Relaxed);
-    // SAFETY: a slot of the environment, whose array is writable for `setenv`.
+    // SAFETY: a slot of the environment, whose array is writable for `libc::setenv`.
     unsafe { slot.write(PLACEHOLDER.as_ptr().cast_mut()) };
 }
 
