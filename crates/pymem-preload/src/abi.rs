@@ -4,9 +4,9 @@ use core::ffi::{CStr, c_char, c_int};
 
 use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx, ReleaseLevel};
 
-use crate::host::host;
+use crate::host::python::host;
 use crate::load;
-use crate::report;
+use crate::observe::report;
 use crate::service;
 
 /// `pymem_setup`: done.

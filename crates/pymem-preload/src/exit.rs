@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::io::Write as _;
 
-use crate::report;
+use crate::observe::report;
 
 /// The process that reports: a forked child, which runs the same handlers, does not.
 static REPORTER: AtomicI32 = AtomicI32::new(0);

@@ -1,26 +1,39 @@
 #![doc = include_str!("../README.md")]
 
 mod abi;
-mod capi;
-mod command_line;
-mod counting;
-mod debugging;
-mod drawable;
-mod environment;
 mod exit;
-mod gil;
-mod heap_map;
-mod host;
 mod load;
 mod malloc_stats;
-mod options;
-mod refusal;
 #[cfg(test)]
 mod refusals;
-mod report;
 mod service;
 mod shim;
-mod tracing;
+
+/// What the command line and the environment ask for.
+mod request {
+    pub(crate) mod command_line;
+    pub(crate) mod environment;
+    pub(crate) mod options;
+    pub(crate) mod refusal;
+}
+
+/// The interpreter that is served: everything that knows CPython.
+mod host {
+    pub(crate) mod capi;
+    pub(crate) mod gil;
+    pub(crate) mod hooks;
+    pub(crate) mod python;
+    pub(crate) mod python_frames;
+}
+
+/// What is told of a process: only on request.
+mod observe {
+    pub(crate) mod counting;
+    pub(crate) mod drawable;
+    pub(crate) mod heap_map;
+    pub(crate) mod report;
+    pub(crate) mod tracing;
+}
 
 pub use abi::{
     pymem_allocated_blocks, pymem_get_allocator, pymem_release, pymem_setup, pymem_stats_json,

@@ -6,14 +6,14 @@ use std::io::Write as _;
 
 use pymem_domains::{AllocatorName, Build, Rejection};
 
-use crate::command_line::CommandLine;
-use crate::environment;
 use crate::exit;
-use crate::gil;
-use crate::host::{Host, host};
+use crate::host::gil;
+use crate::host::python::{Host, host};
 use crate::malloc_stats;
-use crate::options::{self, Choice, Requests};
-use crate::refusal::Refusal;
+use crate::request::command_line::CommandLine;
+use crate::request::environment;
+use crate::request::options::{self, Choice, Requests};
+use crate::request::refusal::Refusal;
 use crate::service;
 
 // The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.

@@ -8,7 +8,7 @@ use std::io::Write as _;
 
 use pymem_domains::PoolStats;
 
-use crate::host::host;
+use crate::host::python::host;
 use crate::service::{self, Service};
 
 /// Prints the statistics of `service` from now on, unless the interpreter has kept objects for itself and prints its own.

@@ -17,7 +17,7 @@ use pymem_domains::{
     RecordError, SetAllocatorError, UnknownAllocator, UnknownDomain, Version,
 };
 
-use crate::refusal::Refusal;
+use crate::request::refusal::Refusal;
 use crate::service::InstallError;
 
 const LIST: &str = include_str!("../tests/refusals.txt");

@@ -13,15 +13,15 @@ use pymem_domains::{
     Profile, ReleaseLevel, SetAllocatorError,
 };
 
-use crate::counting;
-use crate::debugging;
-use crate::drawable::Drawable;
-use crate::environment;
-use crate::heap_map;
-use crate::host::{Host, host};
-use crate::options::{Requests, TraceRequest};
+use crate::host::hooks;
+use crate::host::python::{Host, host};
+use crate::observe::counting;
+use crate::observe::drawable::Drawable;
+use crate::observe::heap_map;
+use crate::observe::tracing;
+use crate::request::environment;
+use crate::request::options::{Requests, TraceRequest};
 use crate::shim;
-use crate::tracing;
 
 /// The domains of this process, and what of them the host uses.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Service {
         make: impl FnOnce(Profile, DebugConfig) -> Result<Domains, DomainsError>,
     ) -> Result<Self, InstallError> {
         let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
-        let debug = debugging::config(options);
+        let debug = hooks::config(options);
         let domains = make(profile, debug).map_err(InstallError::Domains)?;
         let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
         // The host calls the records itself, past the domains' own record of the first use.
@@ -210,9 +210,9 @@ impl Service {
             self.sampled[domain.index()] &= domain == Domain::Mem;
             let Some(own) = host.own_record(domain) else { continue };
             self.records[domain.index()] = if self.domains.row().debug() {
-                debugging::hooks_over_hosts(domain, own, options).map_err(InstallError::Options)?
+                hooks::hooks_over_hosts(domain, own, options).map_err(InstallError::Options)?
             } else if self.sampled[domain.index()] {
-                debugging::sampler_over_hosts(own, options).map_err(InstallError::Options)?
+                hooks::sampler_over_hosts(own, options).map_err(InstallError::Options)?
             } else {
                 own
             };

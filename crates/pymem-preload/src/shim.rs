@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain, PyMemAllocatorEx};
 
-use crate::environment;
-use crate::host::{Host, host};
+use crate::host::python::{Host, host};
+use crate::request::environment;
 
 /// The real record; set before the shim is installed.
 static REAL: OnceLock<AllocatorRecord> = OnceLock::new();

@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 use memdebug::{ConfigureError, Options as DebugOptions};
 use pymem_domains::{AllocatorName, Preconfig, Profile};
 
-use crate::command_line::CommandLine;
-use crate::environment;
-use crate::refusal::Refusal;
+use crate::request::command_line::CommandLine;
+use crate::request::environment;
+use crate::request::refusal::Refusal;
 
 /// What is to be done about a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,9 +16,9 @@ use std::sync::OnceLock;
 use memdebug::FrameSink;
 use pymem_domains::Build;
 
-use crate::capi::{PyObject, symbol};
-use crate::gil;
-use crate::host::{Host, host};
+use crate::host::capi::{PyObject, symbol};
+use crate::host::gil;
+use crate::host::python::{Host, host};
 
 /// Most frames of one stack that are looked at: incomplete ones are passed over.
 const MAX_WALKED: usize = 200;

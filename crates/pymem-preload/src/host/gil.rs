@@ -18,8 +18,8 @@ use memdebug::{ThreadCheck, ThreadWord};
 
 use pymem_domains::Build;
 
-use crate::capi::{PublicThreadStateApi, PyThreadState, ThreadStateApi};
-use crate::host::{Host, host};
+use crate::host::capi::{PublicThreadStateApi, PyThreadState, ThreadStateApi};
+use crate::host::python::{Host, host};
 
 #[cfg_attr(target_arch = "x86_64", path = "this_thread/x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "this_thread/aarch64.rs")]

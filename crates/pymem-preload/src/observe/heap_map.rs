@@ -16,11 +16,11 @@ use heap_report::Svg;
 use malloc_api::Malloc;
 use pymem_domains::AllocatorRecord;
 
-use crate::capi::{AtExitApi, PyMethodDef, PyObject};
-use crate::drawable::Drawable;
-use crate::host::host;
+use crate::host::capi::{AtExitApi, PyMethodDef, PyObject};
+use crate::host::python::host;
 use crate::load::say;
-use crate::refusal::Refusal;
+use crate::observe::drawable::Drawable;
+use crate::request::refusal::Refusal;
 
 /// What is drawn, and where it goes.
 #[derive(Debug)]

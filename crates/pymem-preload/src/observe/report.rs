@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use pymem_domains::Domain;
 use serde_json::{Value, json};
 
-use crate::counting;
-use crate::host::host;
+use crate::host::python::host;
+use crate::observe::counting;
 use crate::service::{self, Service};
 
 /// What was served, as lines; `None` where nothing is installed.

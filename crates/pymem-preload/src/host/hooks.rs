@@ -13,12 +13,9 @@ use memdebug::{
 };
 use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
-use crate::capi::{PyObject, TraceApi};
-use crate::gil;
-use crate::host::host;
-
-#[path = "python_frames.rs"]
-mod python_frames;
+use crate::host::capi::{PyObject, TraceApi};
+use crate::host::python::host;
+use crate::host::{gil, python_frames};
 
 /// What the hooks get from a Python host; without one there is no thread rule.
 fn hooks_host() -> HooksHost {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use malloc_trace::{CallLog, Recorder};
 use pymem_domains::{AllocatorRecord, Domain};
 
-use crate::options::TraceRequest;
+use crate::request::options::TraceRequest;
 
 static LOG: OnceLock<CallLog> = OnceLock::new();
 

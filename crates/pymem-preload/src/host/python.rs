@@ -8,7 +8,7 @@ use pymem_domains::{
     AllocatorRecord, Build, Domain, Profile, PyMemAllocatorEx, ThreadSafety, Version,
 };
 
-use crate::capi::{Api, FatalErrorApi};
+use crate::host::capi::{Api, FatalErrorApi};
 
 /// The oldest minor version of Python 3 on which the library installs anything.
 pub(crate) const OLDEST_MINOR: u32 = 8;
