@@ -1,5 +1,5 @@
-//! Owns the check that the reviewed list of refusals, `crates/pymem-preload/tests/refusals.txt`, leaves none out: every
-//! variant of every error type in the crates' sources has a line there. The texts themselves are the preload's test.
+//! Owns the check that the reviewed lists of refusals, `tests/refusals.txt` of each crate, leave none out: every variant of
+//! every error type in the crates' sources has a line there. A test of each crate compares the texts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -88,18 +88,35 @@ fn implementors_of_error(items: &[Item]) -> BTreeSet<String> {
     types.collect()
 }
 
+/// The lists of all crates as one text.
+fn lists() -> String {
+    let crates = fs::read_dir(workspace::root().join("crates")).expect("the crates");
+    let paths = crates.map(|entry| entry.expect("a crate").path().join("tests/refusals.txt"));
+    paths.filter_map(|path| fs::read_to_string(path).ok()).collect()
+}
+
 #[test]
-fn every_refusal_is_in_the_reviewed_list() {
-    let path = workspace::root().join("crates/pymem-preload/tests/refusals.txt");
-    let text = fs::read_to_string(path).expect("the list");
-    let lines = text.lines().filter(|line| !line.starts_with(['#', ' ']));
+fn every_refusal_is_in_a_reviewed_list() {
+    let text = lists();
+    let lines = text.lines().filter(|line| !line.starts_with(' '));
     let listed: BTreeSet<String> = lines.map(str::to_owned).collect();
     let found = error_types();
     let missing: Vec<_> = found.difference(&listed).collect();
     let stale: Vec<_> = listed.difference(&found).collect();
     assert!(
         missing.is_empty() && stale.is_empty(),
-        "crates/pymem-preload/src/refusals.rs is to print these, and tests/refusals.txt to have them after a review: {missing:?}\n\
+        "a test of the crate is to print these, and its tests/refusals.txt to have them after a review: {missing:?}\n\
          these are no error of the sources any more: {stale:?}"
     );
+}
+
+/// A message is a part of a sentence, which others put their own words before: it begins small, and has no full stop.
+#[test]
+fn refusals_have_one_form() {
+    for message in lists().lines().filter_map(|line| line.strip_prefix("    ")) {
+        assert!(!message.ends_with('.'), "{message}");
+        let first = message.split([' ', ':', '=']).next().unwrap_or_default();
+        let is_variable = first.to_uppercase() == first;
+        assert!(is_variable || !message.starts_with(char::is_uppercase), "{message}");
+    }
 }

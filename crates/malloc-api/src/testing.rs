@@ -18,6 +18,7 @@ pub mod memory_calls;
 mod nonconformance;
 #[cfg(feature = "std")]
 mod process;
+mod reviewed;
 
 #[cfg(feature = "std")]
 pub use checker::under_memory_checker;
@@ -36,3 +37,4 @@ pub use memory_calls::{MemoryCall, Refusals};
 pub use nonconformance::Nonconformance;
 #[cfg(feature = "std")]
 pub use process::{alone, resident_bytes, test_process};
+pub use reviewed::assert_reviewed;

@@ -9,4 +9,5 @@ mod conformance;
 mod fail_after;
 mod global;
 mod libc_malloc;
+mod refusals;
 mod toy;

@@ -7,6 +7,7 @@ mod generate;
 #[cfg(target_os = "linux")]
 mod log;
 mod record;
+mod refusals;
 mod replay;
 mod shadow;
 mod shipped;

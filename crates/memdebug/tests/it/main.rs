@@ -10,6 +10,7 @@ mod plain;
 mod programs;
 mod quarantine;
 mod reentry;
+mod refusals;
 mod sampler;
 mod sanitizer;
 mod sites;

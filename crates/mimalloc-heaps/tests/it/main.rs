@@ -7,5 +7,6 @@ mod fork;
 mod interpreters;
 mod memory;
 mod programs;
+mod refusals;
 mod threads;
 mod visit;

@@ -12,6 +12,7 @@ mod forks;
 mod get_set;
 mod names;
 mod process;
+mod refusals;
 mod report;
 mod rows;
 mod samplers;
