@@ -47,7 +47,7 @@ pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
     }
     // SAFETY: 1: not initialized, and by duty 2.
     match unsafe { load::setup(host, name) } {
-        Ok(()) => OK,
+        Ok(_) => OK,
         Err(_) => UNKNOWN_NAME,
     }
 }

@@ -1,11 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod abi;
-mod exit;
 mod load;
-mod malloc_stats;
-#[cfg(test)]
-mod refusals;
 mod service;
 mod shim;
 
@@ -24,6 +20,8 @@ mod host {
     pub(crate) mod hooks;
     pub(crate) mod python;
     pub(crate) mod python_frames;
+    pub(crate) mod state_word;
+    pub(crate) mod this_thread;
 }
 
 /// What is told of a process: only on request.

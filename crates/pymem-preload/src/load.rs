@@ -2,19 +2,17 @@
 //! started. The dynamic linker runs it after relocation and before `main`, on the only thread.
 
 use core::ffi::{CStr, c_char, c_int};
-use std::io::Write as _;
 
 use pymem_domains::{AllocatorName, Build, Rejection};
 
-use crate::exit;
 use crate::host::gil;
 use crate::host::python::{Host, host};
-use crate::malloc_stats;
+use crate::observe::report;
 use crate::request::command_line::CommandLine;
 use crate::request::environment;
 use crate::request::options::{self, Choice, Requests};
 use crate::request::refusal::Refusal;
-use crate::service;
+use crate::service::{self, Service};
 
 // The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.
 #[used]
@@ -48,25 +46,20 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
     match unsafe { Choice::of_process(line, &host.profile()) } {
         // SAFETY: 1: by duty 1.
         Choice::Serve(name) => match unsafe { setup(host, name) } {
-            // SAFETY: 1: as above.
-            Ok(()) => unsafe { start_malloc_stats(line) },
-            Err(refusal) => refuse(&refusal),
+            Ok(service) => {
+                // SAFETY: 1: by duty 1.
+                if unsafe { options::asks_for_malloc_stats(line) } {
+                    report::print_malloc_stats(service);
+                }
+            }
+            Err(refusal) => {
+                refusal.say();
+                // SAFETY: always allowed; nothing of the process has started that a handler would have to end.
+                unsafe { libc::_exit(1) }
+            }
         },
         // SAFETY: 1: by duty 1.
         Choice::StepAside => unsafe { explain(host, line) },
-    }
-}
-
-/// Prints statistics from now on, if `PYTHONMALLOCSTATS` asks for them; the variable stays for children.
-///
-/// # Safety
-///
-/// 1. No other thread changes the environment.
-unsafe fn start_malloc_stats(line: CommandLine) {
-    // SAFETY: 1: by duty 1.
-    let asked = unsafe { options::asks_for_malloc_stats(line) };
-    if let Some(service) = service::installed().filter(|_| asked) {
-        malloc_stats::start(service);
     }
 }
 
@@ -79,7 +72,10 @@ unsafe fn start_malloc_stats(line: CommandLine) {
 /// # Safety
 ///
 /// 1. The host is not initialized, and no other thread uses it or the environment.
-pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(), Refusal> {
+pub(crate) unsafe fn setup(
+    host: &'static Host,
+    name: AllocatorName,
+) -> Result<&'static Service, Refusal> {
     let has_hooks = host.profile().row(name).is_ok_and(|row| row.debug());
     // SAFETY: 1: by duty 1.
     let options = unsafe { options::debug_options(has_hooks) }?;
@@ -89,15 +85,13 @@ pub(crate) unsafe fn setup(host: &'static Host, name: AllocatorName) -> Result<(
     unsafe { environment::hide_pythonmalloc() };
     // SAFETY: 1: by duty 1.
     let result = unsafe { service::install(host, name, options, &requests) };
-    if let Err(error) = result {
+    match &result {
+        Ok(_) if requests.stats => report::report_at_exit(),
+        Ok(_) => {}
         // SAFETY: 1: by duty 1.
-        unsafe { environment::restore() };
-        return Err(Refusal::Install(error));
+        Err(_) => unsafe { environment::restore() },
     }
-    if requests.stats {
-        exit::report_at_exit();
-    }
-    Ok(())
+    result
 }
 
 /// Says why a free-threaded host cannot have the configuration that is asked for; the host then refuses it too.
@@ -113,7 +107,7 @@ unsafe fn explain(host: &Host, line: CommandLine) {
     let Some(value) = (unsafe { environment::value(c"PYTHONMALLOC") }) else { return };
     let rejected = AllocatorName::parse(value, &host.profile()).err();
     if rejected.is_some_and(|error| error.reason() == Rejection::FreeThreaded) {
-        say(&Refusal::FreeThreaded(String::from_utf8_lossy(value).into_owned()));
+        Refusal::FreeThreaded(String::from_utf8_lossy(value).into_owned()).say();
     }
 }
 
@@ -143,17 +137,4 @@ unsafe fn is_preloaded() -> bool {
     preloads
         .split(|byte| matches!(byte, b' ' | b':'))
         .any(|entry| entry.rsplit(|byte| *byte == b'/').next() == Some(name))
-}
-
-/// Writes one line to stderr.
-pub(crate) fn say(refusal: &Refusal) {
-    // Nobody is left to tell when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "pymem-preload: {refusal}");
-}
-
-/// Ends the process with status 1 after one line.
-fn refuse(refusal: &Refusal) -> ! {
-    say(refusal);
-    // SAFETY: always allowed; nothing of the process has started that a handler would have to end.
-    unsafe { libc::_exit(1) }
 }

@@ -1,26 +1,21 @@
 //! Owns what serves this process: one set of domains, made once, and its installation in the host.
 //! Leaves the choice of a configuration to `options.rs`.
 
-use core::fmt;
-use std::io;
-use std::path::Path;
 use std::sync::OnceLock;
 
-use memdebug::{ConfigureError, Options};
-use mimalloc_heaps::HeapError;
+use memdebug::Options;
 use pymem_domains::{
-    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, DomainsError, PoolStats,
-    Profile, ReleaseLevel, SetAllocatorError,
+    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, PoolStats, Profile,
+    ReleaseLevel,
 };
 
 use crate::host::hooks;
 use crate::host::python::{Host, host};
-use crate::observe::counting;
 use crate::observe::drawable::Drawable;
-use crate::observe::heap_map;
-use crate::observe::tracing;
+use crate::observe::{counting, heap_map, tracing};
 use crate::request::environment;
-use crate::request::options::{Requests, TraceRequest};
+use crate::request::options::Requests;
+use crate::request::refusal::Refusal;
 use crate::shim;
 
 /// The domains of this process, and what of them the host uses.
@@ -40,53 +35,6 @@ pub(crate) struct Service {
 
 static SERVICE: OnceLock<Service> = OnceLock::new();
 
-/// Why a configuration cannot be installed.
-#[derive(Debug)]
-pub(crate) enum InstallError {
-    /// Something is installed already.
-    TooLate,
-    /// The table has no such row, or the debug hooks cannot have their options.
-    Domains(DomainsError),
-    /// The hooks over a host's own record cannot have their options.
-    Options(ConfigureError),
-    /// The log of calls cannot be started.
-    Trace(io::Error),
-    /// The heap map has nothing to show.
-    NoHeap,
-    /// The heaps that can be drawn cannot be had.
-    Heaps(HeapError),
-    /// They cannot be installed.
-    Set(SetAllocatorError),
-    /// The heap map cannot be asked for.
-    Map(io::Error),
-}
-
-impl fmt::Display for InstallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooLate => f.write_str(
-                "allocators are installed already; a process has them from its first allocation on, so choose once",
-            ),
-            Self::Domains(error) => error.fmt(f),
-            Self::Options(error) => error.fmt(f),
-            Self::Trace(error) => write!(
-                f,
-                "PYMEM_TRACE: the log of calls cannot be started: {error}; name a file that can be written"
-            ),
-            Self::NoHeap => f.write_str(
-                "PYMEM_HEAP_MAP: mem and obj are not on a heap of this library; choose a row of pymalloc or mimalloc, in an \
-                 interpreter with the GIL",
-            ),
-            Self::Heaps(error) => write!(f, "PYMEM_HEAP_MAP: {error}"),
-            Self::Set(error) => write!(f, "PYMEM_HEAP_MAP: {error}"),
-            Self::Map(error) => write!(
-                f,
-                "PYMEM_HEAP_MAP: the map cannot be asked for: {error}; name a file, and see that SIGUSR1 can be handled"
-            ),
-        }
-    }
-}
-
 /// What was installed, if anything.
 pub(crate) fn installed() -> Option<&'static Service> {
     SERVICE.get()
@@ -96,7 +44,7 @@ pub(crate) fn installed() -> Option<&'static Service> {
 ///
 /// # Errors
 ///
-/// [`InstallError`]; nothing is changed.
+/// [`Refusal`]; nothing is changed.
 ///
 /// # Safety
 ///
@@ -106,38 +54,17 @@ pub(crate) unsafe fn install(
     name: AllocatorName,
     options: Options,
     requests: &Requests,
-) -> Result<(), InstallError> {
+) -> Result<&'static Service, Refusal> {
     let draws = requests.heap_map.is_some();
-    // A report at exit looks at the pools from whatever thread exits, so it needs pools with a lock.
-    let service = if host.one_lock_for_all() && !requests.stats {
-        // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's own
-        // functions that look at the pools ask their callers for it.
-        Service::new(Some(host), options, draws, |profile, debug| unsafe {
-            Domains::under_lock(profile, Some(name), debug)
-        })
-    } else {
-        Service::new(Some(host), options, draws, |profile, debug| {
-            Domains::with_debug(profile, Some(name), debug)
-        })
-    };
-    let mut service = service?;
-    if requests.stats {
-        service.count();
-    }
-    if let Some(trace) = &requests.trace {
-        service.trace(trace)?;
-    }
-    if let Some(path) = &requests.heap_map {
-        service.draw(path)?;
-    }
+    let mut service = Service::new(Some(host), name, options, draws, requests.stats)?;
+    service.observe(requests)?;
     if SERVICE.set(service).is_err() {
-        return Err(InstallError::TooLate);
+        return Err(Refusal::TooLate);
     }
-    if let Some(service) = SERVICE.get() {
-        // SAFETY: 1: by duty 1.
-        unsafe { service.install_in(host) };
-    }
-    Ok(())
+    let service = SERVICE.get().ok_or(Refusal::TooLate)?;
+    // SAFETY: 1: by duty 1.
+    unsafe { service.install_in(host) };
+    Ok(service)
 }
 
 /// The record that serves `domain`: of what is installed, else of a set of domains made for those who install a record
@@ -148,10 +75,7 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
         Some(service) => Some(service),
         None => SPARE
             .get_or_init(|| {
-                let any_thread = |profile, debug| {
-                    Domains::with_debug(profile, Some(AllocatorName::Default), debug)
-                };
-                Service::new(host(), Options::new(), false, any_thread).ok()
+                Service::new(host(), AllocatorName::Default, Options::new(), false, true).ok()
             })
             .as_ref(),
     };
@@ -159,15 +83,23 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
 }
 
 impl Service {
+    /// `any_thread`: the pools are looked at without the GIL, as a report at exit does, and so need a lock of their own.
     fn new(
         host: Option<&Host>,
+        name: AllocatorName,
         options: Options,
         draws: bool,
-        make: impl FnOnce(Profile, DebugConfig) -> Result<Domains, DomainsError>,
-    ) -> Result<Self, InstallError> {
+        any_thread: bool,
+    ) -> Result<Self, Refusal> {
         let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
         let debug = hooks::config(options);
-        let domains = make(profile, debug).map_err(InstallError::Domains)?;
+        let domains = if !any_thread && host.is_some_and(Host::one_lock_for_all) {
+            // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's
+            // own functions that look at the pools ask their callers for it.
+            unsafe { Domains::under_lock(profile, Some(name), debug) }
+        } else {
+            Domains::with_debug(profile, Some(name), debug)
+        }?;
         let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
@@ -186,33 +118,33 @@ impl Service {
         profile: Profile,
         domains: Domains,
         debug: DebugConfig,
-    ) -> Result<Drawable, InstallError> {
+    ) -> Result<Drawable, Refusal> {
         let backend = domains.row().backend(Domain::Obj);
-        let drawable = Drawable::new(backend).map_err(InstallError::Heaps)?;
-        let drawable =
-            drawable.filter(|_| profile.build() == Build::Gil).ok_or(InstallError::NoHeap)?;
+        let drawable = Drawable::new(backend).map_err(Refusal::Heaps)?;
+        let drawable = drawable.filter(|_| profile.build() == Build::Gil);
+        let drawable = drawable.ok_or(Refusal::NoHeap)?;
         for domain in [Domain::Mem, Domain::Obj] {
-            domains.set_allocator(domain, drawable.record(domain)).map_err(InstallError::Set)?;
+            domains.set_allocator(domain, drawable.record(domain)).map_err(Refusal::Set)?;
         }
         if domains.row().debug() {
-            domains.setup_debug_hooks().map_err(InstallError::Set)?;
+            domains.setup_debug_hooks().map_err(Refusal::Set)?;
         } else if debug.samples() {
-            domains.setup_samplers().map_err(InstallError::Set)?;
+            domains.setup_samplers().map_err(Refusal::Set)?;
         }
         Ok(drawable)
     }
 
     /// Leaves mem and obj to a host without the GIL, whose collector finds objects by walking its own heaps: there hooks
     /// go over the host's own records, and guard pages over that of mem.
-    fn keep_hosts_part(&mut self, host: &Host, options: Options) -> Result<(), InstallError> {
+    fn keep_hosts_part(&mut self, host: &Host, options: Options) -> Result<(), Refusal> {
         for domain in [Domain::Mem, Domain::Obj] {
             self.served[domain.index()] = false;
             self.sampled[domain.index()] &= domain == Domain::Mem;
             let Some(own) = host.own_record(domain) else { continue };
             self.records[domain.index()] = if self.domains.row().debug() {
-                hooks::hooks_over_hosts(domain, own, options).map_err(InstallError::Options)?
+                hooks::over_hosts(domain, own, options).map_err(Refusal::DebugRow)?
             } else if self.sampled[domain.index()] {
-                hooks::sampler_over_hosts(own, options).map_err(InstallError::Options)?
+                hooks::sampler_over_hosts(own, options).map_err(Refusal::DebugRow)?
             } else {
                 own
             };
@@ -220,35 +152,34 @@ impl Service {
         Ok(())
     }
 
-    /// Counts calls and bytes of each domain from now on.
-    fn count(&mut self) {
-        self.counts = true;
-        for domain in Domain::ALL {
-            let record = &mut self.records[domain.index()];
-            *record = counting::counted(domain, *record);
+    /// Puts what was asked for over the records, from the inside out: counts, a log, the heap map's look for notes.
+    fn observe(&mut self, requests: &Requests) -> Result<(), Refusal> {
+        if requests.stats {
+            self.counts = true;
+            self.wrap(&Domain::ALL, counting::counted);
         }
-    }
-
-    /// Logs every call from now on.
-    fn trace(&mut self, request: &TraceRequest) -> Result<(), InstallError> {
-        let log = tracing::start(request).map_err(InstallError::Trace)?;
-        for domain in Domain::ALL {
-            let record = &mut self.records[domain.index()];
-            *record = tracing::recorded(log, domain, *record);
+        if let Some(trace) = &requests.trace {
+            let log = tracing::start(&trace.path, trace.max_bytes).map_err(Refusal::Trace)?;
+            self.wrap(&Domain::ALL, |domain, record| tracing::recorded(log, domain, record));
         }
-        Ok(())
-    }
-
-    /// Has the heap drawn at exit and on a signal.
-    fn draw(&mut self, path: &Path) -> Result<(), InstallError> {
-        let heaps = self.drawable.ok_or(InstallError::NoHeap)?;
-        let name = self.domains.row().canonical_name().to_string();
-        heap_map::start(heaps, path, name).map_err(InstallError::Map)?;
-        for domain in [Domain::Mem, Domain::Obj] {
-            let record = &mut self.records[domain.index()];
-            *record = heap_map::attentive(*record);
+        if let Some(path) = &requests.heap_map {
+            let heaps = self.drawable.ok_or(Refusal::NoHeap)?;
+            let name = self.domains.row().canonical_name().to_string();
+            heap_map::start(heaps, path, name).map_err(Refusal::Map)?;
+            self.wrap(&[Domain::Mem, Domain::Obj], |_, record| heap_map::attentive(record));
         }
         Ok(())
+    }
+
+    fn wrap(
+        &mut self,
+        domains: &[Domain],
+        wrapper: impl Fn(Domain, AllocatorRecord) -> AllocatorRecord,
+    ) {
+        for domain in domains {
+            let record = &mut self.records[domain.index()];
+            *record = wrapper(*domain, *record);
+        }
     }
 
     /// Gives the host its records.
@@ -281,9 +212,7 @@ impl Service {
             unsafe { host.set_allocator(domain, first) };
         }
     }
-}
 
-impl Service {
     /// Whether every domain is ours.
     pub(crate) fn serves_all(&self) -> bool {
         self.served == [true; 3]

@@ -15,28 +15,15 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 use memdebug::{ThreadCheck, ThreadWord};
-
 use pymem_domains::Build;
 
 use crate::host::capi::{PublicThreadStateApi, PyThreadState, ThreadStateApi};
 use crate::host::python::{Host, host};
-
-#[cfg_attr(target_arch = "x86_64", path = "this_thread/x86_64.rs")]
-#[cfg_attr(target_arch = "aarch64", path = "this_thread/aarch64.rs")]
-#[cfg_attr(
-    not(any(target_arch = "x86_64", target_arch = "aarch64")),
-    path = "this_thread/plain.rs"
-)]
-mod this_thread;
-
-#[cfg_attr(target_arch = "x86_64", path = "state_word/x86_64.rs")]
-#[cfg_attr(not(target_arch = "x86_64"), path = "state_word/plain.rs")]
-mod state_word;
+use crate::host::state_word::{self, Current, Keeps};
+use crate::host::this_thread;
 
 /// The first minor version in which each thread has a current thread state of its own.
 const FIRST_WITH_OWN_STATE: u32 = 12;
-
-type Current = unsafe extern "C" fn() -> *mut PyThreadState;
 
 /// A [`Current`]: the host's, and before [`thread_check`] one that knows no state.
 static CURRENT: AtomicPtr<()> = AtomicPtr::new(no_state as *mut ());
@@ -50,14 +37,6 @@ pub(crate) fn thread_check(host: &Host) -> ThreadCheck {
     let Some(current) = current_function() else { return full_check };
     CURRENT.store(current as *mut (), Relaxed);
     if host.minor >= FIRST_WITH_OWN_STATE { is_attached } else { is_last_that_passed }
-}
-
-/// Where a host keeps its current thread state.
-enum Keeps {
-    /// In one word for all threads.
-    OfProcess,
-    /// In a word of each thread.
-    OfThread,
 }
 
 /// Whether the host was loaded with the program.

@@ -41,7 +41,7 @@ pub(crate) fn config(options: Options) -> DebugConfig {
 /// # Errors
 ///
 /// Options that cannot be had.
-pub(crate) fn hooks_over_hosts(
+pub(crate) fn over_hosts(
     domain: Domain,
     record: AllocatorRecord,
     mut options: Options,

@@ -18,7 +18,6 @@ use pymem_domains::AllocatorRecord;
 
 use crate::host::capi::{AtExitApi, PyMethodDef, PyObject};
 use crate::host::python::host;
-use crate::load::say;
 use crate::observe::drawable::Drawable;
 use crate::request::refusal::Refusal;
 
@@ -97,7 +96,7 @@ fn draw() {
     }
     let snapshot = map.heaps.snapshot(format!("{}, process {process}", map.name));
     if let Err(error) = write_whole(&map.path, &Svg(&snapshot).to_string()) {
-        say(&Refusal::NoHeapMap(map.path.clone(), error));
+        Refusal::NoHeapMap { path: map.path.clone(), error }.say();
     }
 }
 

@@ -1,18 +1,73 @@
-//! Owns what is said of the process: a table for people, JSON for programs. Leaves the counts to `counting.rs` and to the
-//! allocators.
+//! Owns what is told of the process on stderr and as JSON: the report at exit (`PYMEM_STATS`), the statistics of
+//! `PYTHONMALLOCSTATS`, and the object of `pymem_stats_json`. Leaves the counts to `counting.rs` and to the allocators.
 
-use core::fmt::{self, Write as _};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 
-use pymem_domains::Domain;
-use serde_json::{Value, json};
+use pymem_domains::{Domain, PoolStats};
+use serde_json::json;
 
 use crate::host::python::host;
 use crate::observe::counting;
 use crate::service::{self, Service};
 
+/// The process that reports: a forked child, which runs the same handlers, does not.
+static REPORTER: AtomicI32 = AtomicI32::new(0);
+
+/// Has the report written to stderr when the process exits.
+///
+/// A process that ends by a signal or by `_exit` runs no handlers and writes none.
+pub(crate) fn report_at_exit() {
+    extern "C" fn on_exit() {
+        // SAFETY: `getpid` has no preconditions.
+        if REPORTER.load(Relaxed) != unsafe { libc::getpid() } {
+            return;
+        }
+        if let Some(text) = text() {
+            print(&text);
+        }
+    }
+    // SAFETY: `getpid` has no preconditions.
+    REPORTER.store(unsafe { libc::getpid() }, Relaxed);
+    // SAFETY: a function that takes nothing; a full table of handlers costs the report alone.
+    unsafe { libc::atexit(on_exit) };
+}
+
+/// Prints the statistics of `service` before each new arena and once at the end, as an interpreter prints those of its own
+/// pools; unless the interpreter has kept objects for itself and prints its own.
+///
+/// The interpreter itself prints nothing for an allocator that it does not know. Where mimalloc serves there are no arenas,
+/// and where the C library serves there is no text.
+pub(crate) fn print_malloc_stats(service: &Service) {
+    /// An interpreter prints when it is finalized. A process that ends without has threads that may be in the pools.
+    extern "C" fn on_exit() {
+        if host().is_none_or(|host| host.is_initialized()) {
+            return;
+        }
+        if let Some(service) = service::installed() {
+            print(&service.domains.stats().to_string());
+        }
+    }
+    fn before_new_arena(stats: &PoolStats) {
+        print(&stats.to_string());
+    }
+    if !service.serves_all() {
+        return;
+    }
+    service.domains.set_new_arena_hook(Some(before_new_arena));
+    // SAFETY: a function that takes nothing; a full table of handlers costs the last print alone.
+    unsafe { libc::atexit(on_exit) };
+}
+
+fn print(text: &str) {
+    // Ignore write errors: there is nowhere to report them.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// What was served, as lines; `None` where nothing is installed.
-pub(crate) fn text() -> Option<String> {
+fn text() -> Option<String> {
     let service = service::installed()?;
     let mut out = String::new();
     write_text(&mut out, service).ok()?;
@@ -20,37 +75,19 @@ pub(crate) fn text() -> Option<String> {
 }
 
 fn write_text(out: &mut String, service: &Service) -> fmt::Result {
+    const WIDTHS: [usize; 8] = [12, 10, 10, 12, 8, 12, 14, 14];
     writeln!(out, "pymem: {}", service.describe())?;
-    writeln!(
-        out,
-        "{:<6} {:>12} {:>10} {:>10} {:>12} {:>8} {:>12} {:>14} {:>14}",
-        "domain",
-        "malloc",
-        "calloc",
-        "realloc",
-        "free",
-        "failed",
-        "live blocks",
-        "live bytes",
-        "peak bytes"
-    )?;
-    for domain in Domain::ALL {
-        let counts = counting::counts(domain);
-        let live = counting::live(domain);
-        writeln!(
-            out,
-            "{:<6} {:>12} {:>10} {:>10} {:>12} {:>8} {:>12} {:>14} {:>14}",
-            domain.name(),
-            counts.malloc.load(Relaxed),
-            counts.calloc.load(Relaxed),
-            counts.realloc.load(Relaxed),
-            counts.free.load(Relaxed),
-            counts.failed.load(Relaxed),
-            live.blocks,
-            live.bytes,
-            live.peak_bytes
-        )?;
+    write!(out, "{:<6}", "domain")?;
+    for ((name, _), width) in calls(Domain::Raw).iter().zip(WIDTHS) {
+        write!(out, " {:>width$}", name.replace('_', " "))?;
     }
+    for domain in Domain::ALL {
+        write!(out, "\n{:<6}", domain.name())?;
+        for ((_, number), width) in calls(domain).iter().zip(WIDTHS) {
+            write!(out, " {number:>width$}")?;
+        }
+    }
+    writeln!(out)?;
     if let Some(pools) = service.pool_stats().filter(|_| service.serves_all()) {
         writeln!(
             out,
@@ -75,25 +112,25 @@ pub(crate) fn json() -> Option<String> {
         "stats": serde_json::to_value(stats).ok()?,
     });
     if service.counts {
-        report["calls"] = Domain::ALL
-            .map(|domain| (domain.name().to_owned(), calls(domain)))
-            .into_iter()
-            .collect();
+        let calls = |domain| calls(domain).into_iter().collect::<BTreeMap<_, _>>();
+        report["calls"] =
+            Domain::ALL.map(|domain| (domain.name(), json!(calls(domain)))).into_iter().collect();
     }
     Some(report.to_string())
 }
 
-fn calls(domain: Domain) -> Value {
+/// The counts of `domain`, with their names.
+fn calls(domain: Domain) -> [(&'static str, u64); 8] {
     let counts = counting::counts(domain);
     let live = counting::live(domain);
-    json!({
-        "malloc": counts.malloc.load(Relaxed),
-        "calloc": counts.calloc.load(Relaxed),
-        "realloc": counts.realloc.load(Relaxed),
-        "free": counts.free.load(Relaxed),
-        "failed": counts.failed.load(Relaxed),
-        "live_blocks": live.blocks,
-        "live_bytes": live.bytes,
-        "peak_bytes": live.peak_bytes,
-    })
+    [
+        ("malloc", counts.malloc.load(Relaxed)),
+        ("calloc", counts.calloc.load(Relaxed)),
+        ("realloc", counts.realloc.load(Relaxed)),
+        ("free", counts.free.load(Relaxed)),
+        ("failed", counts.failed.load(Relaxed)),
+        ("live_blocks", live.blocks as u64),
+        ("live_bytes", live.bytes as u64),
+        ("peak_bytes", live.peak_bytes as u64),
+    ]
 }

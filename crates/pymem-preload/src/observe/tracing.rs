@@ -2,12 +2,11 @@
 //! A recorded record wraps the one that serves; without a request for a log there is none. Leaves the file to `malloc-trace`.
 
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use malloc_trace::{CallLog, Recorder};
 use pymem_domains::{AllocatorRecord, Domain};
-
-use crate::request::options::TraceRequest;
 
 static LOG: OnceLock<CallLog> = OnceLock::new();
 
@@ -16,8 +15,8 @@ static LOG: OnceLock<CallLog> = OnceLock::new();
 /// # Errors
 ///
 /// What the system says about the file.
-pub(crate) fn start(request: &TraceRequest) -> io::Result<&'static CallLog> {
-    let log = CallLog::create(&request.path, request.max_bytes)?;
+pub(crate) fn start(path: &Path, max_bytes: u64) -> io::Result<&'static CallLog> {
+    let log = CallLog::create(path, max_bytes)?;
     // SAFETY: a handler that stores one flag. Without memory for it a child would write on in its parent's file, so there is
     // no log then.
     let errno = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };

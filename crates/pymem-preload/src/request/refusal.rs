@@ -1,51 +1,113 @@
 //! Owns what the library says when it does not do what it was asked: one line on stderr, which tells what was wrong, what
 //! was expected, and what to do.
 
-use core::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use memdebug::{ConfigureError, ParseOptionsError};
-
-use crate::service::InstallError;
+use mimalloc_heaps::HeapError;
+use pymem_domains::{DomainsError, SetAllocatorError};
+use thiserror::Error;
 
 /// A request that is not met.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum Refusal {
+    /// Allocators are installed already.
+    #[error(
+        "allocators are installed already; a process has them from its first allocation on, so choose once"
+    )]
+    TooLate,
+    /// The table has no such row, or the debug hooks cannot have their options.
+    #[error(transparent)]
+    Domains(#[from] DomainsError),
+    /// The value of `PYTHONMALLOC` is a name that a free-threaded interpreter cannot have.
+    #[error(
+        "PYTHONMALLOC={0}: a free-threaded interpreter keeps mem and obj on its own heaps, which its collector walks; use \
+         default, debug, mimalloc or mimalloc_debug"
+    )]
+    FreeThreaded(String),
     /// `PYMEM_DEBUG` is no list of options.
+    #[error("PYMEM_DEBUG: {0}")]
     Debug(ParseOptionsError),
-    /// `PYMEM_DEBUG` asks for guard pages and more, in a configuration without debug hooks.
+    /// The options of `PYMEM_DEBUG` cannot be had here.
+    #[error("PYMEM_DEBUG: {0}")]
     DebugRow(ConfigureError),
     /// The value of `PYMEM_TRACE_LIMIT` is no number.
+    #[error("PYMEM_TRACE_LIMIT: `{0}` is no number of bytes; give digits alone, such as 1048576")]
     TraceLimit(String),
-    /// The configuration cannot be installed.
-    Install(InstallError),
-    /// The value of `PYTHONMALLOC` is a name that a free-threaded interpreter cannot have.
-    FreeThreaded(String),
+    /// The log of calls cannot be started.
+    #[error(
+        "PYMEM_TRACE: the log of calls cannot be started: {0}; name a file that can be written"
+    )]
+    Trace(io::Error),
+    /// The heap map has nothing to show.
+    #[error(
+        "PYMEM_HEAP_MAP: mem and obj are not on a heap of this library; choose a row of pymalloc or mimalloc, in an \
+         interpreter with the GIL"
+    )]
+    NoHeap,
+    /// The heaps that can be drawn cannot be had.
+    #[error("PYMEM_HEAP_MAP: {0}")]
+    Heaps(HeapError),
+    /// The heaps that can be drawn cannot be installed.
+    #[error("PYMEM_HEAP_MAP: {0}")]
+    Set(SetAllocatorError),
+    /// The heap map cannot be asked for.
+    #[error(
+        "PYMEM_HEAP_MAP: the map cannot be asked for: {0}; name a file, and see that SIGUSR1 can be handled"
+    )]
+    Map(io::Error),
     /// The heap map cannot be written. The program goes on.
-    NoHeapMap(PathBuf, io::Error),
+    #[error(
+        "PYMEM_HEAP_MAP: {} cannot be written: {error}; name a file in a folder that can be",
+        path.display()
+    )]
+    NoHeapMap { path: PathBuf, error: io::Error },
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Debug(error) => write!(f, "PYMEM_DEBUG: {error}"),
-            Self::DebugRow(error) => write!(f, "PYMEM_DEBUG: {error}"),
-            Self::TraceLimit(value) => write!(
-                f,
-                "PYMEM_TRACE_LIMIT: `{value}` is no number of bytes; give digits alone, such as 1048576"
-            ),
-            Self::Install(error) => error.fmt(f),
-            Self::FreeThreaded(value) => write!(
-                f,
-                "PYTHONMALLOC={value}: a free-threaded interpreter keeps mem and obj on its own heaps, which its collector \
-                 walks; use default, debug, mimalloc or mimalloc_debug"
-            ),
-            Self::NoHeapMap(path, error) => write!(
-                f,
-                "PYMEM_HEAP_MAP: {} cannot be written: {error}; name a file in a folder that can be",
-                path.display()
-            ),
-        }
+impl Refusal {
+    /// Writes the line to stderr.
+    pub(crate) fn say(&self) {
+        // Ignore write errors: there is nowhere to report them.
+        let _ = writeln!(io::stderr(), "pymem-preload: {self}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use malloc_api::testing::assert_reviewed;
+    use pymem_domains::Domain;
+
+    use super::Refusal as R;
+    use super::{ConfigureError, DomainsError, HeapError, SetAllocatorError, io};
+
+    #[test]
+    fn every_refusal_is_as_it_was_reviewed() {
+        let no_such_file = || io::Error::from_raw_os_error(libc::ENOENT);
+        let no_memory = ConfigureError::NoMemory { option: "quarantine" };
+        let hooks = SetAllocatorError::Options { domain: Domain::Obj, error: no_memory };
+        let used = SetAllocatorError::AfterFirstAllocation { domain: Domain::Mem };
+        let word = "stricct".parse::<memdebug::Options>().expect_err("a faulty text");
+        let no_map = R::NoHeapMap { path: "/no/heap.svg".into(), error: no_such_file() };
+        assert_reviewed(
+            include_str!("../../tests/refusals.txt"),
+            &[
+                ("pymem_preload::Refusal::TooLate", &R::TooLate),
+                ("pymem_preload::Refusal::Domains", &R::Domains(DomainsError::Hooks(hooks))),
+                ("pymem_preload::Refusal::FreeThreaded", &R::FreeThreaded("pymalloc".into())),
+                ("pymem_preload::Refusal::Debug", &R::Debug(word)),
+                (
+                    "pymem_preload::Refusal::DebugRow",
+                    &R::DebugRow(ConfigureError::NeedsHooks { option: "strict" }),
+                ),
+                ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1M".into())),
+                ("pymem_preload::Refusal::Trace", &R::Trace(no_such_file())),
+                ("pymem_preload::Refusal::NoHeap", &R::NoHeap),
+                ("pymem_preload::Refusal::Heaps", &R::Heaps(HeapError::OutOfMemory)),
+                ("pymem_preload::Refusal::Set", &R::Set(used)),
+                ("pymem_preload::Refusal::Map", &R::Map(no_such_file())),
+                ("pymem_preload::Refusal::NoHeapMap", &no_map),
+            ],
+        );
     }
 }

@@ -2,14 +2,29 @@
 //!
 //! The function is a load and a return, which compilers write in few ways. Its instructions are compared with these; from
 //! the one that fits follows where the word is. Anything else gives no word, and every call asks the function.
-//! Twin: `plain.rs`, for other processors.
 
 use core::ffi::c_void;
 use core::slice;
 
 use memdebug::ThreadWord;
 
-use super::{Current, Keeps};
+use crate::host::capi::PyThreadState;
+use crate::host::this_thread;
+
+/// The host's function for its current thread state.
+pub(crate) type Current = unsafe extern "C" fn() -> *mut PyThreadState;
+
+/// Where a host keeps its current thread state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Keeps {
+    /// In one word for all threads.
+    OfProcess,
+    /// In a word of each thread.
+    OfThread,
+}
+
+/// Whether the patterns below are this processor's.
+const HAS_PATTERNS: bool = cfg!(target_arch = "x86_64");
 
 /// In a pattern, four bytes of a distance or an address. Any other element is a byte of an instruction.
 const N: u16 = 0x100;
@@ -86,6 +101,9 @@ fn numbers(code: &[u8], pattern: &[u16]) -> Option<[Number; 2]> {
 /// 1. `current` gives the current thread state, and `keeps` says where the host keeps it.
 /// 2. The host was loaded with the program, so that words of its threads are at the same distance in each.
 pub(crate) unsafe fn find(current: Current, keeps: Keeps) -> Option<ThreadWord> {
+    if !HAS_PATTERNS {
+        return None;
+    }
     let start: *const u8 = (current as *const ()).cast();
     // SAFETY: a function and what the linker puts after it: the end of a program's code is never so close.
     let code = unsafe { slice::from_raw_parts(start, LONGEST) };
@@ -115,7 +133,7 @@ pub(crate) unsafe fn find(current: Current, keeps: Keeps) -> Option<ThreadWord> 
                     let index = core::ptr::with_exposed_provenance(index.target());
                     // SAFETY: what the function passes.
                     let word = unsafe { __tls_get_addr(index) };
-                    Some(word.addr().wrapping_sub(super::this_thread::id()) as isize)
+                    Some(word.addr().wrapping_sub(this_thread::id()) as isize)
                 })?;
             // SAFETY: 1: the function reads it, and by duty 2 it is where it is in every thread. 2: duty 1.
             Some(unsafe { ThreadWord::of_thread(offset) })
