@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use malloc_api::testing::Counting;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{ShadowModel, generate::ops_from_bytes, run};
-use memdebug::{ApiId, DebugHooks, GuardSampler, Host, Violation, ViolationKind, handler};
+use memdebug::{Domain, DebugHooks, GuardSampler, Host, Violation, ViolationKind, handler};
 use mimalloc_heaps::MiMalloc;
 use pymalloc_core::LocalPymalloc;
 
@@ -45,7 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
                 .with_options(&text.parse().expect("options"))
                 .expect("memory for the options")
         };
-        let (obj, mem) = (hooks(ApiId::Obj), hooks(ApiId::Mem));
+        let (obj, mem) = (hooks(Domain::Obj), hooks(Domain::Mem));
         let mut model = ShadowModel::new([&obj; 3]);
         for &op in &ops {
             model.step(op).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -55,7 +55,7 @@ fuzz_target!(|bytes: &[u8]| {
         model.free_all().unwrap_or_else(|error| panic!("{text}: {error}"));
         obj.release_quarantine();
         assert_eq!(SEEN.take(), [], "{text}: a report of no bug");
-        let sampler = GuardSampler::new(&inner, ApiId::Obj)
+        let sampler = GuardSampler::new(&inner, Domain::Obj)
             .with_host(Host::new().with_handler(handler::panic))
             .with_options(&"guard=1/3".parse().expect("an option's word"))
             .expect("address space for guard pages");
@@ -105,7 +105,7 @@ fn plant<A: Malloc>(
         }
         3 => {
             free(other, at);
-            ViolationKind::WrongDomain { allocated: hooks.api() }
+            ViolationKind::WrongDomain { allocated: hooks.domain() }
         }
         4 if registry && size > 1 => {
             let inside = 16.min(size - 1);

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Options};
+use memdebug::{DebugHooks, Domain, Options};
 
 /// Blocks that are live at a time.
 const LIVE: usize = 1000;
@@ -45,7 +45,7 @@ fn run(text: &str, rounds: usize) {
         return program(&LibcMalloc, rounds);
     }
     let options: Options = text.parse().expect("an option's word");
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_options(&options).expect("memory");
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&options).expect("memory");
     program(&hooks, rounds);
 }
 

@@ -5,11 +5,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use malloc_api::{GlobalAdapter, LibcMalloc};
-use memdebug::{ApiId, GuardSampler};
+use memdebug::{Domain, GuardSampler};
 
 #[global_allocator]
 static ALLOCATOR: GlobalAdapter<GuardSampler<LibcMalloc>> =
-    GlobalAdapter::new(GuardSampler::new(LibcMalloc, ApiId::Raw));
+    GlobalAdapter::new(GuardSampler::new(LibcMalloc, Domain::Raw));
 
 fn buggy() -> Result<(), Box<dyn Error>> {
     // A program in production would take one block in some thousand.

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, LiveBlocks};
+use memdebug::{DebugHooks, Domain, LiveBlocks};
 
 fn forgetful(hooks: &impl Malloc) {
     // A count that the compiler cannot see: an unrolled loop would be three sites.
@@ -14,7 +14,7 @@ fn forgetful(hooks: &impl Malloc) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     // `leaks` would print the report at exit; `backtrace` keeps the sites.
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_options(&"backtrace=8".parse()?)?;
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&"backtrace=8".parse()?)?;
     let freed = hooks.malloc(1000);
     forgetful(&hooks);
     // SAFETY: live, and not used again.
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!((live.blocks(), live.bytes()), (3, 120));
     let groups: Vec<_> = live.groups().collect();
     assert_eq!(groups.len(), 1, "one site");
-    assert!(groups[0].api == ApiId::Mem && groups[0].site.is_some());
+    assert!(groups[0].domain == Domain::Mem && groups[0].site.is_some());
     let mut json = String::new();
     live.write_json(&mut json)?;
     assert!(json.starts_with(r#"{"blocks":3,"bytes":120,"groups":[{"domain":"mem","#));

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, Violation, ViolationKind};
+use memdebug::{DebugHooks, Domain, Host, Violation, ViolationKind};
 
 /// What the hooks reported last. A program would leave the handler alone: its report is on stderr, and it aborts.
 static LAST: Mutex<Option<Violation>> = Mutex::new(None);
@@ -17,7 +17,7 @@ fn last() -> Violation {
 }
 
 fn main() {
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(Host::new().with_handler(keep));
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_host(Host::new().with_handler(keep));
     let name = hooks.malloc(5).expect("memory");
     // SAFETY: the bug: five bytes, and a closing NUL that has no room.
     unsafe { c"Monty".as_ptr().cast::<u8>().copy_to_nonoverlapping(name.as_ptr(), 6) };

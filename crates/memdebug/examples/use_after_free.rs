@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, Violation, ViolationKind};
+use memdebug::{DebugHooks, Domain, Host, Violation, ViolationKind};
 
 /// What the hooks reported last. A program would leave the handler alone: its report is on stderr, and it aborts.
 static LAST: Mutex<Option<Violation>> = Mutex::new(None);
@@ -17,7 +17,7 @@ fn last() -> Violation {
 }
 
 fn main() {
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem)
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem)
         .with_host(Host::new().with_handler(keep))
         .with_options(&"quarantine=1M".parse().unwrap())
         .unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, Violation, ViolationKind, install_fault_handler};
+use memdebug::{DebugHooks, Domain, Host, Violation, ViolationKind, install_fault_handler};
 
 /// What the hooks reported last. A program would leave the handler alone: its report is on stderr, and it aborts.
 static LAST: Mutex<Option<Violation>> = Mutex::new(None);
@@ -18,7 +18,7 @@ fn last() -> Violation {
 
 fn main() {
     install_fault_handler().expect("a handler of SIGSEGV");
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(Host::new().with_handler(keep));
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_host(Host::new().with_handler(keep));
     let block = hooks.malloc(100).expect("memory");
     let mut local = [0_u64; 8];
     let inside = block.as_ptr().wrapping_add(32);

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, Violation, ViolationKind};
+use memdebug::{DebugHooks, Domain, Host, Violation, ViolationKind};
 
 /// What the hooks reported last. A program would leave the handler alone: its report is on stderr, and it aborts.
 static LAST: Mutex<Option<Violation>> = Mutex::new(None);
@@ -18,14 +18,14 @@ fn last() -> Violation {
 
 fn main() {
     let host = Host::new().with_handler(keep);
-    let mem = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(host);
-    let raw = DebugHooks::new(LibcMalloc, ApiId::Raw).with_host(host);
+    let mem = DebugHooks::new(LibcMalloc, Domain::Mem).with_host(host);
+    let raw = DebugHooks::new(LibcMalloc, Domain::Raw).with_host(host);
     let block = mem.malloc(16);
     // SAFETY: the bug.
     unsafe { raw.free(block) };
 
     let violation = last();
-    assert_eq!(violation.kind(), ViolationKind::WrongDomain { allocated: ApiId::Mem });
+    assert_eq!(violation.kind(), ViolationKind::WrongDomain { allocated: Domain::Mem });
     let message = "bad ID: Allocated using API 'm', verified using API 'r'";
     assert_eq!(violation.message().to_string(), message);
     print!("{violation}");

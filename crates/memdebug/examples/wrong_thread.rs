@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, Violation, ViolationKind};
+use memdebug::{DebugHooks, Domain, Host, Violation, ViolationKind};
 
 /// What the hooks reported last. A program would leave the handler alone: its report is on stderr, and it aborts.
 static LAST: Mutex<Option<Violation>> = Mutex::new(None);
@@ -22,7 +22,7 @@ thread_local! {
 
 fn main() {
     let host = Host::new().with_handler(keep).with_thread_check(|| HAS_GIL.get());
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Obj).with_host(host);
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Obj).with_host(host);
     let block = hooks.malloc(1);
     assert!(LAST.lock().unwrap().is_none());
     HAS_GIL.set(false);

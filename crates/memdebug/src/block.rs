@@ -13,7 +13,7 @@
 
 use core::ptr::NonNull;
 
-use malloc_api::MAX_REQUEST;
+use malloc_api::{Domain, MAX_REQUEST};
 
 use crate::pattern::{FORBIDDENBYTE, word};
 
@@ -39,56 +39,11 @@ pub(crate) const fn max_request(serial: bool) -> usize {
     MAX_REQUEST - overhead(serial)
 }
 
-/// The domain whose functions made a block: one letter, kept in the block and verified when it comes back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum ApiId {
-    /// `PyMem_Raw*`: `r`.
-    Raw = b'r',
-    /// `PyMem_*`: `m`.
-    Mem = b'm',
-    /// `PyObject_*`: `o`.
-    Obj = b'o',
-}
-
-impl ApiId {
-    /// All three, in CPython's order of domains.
-    pub const ALL: [Self; 3] = [Self::Raw, Self::Mem, Self::Obj];
-
-    /// The letter.
-    #[inline]
-    #[must_use]
-    pub const fn byte(self) -> u8 {
-        self as u8
-    }
-
-    /// The domain of a letter; `None` for any byte but `r`, `m` and `o`.
-    #[must_use]
-    pub const fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            b'r' => Some(Self::Raw),
-            b'm' => Some(Self::Mem),
-            b'o' => Some(Self::Obj),
-            _ => None,
-        }
-    }
-
-    /// `raw`, `mem` or `obj`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Mem => "mem",
-            Self::Obj => "obj",
-        }
-    }
-
-    /// The second header word of an intact block: the letter and seven pads.
-    #[inline]
-    pub(crate) const fn word(self) -> u64 {
-        let f = FORBIDDENBYTE;
-        u64::from_ne_bytes([self.byte(), f, f, f, f, f, f, f])
-    }
+/// The second header word of an intact block of `domain`: the letter and seven pads.
+#[inline]
+pub(crate) const fn id_word(domain: Domain) -> u64 {
+    let f = FORBIDDENBYTE;
+    u64::from_ne_bytes([domain.letter(), f, f, f, f, f, f, f])
 }
 
 /// The guard after the data of an intact block.
@@ -100,7 +55,7 @@ pub(crate) fn base_of(p: NonNull<u8>) -> *mut u8 {
     p.as_ptr().wrapping_sub(HEADER_BYTES)
 }
 
-/// The two header words for `size` bytes of the domain with this [`ApiId::word`].
+/// The two header words for `size` bytes of the domain with this [`id_word`].
 #[inline]
 pub(crate) const fn header(size: usize, id: u64) -> [u64; 2] {
     [(size as u64).to_be(), id]
@@ -155,7 +110,7 @@ mod tests {
         let mut block = [0xCD_u64; 5];
         let base = block.as_mut_ptr().cast::<u8>();
         // SAFETY: 1 and 2: an array of words.
-        unsafe { write_header(base, 5, ApiId::Mem.word()) };
+        unsafe { write_header(base, 5, id_word(Domain::Mem)) };
         // SAFETY: 1: 16 + 5 + 8 + 8 <= 40.
         unsafe { write_tail(base, 5, Some(0x0102)) };
         let bytes: Vec<u8> = block.iter().flat_map(|w| w.to_ne_bytes()).collect();

@@ -13,7 +13,7 @@ use malloc_api::Malloc;
 
 use crate::annotated;
 use crate::at_exit::{self, VerifiedAtExit};
-use crate::block::{ApiId, base_of};
+use crate::block::base_of;
 use crate::capture::Outermost;
 use crate::configure::ConfigureError;
 use crate::facts::BlockFacts;
@@ -27,6 +27,7 @@ use crate::sampling;
 use crate::sites::Site;
 use crate::violation::{Call, Violation, ViolationKind};
 use crate::{fork, leaks, verdict};
+use malloc_api::Domain;
 
 /// The options of this file, once they are set.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Checked {
     pub(crate) fn configure(
         &self,
         options: &Options,
-        api: ApiId,
+        domain: Domain,
         host: &Host,
     ) -> Result<bool, ConfigureError> {
         let registry = options.needs_registry();
@@ -70,7 +71,7 @@ impl Checked {
         }
         let guard = options.guard.map(|rate| Ok(Guard { rate, host: guard::enlist(host)? }));
         let guard = guard.transpose()?;
-        let owner = Owner { api, serial: options.serial, host: *host };
+        let owner = Owner { domain, serial: options.serial, host: *host };
         let quarantine = options.quarantine.map(|bounds| {
             at_exit::verify(Quarantine::new(bounds, owner))
                 .ok_or(ConfigureError::NoMemory { option: "quarantine" })
@@ -130,7 +131,7 @@ impl<A: Malloc> DebugHooks<A> {
         if !sampling::sampled(guard.rate) {
             return None;
         }
-        guard::malloc(size, self.api, false, guard.host, None)
+        guard::malloc(size, self.domain, false, guard.host, None)
     }
 
     #[inline(never)]
@@ -150,7 +151,7 @@ impl<A: Malloc> DebugHooks<A> {
         let guarded = state
             .guard
             .filter(|guard| sampling::sampled(guard.rate))
-            .and_then(|guard| guard::malloc(size, self.api, zero, guard.host, site));
+            .and_then(|guard| guard::malloc(size, self.domain, zero, guard.host, site));
         if guarded.is_some() {
             return guarded;
         }
@@ -161,7 +162,7 @@ impl<A: Malloc> DebugHooks<A> {
         }?;
         if state.registry {
             let address = p.as_ptr().expose_provenance();
-            let entry = Entry { address, size, api: self.api, site, freed: false };
+            let entry = Entry { address, size, domain: self.domain, site, freed: false };
             if !LIVE.insert(entry) {
                 // SAFETY: 1: just allocated, and nobody has it.
                 unsafe { self.free_numbered(p, size) };
@@ -220,7 +221,7 @@ impl<A: Malloc> DebugHooks<A> {
     unsafe fn free_registered(&self, state: &State, p: NonNull<u8>, entry: Outermost) {
         let freed = state.site(&self.host, entry);
         let address = p.as_ptr().expose_provenance();
-        let entry = match LIVE.take(address, self.api, state.quarantine.is_some(), freed) {
+        let entry = match LIVE.take(address, self.domain, state.quarantine.is_some(), freed) {
             Ok(entry) => entry,
             Err(rejection) => return self.reject(state, p, Call::Free, rejection.entry()),
         };
@@ -240,17 +241,17 @@ impl<A: Malloc> DebugHooks<A> {
         // Inside of a guarded block of other hooks lies what those have handed to these as plain memory.
         let is_nested = guarded.flatten().is_some_and(|outer| outer.encloses(address));
         if let Some(guarded) = guarded.filter(|_| !is_nested || self.intact_size(p).is_none()) {
-            let Some(kind) = guard::check(address, guarded.as_ref(), self.api) else {
+            let Some(kind) = guard::check(address, guarded.as_ref(), self.domain) else {
                 return guarded.map(Verified::Guarded);
             };
             let guarded = guarded.as_ref();
-            let report = guard::violation(kind, call, address, guarded, self.api, &self.host);
+            let report = guard::violation(kind, call, address, guarded, self.domain, &self.host);
             (self.host.handler)(&report);
             return None;
         }
         let entry = if state.registry {
             match LIVE.get(address) {
-                Some(entry) if entry.api == self.api && !entry.freed => Some(entry),
+                Some(entry) if entry.domain == self.domain && !entry.freed => Some(entry),
                 other => {
                     self.reject(state, p, call, other);
                     return None;
@@ -286,7 +287,7 @@ impl<A: Malloc> DebugHooks<A> {
             }
             Some(entry) => {
                 allocated = entry.site;
-                ViolationKind::WrongDomain { allocated: entry.api }
+                ViolationKind::WrongDomain { allocated: entry.domain }
             }
             None => match LIVE.enclosing(address) {
                 Some(entry) => {
@@ -307,7 +308,7 @@ impl<A: Malloc> DebugHooks<A> {
         if let Some(entry) = entry {
             let facts = self.facts(p);
             // It is live: whatever its header looks like, somebody wrote there.
-            let header_is_intact = facts.id() == Some(self.api.byte())
+            let header_is_intact = facts.id() == Some(self.domain.letter())
                 && facts.pads_intact()
                 && facts.size() == Some(entry.size as u64);
             let kind = match header_is_intact {
@@ -323,7 +324,7 @@ impl<A: Malloc> DebugHooks<A> {
                 freed: Site::from_bits(held.freed),
                 ..self.violation(ViolationKind::DoubleFree, call, self.facts(p))
             },
-            None => verdict::on_block(p, call, self.api, self.has_serial(), &self.host),
+            None => verdict::on_block(p, call, self.domain, self.has_serial(), &self.host),
         };
         self.tell(report);
     }
@@ -332,7 +333,7 @@ impl<A: Malloc> DebugHooks<A> {
     #[cold]
     fn freed_meanwhile(&self, p: NonNull<u8>, guarded: &Guarded, call: Call) {
         let (kind, address) = (ViolationKind::DoubleFree, p.as_ptr().addr());
-        self.tell(guard::violation(kind, call, address, Some(guarded), self.api, &self.host));
+        self.tell(guard::violation(kind, call, address, Some(guarded), self.domain, &self.host));
     }
 
     fn facts(&self, p: NonNull<u8>) -> BlockFacts {
@@ -340,7 +341,7 @@ impl<A: Malloc> DebugHooks<A> {
     }
 
     fn violation(&self, kind: ViolationKind, call: Call, facts: BlockFacts) -> Violation {
-        Violation::new(kind, call, self.api, Some(facts), &self.host)
+        Violation::new(kind, call, self.domain, Some(facts), &self.host)
     }
 
     fn tell(&self, report: Violation) {
@@ -377,7 +378,7 @@ impl<A: Malloc> DebugHooks<A> {
         };
         let address = p.as_ptr().expose_provenance();
         let hold = state.quarantine.is_some();
-        let taken = state.registry.then(|| LIVE.take(address, self.api, hold, freed));
+        let taken = state.registry.then(|| LIVE.take(address, self.domain, hold, freed));
         if let Some(Err(rejection)) = taken {
             // Another thread freed it since it was verified.
             return self.reject(state, p, call, rejection.entry());

@@ -4,12 +4,12 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::block::ApiId;
 use crate::capture::Outermost;
 use crate::configure::ConfigureError;
 use crate::hooks::DebugHooks;
 use crate::host::Host;
 use crate::options::Options;
+use malloc_api::Domain;
 
 /// No block is.
 pub(crate) fn is_guarded(_: NonNull<u8>) -> bool {
@@ -28,7 +28,7 @@ impl Checked {
     pub(crate) fn configure(
         &self,
         options: &Options,
-        _: ApiId,
+        _: Domain,
         _: &Host,
     ) -> Result<bool, ConfigureError> {
         let asked = [

@@ -32,8 +32,8 @@ pub(crate) fn message(violation: &Violation) -> Message {
 }
 
 fn write_message(violation: &Violation, out: &mut Message) -> fmt::Result {
-    let api = violation.api.byte();
-    let found = violation.block.as_ref().and_then(BlockFacts::id).filter(|&id| id != api);
+    let domain = violation.domain.letter();
+    let found = violation.block.as_ref().and_then(BlockFacts::id).filter(|&id| id != domain);
     match (violation.kind, found) {
         (ViolationKind::WrongThread, _) => out.write_str(violation.thread_message),
         (ViolationKind::LeadingPad, _) => out.write_str("bad leading pad byte"),
@@ -41,9 +41,9 @@ fn write_message(violation: &Violation, out: &mut Message) -> fmt::Result {
         (ViolationKind::UseAfterFree { .. }, _) => out.write_str("write to a freed block"),
         (ViolationKind::GuardPage { freed: true, .. }, _) => out.write_str("use of a freed block"),
         (ViolationKind::GuardPage { .. }, _) => out.write_str("access outside a block"),
-        (ViolationKind::WrongDomain { allocated }, _) => bad_id(out, allocated.byte(), api),
+        (ViolationKind::WrongDomain { allocated }, _) => bad_id(out, allocated.letter(), domain),
         // CPython's message wherever its own check would have given it.
-        (_, Some(id)) => bad_id(out, id, api),
+        (_, Some(id)) => bad_id(out, id, domain),
         (ViolationKind::DoubleFree, None) => out.write_str("double free"),
         (ViolationKind::InteriorPointer { .. }, None) => out.write_str("pointer inside a block"),
         (ViolationKind::BadId | ViolationKind::ForeignPointer, None) => {

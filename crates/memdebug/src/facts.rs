@@ -75,10 +75,10 @@ impl BlockFacts {
 
     /// The facts of a block whose size and domain are known, with the ends of its data as they are now.
     #[cfg(feature = "std")]
-    fn known(address: usize, size: usize, api: crate::ApiId, shape: Shape) -> Self {
+    fn known(address: usize, size: usize, domain: malloc_api::Domain, shape: Shape) -> Self {
         let mut header = [FORBIDDENBYTE; HEADER_BYTES];
         header[..8].copy_from_slice(&(size as u64).to_be_bytes());
-        header[8] = api.byte();
+        header[8] = domain.letter();
         let mut facts = Self {
             address,
             shape,
@@ -94,14 +94,14 @@ impl BlockFacts {
 
     /// A block that a quarantine holds.
     #[cfg(feature = "std")]
-    pub(crate) fn of_freed(address: usize, size: usize, api: crate::ApiId) -> Self {
-        Self::known(address, size, api, Shape::Freed)
+    pub(crate) fn of_freed(address: usize, size: usize, domain: malloc_api::Domain) -> Self {
+        Self::known(address, size, domain, Shape::Freed)
     }
 
     /// A block between guard pages.
     #[cfg(feature = "std")]
-    pub(crate) fn guarded(address: usize, size: usize, api: crate::ApiId) -> Self {
-        Self::known(address, size, api, Shape::Guarded)
+    pub(crate) fn guarded(address: usize, size: usize, domain: malloc_api::Domain) -> Self {
+        Self::known(address, size, domain, Shape::Guarded)
     }
 
     /// The size that the header states.

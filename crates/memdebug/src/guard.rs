@@ -19,7 +19,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use malloc_api::MIN_ALIGN;
 
-use crate::block::ApiId;
 use crate::configure::ConfigureError;
 use crate::facts::BlockFacts;
 use crate::host::Host;
@@ -31,6 +30,7 @@ use crate::sites::Site;
 use crate::stderr::Stderr;
 use crate::violation::{Call, Violation, ViolationKind};
 use crate::{fault, fork};
+use malloc_api::Domain;
 
 /// Slots in the pool: address space, not memory; only live blocks have any.
 const SLOTS: usize = 4096;
@@ -66,7 +66,7 @@ struct Slot {
     /// Address of the block; 0 if there never was one.
     block: AtomicUsize,
     size: AtomicUsize,
-    api: AtomicU32,
+    domain: AtomicU32,
     host: AtomicU32,
     live: AtomicBool,
     allocated: AtomicU32,
@@ -81,7 +81,7 @@ unsafe impl Zeroed for Slot {}
 pub(crate) struct Guarded {
     pub(crate) block: usize,
     pub(crate) size: usize,
-    pub(crate) api: ApiId,
+    pub(crate) domain: Domain,
     pub(crate) live: bool,
     pub(crate) allocated: Option<Site>,
     pub(crate) freed: Option<Site>,
@@ -105,7 +105,7 @@ impl Slot {
         Some(Guarded {
             block,
             size: self.size.load(Relaxed),
-            api: ApiId::from_byte(self.api.load(Relaxed) as u8)?,
+            domain: Domain::from_letter(self.domain.load(Relaxed) as u8)?,
             live: self.live.load(Relaxed),
             allocated: Site::from_bits(self.allocated.load(Relaxed)),
             freed: Site::from_bits(self.freed.load(Relaxed)),
@@ -238,7 +238,7 @@ pub(crate) fn contains(address: usize) -> bool {
 /// A guarded block of `size` bytes, clean or zero; `None` if it is too large or no slot is free.
 pub(crate) fn malloc(
     size: usize,
-    api: ApiId,
+    domain: Domain,
     zero: bool,
     host: u32,
     allocated: Option<Site>,
@@ -267,7 +267,7 @@ pub(crate) fn malloc(
     let record = &pool.slots[slot];
     record.block.store(block.addr(), Relaxed);
     record.size.store(size, Relaxed);
-    record.api.store(u32::from(api.byte()), Relaxed);
+    record.domain.store(u32::from(domain.letter()), Relaxed);
     record.host.store(host, Relaxed);
     record.allocated.store(Site::to_bits(allocated), Relaxed);
     record.freed.store(0, Relaxed);
@@ -282,8 +282,8 @@ pub(crate) fn at(address: usize) -> Option<Guarded> {
     pool.slots[slot].read(slot)
 }
 
-/// Why the live, guarded block at `p` must not be freed or resized by `api`.
-pub(crate) fn check(p: usize, guarded: Option<&Guarded>, api: ApiId) -> Option<ViolationKind> {
+/// Why the live, guarded block at `p` must not be freed or resized by `domain`.
+pub(crate) fn check(p: usize, guarded: Option<&Guarded>, domain: Domain) -> Option<ViolationKind> {
     let Some(guarded) = guarded else {
         return Some(ViolationKind::ForeignPointer);
     };
@@ -297,8 +297,8 @@ pub(crate) fn check(p: usize, guarded: Option<&Guarded>, api: ApiId) -> Option<V
     if !guarded.live {
         return Some(ViolationKind::DoubleFree);
     }
-    if guarded.api != api {
-        return Some(ViolationKind::WrongDomain { allocated: guarded.api });
+    if guarded.domain != domain {
+        return Some(ViolationKind::WrongDomain { allocated: guarded.domain });
     }
     let pool = pool()?;
     let (start, bytes) = pool.extent(guarded.block, guarded.size, guarded.slot);
@@ -346,11 +346,11 @@ pub(crate) fn violation(
     call: Call,
     p: usize,
     guarded: Option<&Guarded>,
-    api: ApiId,
+    domain: Domain,
     host: &Host,
 ) -> Violation {
-    let facts = guarded.map(|g| BlockFacts::guarded(p, g.size, g.api));
-    let mut violation = Violation::new(kind, call, api, facts, host);
+    let facts = guarded.map(|g| BlockFacts::guarded(p, g.size, g.domain));
+    let mut violation = Violation::new(kind, call, domain, facts, host);
     violation.allocated = guarded.and_then(|g| g.allocated);
     violation.freed = guarded.and_then(|g| g.freed).filter(|_| guarded.is_some_and(|g| !g.live));
     violation
@@ -403,7 +403,7 @@ extern "C" fn report_fault(fault: *mut libc::c_void) {
     };
     let offset = address.wrapping_sub(guarded.block) as isize;
     let kind = ViolationKind::GuardPage { offset, freed: !guarded.live, write };
-    let report = violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.api, host);
+    let report = violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.domain, host);
     (host.handler)(&report);
 }
 

@@ -6,9 +6,9 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::{Malloc, annotate};
+use malloc_api::{Domain, Malloc, annotate};
 
-use crate::block::{ApiId, HEADER_BYTES};
+use crate::block::{self, HEADER_BYTES};
 use crate::capture::Outermost;
 use crate::checked::{Checked, is_guarded};
 use crate::dump::BlockDump;
@@ -49,9 +49,9 @@ pub(crate) const SAMPLED: u8 = 16;
 ///
 /// ```
 /// use malloc_api::{LibcMalloc, Malloc};
-/// use memdebug::{ApiId, DebugHooks};
+/// use memdebug::{Domain, DebugHooks};
 ///
-/// static HOOKS: DebugHooks<LibcMalloc> = DebugHooks::new(LibcMalloc, ApiId::Mem);
+/// static HOOKS: DebugHooks<LibcMalloc> = DebugHooks::new(LibcMalloc, Domain::Mem);
 ///
 /// let block = HOOKS.malloc(5).unwrap();
 /// // SAFETY: five bytes, all of them written by the hooks.
@@ -61,8 +61,8 @@ pub(crate) const SAMPLED: u8 = 16;
 /// ```
 pub struct DebugHooks<A> {
     pub(crate) inner: A,
-    pub(crate) api: ApiId,
-    /// [`ApiId::word`] of `api`.
+    pub(crate) domain: Domain,
+    /// The second header word of an intact block.
     pub(crate) id_word: u64,
     /// Lets calls take the plain path: shut while an option is on.
     gate: ThreadGate,
@@ -73,13 +73,13 @@ pub struct DebugHooks<A> {
 }
 
 impl<A> DebugHooks<A> {
-    /// Plain hooks of `api` around `inner`, with a host that supplies nothing.
+    /// Plain hooks of `domain` around `inner`, with a host that supplies nothing.
     #[must_use]
-    pub const fn new(inner: A, api: ApiId) -> Self {
+    pub const fn new(inner: A, domain: Domain) -> Self {
         Self {
             inner,
-            api,
-            id_word: api.word(),
+            domain,
+            id_word: block::id_word(domain),
             gate: ThreadGate::open(),
             host: Host::new(),
             flags: AtomicU8::new(0),
@@ -91,9 +91,9 @@ impl<A> DebugHooks<A> {
     /// Sets what the surroundings supply.
     #[must_use]
     pub const fn with_host(mut self, host: Host) -> Self {
-        let gate = match (self.api, host.thread_check) {
-            (ApiId::Raw, _) | (_, None) => ThreadGate::open(),
-            (ApiId::Mem | ApiId::Obj, Some(check)) => ThreadGate::new(check, host.thread_word),
+        let gate = match (self.domain, host.thread_check) {
+            (Domain::Raw, _) | (_, None) => ThreadGate::open(),
+            (Domain::Mem | Domain::Obj, Some(check)) => ThreadGate::new(check, host.thread_word),
         };
         let free_threaded = host.debug_offset.is_some();
         self.gate = if free_threaded { gate.into_shut() } else { gate };
@@ -110,8 +110,8 @@ impl<A> DebugHooks<A> {
 
     /// The domain whose letter the blocks carry.
     #[must_use]
-    pub const fn api(&self) -> ApiId {
-        self.api
+    pub const fn domain(&self) -> Domain {
+        self.domain
     }
 
     /// How many allocations and resizes were numbered: 0 unless serial numbers are on.
@@ -145,7 +145,7 @@ impl<A> DebugHooks<A> {
     /// Data bytes at the front of a block that fills leave alone.
     pub(crate) fn unfilled(&self, base: Option<NonNull<u8>>, size: usize) -> usize {
         match self.host.debug_offset {
-            Some(offset) if self.api == ApiId::Obj => {
+            Some(offset) if self.domain == Domain::Obj => {
                 offset(base).saturating_sub(HEADER_BYTES).min(size)
             }
             _ => 0,
@@ -169,14 +169,14 @@ impl<A> DebugHooks<A> {
     #[inline(never)]
     fn wrong_thread(&self, call: Call) {
         let kind = ViolationKind::WrongThread;
-        (self.host.handler)(&Violation::new(kind, call, self.api, None, &self.host));
+        (self.host.handler)(&Violation::new(kind, call, self.domain, None, &self.host));
     }
 
     /// Reports a block that failed its check.
     #[cold]
     #[inline(never)]
     pub(crate) fn bad_block(&self, p: NonNull<u8>, call: Call) {
-        let violation = verdict::on_block(p, call, self.api, self.has_serial(), &self.host);
+        let violation = verdict::on_block(p, call, self.domain, self.has_serial(), &self.host);
         (self.host.handler)(&violation);
     }
 
@@ -236,7 +236,7 @@ impl<A: Malloc> DebugHooks<A> {
         if options.full_erase {
             flags |= FULL_ERASE;
         }
-        if self.checked.configure(options, self.api, &self.host)? {
+        if self.checked.configure(options, self.domain, &self.host)? {
             flags |= if flags == 0 && options.is_guard_alone() { SAMPLED } else { CHECKED };
         }
         self.flags.store(flags, Relaxed);
@@ -384,7 +384,7 @@ impl<A: fmt::Debug> fmt::Debug for DebugHooks<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DebugHooks")
             .field("inner", &self.inner)
-            .field("api", &self.api)
+            .field("domain", &self.domain)
             .field("host", &self.host)
             .finish_non_exhaustive()
     }

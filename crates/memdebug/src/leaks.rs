@@ -6,20 +6,20 @@ use core::fmt::{self, Write};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::at_exit;
-use crate::block::ApiId;
 use crate::guard;
 use crate::mapping::{MappedSlice, Zeroed};
 use crate::options::{LeakFormat, LeakReport};
 use crate::registry::LIVE;
 use crate::sites::Site;
 use crate::stderr::Stderr;
+use malloc_api::Domain;
 
 /// Blocks of one domain from one site.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 struct Group {
     /// The letter.
-    api: u32,
+    domain: u32,
     site: u32,
     blocks: usize,
     bytes: usize,
@@ -39,9 +39,9 @@ unsafe impl Zeroed for Group {}
 ///
 /// ```
 /// use malloc_api::{LibcMalloc, Malloc};
-/// use memdebug::{ApiId, DebugHooks, LiveBlocks, Options};
+/// use memdebug::{Domain, DebugHooks, LiveBlocks, Options};
 ///
-/// let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_options(&"registry".parse()?)?;
+/// let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&"registry".parse()?)?;
 /// let block = hooks.malloc(100);
 /// let live = LiveBlocks::now();
 /// assert_eq!((live.blocks(), live.bytes()), (1, 100));
@@ -63,7 +63,7 @@ pub struct LiveBlocks {
 #[non_exhaustive]
 pub struct LiveGroup {
     /// The domain.
-    pub api: ApiId,
+    pub domain: Domain,
     /// Where they were allocated; `None` unless backtraces are on.
     pub site: Option<Site>,
     /// How many blocks.
@@ -85,19 +85,19 @@ impl LiveBlocks {
         };
         let mut blocks = 0;
         let mut bytes = 0;
-        each(|api, site, size| {
+        each(|domain, site, size| {
             if let Some(place) = all.get_mut(blocks) {
-                *place = Group { api: api.byte().into(), site, blocks: 1, bytes: size };
+                *place = Group { domain: domain.letter().into(), site, blocks: 1, bytes: size };
                 blocks += 1;
                 bytes += size;
             }
         });
-        all[..blocks].sort_unstable_by_key(|group| (group.api, group.site));
+        all[..blocks].sort_unstable_by_key(|group| (group.domain, group.site));
         let mut count = 0_usize;
         for index in 0..blocks {
             let next = all[index];
             match count.checked_sub(1).map(|last| &mut all[last]) {
-                Some(last) if (last.api, last.site) == (next.api, next.site) => {
+                Some(last) if (last.domain, last.site) == (next.domain, next.site) => {
                     last.blocks += next.blocks;
                     last.bytes += next.bytes;
                 }
@@ -108,7 +108,7 @@ impl LiveBlocks {
             }
         }
         all[..count]
-            .sort_unstable_by_key(|g| (core::cmp::Reverse((g.bytes, g.blocks)), g.api, g.site));
+            .sort_unstable_by_key(|g| (core::cmp::Reverse((g.bytes, g.blocks)), g.domain, g.site));
         Self { groups: Some(all), count, blocks, bytes }
     }
 
@@ -128,7 +128,7 @@ impl LiveBlocks {
     pub fn groups(&self) -> impl Iterator<Item = LiveGroup> {
         self.groups.iter().flat_map(|all| &all[..self.count]).filter_map(|group| {
             Some(LiveGroup {
-                api: ApiId::from_byte(group.api as u8)?,
+                domain: Domain::from_letter(group.domain as u8)?,
                 site: Site::from_bits(group.site),
                 blocks: group.blocks,
                 bytes: group.bytes,
@@ -149,7 +149,7 @@ impl LiveBlocks {
             write!(
                 out,
                 "{comma}{{\"domain\":\"{}\",\"blocks\":{},\"bytes\":{},\"site\":[",
-                group.api.name(),
+                group.domain.name(),
                 group.blocks,
                 group.bytes
             )?;
@@ -163,13 +163,13 @@ impl LiveBlocks {
 }
 
 /// All live blocks: domain, site, size.
-fn each(mut f: impl FnMut(ApiId, u32, usize)) {
+fn each(mut f: impl FnMut(Domain, u32, usize)) {
     LIVE.for_each(|entry| {
         if !entry.freed {
-            f(entry.api, Site::to_bits(entry.site), entry.size);
+            f(entry.domain, Site::to_bits(entry.site), entry.size);
         }
     });
-    guard::for_each(|guarded| f(guarded.api, Site::to_bits(guarded.allocated), guarded.size));
+    guard::for_each(|guarded| f(guarded.domain, Site::to_bits(guarded.allocated), guarded.size));
 }
 
 impl fmt::Display for LiveBlocks {
@@ -184,7 +184,7 @@ impl fmt::Display for LiveBlocks {
                 "\n{} blocks with {} bytes in the {} domain",
                 group.blocks,
                 group.bytes,
-                group.api.name()
+                group.domain.name()
             )?;
             match group.site {
                 Some(site) => write!(f, ", allocated by (most recent call first):\n{site}")?,

@@ -77,7 +77,7 @@ mod thread;
 mod verdict;
 mod violation;
 
-pub use block::{ApiId, HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
+pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 pub use configure::ConfigureError;
 pub use dump::BlockDump;
 #[cfg(feature = "std")]
@@ -86,6 +86,7 @@ pub use hooks::DebugHooks;
 pub use host::{CurrentFrames, DebugOffset, FrameSink, Host, Traceback, Tracing, ViolationHandler};
 #[cfg(feature = "std")]
 pub use leaks::{LiveBlocks, LiveGroup, report_leaks_at_exit};
+pub use malloc_api::Domain;
 pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 #[cfg(feature = "std")]

@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::annotated;
-use crate::block::{ApiId, HEADER_BYTES, base_of, overhead};
+use crate::block::{HEADER_BYTES, base_of, overhead};
 use crate::facts::BlockFacts;
 use crate::host::Host;
 use crate::mapping::{MappedSlice, Zeroed};
@@ -20,6 +20,7 @@ use crate::options::QuarantineBounds;
 use crate::pattern::{DEADBYTE, INLINE_BYTES, first_other, is_all};
 use crate::sites::Site;
 use crate::violation::{Call, Violation, ViolationKind};
+use malloc_api::Domain;
 
 /// Rings of small blocks, at most.
 const SMALL_RINGS: usize = 8;
@@ -49,7 +50,7 @@ unsafe impl Zeroed for Held {}
 /// What a quarantine must know to verify and report a block by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner {
-    pub(crate) api: ApiId,
+    pub(crate) domain: Domain,
     pub(crate) serial: bool,
     pub(crate) host: Host,
 }
@@ -93,8 +94,8 @@ impl Owner {
         };
         let changed = header.iter().chain(rest).filter(|&&b| b != DEADBYTE).count();
         let kind = ViolationKind::UseAfterFree { offset, found, changed };
-        let facts = BlockFacts::of_freed(held.p, held.size, self.api);
-        let mut violation = Violation::new(kind, call, self.api, Some(facts), &self.host);
+        let facts = BlockFacts::of_freed(held.p, held.size, self.domain);
+        let mut violation = Violation::new(kind, call, self.domain, Some(facts), &self.host);
         violation.allocated = Site::from_bits(held.allocated);
         violation.freed = Site::from_bits(held.freed);
         Some(violation)

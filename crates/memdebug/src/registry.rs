@@ -14,9 +14,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::block::ApiId;
 use crate::mapping::MappedSlice;
 use crate::sites::Site;
+use malloc_api::Domain;
 
 /// The process's live blocks.
 pub(crate) static LIVE: Registry = Registry::new();
@@ -31,7 +31,7 @@ const FIRST_ENTRIES: usize = 256;
 pub(crate) struct Entry {
     pub(crate) address: usize,
     pub(crate) size: usize,
-    pub(crate) api: ApiId,
+    pub(crate) domain: Domain,
     /// Where it was allocated, or freed if `freed`.
     pub(crate) site: Option<Site>,
     pub(crate) freed: bool,
@@ -43,15 +43,10 @@ const SIZE_BITS: u32 = 48;
 impl Entry {
     #[inline]
     fn pack(self) -> u128 {
-        let api = match self.api {
-            ApiId::Raw => 0,
-            ApiId::Mem => 1,
-            ApiId::Obj => 2,
-        };
         u128::from(key(self.address))
             | (self.size as u128) << ADDRESS_BITS
             | u128::from(Site::to_bits(self.site)) << (ADDRESS_BITS + SIZE_BITS)
-            | api << 124
+            | (self.domain.index() as u128) << 124
             | u128::from(self.freed) << 126
     }
 
@@ -60,7 +55,7 @@ impl Entry {
         Self {
             address: ((packed & mask(ADDRESS_BITS)) as usize) << 4,
             size: (packed >> ADDRESS_BITS & mask(SIZE_BITS)) as usize,
-            api: ApiId::ALL[((packed >> 124) as usize & 3).min(2)],
+            domain: Domain::ALL[((packed >> 124) as usize & 3).min(2)],
             site: Site::from_bits((packed >> (ADDRESS_BITS + SIZE_BITS)) as u32),
             freed: packed >> 126 & 1 == 1,
         }
@@ -132,12 +127,12 @@ impl Registry {
         self.shard(hash).insert(entry.pack(), hash)
     }
 
-    /// Takes the live block of `api` at `address` out, or marks it freed at `freed_at` if `hold`.
+    /// Takes the live block of `domain` at `address` out, or marks it freed at `freed_at` if `hold`.
     #[inline]
     pub(crate) fn take(
         &self,
         address: usize,
-        api: ApiId,
+        domain: Domain,
         hold: bool,
         freed_at: Option<Site>,
     ) -> Result<Entry, Rejection> {
@@ -152,7 +147,7 @@ impl Registry {
         if entry.freed {
             return Err(Rejection::Freed(entry));
         }
-        if entry.api != api {
+        if entry.domain != domain {
             return Err(Rejection::WrongDomain(entry));
         }
         *place = if hold {
@@ -325,7 +320,7 @@ mod tests {
 
     fn entry(address: usize, size: usize) -> Entry {
         let site = Site::from_bits((address >> 4) as u32);
-        Entry { address, size, api: ApiId::ALL[size % 3], site, freed: size % 2 == 1 }
+        Entry { address, size, domain: Domain::ALL[size % 3], site, freed: size % 2 == 1 }
     }
 
     #[test]

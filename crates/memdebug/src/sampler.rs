@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 
-use crate::block::ApiId;
 use crate::capture::Outermost;
 use crate::configure::ConfigureError;
 use crate::guard::{self, Guarded};
@@ -19,6 +18,7 @@ use crate::options::Options;
 use crate::sampling::Countdowns;
 use crate::sites::Site;
 use crate::violation::{Call, ViolationKind};
+use malloc_api::Domain;
 
 /// Puts about one block in N between guard pages, and hands every other call to the allocator `A` as it is.
 ///
@@ -40,9 +40,9 @@ use crate::violation::{Call, ViolationKind};
 ///
 /// ```
 /// use malloc_api::{LibcMalloc, Malloc};
-/// use memdebug::{ApiId, GuardSampler};
+/// use memdebug::{Domain, GuardSampler};
 ///
-/// static SAMPLER: GuardSampler<LibcMalloc> = GuardSampler::new(LibcMalloc, ApiId::Raw);
+/// static SAMPLER: GuardSampler<LibcMalloc> = GuardSampler::new(LibcMalloc, Domain::Raw);
 ///
 /// SAMPLER.configure(&"guard=1/5000,backtrace=8".parse()?)?;
 /// let block = SAMPLER.malloc(100).expect("out of memory");
@@ -52,7 +52,7 @@ use crate::violation::{Call, ViolationKind};
 /// ```
 pub struct GuardSampler<A, const THREAD_GROUPS: usize = 64> {
     inner: A,
-    api: ApiId,
+    domain: Domain,
     host: Host,
     /// The first address of the guard pages, and their bytes: 0 before they are switched on. They are here since a static
     /// of another crate costs a load more.
@@ -74,10 +74,10 @@ struct Setting {
 }
 
 impl<A> GuardSampler<A> {
-    /// A sampler of blocks of `api` over `inner`, which guards nothing yet, with a host that supplies nothing.
+    /// A sampler of blocks of `domain` over `inner`, which guards nothing yet, with a host that supplies nothing.
     #[must_use]
-    pub const fn new(inner: A, api: ApiId) -> Self {
-        Self::with_groups(inner, api)
+    pub const fn new(inner: A, domain: Domain) -> Self {
+        Self::with_groups(inner, domain)
     }
 }
 
@@ -85,16 +85,16 @@ impl<A> GuardSampler<A, 1> {
     /// [`new`](GuardSampler::new) for callers that seldom overlap, as those that hold one lock: all threads share a
     /// counter, which costs five instructions less. Where calls do overlap the rate is less exact, and nothing else.
     #[must_use]
-    pub const fn serialized(inner: A, api: ApiId) -> Self {
-        Self::with_groups(inner, api)
+    pub const fn serialized(inner: A, domain: Domain) -> Self {
+        Self::with_groups(inner, domain)
     }
 }
 
 impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
-    const fn with_groups(inner: A, api: ApiId) -> Self {
+    const fn with_groups(inner: A, domain: Domain) -> Self {
         Self {
             inner,
-            api,
+            domain,
             host: Host::new(),
             start: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
@@ -165,7 +165,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if !self.countdowns.is_due(setting.map(|setting| setting.rate)) {
             return None;
         }
-        guard::malloc(size, self.api, zero, setting?.host, self.site(entry))
+        guard::malloc(size, self.domain, zero, setting?.host, self.site(entry))
     }
 
     fn site(&self, entry: Outermost) -> Option<Site> {
@@ -179,7 +179,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
     fn verify(&self, p: NonNull<u8>, call: Call) -> Option<Guarded> {
         let address = p.as_ptr().addr();
         let block = guard::at(address);
-        match guard::check(address, block.as_ref(), self.api) {
+        match guard::check(address, block.as_ref(), self.domain) {
             None => block,
             Some(kind) => {
                 self.tell(kind, call, p, block.as_ref());
@@ -190,7 +190,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
 
     fn tell(&self, kind: ViolationKind, call: Call, p: NonNull<u8>, block: Option<&Guarded>) {
         let address = p.as_ptr().addr();
-        let report = guard::violation(kind, call, address, block, self.api, &self.host);
+        let report = guard::violation(kind, call, address, block, self.domain, &self.host);
         (self.host.handler)(&report);
     }
 
@@ -288,7 +288,7 @@ impl<A: fmt::Debug, const THREAD_GROUPS: usize> fmt::Debug for GuardSampler<A, T
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GuardSampler")
             .field("inner", &self.inner)
-            .field("api", &self.api)
+            .field("domain", &self.domain)
             .field("host", &self.host)
             .finish_non_exhaustive()
     }

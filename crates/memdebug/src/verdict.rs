@@ -5,13 +5,14 @@ use core::ptr::NonNull;
 
 use malloc_api::MIN_ALIGN;
 
-use crate::block::{ApiId, HEADER_BYTES, TAIL_BYTES, max_request};
+use crate::block::{HEADER_BYTES, TAIL_BYTES, max_request};
 use crate::facts::BlockFacts;
 use crate::host::Host;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
 use crate::probe;
 use crate::region;
 use crate::violation::{Call, Violation, ViolationKind};
+use malloc_api::Domain;
 
 /// Bytes searched in front of a pointer for the block that it may point into.
 const SEARCH_BYTES: usize = 4 << 20;
@@ -22,20 +23,20 @@ const WINDOW_BYTES: usize = 4096;
 pub(crate) fn on_block(
     p: NonNull<u8>,
     call: Call,
-    api: ApiId,
+    domain: Domain,
     serial: bool,
     host: &Host,
 ) -> Violation {
     let facts = BlockFacts::read(p.as_ptr().addr(), serial);
-    Violation::new(kind(&facts, api), call, api, Some(facts), host)
+    Violation::new(kind(&facts, domain), call, domain, Some(facts), host)
 }
 
 /// CPython's order of checks, each refined by what the memory around it shows.
-fn kind(facts: &BlockFacts, api: ApiId) -> ViolationKind {
+fn kind(facts: &BlockFacts, domain: Domain) -> ViolationKind {
     let Some(id) = facts.id() else {
         return ViolationKind::ForeignPointer;
     };
-    if id != api.byte() {
+    if id != domain.letter() {
         return bad_id(facts, id);
     }
     if !facts.pads_intact() || facts.tail.is_none() {
@@ -49,7 +50,7 @@ fn bad_id(facts: &BlockFacts, id: u8) -> ViolationKind {
     if facts.header_is_dead() {
         return ViolationKind::DoubleFree;
     }
-    if let Some(allocated) = ApiId::from_byte(id).filter(|_| facts.pads_intact()) {
+    if let Some(allocated) = Domain::from_letter(id).filter(|_| facts.pads_intact()) {
         return ViolationKind::WrongDomain { allocated };
     }
     if let Some((block, size)) = enclosing_block(facts.address) {
@@ -94,7 +95,7 @@ fn enclosing_block(address: usize) -> Option<(usize, usize)> {
 
 fn stated_by_intact_header(header: &[u8]) -> Option<usize> {
     let (size, id) = header.split_first_chunk::<8>()?;
-    ApiId::from_byte(id[0])?;
+    Domain::from_letter(id[0])?;
     if id[1..].iter().any(|&b| b != FORBIDDENBYTE) {
         return None;
     }

@@ -3,11 +3,11 @@
 
 use core::fmt;
 
-use crate::block::ApiId;
 use crate::dump;
 use crate::facts::BlockFacts;
 use crate::host::{Host, Traceback};
 use crate::sites::Site;
+use malloc_api::Domain;
 
 /// The function of the hooks that met a violation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -35,7 +35,7 @@ pub enum ViolationKind {
     /// The block belongs to another domain.
     WrongDomain {
         /// The domain that allocated it.
-        allocated: ApiId,
+        allocated: Domain,
     },
     /// A pad byte before the block was changed: a write in front of the block.
     LeadingPad,
@@ -85,7 +85,7 @@ pub enum ViolationKind {
 pub struct Violation {
     pub(crate) kind: ViolationKind,
     pub(crate) call: Call,
-    pub(crate) api: ApiId,
+    pub(crate) domain: Domain,
     pub(crate) block: Option<BlockFacts>,
     pub(crate) allocated: Option<Site>,
     pub(crate) freed: Option<Site>,
@@ -94,18 +94,18 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// A violation of `api` met in `call`, about the block of `block`.
+    /// A violation of `domain` met in `call`, about the block of `block`.
     pub(crate) fn new(
         kind: ViolationKind,
         call: Call,
-        api: ApiId,
+        domain: Domain,
         block: Option<BlockFacts>,
         host: &Host,
     ) -> Self {
         Self {
             kind,
             call,
-            api,
+            domain,
             block,
             allocated: None,
             freed: None,
@@ -128,8 +128,8 @@ impl Violation {
 
     /// The domain whose hooks met it.
     #[must_use]
-    pub fn api(&self) -> ApiId {
-        self.api
+    pub fn domain(&self) -> Domain {
+        self.domain
     }
 
     /// Address of the block's data as the caller gave it; `None` where no block is involved.
@@ -203,7 +203,7 @@ impl fmt::Debug for Violation {
         f.debug_struct("Violation")
             .field("kind", &self.kind)
             .field("call", &self.call)
-            .field("api", &self.api)
+            .field("domain", &self.domain)
             .field("block", &self.block)
             .finish_non_exhaustive()
     }

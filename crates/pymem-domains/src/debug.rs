@@ -1,7 +1,7 @@
 //! Owns how a set of domains makes its debug hooks and its samplers of guard pages. Leaves both to `memdebug`.
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, DebugHooks, GuardSampler, Host, Options};
+use memdebug::{DebugHooks, GuardSampler, Host, Options};
 
 use crate::error::SetAllocatorError;
 use malloc_api::AllocatorRecord;
@@ -53,24 +53,19 @@ impl DebugConfig {
         domain: Domain,
         inner: A,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
-        let api = match domain {
-            Domain::Raw => ApiId::Raw,
-            Domain::Mem => ApiId::Mem,
-            Domain::Obj => ApiId::Obj,
-        };
         match checks {
             Checks::Hooks => {
-                let hooks = DebugHooks::new(inner, api).with_host(self.host);
+                let hooks = DebugHooks::new(inner, domain).with_host(self.host);
                 let hooks = hooks.with_options(&self.options);
                 hooks.map(|hooks| AllocatorRecord::new(immortal::leak(hooks)))
             }
             Checks::Sampler => {
-                let sampler = GuardSampler::new(inner, api).with_host(self.host);
+                let sampler = GuardSampler::new(inner, domain).with_host(self.host);
                 let sampler = sampler.with_options(&self.options);
                 sampler.map(|sampler| AllocatorRecord::new(immortal::leak(sampler)))
             }
             Checks::SerializedSampler => {
-                let sampler = GuardSampler::serialized(inner, api).with_host(self.host);
+                let sampler = GuardSampler::serialized(inner, domain).with_host(self.host);
                 let sampler = sampler.with_options(&self.options);
                 sampler.map(|sampler| AllocatorRecord::new(immortal::leak(sampler)))
             }

@@ -62,7 +62,7 @@ impl<A: Malloc> DebugHooks<A> {
     fn next_damaged(&self, after: usize) -> Option<Entry> {
         let mut lowest: Option<Entry> = None;
         LIVE.for_each(|entry| {
-            let candidate = entry.api == self.api
+            let candidate = entry.domain == self.domain
                 && !entry.freed
                 && entry.address > after
                 && lowest.is_none_or(|l| entry.address < l.address);

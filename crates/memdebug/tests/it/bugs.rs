@@ -3,13 +3,13 @@
 use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Violation, ViolationKind, install_fault_handler};
+use memdebug::{DebugHooks, Domain, Violation, ViolationKind, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{Bug, COLLECTING, SIZES, another, hooks, options, seen};
 
 /// Whether `kind` is the class that `bug` must be given. `certain` with a registry: nothing is guessed then.
-fn is_right(bug: Bug, kind: ViolationKind, api: ApiId, size: usize, certain: bool) -> bool {
+fn is_right(bug: Bug, kind: ViolationKind, domain: Domain, size: usize, certain: bool) -> bool {
     use ViolationKind as V;
     match bug {
         // Reads are for guard pages, which end a process.
@@ -32,22 +32,22 @@ fn is_right(bug: Bug, kind: ViolationKind, api: ApiId, size: usize, certain: boo
         Bug::Stack | Bug::Static | Bug::Unmapped => kind == V::ForeignPointer,
         Bug::NoHooks if !certain => kind == V::BadId,
         Bug::NoHooks => kind == V::ForeignPointer,
-        Bug::WrongDomain => kind == V::WrongDomain { allocated: api },
+        Bug::WrongDomain => kind == V::WrongDomain { allocated: domain },
         Bug::NoGil => kind == V::WrongThread,
     }
 }
 
 #[rstest]
 fn each_bug_is_named(
-    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain,
     #[values("", "serial", "full_erase", "quarantine", "strict", "strict,serial,backtrace=4")]
     options: &str,
 ) {
     install_fault_handler().unwrap();
     let certain = options.contains("strict");
     let quarantine = certain || options.contains("quarantine");
-    let ours = hooks(api, options);
-    let other = hooks(another(api), options);
+    let ours = hooks(domain, options);
+    let other = hooks(another(domain), options);
     for size in SIZES {
         for bug in Bug::all(size, quarantine) {
             bug.plant(&ours, &other, size);
@@ -61,16 +61,22 @@ fn each_bug_is_named(
                 bug.plant(&ours, &other, size);
                 found = seen();
             }
-            if bug == Bug::NoGil && api == ApiId::Raw {
+            if bug == Bug::NoGil && domain == Domain::Raw {
                 assert!(found.is_empty(), "raw has no thread rule");
                 continue;
             }
             let kinds: Vec<_> = found.iter().map(Violation::kind).collect();
-            let context = format!("{bug:?}, {size} bytes, {api:?}, {options:?}: {kinds:?}");
+            let context = format!("{bug:?}, {size} bytes, {domain:?}, {options:?}: {kinds:?}");
             // A wrong free leaves the block alone: the right one after it must find nothing.
             assert_eq!(kinds.len(), 1, "{context}");
             assert!(
-                is_right(bug, kinds[0], api, size, certain || quarantine && bug == Bug::DoubleFree),
+                is_right(
+                    bug,
+                    kinds[0],
+                    domain,
+                    size,
+                    certain || quarantine && bug == Bug::DoubleFree
+                ),
                 "{context}"
             );
         }
@@ -79,7 +85,7 @@ fn each_bug_is_named(
 
 #[rstest]
 fn no_bug_is_no_report(
-    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain,
     #[values(
         "",
         "serial",
@@ -91,8 +97,8 @@ fn no_bug_is_no_report(
     )]
     options: &str,
 ) {
-    let ours = hooks(api, options);
-    let other = hooks(another(api), options);
+    let ours = hooks(domain, options);
+    let other = hooks(another(domain), options);
     for size in SIZES {
         Bug::None.plant(&ours, &other, size);
     }
@@ -107,9 +113,9 @@ fn guarded_blocks_hold_other_hooks_blocks(
     #[values("quarantine", "strict", "guard=1/3")] options_above: &str,
 ) {
     install_fault_handler().unwrap();
-    let below = DebugHooks::new(LibcMalloc, ApiId::Raw).with_host(COLLECTING);
+    let below = DebugHooks::new(LibcMalloc, Domain::Raw).with_host(COLLECTING);
     let below = below.with_options(&options("guard=1/1")).unwrap();
-    let above = DebugHooks::new(&below, ApiId::Obj).with_host(COLLECTING);
+    let above = DebugHooks::new(&below, Domain::Obj).with_host(COLLECTING);
     let above = above.with_options(&options(options_above)).unwrap();
     for size in SIZES {
         let block = above.malloc(size).unwrap();

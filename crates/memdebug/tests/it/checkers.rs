@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use malloc_api::testing::under_memory_checker;
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{generate, run};
-use memdebug::{ApiId, DebugHooks};
+use memdebug::{DebugHooks, Domain};
 use rstest::rstest;
 
 use crate::support::options;
@@ -21,7 +21,7 @@ const VARIABLE: &str = "MEMDEBUG_TEST_ACCESS";
 fn program() {
     let bug = std::env::var(VARIABLE).unwrap_or_else(|_| String::from("none;"));
     let (bug, text) = bug.split_once(';').expect("a bug and options");
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_options(&options(text)).unwrap();
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&options(text)).unwrap();
     let block = hooks.malloc(50).expect("memory");
     let access = |offset: isize| {
         // SAFETY: the planted bug.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 use malloc_api::testing::test_process;
-use memdebug::{ApiId, Host, Violation, handler, install_fault_handler};
+use memdebug::{Domain, Host, Violation, handler, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{Bug, SIZES, another, hooks_of};
@@ -23,7 +23,7 @@ pub(crate) fn run(program: &str) -> Output {
 fn program() {
     let Ok(program) = std::env::var(VARIABLE) else {
         let host = Host::new();
-        Bug::None.plant(&hooks_of(host, ApiId::Raw, ""), &hooks_of(host, ApiId::Mem, ""), 1);
+        Bug::None.plant(&hooks_of(host, Domain::Raw, ""), &hooks_of(host, Domain::Mem, ""), 1);
         return;
     };
     // SAFETY: a limit of this process alone: no core files.
@@ -57,13 +57,13 @@ fn program() {
     }
     let mut words = program.split(';');
     let mut word = || words.next().unwrap();
-    let (bug, api, size) = (Bug::parse(word()), word(), word().parse().unwrap());
+    let (bug, domain, size) = (Bug::parse(word()), word(), word().parse().unwrap());
     let options = word();
-    let api = ApiId::from_byte(api.as_bytes()[0]).unwrap();
+    let domain = Domain::from_letter(domain.as_bytes()[0]).unwrap();
     install_fault_handler().unwrap();
     let host = Host::new().with_handler(handler::abort).with_thread_check(|| false);
     let host = if bug == Bug::NoGil { host } else { host.with_thread_check(|| true) };
-    bug.plant(&hooks_of(host, api, options), &hooks_of(host, another(api), options), size);
+    bug.plant(&hooks_of(host, domain, options), &hooks_of(host, another(domain), options), size);
 }
 
 #[rstest]
@@ -81,15 +81,15 @@ fn every_bug_ends_in_sigabrt(
         _ => true,
     };
     for bug in Bug::all(size, options == "strict").into_iter().filter(sampled) {
-        for api in [ApiId::Raw, ApiId::Mem, ApiId::Obj] {
-            if bug == Bug::NoGil && api == ApiId::Raw {
+        for domain in [Domain::Raw, Domain::Mem, Domain::Obj] {
+            if bug == Bug::NoGil && domain == Domain::Raw {
                 continue;
             }
-            let letter = char::from(api.byte());
+            let letter = char::from(domain.letter());
             let output = run(&format!("{};{letter};{size};{options}", bug.text()));
             let errors = String::from_utf8_lossy(&output.stderr);
             let context = format!(
-                "{bug:?}, {size} bytes, {api:?}, {options:?}: {:?}\n{errors}",
+                "{bug:?}, {size} bytes, {domain:?}, {options:?}: {:?}\n{errors}",
                 output.status
             );
             assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{context}");
@@ -113,7 +113,7 @@ fn no_bug_ends_well(#[values("", "strict,serial", "guard=1/1")] options: &str) {
 
 /// A walk over the live blocks finds the one that was overrun, though nobody frees it.
 fn check() {
-    let hooks = hooks_of(Host::new().with_handler(handler::report), ApiId::Mem, "registry");
+    let hooks = hooks_of(Host::new().with_handler(handler::report), Domain::Mem, "registry");
     let blocks: Vec<_> = (0..100).map(|size| hooks.malloc(size).unwrap()).collect();
     assert_eq!(hooks.check_all(), 0);
     for at in [20, 70] {
@@ -146,7 +146,7 @@ fn relay() {
         unsafe { libc::raise(signal) };
     }
     static OURS: std::sync::OnceLock<libc::sigaction> = std::sync::OnceLock::new();
-    let hooks = hooks_of(Host::new(), ApiId::Mem, "guard=1/1");
+    let hooks = hooks_of(Host::new(), Domain::Mem, "guard=1/1");
     // SAFETY: plain numbers and pointers, for which zero is a value.
     let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: null asks for the present action alone.
@@ -178,7 +178,7 @@ fn again() {
         // SAFETY: a planted bug: the block's pages are guarded.
         std::hint::black_box(unsafe { freed.read_volatile() });
     }
-    let hooks = hooks_of(Host::new().with_handler(look), ApiId::Mem, "guard=1/1");
+    let hooks = hooks_of(Host::new().with_handler(look), Domain::Mem, "guard=1/1");
     let p = hooks.malloc(100).unwrap();
     FREED.store(p.as_ptr().expose_provenance(), Relaxed);
     // SAFETY: live.

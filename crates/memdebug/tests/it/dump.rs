@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, FrameSink, Host, Tracing, Violation, install_fault_handler};
+use memdebug::{Domain, FrameSink, Host, Tracing, Violation, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{COLLECTING, Hooks, hooks, hooks_of, seen};
@@ -58,7 +58,7 @@ fn tail_good(p: *mut u8, size: usize) -> String {
 
 #[test]
 fn overflow_by_one_as_measured() {
-    let hooks = hooks(ApiId::Mem, "");
+    let hooks = hooks(Domain::Mem, "");
     let p = block(&hooks, 16);
     put(p.wrapping_add(16), b"x");
     let violation = free(&hooks, p);
@@ -78,7 +78,7 @@ fn overflow_by_one_as_measured() {
 
 #[test]
 fn underflow_by_two() {
-    let hooks = hooks(ApiId::Obj, "");
+    let hooks = hooks(Domain::Obj, "");
     let p = block(&hooks, 3);
     put(p.wrapping_sub(2), b"\0y");
     let violation = free(&hooks, p);
@@ -95,9 +95,9 @@ fn underflow_by_two() {
 }
 
 #[rstest]
-#[case(ApiId::Mem, ApiId::Raw, "bad ID: Allocated using API 'm', verified using API 'r'")]
-#[case(ApiId::Raw, ApiId::Obj, "bad ID: Allocated using API 'r', verified using API 'o'")]
-fn wrong_domain(#[case] made: ApiId, #[case] freed: ApiId, #[case] message: &str) {
+#[case(Domain::Mem, Domain::Raw, "bad ID: Allocated using API 'm', verified using API 'r'")]
+#[case(Domain::Raw, Domain::Obj, "bad ID: Allocated using API 'r', verified using API 'o'")]
+fn wrong_domain(#[case] made: Domain, #[case] freed: Domain, #[case] message: &str) {
     for options in ["", "strict"] {
         let maker = hooks(made, options);
         let p = block(&maker, 0);
@@ -110,7 +110,7 @@ fn wrong_domain(#[case] made: ApiId, #[case] freed: ApiId, #[case] message: &str
         let expected = format!(
             "Debug memory block at address p={:#x}: API '{}'\n    0 bytes originally requested\n{PADS}{}\n{NOT_TRACED}",
             p.addr(),
-            char::from(made.byte()),
+            char::from(made.letter()),
             tail_good(p, 0)
         );
         assert_eq!(violation.to_string(), expected);
@@ -126,7 +126,7 @@ fn wrong_domain(#[case] made: ApiId, #[case] freed: ApiId, #[case] message: &str
 #[case(17, " 00 01 02 03 04 05 06 07 ... 09 0a 0b 0c 0d 0e 0f 10")]
 #[case(600, " 00 01 02 03 04 05 06 07 ... 50 51 52 53 54 55 56 57")]
 fn data(#[case] size: usize, #[case] shown: &str) {
-    let hooks = hooks(ApiId::Raw, "");
+    let hooks = hooks(Domain::Raw, "");
     let p = block(&hooks, size);
     put(p, &(0..size).map(|n| n as u8).collect::<Vec<_>>());
     let text = hooks.dump(NonNull::new(p)).to_string();
@@ -144,14 +144,14 @@ fn data(#[case] size: usize, #[case] shown: &str) {
 #[test]
 fn null() {
     assert_eq!(
-        hooks(ApiId::Raw, "").dump(None).to_string(),
+        hooks(Domain::Raw, "").dump(None).to_string(),
         "Debug memory block at address p=(nil):\n"
     );
 }
 
 #[test]
 fn serial_number() {
-    let hooks = hooks(ApiId::Mem, "serial");
+    let hooks = hooks(Domain::Mem, "serial");
     for _ in 0..41 {
         let p = hooks.malloc(1);
         // SAFETY: live, and not used again.
@@ -186,7 +186,7 @@ fn traceback(#[case] tracing: Tracing, #[case] part: &str) {
         Tracing::Unknown => COLLECTING.with_traceback(|_, _| Tracing::Unknown),
         Tracing::Off => COLLECTING.with_traceback(|_, _| Tracing::Off),
     };
-    let hooks = hooks_of(host, ApiId::Mem, "");
+    let hooks = hooks_of(host, Domain::Mem, "");
     let p = block(&hooks, 1);
     let text = hooks.dump(NonNull::new(p)).to_string();
     let end = format!("    Data at p: cd\n\n{part}");
@@ -198,7 +198,7 @@ fn traceback(#[case] tracing: Tracing, #[case] part: &str) {
 #[test]
 fn nothing_at_the_pointer() {
     install_fault_handler().unwrap();
-    let hooks = hooks(ApiId::Mem, "");
+    let hooks = hooks(Domain::Mem, "");
     let violation = free(&hooks, std::ptr::without_provenance_mut(0x40));
     let expected = format!(
         "Debug memory block at address p=0x40:\n    The 16 header bytes at p-16 cannot be read.\n\n{NOT_TRACED}\
@@ -211,7 +211,7 @@ fn nothing_at_the_pointer() {
 /// CPython faults in the middle of this line.
 #[test]
 fn a_freed_header_leads_nowhere() {
-    let hooks = hooks(ApiId::Mem, "");
+    let hooks = hooks(Domain::Mem, "");
     let p = block(&hooks, 64);
     put(p.wrapping_sub(16), &[0xdd; 88]);
     let violation = free(&hooks, p);
@@ -234,7 +234,7 @@ fn a_freed_header_leads_nowhere() {
 #[test]
 fn a_size_that_leads_to_a_hole() {
     install_fault_handler().unwrap();
-    let hooks = hooks(ApiId::Mem, "");
+    let hooks = hooks(Domain::Mem, "");
     let p = block(&hooks, 64);
     put(p.wrapping_sub(16), &(1_u64 << 45).to_be_bytes());
     let violation = free(&hooks, p);
@@ -250,7 +250,7 @@ fn a_size_that_leads_to_a_hole() {
 
 #[test]
 fn interior_pointer() {
-    let hooks = hooks(ApiId::Mem, "");
+    let hooks = hooks(Domain::Mem, "");
     let p = block(&hooks, 200);
     let violation = free(&hooks, p.wrapping_add(64));
     let verdict = format!(
@@ -267,7 +267,7 @@ fn interior_pointer() {
 
 #[test]
 fn use_after_free() {
-    let hooks = hooks(ApiId::Mem, "quarantine");
+    let hooks = hooks(Domain::Mem, "quarantine");
     let p = block(&hooks, 20);
     // SAFETY: live; the quarantine keeps it.
     unsafe { hooks.free(NonNull::new(p)) };
@@ -288,7 +288,7 @@ fn use_after_free() {
 
 #[test]
 fn guarded_block() {
-    let hooks = hooks(ApiId::Raw, "guard=1/1");
+    let hooks = hooks(Domain::Raw, "guard=1/1");
     let p = block(&hooks, 4);
     // SAFETY: live.
     unsafe { hooks.free(NonNull::new(p)) };
@@ -314,7 +314,7 @@ fn words_of_a_free_threaded_host() {
         );
         std::panic::panic_any("seen");
     });
-    let hooks = hooks_of(host.with_thread_check(|| false), ApiId::Mem, "");
+    let hooks = hooks_of(host.with_thread_check(|| false), Domain::Mem, "");
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hooks.malloc(1)));
     assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"seen"));
 }
@@ -322,7 +322,7 @@ fn words_of_a_free_threaded_host() {
 #[test]
 #[should_panic(expected = "_PyMem_DebugRawFree: bad trailing pad byte")]
 fn panics_where_asked() {
-    let hooks = hooks_of(Host::new().with_handler(memdebug::handler::panic), ApiId::Mem, "");
+    let hooks = hooks_of(Host::new().with_handler(memdebug::handler::panic), Domain::Mem, "");
     let p = block(&hooks, 1);
     put(p.wrapping_add(1), b"!");
     // SAFETY: a planted bug.

@@ -1,7 +1,7 @@
 //! The report of live blocks at exit, in children of their own: the registry is the process's.
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, Host, LiveBlocks};
+use memdebug::{Domain, Host, LiveBlocks};
 use rstest::rstest;
 
 use crate::support::{Hooks, SIZES, hooks_of};
@@ -13,8 +13,8 @@ fn leaky_function(hooks: &Hooks, size: usize) {
 
 /// What a child does: leaks two blocks of mem and one of obj, and frees others.
 pub(crate) fn child(options: &str) {
-    let mem = hooks_of(Host::new(), ApiId::Mem, options);
-    let obj = hooks_of(Host::new(), ApiId::Obj, options);
+    let mem = hooks_of(Host::new(), Domain::Mem, options);
+    let obj = hooks_of(Host::new(), Domain::Obj, options);
     // A length that the compiler does not know: an unrolled loop is two places that allocate.
     for &size in std::hint::black_box(&[100, 50][..]) {
         leaky_function(&mem, size);
@@ -34,9 +34,9 @@ pub(crate) fn child_of_table(text: &str) {
     let mut words = text.split(';');
     let mut word = || words.next().expect("options, domain and size");
     let options = word();
-    let api = ApiId::from_byte(word().as_bytes()[0]).expect("a domain's letter");
+    let domain = Domain::from_letter(word().as_bytes()[0]).expect("a domain's letter");
     let size = word().parse().expect("a size");
-    let hooks = hooks_of(Host::new(), api, options);
+    let hooks = hooks_of(Host::new(), domain, options);
     let leaked = hooks.malloc(size);
     let moved = hooks.calloc(1, size);
     // SAFETY: live, and not used again but as the result.
@@ -71,7 +71,7 @@ pub(crate) fn child_that_ends_by(end: &str) {
         "threads" => {
             for _ in 0..8 {
                 std::thread::spawn(|| {
-                    let hooks = hooks_of(Host::new(), ApiId::Raw, "registry");
+                    let hooks = hooks_of(Host::new(), Domain::Raw, "registry");
                     loop {
                         let block = hooks.malloc(48);
                         // SAFETY: live, and not used again.
@@ -100,7 +100,7 @@ fn ends_of_a_process(#[case] end: &str, #[case] status: i32, #[case] reports: us
 /// What a child does: writes to a block that the quarantine holds, leaks another one, and ends.
 pub(crate) fn child_that_writes() {
     let host = Host::new().with_handler(memdebug::handler::report);
-    let hooks = hooks_of(host, ApiId::Mem, "quarantine,leaks,leak_exit=7");
+    let hooks = hooks_of(host, Domain::Mem, "quarantine,leaks,leak_exit=7");
     let p = hooks.malloc(32).expect("memory");
     // SAFETY: live; the quarantine keeps it.
     unsafe { hooks.free(Some(p)) };
@@ -122,15 +122,10 @@ fn held_blocks_are_verified_before_the_leaks() {
 /// Of each domain and size the one block that leaks is reported, and a program that leaks none reports nothing.
 #[rstest]
 fn every_size_of_every_domain(
-    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain,
     #[values("leaks", "leaks,strict,serial", "leaks,guard=1/1")] options: &str,
 ) {
-    let letter = char::from(api.byte());
-    let domain = match api {
-        ApiId::Raw => "raw",
-        ApiId::Mem => "mem",
-        ApiId::Obj => "obj",
-    };
+    let letter = char::from(domain.letter());
     for size in SIZES {
         let text = format!("{options},leak_exit=7;{letter};{size}");
         let output = crate::child::run(&format!("leak of one:{text}"));

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::Counting;
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, Call, DebugHooks, ViolationKind, install_fault_handler};
+use memdebug::{Call, DebugHooks, Domain, ViolationKind, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{COLLECTING, hooks, options, seen, without_gil};
@@ -61,15 +61,15 @@ fn write(p: NonNull<u8>, size: usize) {
 
 #[rstest]
 fn layout(#[values(0, 1, 5, 7, 8, 9, 16, 17, 100, 129, 513, 3000)] size: usize) {
-    for api in ApiId::ALL {
+    for domain in Domain::ALL {
         for serial in [false, true] {
             let word = if serial { "serial" } else { "" };
-            let hooks = DebugHooks::new(Keep::new(true), api);
+            let hooks = DebugHooks::new(Keep::new(true), domain);
             let hooks = hooks.with_options(&options(word)).unwrap();
             let end = size as isize;
             let check = |p: NonNull<u8>, number: u64, fill: u8| {
                 let mut header = (size as u64).to_be_bytes().to_vec();
-                header.extend([api.byte(), 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]);
+                header.extend([domain.letter(), 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd]);
                 assert_eq!(bytes(p, -16, 0), header);
                 assert_eq!(bytes(p, 0, end), vec![fill; size]);
                 assert_eq!(bytes(p, end, end + 8), [0xfd; 8]);
@@ -94,7 +94,7 @@ fn layout(#[values(0, 1, 5, 7, 8, 9, 16, 17, 100, 129, 513, 3000)] size: usize) 
 
 #[test]
 fn five_bytes_as_measured() {
-    let hooks = DebugHooks::new(Keep::new(true), ApiId::Mem);
+    let hooks = DebugHooks::new(Keep::new(true), Domain::Mem);
     let p = hooks.malloc(5).unwrap();
     assert_eq!(
         bytes(p, -16, 13),
@@ -112,7 +112,7 @@ fn realloc_erases(
     #[values(0, 1, 63, 64, 65, 128, 200, 280, 299, 300, 400, 2000)] new: usize,
     #[values("", "serial", "full_erase")] text: &str,
 ) {
-    let hooks = DebugHooks::new(Keep::new(true), ApiId::Obj).with_host(COLLECTING);
+    let hooks = DebugHooks::new(Keep::new(true), Domain::Obj).with_host(COLLECTING);
     let hooks = hooks.with_options(&options(text)).unwrap();
     let p = hooks.malloc(old).unwrap();
     write(p, old);
@@ -139,7 +139,7 @@ fn realloc_erases(
 /// Shrinking in place leaves dead bytes after the new guard where the block was erased: CPython's measured case.
 #[test]
 fn shrinks_in_place_as_measured() {
-    let hooks = DebugHooks::new(Keep::new(false), ApiId::Mem);
+    let hooks = DebugHooks::new(Keep::new(false), Domain::Mem);
     let p = hooks.malloc(300).unwrap();
     write(p, 300);
     // SAFETY: live.
@@ -158,7 +158,7 @@ fn a_failed_realloc_restores(
 ) {
     use malloc_api::testing::FailAfter;
     let failing = FailAfter::new(LibcMalloc, usize::MAX);
-    let hooks = DebugHooks::new(&failing, ApiId::Mem).with_host(COLLECTING);
+    let hooks = DebugHooks::new(&failing, Domain::Mem).with_host(COLLECTING);
     let hooks = hooks.with_options(&options(text)).unwrap();
     let p = hooks.malloc(old).unwrap();
     write(p, old);
@@ -177,10 +177,10 @@ fn a_failed_realloc_restores(
 
 /// Fills of the obj domain leave the host's fields alone, header and guard are filled all the same.
 #[rstest]
-fn debug_offset(#[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId) {
+fn debug_offset(#[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain) {
     let host = COLLECTING.with_debug_offset(|base| if base.is_none() { 40 } else { 56 });
-    let hooks = DebugHooks::new(Keep::new(true), api).with_host(host);
-    let (skipped, kept) = if api == ApiId::Obj { (24, 40) } else { (0, 0) };
+    let hooks = DebugHooks::new(Keep::new(true), domain).with_host(host);
+    let (skipped, kept) = if domain == Domain::Obj { (24, 40) } else { (0, 0) };
     let p = hooks.malloc(100).unwrap();
     assert_eq!(bytes(p, 0, skipped), vec![0; skipped as usize]);
     assert_eq!(bytes(p, skipped, 100), vec![0xcd; 100 - skipped as usize]);
@@ -195,7 +195,7 @@ fn debug_offset(#[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId) {
     assert_eq!(bytes(q, kept, 128), vec![0xdd; 128 - kept as usize]);
     // A block shorter than the fields.
     let short = hooks.malloc(8).unwrap();
-    assert_eq!(bytes(short, 0, 8), vec![if api == ApiId::Obj { 0 } else { 0xcd }; 8]);
+    assert_eq!(bytes(short, 0, 8), vec![if domain == Domain::Obj { 0 } else { 0xcd }; 8]);
     assert!(seen().is_empty());
 }
 
@@ -207,8 +207,8 @@ fn thread_rule() {
         (Call::Realloc, "_PyMem_DebugRealloc"),
         (Call::Free, "_PyMem_DebugFree"),
     ];
-    for api in ApiId::ALL {
-        let hooks = hooks(api, "");
+    for domain in Domain::ALL {
+        let hooks = hooks(domain, "");
         without_gil(|| {
             let p = hooks.malloc(1);
             let q = hooks.calloc(1, 1);
@@ -222,7 +222,7 @@ fn thread_rule() {
             unsafe { hooks.free(None) };
         });
         let seen = seen();
-        if api == ApiId::Raw {
+        if domain == Domain::Raw {
             assert!(seen.is_empty());
             continue;
         }
@@ -243,7 +243,7 @@ fn thread_rule() {
 #[test]
 fn wild_pointers_are_reported() {
     install_fault_handler().unwrap();
-    let hooks = hooks(ApiId::Mem, "");
+    let hooks = hooks(Domain::Mem, "");
     for wild in [1_usize, 16, 0x1000, 0xdddd_dddd_dddd_dddd, usize::MAX, usize::MAX - 15, 1 << 47] {
         let p = NonNull::new(std::ptr::without_provenance_mut(wild));
         // SAFETY: a planted bug.

@@ -3,7 +3,7 @@
 use malloc_api::testing::{Counting, FailAfter, conformance};
 use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc};
 use malloc_trace::{generate, run, run_domains};
-use memdebug::{ApiId, DebugHooks};
+use memdebug::{DebugHooks, Domain};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -22,7 +22,7 @@ const OPTIONS: [&str; 8] = [
 
 #[rstest]
 fn conforms(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
-    let hooks = hooks(ApiId::Mem, OPTIONS[index]);
+    let hooks = hooks(Domain::Mem, OPTIONS[index]);
     conformance(&hooks);
     hooks.release_quarantine();
     assert!(seen().is_empty());
@@ -31,9 +31,9 @@ fn conforms(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
 #[rstest]
 fn conforms_in_a_free_threaded_host() {
     let host = COLLECTING.with_debug_offset(|_| 40);
-    for api in ApiId::ALL {
-        conformance(&DebugHooks::new(LibcMalloc, api).with_host(host));
-        let strict = DebugHooks::new(LibcMalloc, api).with_host(host);
+    for domain in Domain::ALL {
+        conformance(&DebugHooks::new(LibcMalloc, domain).with_host(host));
+        let strict = DebugHooks::new(LibcMalloc, domain).with_host(host);
         let strict = strict.with_options(&options("strict")).unwrap();
         conformance(&strict);
         strict.release_quarantine();
@@ -44,7 +44,7 @@ fn conforms_in_a_free_threaded_host() {
 #[rstest]
 fn random_programs(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
     let counting = Counting::new(LibcMalloc);
-    let hooks = DebugHooks::new(&counting, ApiId::Obj).with_host(COLLECTING);
+    let hooks = DebugHooks::new(&counting, Domain::Obj).with_host(COLLECTING);
     let hooks = hooks.with_options(&options(OPTIONS[index])).unwrap();
     for seed in 0..8 {
         let ops = generate::random(seed, 4000, 3000);
@@ -57,7 +57,7 @@ fn random_programs(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
 
 #[test]
 fn three_domains_at_once() {
-    let all = ApiId::ALL.map(|api| hooks(api, "strict,guard=1/7"));
+    let all = Domain::ALL.map(|domain| hooks(domain, "strict,guard=1/7"));
     let [raw, mem, obj] = &all;
     run_domains(&generate::random(3, 20_000, 700), [raw, mem, obj]).unwrap();
     assert!(seen().is_empty());
@@ -65,7 +65,7 @@ fn three_domains_at_once() {
 
 #[test]
 fn threads_share_a_strict_allocator() {
-    let hooks = hooks(ApiId::Raw, "strict,guard=1/50,backtrace=2");
+    let hooks = hooks(Domain::Raw, "strict,guard=1/50,backtrace=2");
     std::thread::scope(|scope| {
         for seed in 0..4 {
             let hooks = &hooks;
@@ -85,7 +85,7 @@ fn out_of_memory(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
     let ops = generate::random(11, 120, 600);
     for start in 0.. {
         let failing = FailAfter::new(Counting::new(LibcMalloc), start);
-        let hooks = DebugHooks::new(&failing, ApiId::Mem).with_host(COLLECTING);
+        let hooks = DebugHooks::new(&failing, Domain::Mem).with_host(COLLECTING);
         let hooks = hooks.with_options(&options(OPTIONS[index])).unwrap();
         run(&ops, &hooks).unwrap();
         hooks.release_quarantine();
@@ -100,7 +100,7 @@ fn out_of_memory(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
 #[rstest]
 fn sizes_that_cannot_be(#[values("", "serial", "strict")] text: &str) {
     let counting = Counting::new(LibcMalloc);
-    let hooks = DebugHooks::new(&counting, ApiId::Mem).with_options(&options(text)).unwrap();
+    let hooks = DebugHooks::new(&counting, Domain::Mem).with_options(&options(text)).unwrap();
     let most = MAX_REQUEST - if text == "serial" { 32 } else { 24 };
     let block = hooks.malloc(9);
     for size in [most + 1, MAX_REQUEST, usize::MAX] {
@@ -125,7 +125,7 @@ proptest! {
 
     #[test]
     fn any_program(bytes in proptest::collection::vec(any::<u8>(), 0..4000), index in 0..OPTIONS.len()) {
-        let hooks = hooks(ApiId::Mem, OPTIONS[index]);
+        let hooks = hooks(Domain::Mem, OPTIONS[index]);
         let ops = generate::ops_from_bytes(&bytes, 32, 5000);
         prop_assert!(run(&ops, &hooks).is_ok());
         hooks.release_quarantine();

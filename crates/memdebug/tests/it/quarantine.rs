@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, Host, ViolationKind, handler};
+use memdebug::{Domain, Host, ViolationKind, handler};
 
 use crate::support::{hooks, hooks_of, seen};
 
 #[test]
 fn bounds_hold() {
-    let hooks = hooks(ApiId::Raw, "quarantine=256K:512");
+    let hooks = hooks(Domain::Raw, "quarantine=256K:512");
     let mut random = fastrand::Rng::with_seed(1);
     let mut most = (0, 0);
     for _ in 0..20_000 {
@@ -32,7 +32,7 @@ fn bounds_hold() {
 
 #[test]
 fn a_block_stays_for_as_many_frees_as_fit() {
-    let hooks = hooks(ApiId::Raw, "quarantine=1M:64");
+    let hooks = hooks(Domain::Raw, "quarantine=1M:64");
     let p = hooks.malloc(100).unwrap();
     // SAFETY: live; the quarantine keeps it readable.
     unsafe { hooks.free(Some(p)) };
@@ -59,7 +59,7 @@ fn a_block_stays_for_as_many_frees_as_fit() {
 
 #[test]
 fn a_double_free_is_certain_after_many_other_frees() {
-    let hooks = hooks(ApiId::Mem, "strict,backtrace=4");
+    let hooks = hooks(Domain::Mem, "strict,backtrace=4");
     for others in [0, 1, 1000] {
         let p = hooks.malloc(40);
         // SAFETY: live.
@@ -81,7 +81,7 @@ fn a_double_free_is_certain_after_many_other_frees() {
 /// A walk over the held blocks reads none that has left meanwhile and serves again.
 #[test]
 fn a_walk_beside_frees_reports_nothing() {
-    let hooks = hooks_of(Host::new().with_handler(handler::panic), ApiId::Raw, "quarantine=4K:8");
+    let hooks = hooks_of(Host::new().with_handler(handler::panic), Domain::Raw, "quarantine=4K:8");
     let walking = AtomicBool::new(true);
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -110,7 +110,7 @@ fn a_walk_beside_frees_reports_nothing() {
 /// What a child does: writes to a held block and exits.
 pub(crate) fn child(options: &str) {
     static HELD: std::sync::OnceLock<crate::support::Hooks> = std::sync::OnceLock::new();
-    let hooks = HELD.get_or_init(|| hooks_of(Host::new(), ApiId::Mem, options));
+    let hooks = HELD.get_or_init(|| hooks_of(Host::new(), Domain::Mem, options));
     let p = hooks.malloc(32).unwrap();
     // SAFETY: live; the quarantine keeps it.
     unsafe { hooks.free(Some(p)) };
@@ -134,7 +134,7 @@ fn verified_at_exit() {
 #[test]
 fn forks_while_others_allocate() {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-    let hooks = hooks(ApiId::Raw, "strict,backtrace=2,guard=1/20");
+    let hooks = hooks(Domain::Raw, "strict,backtrace=2,guard=1/20");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {

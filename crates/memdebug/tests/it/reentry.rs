@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
-use memdebug::{ApiId, Host, Violation, install_fault_handler};
+use memdebug::{Domain, Host, Violation, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{Bug, Hooks, SIZES, another, collect, hooks_of, seen};
@@ -46,8 +46,8 @@ fn a_handler_may_use_the_hooks_that_report(
 ) {
     install_fault_handler().unwrap();
     let host = Host::new().with_handler(reenter).with_thread_check(|| true);
-    let ours: &'static Hooks = Box::leak(Box::new(hooks_of(host, ApiId::Mem, options)));
-    let other = hooks_of(host, another(ApiId::Mem), options);
+    let ours: &'static Hooks = Box::leak(Box::new(hooks_of(host, Domain::Mem, options)));
+    let other = hooks_of(host, another(Domain::Mem), options);
     for size in [0, 16, 513] {
         for bug in Bug::all(size, !options.is_empty()) {
             if bug == Bug::NoGil {
@@ -78,7 +78,7 @@ fn late_destructors_may_use_the_hooks(#[values(0, 1, 2, 3, 4)] index: usize) {
     thread_local!(static LATE: Late = const { Late(Cell::new(None), Cell::new(0)) });
     static DONE: AtomicUsize = AtomicUsize::new(0);
     let hooks: &'static Hooks =
-        Box::leak(Box::new(hooks_of(Host::new(), ApiId::Raw, OPTIONS[index])));
+        Box::leak(Box::new(hooks_of(Host::new(), Domain::Raw, OPTIONS[index])));
     let thread = std::thread::spawn(move || {
         // Registered first, so that it runs last.
         LATE.with(|late| {

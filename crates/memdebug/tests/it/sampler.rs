@@ -6,13 +6,13 @@ use std::ptr::NonNull;
 use malloc_api::testing::{Counting, FailAfter, conformance};
 use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc};
 use malloc_trace::{generate, run, run_domains};
-use memdebug::{ApiId, ConfigureError, GuardSampler, Host, Violation, ViolationKind, handler};
+use memdebug::{ConfigureError, Domain, GuardSampler, Host, Violation, ViolationKind, handler};
 use rstest::rstest;
 
 use crate::support::{COLLECTING, SIZES, another, options, seen};
 
-fn sampler(host: Host, api: ApiId, text: &str) -> GuardSampler<LibcMalloc> {
-    let sampler = GuardSampler::new(LibcMalloc, api).with_host(host);
+fn sampler(host: Host, domain: Domain, text: &str) -> GuardSampler<LibcMalloc> {
+    let sampler = GuardSampler::new(LibcMalloc, domain).with_host(host);
     sampler.with_options(&options(text)).expect("address space for the guard pages")
 }
 
@@ -26,8 +26,8 @@ fn kinds() -> Vec<ViolationKind> {
 
 #[rstest]
 fn conforms(#[values(0, 1, 2, 3)] index: usize) {
-    for api in ApiId::ALL {
-        conformance(&sampler(COLLECTING, api, RATES[index]));
+    for domain in Domain::ALL {
+        conformance(&sampler(COLLECTING, domain, RATES[index]));
     }
     assert!(seen().is_empty());
 }
@@ -35,7 +35,7 @@ fn conforms(#[values(0, 1, 2, 3)] index: usize) {
 #[rstest]
 fn random_programs(#[values(0, 1, 2, 3)] index: usize) {
     let counting = Counting::new(LibcMalloc);
-    let sampler = GuardSampler::new(&counting, ApiId::Obj).with_host(COLLECTING);
+    let sampler = GuardSampler::new(&counting, Domain::Obj).with_host(COLLECTING);
     let sampler = sampler.with_options(&options(RATES[index])).unwrap();
     for seed in 0..8 {
         run(&generate::random(seed, 4000, 3000), &sampler).unwrap();
@@ -46,7 +46,7 @@ fn random_programs(#[values(0, 1, 2, 3)] index: usize) {
 
 #[test]
 fn three_domains_at_once() {
-    let [raw, mem, obj] = &ApiId::ALL.map(|api| sampler(COLLECTING, api, "guard=1/3"));
+    let [raw, mem, obj] = &Domain::ALL.map(|domain| sampler(COLLECTING, domain, "guard=1/3"));
     run_domains(&generate::random(3, 20_000, 700), [raw, mem, obj]).unwrap();
     assert!(seen().is_empty());
 }
@@ -55,7 +55,7 @@ fn three_domains_at_once() {
 #[test]
 fn unguarded_blocks_are_those_of_the_allocator_below() {
     let counting = Counting::new(LibcMalloc);
-    let sampler = GuardSampler::new(&counting, ApiId::Mem).with_host(COLLECTING);
+    let sampler = GuardSampler::new(&counting, Domain::Mem).with_host(COLLECTING);
     let block = sampler.malloc(100);
     assert_eq!(counting.counts().calls(), 1, "it passes");
     // SAFETY: live, and not used again but as the result.
@@ -77,7 +77,7 @@ fn out_of_memory(#[values(0, 2, 3)] index: usize) {
     let ops = generate::random(11, 120, 600);
     for start in 0.. {
         let failing = FailAfter::new(Counting::new(LibcMalloc), start);
-        let sampler = GuardSampler::new(&failing, ApiId::Mem).with_host(COLLECTING);
+        let sampler = GuardSampler::new(&failing, Domain::Mem).with_host(COLLECTING);
         let sampler = sampler.with_options(&options(RATES[index])).unwrap();
         run(&ops, &sampler).unwrap();
         assert!(seen().is_empty());
@@ -91,11 +91,11 @@ fn out_of_memory(#[values(0, 2, 3)] index: usize) {
 /// it finds nothing.
 #[rstest]
 fn bugs_are_named_when_the_block_comes_back(
-    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain,
 ) {
     use ViolationKind as V;
-    let ours = sampler(COLLECTING, api, "guard=1/1");
-    let other = sampler(COLLECTING, another(api), "guard=1/1");
+    let ours = sampler(COLLECTING, domain, "guard=1/1");
+    let other = sampler(COLLECTING, another(domain), "guard=1/1");
     for size in SIZES.into_iter().chain([MOST]).filter(|&size| size <= MOST) {
         let p = ours.malloc(size).expect("memory");
         let inside = NonNull::new(p.as_ptr().wrapping_add(size / 2));
@@ -109,7 +109,7 @@ fn bugs_are_named_when_the_block_comes_back(
         }
         // SAFETY: a planted bug.
         unsafe { other.free(Some(p)) };
-        assert_eq!(kinds(), [V::WrongDomain { allocated: api }], "{size}");
+        assert_eq!(kinds(), [V::WrongDomain { allocated: domain }], "{size}");
         // SAFETY: live, and not used again.
         unsafe { ours.free(Some(p)) };
         assert_eq!(kinds(), [], "{size}");
@@ -125,10 +125,10 @@ fn bugs_are_named_when_the_block_comes_back(
 /// A write that stays on the pages of the block is found when it comes back, on whichever side there is room for it.
 #[rstest]
 fn writes_beside_a_block_on_its_pages_are_named(
-    #[values(ApiId::Raw, ApiId::Mem, ApiId::Obj)] api: ApiId,
+    #[values(Domain::Raw, Domain::Mem, Domain::Obj)] domain: Domain,
     #[values(1, 7, 8, 16, 512, 513)] size: usize,
 ) {
-    let ours = sampler(COLLECTING, api, "guard=1/1");
+    let ours = sampler(COLLECTING, domain, "guard=1/1");
     let (mut left, mut right) = (0, 0);
     while left < 4 || right < 4 {
         let p = ours.calloc(1, size).expect("memory").as_ptr();
@@ -152,7 +152,7 @@ fn writes_beside_a_block_on_its_pages_are_named(
 #[test]
 fn what_cannot_be_guarded_is_served_all_the_same() {
     let counting = Counting::new(LibcMalloc);
-    let sampler = GuardSampler::new(&counting, ApiId::Raw).with_host(COLLECTING);
+    let sampler = GuardSampler::new(&counting, Domain::Raw).with_host(COLLECTING);
     let sampler = sampler.with_options(&options("guard=1/1")).unwrap();
     let large = sampler.malloc(MOST + 1);
     assert_eq!(counting.counts().live_blocks, 1);
@@ -172,7 +172,7 @@ fn what_cannot_be_guarded_is_served_all_the_same() {
 #[test]
 fn options_that_need_hooks_are_refused() {
     let refused = |text: &str| {
-        GuardSampler::new(LibcMalloc, ApiId::Mem).with_options(&options(text)).map(|_| ())
+        GuardSampler::new(LibcMalloc, Domain::Mem).with_options(&options(text)).map(|_| ())
     };
     for (text, option) in [
         ("serial", "serial"),
@@ -185,14 +185,14 @@ fn options_that_need_hooks_are_refused() {
         assert_eq!(refused(text), Err(ConfigureError::NeedsHooks { option }), "{text}");
     }
     assert_eq!(refused("backtrace=3"), Ok(()));
-    let twice = sampler(COLLECTING, ApiId::Mem, "guard=1/9");
+    let twice = sampler(COLLECTING, Domain::Mem, "guard=1/9");
     assert_eq!(twice.configure(&options("guard=1/9")), Err(ConfigureError::AlreadySet));
 }
 
 /// Threads allocate, resize and free, each other's blocks too.
 #[test]
 fn threads_share_a_sampler() {
-    let sampler = sampler(COLLECTING, ApiId::Raw, "guard=1/5,backtrace=2");
+    let sampler = sampler(COLLECTING, Domain::Raw, "guard=1/5,backtrace=2");
     let (give, take) = std::sync::mpsc::sync_channel::<usize>(64);
     std::thread::scope(|scope| {
         let sampler = &sampler;
@@ -231,7 +231,7 @@ pub(crate) fn child(program: &str) {
     }
     let (bug, size) = program.split_once(':').expect("a bug and a size");
     let size: usize = size.parse().expect("a size");
-    let sampler = sampler(host, ApiId::Obj, "guard=1/1,backtrace=8");
+    let sampler = sampler(host, Domain::Obj, "guard=1/1,backtrace=8");
     // The side is random: until the block stands where the access leaves its pages.
     let wants_left = bug == "underflow";
     let mut block;
@@ -283,7 +283,7 @@ fn accesses_fault_and_are_reported(
 
 /// Forks while others hold the pool's lock now and then; a child that finds it locked would never end.
 fn fork_among_threads() {
-    let sampler = &sampler(Host::new(), ApiId::Raw, "guard=1/1");
+    let sampler = &sampler(Host::new(), Domain::Raw, "guard=1/1");
     let done = &std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for seed in 0..3 {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, FrameSink, Host, Site, ViolationKind};
+use memdebug::{DebugHooks, Domain, FrameSink, Host, Site, ViolationKind};
 
 use crate::support::{COLLECTING, Hooks, hooks_of, options, seen};
 
@@ -27,7 +27,7 @@ fn allocate_here(hooks: &Hooks) -> *mut u8 {
 
 #[test]
 fn both_sites_of_a_use_after_free() {
-    let hooks = hooks_of(PYTHON, ApiId::Mem, "backtrace=4,quarantine");
+    let hooks = hooks_of(PYTHON, Domain::Mem, "backtrace=4,quarantine");
     LINE.set(11);
     let p = allocate_here(&hooks);
     LINE.set(12);
@@ -51,7 +51,7 @@ fn both_sites_of_a_use_after_free() {
 
 #[test]
 fn one_line_is_one_site() {
-    let hooks = hooks_of(PYTHON, ApiId::Mem, "backtrace=6,quarantine");
+    let hooks = hooks_of(PYTHON, Domain::Mem, "backtrace=6,quarantine");
     let site = |line| {
         LINE.set(line);
         let p = allocate_here(&hooks);
@@ -77,7 +77,7 @@ fn long_frames_end_the_list() {
         }
     }
     let host = COLLECTING.with_current_frames(long);
-    let hooks = hooks_of(host, ApiId::Mem, "backtrace=32");
+    let hooks = hooks_of(host, Domain::Mem, "backtrace=32");
     let p = hooks.malloc(1).unwrap();
     // SAFETY: a planted bug: one byte past the end.
     unsafe { p.as_ptr().wrapping_add(1).write(0) };
@@ -119,7 +119,7 @@ fn backtraces_begin_with_the_caller() {
         let calls = calls(&site.unwrap(), function);
         assert!(calls[0] || cfg!(debug_assertions) && calls[1], "{function:#x}: {}", site.unwrap());
     };
-    let hooks = hooks_of(COLLECTING, ApiId::Mem, "backtrace=8,quarantine");
+    let hooks = hooks_of(COLLECTING, Domain::Mem, "backtrace=8,quarantine");
     let violation = |p: NonNull<u8>| {
         give(&hooks, p);
         give(&hooks, p);
@@ -139,7 +139,7 @@ fn backtraces_begin_with_the_caller() {
 #[cfg(feature = "backtrace")]
 #[test]
 fn names_of_rust_functions() {
-    let hooks = hooks_of(COLLECTING, ApiId::Mem, "backtrace=16");
+    let hooks = hooks_of(COLLECTING, Domain::Mem, "backtrace=16");
     let p = allocate_here(&hooks);
     // SAFETY: a planted bug: one byte past the end.
     unsafe { p.wrapping_add(10).write(0) };
@@ -154,7 +154,7 @@ fn names_of_rust_functions() {
 #[test]
 fn a_supplier_may_allocate() {
     static HOOKS: DebugHooks<LibcMalloc> =
-        DebugHooks::new(LibcMalloc, ApiId::Raw).with_host(Host::new().with_current_frames(greedy));
+        DebugHooks::new(LibcMalloc, Domain::Raw).with_host(Host::new().with_current_frames(greedy));
     fn greedy(out: &mut dyn FrameSink) {
         let p = HOOKS.malloc(64);
         out.frame("greedy.py", 1, None);

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, Options, Violation};
+use memdebug::{DebugHooks, Domain, Host, Options, Violation};
 
 thread_local! {
     static SEEN: RefCell<Vec<Violation>> = const { RefCell::new(Vec::new()) };
@@ -42,14 +42,14 @@ pub(crate) fn options(text: &str) -> Options {
 }
 
 /// Hooks over the C library that report to `host`.
-pub(crate) fn hooks_of(host: Host, api: ApiId, text: &str) -> Hooks {
-    let hooks = DebugHooks::new(LibcMalloc, api).with_host(host);
+pub(crate) fn hooks_of(host: Host, domain: Domain, text: &str) -> Hooks {
+    let hooks = DebugHooks::new(LibcMalloc, domain).with_host(host);
     hooks.with_options(&options(text)).expect("memory for the options")
 }
 
 /// Hooks over the C library that collect.
-pub(crate) fn hooks(api: ApiId, text: &str) -> Hooks {
-    hooks_of(COLLECTING, api, text)
+pub(crate) fn hooks(domain: Domain, text: &str) -> Hooks {
+    hooks_of(COLLECTING, domain, text)
 }
 
 /// One seeded bug.
@@ -248,11 +248,11 @@ impl Bug {
 }
 
 /// The other domain of a wrong free.
-pub(crate) fn another(api: ApiId) -> ApiId {
-    match api {
-        ApiId::Raw => ApiId::Mem,
-        ApiId::Mem => ApiId::Obj,
-        ApiId::Obj => ApiId::Raw,
+pub(crate) fn another(domain: Domain) -> Domain {
+    match domain {
+        Domain::Raw => Domain::Mem,
+        Domain::Mem => Domain::Obj,
+        Domain::Obj => Domain::Raw,
     }
 }
 

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use malloc_api::testing::{Counting, MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{ShadowModel, generate};
-use memdebug::{ApiId, ConfigureError, DebugHooks, Host, Options, Violation};
+use memdebug::{ConfigureError, DebugHooks, Domain, Host, Options, Violation};
 use rstest::rstest;
 
 malloc_api::refuse_memory_calls!();
@@ -32,7 +32,7 @@ const COLLECTING: Host = Host::new().with_handler(collect).with_thread_check(|| 
 /// Runs a program under `options`; returns the requests that got no memory, or why the options could not be set.
 fn program(options: &Options, ops: usize) -> Result<usize, ConfigureError> {
     let counting = Counting::new(LibcMalloc);
-    let hooks = DebugHooks::new(&counting, ApiId::Obj).with_host(COLLECTING);
+    let hooks = DebugHooks::new(&counting, Domain::Obj).with_host(COLLECTING);
     let hooks = hooks.with_options(options)?;
     let mut model = ShadowModel::new([&hooks; 3]);
     for op in generate::random(29, ops, 3_000) {
@@ -136,7 +136,7 @@ fn pages_that_cannot_be_changed_cost_no_block(
 /// The slot of a guarded block whose pages stayed open serves other blocks.
 #[test]
 fn slots_that_stay_open_serve_again() {
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Obj).with_host(COLLECTING);
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Obj).with_host(COLLECTING);
     let hooks = hooks.with_options(&"guard=1/1".parse().expect("an option")).expect("pages");
     // More blocks than there are slots.
     for _ in 0..5_000 {
@@ -151,7 +151,7 @@ fn slots_that_stay_open_serve_again() {
 /// Pages that are done with go back to the system even where it cannot end their mapping.
 #[test]
 fn pages_go_back_without_munmap() {
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Obj).with_host(COLLECTING);
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Obj).with_host(COLLECTING);
     let hooks = hooks.with_options(&"registry".parse().expect("an option")).expect("memory");
     let refusals = Refusals::of(&[MemoryCall::Munmap, MemoryCall::Madvise], 0, 1);
     let mut blocks = Vec::new();

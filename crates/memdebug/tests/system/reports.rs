@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::{GlobalFailAfter, MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ApiId, DebugHooks, Host, handler};
+use memdebug::{DebugHooks, Domain, Host, handler};
 use rstest::rstest;
 
 const VARIABLE: &str = "MEMDEBUG_TEST_REPORT";
@@ -18,7 +18,7 @@ fn child() {
     let words = std::env::var(VARIABLE).unwrap_or_else(|_| String::from("none;"));
     let (bug, options) = words.split_once(';').expect("a bug and options");
     let host = Host::new().with_handler(handler::report);
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(host);
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_host(host);
     let hooks = hooks.with_options(&options.parse().expect("options")).expect("memory");
     let block = hooks.malloc(100).expect("memory").as_ptr();
     let free = |block| {
@@ -59,7 +59,7 @@ fn a_report_needs_no_memory(
 /// What a child runs: leaks two blocks, and finds no memory at its exit; in the parent nothing is refused.
 #[test]
 fn leaking_child() {
-    let hooks = DebugHooks::new(LibcMalloc, ApiId::Mem).with_host(Host::new());
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_host(Host::new());
     let options = "leaks,leak_exit=7".parse().expect("options");
     if std::env::var_os(VARIABLE).is_none() {
         return drop(hooks.with_options(&options).expect("memory"));

@@ -8,8 +8,8 @@ use std::ffi::CString;
 use std::sync::OnceLock;
 
 use memdebug::{
-    ApiId, ConfigureError, DebugHooks, DebugOffset, FrameSink, GuardSampler, Host as HooksHost,
-    Options, Tracing, Violation, handler,
+    ConfigureError, DebugHooks, DebugOffset, FrameSink, GuardSampler, Host as HooksHost, Options,
+    Tracing, Violation, handler,
 };
 use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
 
@@ -46,17 +46,17 @@ pub(crate) fn over_hosts(
     record: AllocatorRecord,
     mut options: Options,
 ) -> Result<AllocatorRecord, ConfigureError> {
-    let (api, front): (ApiId, DebugOffset) = match domain {
+    let front: DebugOffset = match domain {
         Domain::Obj => {
             // The collector finds every block that the host's heaps hold: one that is kept back would be an object to it.
             options.quarantine = None;
             options.guard = None;
-            (ApiId::Obj, unfilled_front)
+            unfilled_front
         }
-        Domain::Mem => (ApiId::Mem, filled_whole),
-        Domain::Raw => (ApiId::Raw, filled_whole),
+        Domain::Mem => filled_whole,
+        Domain::Raw => filled_whole,
     };
-    let hooks = DebugHooks::new(record, api).with_host(hooks_host().with_debug_offset(front));
+    let hooks = DebugHooks::new(record, domain).with_host(hooks_host().with_debug_offset(front));
     let hooks = hooks.with_options(&options)?;
     Ok(AllocatorRecord::leak(hooks))
 }
@@ -71,7 +71,7 @@ pub(crate) fn sampler_over_hosts(
     record: AllocatorRecord,
     options: Options,
 ) -> Result<AllocatorRecord, ConfigureError> {
-    let sampler = GuardSampler::new(record, ApiId::Mem).with_host(hooks_host());
+    let sampler = GuardSampler::new(record, Domain::Mem).with_host(hooks_host());
     Ok(AllocatorRecord::leak(sampler.with_options(&options)?))
 }
 
