@@ -1,6 +1,5 @@
 //! Owns the rows that go through `pymem-domains`, configured as `PYTHONMALLOC` would.
 
-use malloc_trace::Functions;
 use pymem_domains::{AllocatorName, Domain, Domains, Profile};
 
 use crate::allocators::Records;
@@ -18,18 +17,5 @@ pub(crate) fn mimalloc() -> Option<Records> {
 fn records(name: AllocatorName) -> Option<Records> {
     let domains = Domains::new(Profile::NEWEST, Some(name)).ok()?;
     domains.start();
-    let [raw, mem, obj] = Domain::ALL.map(|domain| {
-        let record = domains.get_allocator(domain).to_c();
-        // SAFETY: 1. the record of a `Domains`, which lives as long as the process, keeps the contract of `Malloc`.
-        Some(unsafe {
-            Functions::from_raw(
-                record.ctx,
-                record.malloc?,
-                record.calloc?,
-                record.realloc?,
-                record.free?,
-            )
-        })
-    });
-    Some([raw?, mem?, obj?, obj?])
+    Some(Domain::ALL.map(|domain| domains.get_allocator(domain)))
 }

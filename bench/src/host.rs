@@ -1,9 +1,8 @@
 //! Owns the interpreter that this library was loaded into: its own allocator records and its version.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::mem::MaybeUninit;
 
-use malloc_trace::{CallocFn, FreeFn, Functions, MallocFn, ReallocFn};
+use malloc_api::{AllocatorRecord, PyMemAllocatorEx, ThreadSafety};
 
 use crate::allocators::Records;
 
@@ -59,16 +58,6 @@ fn start() -> Option<()> {
     Some(())
 }
 
-/// `PyMemAllocatorEx` of CPython's C API, field by field.
-#[repr(C)]
-struct PyMemAllocatorEx {
-    ctx: *mut c_void,
-    malloc: MallocFn,
-    calloc: CallocFn,
-    realloc: ReallocFn,
-    free: FreeFn,
-}
-
 /// CPython's own allocators, as `PyMem_GetAllocator` hands them out.
 pub fn records() -> Option<Records> {
     let get = symbol(c"PyMem_GetAllocator")?;
@@ -78,15 +67,12 @@ pub fn records() -> Option<Records> {
         std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int, *mut PyMemAllocatorEx)>(get)
     };
     let [raw, mem, obj] = [0, 1, 2].map(|domain: c_int| {
-        let mut record = MaybeUninit::<PyMemAllocatorEx>::uninit();
+        let mut record = PyMemAllocatorEx::NULL;
         // SAFETY: domains 0 to 2 exist, and the record has the layout that the function fills.
-        unsafe { get(domain, record.as_mut_ptr()) };
-        // SAFETY: the call has written all five fields, and CPython's functions are never null.
-        let PyMemAllocatorEx { ctx, malloc, calloc, realloc, free } =
-            unsafe { record.assume_init() };
-        // SAFETY: 1. CPython's allocators keep C's contract for as long as the process lives, on its main thread, which
-        // is the only one that replays them.
-        unsafe { Functions::from_raw(ctx, malloc, calloc, realloc, free) }
+        unsafe { get(domain, &raw mut record) };
+        // SAFETY: 1 and 2. CPython's allocators keep C's contract for as long as the process lives; 3. this row is not
+        // `threads`, so that the main thread alone calls them.
+        unsafe { AllocatorRecord::from_c(record, ThreadSafety::AnyThread) }.ok()
     });
-    Some([raw, mem, obj, obj])
+    Some([raw?, mem?, obj?])
 }

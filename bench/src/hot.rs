@@ -2,10 +2,8 @@
 
 use std::ptr::NonNull;
 
-use malloc_api::Malloc;
+use malloc_api::{AllocatorRecord, Malloc};
 use serde::{Deserialize, Serialize};
-
-use crate::allocators::Record;
 
 /// Blocks that [`Path::Batch`] keeps alive at once.
 const BATCH_BLOCKS: usize = 1000;
@@ -42,7 +40,7 @@ impl Path {
     }
 
     /// Takes the path `repetitions` times; [`Path::Batch`] rounds up to whole batches.
-    pub fn run(self, record: &Record, repetitions: usize) {
+    pub fn run(self, record: &AllocatorRecord, repetitions: usize) {
         match self {
             Self::Pair => pairs(record, 48, repetitions),
             Self::MediumPair => pairs(record, 1024, repetitions),
@@ -70,20 +68,24 @@ impl Path {
     }
 }
 
-fn pairs(record: &Record, size: usize, repetitions: usize) {
+fn pairs(record: &AllocatorRecord, size: usize, repetitions: usize) {
     for _ in 0..repetitions {
         free(record, record.malloc(size));
     }
 }
 
 #[inline]
-fn realloc(record: &Record, block: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+fn realloc(
+    record: &AllocatorRecord,
+    block: Option<NonNull<u8>>,
+    size: usize,
+) -> Option<NonNull<u8>> {
     // SAFETY: 1. the callers here pass the only block they have, alive and of this record; 2. and keep only the result.
     unsafe { record.realloc(block, size) }
 }
 
 #[inline]
-fn free(record: &Record, block: Option<NonNull<u8>>) {
+fn free(record: &AllocatorRecord, block: Option<NonNull<u8>>) {
     // SAFETY: 1. the callers here pass a live block of this record, or `None`, 2. and forget it.
     unsafe { record.free(block) }
 }

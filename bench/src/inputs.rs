@@ -27,7 +27,7 @@ impl Input {
     pub(crate) fn prepare(&self, folder: &Path) -> Result<Prepared> {
         match self {
             Self::Trace(path) => trace::prepare(path, folder),
-            Self::Load(load) => trace::prepare_ops(load.name, &load.trace(), folder),
+            Self::Load(load) => trace::prepare_ops(load.name, &load.ops(), folder),
         }
     }
 

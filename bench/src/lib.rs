@@ -14,9 +14,7 @@ pub mod loads;
 pub mod memory;
 mod mimalloc2;
 mod peers;
-pub mod replay;
 pub mod rows;
-pub mod threads;
 pub mod trace;
 pub mod worker;
 

@@ -1,6 +1,6 @@
 //! Owns the generated loads by name: the allocation patterns that the field's benchmarks are known by.
 
-use malloc_trace::{Event, Trace, generate};
+use malloc_trace::{Event, Op, generate};
 
 /// Operations of a load.
 const OPERATIONS: usize = 800_000;
@@ -26,7 +26,7 @@ pub const LOADS: &[Load] = &[
 
 impl Load {
     /// The load as a program for one thread.
-    pub fn trace(&self) -> Trace {
-        Trace::new((self.events)(OPERATIONS).into_iter().map(|event| event.op).collect())
+    pub fn ops(&self) -> Vec<Op> {
+        (self.events)(OPERATIONS).into_iter().map(|event| event.op).collect()
     }
 }

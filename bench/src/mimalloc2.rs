@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, c_void};
 use std::ptr::NonNull;
 
-use malloc_trace::Functions;
+use malloc_api::AllocatorRecord;
 
 use crate::allocators::{self, Records};
 
@@ -89,7 +89,9 @@ pub(crate) fn mimalloc2() -> Option<Records> {
         },
     };
     let ctx = std::ptr::from_mut(Box::leak(Box::new(table))).cast();
-    // SAFETY: 1. mimalloc keeps the contract for every size above 0 and below `isize::MAX`, which is all that traces ask
-    // for, on any thread; the table is leaked and the library stays open.
-    Some(allocators::all(unsafe { Functions::from_raw(ctx, malloc, calloc, realloc, free) }))
+    // SAFETY: 1. the table is leaked, and the library stays open; 2. mimalloc keeps the contract for every size above 0,
+    // which is all that replays ask for; 3. on any thread.
+    Some(allocators::all(unsafe {
+        AllocatorRecord::from_parts(ctx, malloc, calloc, realloc, free)
+    }))
 }

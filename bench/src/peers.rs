@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use malloc_trace::Functions;
+use malloc_api::AllocatorRecord;
 
 use crate::allocators::{self, Records};
 
@@ -22,7 +22,7 @@ fn from_c(block: *mut c_void) -> Block {
     NonNull::new(block.cast())
 }
 
-/// [`Functions`] that call C functions without a context, each in tail position.
+/// A record that call C functions without a context, each in tail position.
 macro_rules! plain {
     ($malloc:path, $calloc:path, $realloc:path, $free:path) => {{
         unsafe extern "C" fn malloc(_: *mut c_void, size: usize) -> Block {
@@ -41,9 +41,9 @@ macro_rules! plain {
             // SAFETY: the caller passes `None` or a live block, for the last time.
             unsafe { $free(as_c(block)) }
         }
-        // SAFETY: 1. these functions keep the contract for every size above 0 and below `isize::MAX`, which is all that
-        // traces ask for.
-        unsafe { Functions::from_raw(std::ptr::null_mut(), malloc, calloc, realloc, free) }
+        // SAFETY: 1. the functions ignore the context; 2. they keep the contract for every size above 0, which is all that
+        // replays ask for; 3. on any thread.
+        unsafe { AllocatorRecord::from_parts(std::ptr::null_mut(), malloc, calloc, realloc, free) }
     }};
 }
 
@@ -71,15 +71,17 @@ pub(crate) fn null() -> Option<Records> {
     unsafe extern "C" fn free(_: *mut c_void, _: Block) {}
     let scratch = Box::leak(Box::new(Scratch([0; 64])));
     let ctx = std::ptr::from_mut(&mut scratch.0).cast();
-    // SAFETY: 1. not kept, and not needed: a replay writes two words of a block, reads one byte of it and believes
-    // neither; both fit the scratch memory, which is never freed.
-    Some(allocators::all(unsafe { Functions::from_raw(ctx, malloc, calloc, realloc, free) }))
+    // SAFETY: 1. the scratch memory is never freed; 2. not kept, and not needed: a replay writes two words of a block, reads
+    // one byte of it and believes neither; both fit the scratch memory; 3. on any thread.
+    Some(allocators::all(unsafe {
+        AllocatorRecord::from_parts(ctx, malloc, calloc, realloc, free)
+    }))
 }
 
 /// Allocators that are compiled from C and C++ for comparison only.
 #[cfg(feature = "peers")]
 mod compiled {
-    use super::{Block, Functions, Records, allocators, as_c, c_void, from_c};
+    use super::{AllocatorRecord, Block, Records, allocators, as_c, c_void, from_c};
 
     pub(crate) fn jemalloc() -> Option<Records> {
         use tikv_jemalloc_sys as je;

@@ -1,10 +1,10 @@
 //! Owns the list of allocators that can be measured: their names, and how each of ours comes to its [`Records`].
 //! Leaves the interpreter's own allocators to `host.rs` and all others to `peers.rs`.
 
-use malloc_api::LibcMalloc;
+use malloc_api::{AllocatorRecord, LibcMalloc};
 use pymalloc_core::{LocalPymalloc, LockedPymalloc, MmapArenas};
 
-use crate::allocators::{self, Records};
+use crate::allocators::{self, OneThread, Records};
 use crate::{domains, host, peers};
 
 /// An allocator that can be measured by name.
@@ -65,21 +65,21 @@ pub fn find(name: &str) -> Option<&'static Row> {
 }
 
 fn libc_malloc() -> Option<Records> {
-    Some(allocators::all(allocators::of(LibcMalloc)))
+    Some(allocators::all(AllocatorRecord::leak(LibcMalloc)))
 }
 
 fn pymalloc() -> Option<Records> {
-    Some(allocators::split(allocators::of(LibcMalloc), allocators::of(local())))
+    Some(allocators::split(AllocatorRecord::leak(LibcMalloc), AllocatorRecord::leak(local())))
 }
 
 fn pymalloc_all() -> Option<Records> {
-    Some(allocators::all(allocators::of(local())))
+    Some(allocators::all(AllocatorRecord::leak(local())))
 }
 
 fn pymalloc_locked() -> Option<Records> {
-    Some(allocators::all(allocators::of(LockedPymalloc::new(LibcMalloc))))
+    Some(allocators::all(AllocatorRecord::leak(LockedPymalloc::new(LibcMalloc))))
 }
 
-fn local() -> LocalPymalloc<LibcMalloc, MmapArenas> {
-    LocalPymalloc::new(LibcMalloc)
+fn local() -> OneThread<LocalPymalloc<LibcMalloc, MmapArenas>> {
+    OneThread(LocalPymalloc::new(LibcMalloc))
 }

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use malloc_api::AllocatorRecord;
+use malloc_trace::{Event, Live, Op, Replay, ThreadedReplay};
 
 use crate::allocators::Records;
 use crate::job::{Answer, Job, Measured, Task};
-use crate::trace::Mapped;
-use crate::{host, memory, replay, rows, threads, trace};
+use crate::trace::{self, Prepared};
+use crate::{host, memory, rows};
 
 /// Does the job in the file at `path`.
 ///
@@ -22,11 +24,11 @@ pub fn run(path: &Path) -> Result<()> {
             names.iter().filter(|name| open(name).is_ok()).map(|name| named(name)).collect()
         }
         Task::Warm { trace, rows, rounds, passes } => {
-            warm(&mut trace::map(trace)?, rows, *rounds, *passes)?
+            warm(&mut trace::replay(trace)?, rows, *rounds, *passes)?
         }
-        Task::Cold { trace, row } => vec![cold(&mut trace::map(trace)?, row)?],
+        Task::Cold { trace, row } => vec![cold(&mut trace::replay(trace)?, row)?],
         Task::Threads { trace, row, threads, passes } => {
-            let nanoseconds = threads::replay(trace, &open(row)?, *threads, *passes)?;
+            let nanoseconds = threaded(trace, open(row)?, *threads, *passes)?;
             vec![Measured { nanoseconds, ..named(row) }]
         }
         Task::Hot { row, path, repetitions } => {
@@ -49,7 +51,7 @@ fn open(name: &str) -> Result<Records> {
 }
 
 fn warm(
-    mapped: &mut Mapped,
+    replay: &mut Replay,
     names: &[String],
     rounds: usize,
     passes: usize,
@@ -63,8 +65,7 @@ fn warm(
         for (records, measured) in &mut rows {
             let mut fastest = u64::MAX;
             for _ in 0..passes {
-                fastest = fastest.min(timed(mapped, records));
-                free_leftovers(mapped, records);
+                fastest = fastest.min(timed(replay, *records)?.0);
             }
             measured.nanoseconds.push(fastest);
         }
@@ -72,14 +73,14 @@ fn warm(
     Ok(rows.into_iter().map(|(_, measured)| measured).collect())
 }
 
-fn cold(mapped: &mut Mapped, name: &str) -> Result<Measured> {
+fn cold(replay: &mut Replay, name: &str) -> Result<Measured> {
     let records = open(name)?;
     memory::reset_peak();
     let before = memory::resident_bytes();
-    let nanoseconds = timed(mapped, &records);
+    let (nanoseconds, live) = timed(replay, records)?;
     let end = memory::resident_bytes();
     let peak = memory::peak_bytes();
-    free_leftovers(mapped, &records);
+    drop(live);
     let freed = memory::resident_bytes();
     let growth = |bytes: u64| bytes.cast_signed() - before.cast_signed();
     Ok(Measured {
@@ -92,16 +93,24 @@ fn cold(mapped: &mut Mapped, name: &str) -> Result<Measured> {
     })
 }
 
-fn timed(mapped: &mut Mapped, records: &Records) -> u64 {
+/// One pass: its nanoseconds, and what it leaves live.
+fn timed(replay: &mut Replay, records: Records) -> Result<(u64, Live<'_, AllocatorRecord>)> {
     let start = memory::thread_time();
-    // SAFETY: 1. a prepared trace, and the table is empty: `free_leftovers` follows each pass; 2. only `records` fills it
-    // meanwhile; 3. every row is an allocator of C's contract.
-    unsafe { replay::replay(mapped.steps, mapped.slots, records) };
+    let live = replay.pass(records)?;
     let time = memory::thread_time() - start;
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    Ok((u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), live))
 }
 
-fn free_leftovers(mapped: &mut Mapped, records: &Records) {
-    // SAFETY: 1. these frees follow the operations of `timed`; 2. with the same records; 3. as there.
-    unsafe { replay::replay(mapped.leftovers, mapped.slots, records) };
+/// Nanoseconds of each pass in which every thread replays the whole trace, and frees what its neighbour leaves live.
+fn threaded(trace: &Prepared, records: Records, threads: u16, passes: usize) -> Result<Vec<u64>> {
+    let (program, leftovers) = trace::map(trace)?.split_at(trace.operations);
+    let by = |thread: u16, ops: &'static [Op], slots_of: u16| {
+        let first = u32::from(slots_of) * trace.slots as u32;
+        let op = move |op: &Op| op.with_slot(first + op.slot());
+        ops.iter().map(move |each| Event { op: op(each), thread, nanos: 0 })
+    };
+    let programs = (0..threads).flat_map(|thread| by(thread, program, thread));
+    let frees = (0..threads).flat_map(|thread| by(thread, leftovers, (thread + 1) % threads));
+    let times = ThreadedReplay::new(programs.chain(frees)).passes(records, passes)?;
+    Ok(times.iter().map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)).collect())
 }

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use malloc_api::Malloc;
-use malloc_trace::{DOMAINS, ShadowModel, generate::ops_from_bytes};
+use malloc_trace::{ShadowModel, generate::ops_from_bytes};
 use mimalloc_heaps::{HeapKind, InterpreterHeaps, ThreadMalloc};
 
 /// Operations that one thread runs before it exits.
@@ -18,7 +18,7 @@ unsafe impl Send for Moved<'_> {}
 fuzz_target!(|bytes: &[u8]| {
     let kinds = [HeapKind::Mem, HeapKind::Object, HeapKind::Gc].map(ThreadMalloc::new);
     let interpreter = InterpreterHeaps::new().expect("heaps for a new interpreter");
-    let allocators: [&dyn Malloc; DOMAINS] = [&kinds[0], &kinds[1], &kinds[2]];
+    let allocators: [&dyn Malloc; 3] = [&kinds[0], &kinds[1], &kinds[2]];
     let mut model = Moved(ShadowModel::new(allocators));
     for piece in ops_from_bytes(bytes, 64, 1 << 17).chunks(PIECE) {
         model = std::thread::scope(|scope| {

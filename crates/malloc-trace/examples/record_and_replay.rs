@@ -1,15 +1,16 @@
-//! Records what a collection asks for, checks the trace, and times it.
+//! Logs what a collection asks for, checks the program, and times it. Linux only, as the log is.
 
-use std::io::Cursor;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::time::Instant;
 
-use malloc_api::{LibcMalloc, Malloc};
-use malloc_trace::codec::Version;
-use malloc_trace::{Functions, Recorder, Recording, Replay, decode, run};
+use malloc_api::{AllocatorRecord, LibcMalloc, Malloc};
+use malloc_trace::{CallLog, Domain, LogReader, Op, Recorder, Replay, run};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut file = Cursor::new(Vec::new());
-    let recording = Recording::new(&mut file, Version::V1, 1 << 10)?;
-    let recorder = Recorder::new(LibcMalloc, 2, &recording);
+    let path = std::env::temp_dir().join(format!("list-{}.log", std::process::id()));
+    let log = CallLog::create(&path, 1 << 24)?;
+    let recorder = Recorder::new(LibcMalloc, Domain::Obj, &log);
     let mut list = None;
     for length in (0..100).map(|n| 56 + 8 * n) {
         // SAFETY: (1) `list` is `None` or live; (2) only the answer is used afterwards.
@@ -17,17 +18,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     // SAFETY: (1) `list` is live; (2) it is not used afterwards.
     unsafe { recorder.free(list) };
-    let recorded = recording.finish()?;
-    assert_eq!((recorded.written, recorded.dropped), (101, 0));
-    drop(recording);
 
-    let trace = decode(&file.into_inner()[..])?;
-    assert_eq!(trace.slots, 1);
-    let summary = run(&trace.ops, &LibcMalloc)?;
+    let events = LogReader::new(BufReader::new(File::open(&path)?))?;
+    let ops: Vec<Op> = events.map(|event| event.map(|event| event.op)).collect::<Result<_, _>>()?;
+    fs::remove_file(path)?;
+    assert_eq!(ops.len(), 101);
+    let summary = run(&ops, &LibcMalloc)?;
     assert_eq!((summary.failed, summary.peak_bytes), (0, 56 + 8 * 99));
 
-    let mut replay = Replay::new(&trace.ops);
-    let pass = replay.pass([Functions::of(&LibcMalloc); 3], || ())?;
-    println!("{} calls in {:?}", replay.calls(), pass.program);
+    let mut replay = Replay::new(&ops);
+    let libc = AllocatorRecord::new(&LibcMalloc);
+    let start = Instant::now();
+    let live = replay.pass([libc; 3])?;
+    let time = start.elapsed();
+    drop(live);
+    println!("{} calls in {time:?}", replay.calls());
     Ok(())
 }

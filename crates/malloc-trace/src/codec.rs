@@ -28,7 +28,6 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use crate::op::{Event, Op, Trace};
-use crate::words::{read_up_to, words};
 
 const HEADER_BYTES: usize = 24;
 /// Stands for both counts while a trace is being written.
@@ -153,9 +152,9 @@ pub enum TraceError {
 /// # Examples
 ///
 /// ```
-/// use malloc_trace::{Op, Trace, codec};
+/// use malloc_trace::{Domain, Op, Trace, codec};
 ///
-/// let trace = Trace::new(vec![Op::malloc(0, 2, 24), Op::free(0, 2)]);
+/// let trace = Trace::new(vec![Op::malloc(0, Domain::Obj, 24), Op::free(0, Domain::Obj)]);
 /// let mut file = Vec::new();
 /// codec::encode(&mut file, &trace)?;
 /// let sizes: usize = codec::Reader::new(&file[..])?.map(|event| event.map_or(0, |e| e.op.size())).sum();
@@ -387,4 +386,28 @@ fn record_bytes(event: Event) -> [u8; 16] {
     bytes[4..8].copy_from_slice(&bits.to_le_bytes());
     bytes[8..].copy_from_slice(&context.to_le_bytes());
     bytes
+}
+
+/// The little-endian words that `bytes` are.
+pub(crate) fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u64; WORDS] {
+    const { assert!(BYTES == 8 * WORDS) };
+    core::array::from_fn(|i| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[8 * i..8 * i + 8]);
+        u64::from_le_bytes(word)
+    })
+}
+
+/// Fills `bytes` as far as the source goes and says how far that was.
+pub(crate) fn read_up_to(source: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match source.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }

@@ -4,7 +4,6 @@
 //! for [`ThreadedReplay`](crate::ThreadedReplay); the `op`s of any load are a program for one thread.
 
 mod fitted;
-mod load;
 mod loads;
 mod random;
 

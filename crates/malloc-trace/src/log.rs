@@ -10,13 +10,13 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use malloc_api::Domain;
+
 use crate::caller::thread_number;
-use crate::journal::Journal;
 use crate::log_reader::{
     DROPPED_WORD, HEAD_BYTES, LIMIT, MAGIC, RECORD_BYTES, STOPPED_WORD, SYSTEM, THREADS_WORD, Told,
     record,
 };
-use crate::op::OpKind;
 
 /// Bytes of the file that are mapped at one time, besides the head.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -89,8 +89,9 @@ impl CallLog {
         self.head.word(DROPPED_WORD).load(Relaxed)
     }
 
+    /// Appends a record of the calling thread; `size` in bytes.
     #[inline]
-    fn append(&self, told: Told, domain: u8, block: NonNull<u8>, size: usize) {
+    pub(crate) fn append(&self, told: Told, domain: Domain, block: NonNull<u8>, size: usize) {
         if !self.active.load(Relaxed) {
             return;
         }
@@ -161,31 +162,6 @@ impl State {
         self.written = 0;
         self.file_bytes += WINDOW_BYTES as u64;
         Ok(())
-    }
-}
-
-impl Journal for CallLog {
-    type Moving = ();
-
-    #[inline]
-    fn made(&self, kind: OpKind, domain: u8, block: NonNull<u8>, size: usize) {
-        self.append(Told::made_by(kind), domain, block, size);
-    }
-
-    #[inline]
-    fn moving(&self, domain: u8, block: NonNull<u8>) {
-        self.append(Told::Moving, domain, block, 0);
-    }
-
-    #[inline]
-    fn moved(&self, (): (), domain: u8, block: NonNull<u8>, new_size: Option<usize>) {
-        let told = if new_size.is_some() { Told::Moved } else { Told::NotMoved };
-        self.append(told, domain, block, new_size.unwrap_or(0));
-    }
-
-    #[inline]
-    fn freed(&self, domain: u8, block: NonNull<u8>) {
-        self.append(Told::Free, domain, block, 0);
     }
 }
 

@@ -37,8 +37,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{self, Read};
 use std::ptr::NonNull;
 
-use crate::op::{DOMAINS, Event, Op, OpKind};
-use crate::words::{read_up_to, words};
+use malloc_api::Domain;
+
+use crate::codec::{read_up_to, words};
+use crate::op::{Event, Op, OpKind};
 
 pub(crate) const HEAD_BYTES: usize = 4096;
 pub(crate) const RECORD_BYTES: usize = 16;
@@ -76,14 +78,6 @@ impl Told {
         Self::Moved,
         Self::NotMoved,
     ];
-
-    pub(crate) const fn made_by(kind: OpKind) -> Self {
-        match kind {
-            OpKind::Calloc => Self::Calloc,
-            OpKind::Realloc => Self::ReallocOfNone,
-            OpKind::Malloc | OpKind::Free => Self::Malloc,
-        }
-    }
 }
 
 /// The two words of a record.
@@ -91,14 +85,14 @@ impl Told {
 pub(crate) fn record(
     told: Told,
     block: NonNull<u8>,
-    domain: u8,
+    domain: Domain,
     thread: u16,
     size: usize,
 ) -> [u64; 2] {
     let size = (size as u64).min((1 << SIZE_BITS) - 1);
     [
         (block.addr().get() as u64) << 4 | told as u64,
-        size << 18 | u64::from(thread) << 2 | u64::from(domain),
+        size << 18 | u64::from(thread) << 2 | domain as u64,
     ]
 }
 
@@ -178,18 +172,18 @@ pub struct Unread {
 /// use std::io::BufReader;
 ///
 /// use malloc_api::{LibcMalloc, Malloc};
-/// use malloc_trace::{CallLog, LogReader, Op, Recorder};
+/// use malloc_trace::{CallLog, Domain, LogReader, Op, Recorder};
 ///
 /// let path = std::env::temp_dir().join(format!("calls-{}.log", std::process::id()));
 /// let log = CallLog::create(&path, 1 << 24)?;
-/// let obj = Recorder::new(LibcMalloc, 2, &log);
+/// let obj = Recorder::new(LibcMalloc, Domain::Obj, &log);
 /// let block = obj.malloc(24);
 /// // SAFETY: (1) `block` is live and (2) not used afterwards.
 /// unsafe { obj.free(block) };
 ///
 /// let events: Result<Vec<_>, _> = LogReader::new(BufReader::new(File::open(&path)?))?.collect();
 /// let ops: Vec<Op> = events?.iter().map(|event| event.op).collect();
-/// assert_eq!(ops, [Op::malloc(0, 2, 24), Op::free(0, 2)]);
+/// assert_eq!(ops, [Op::malloc(0, Domain::Obj, 24), Op::free(0, Domain::Obj)]);
 /// # std::fs::remove_file(path)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -269,17 +263,24 @@ impl<R: Read> LogReader<R> {
             let [block, call] = words;
             let kind = usize::try_from(block & 15).unwrap_or(0);
             let told = kind.checked_sub(1).and_then(|index| Told::ALL.get(index));
-            let (Some(&told), true) = (told, (call & 3) < DOMAINS as u64) else { return Err(bad) };
+            let domain = Domain::ALL.get((call & 3) as usize);
+            let (Some(&told), Some(&domain)) = (told, domain) else { return Err(bad) };
             self.read += 1;
-            if let Some(event) = self.follow(told, block >> 4, call)? {
+            if let Some(event) = self.follow(told, block >> 4, domain, call)? {
                 return Ok(Some(event));
             }
         }
     }
 
     /// What a record is an event of, if of any.
-    fn follow(&mut self, told: Told, block: u64, call: u64) -> Result<Option<Event>, LogError> {
-        let (domain, thread) = ((call & 3) as u8, (call >> 2) as u16);
+    fn follow(
+        &mut self,
+        told: Told,
+        block: u64,
+        domain: Domain,
+        call: u64,
+    ) -> Result<Option<Event>, LogError> {
+        let thread = (call >> 2) as u16;
         let size = usize::try_from(call >> 18).unwrap_or(usize::MAX);
         let event = |op| Event { op, thread, nanos: 0 };
         let op = match told {

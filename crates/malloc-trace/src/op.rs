@@ -1,10 +1,9 @@
-//! Owns `Op` and `Event`: what an allocation operation is. Leaves the bytes of a file to `codec.rs` and what running
-//! an operation means to `shadow.rs` and `replay.rs`.
+//! Owns `Op` and `Event`: what an allocation operation is. Leaves the bytes of a file to `codec.rs`, and what it means to
+//! run an operation to `shadow.rs` and `replay.rs`.
 
 use std::fmt;
 
-/// Number of domains an operation can name: 0 raw, 1 mem, 2 obj.
-pub const DOMAINS: usize = 3;
+use malloc_api::Domain;
 
 /// Which method of `Malloc` an operation calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,25 +19,38 @@ pub enum OpKind {
     Free = 3,
 }
 
+impl OpKind {
+    /// The method's name.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Malloc => "malloc",
+            Self::Calloc => "calloc",
+            Self::Realloc => "realloc",
+            Self::Free => "free",
+        }
+    }
+}
+
 /// One call of the malloc family: a kind, a slot, a domain and a size, in 8 bytes.
 ///
-/// A slot is the index of the block's pointer in a table that the program keeps; slots are reused after a free. A
-/// domain is 0 (raw), 1 (mem) or 2 (obj). A size is in bytes and saturates at [`Op::MAX_SIZE`]; that of a `free` is 0.
+/// A slot is the index of the block's pointer in a table that the program keeps; slots are reused after a free. A size
+/// is in bytes and saturates at [`Op::MAX_SIZE`]; the size of a `free` is 0.
 ///
-/// Any sequence of operations is a program. One that does not fit the state of its slot is completed to one that does:
-/// `malloc` and `calloc` into a full slot free its block first, `realloc` of an empty slot is `realloc(None, size)`,
-/// `free` of an empty slot is `free(None)`. The block's own domain wins over that of the operation.
+/// Any sequence of operations is a program. An operation that does not fit the state of its slot is completed to one that
+/// does: `malloc` and `calloc` into a full slot free its block first, `realloc` of an empty slot is `realloc(None, size)`,
+/// `free` of an empty slot is `free(None)`. The block's own domain wins over the domain of the operation.
 ///
 /// # Examples
 ///
 /// ```
-/// use malloc_trace::{Op, OpKind};
+/// use malloc_trace::{Domain, Op, OpKind};
 ///
-/// let op = Op::realloc(7, 2, 100);
-/// assert_eq!((op.kind(), op.slot(), op.domain(), op.size()), (OpKind::Realloc, 7, 2, 100));
+/// let op = Op::realloc(7, Domain::Obj, 100);
+/// assert_eq!((op.kind(), op.slot(), op.domain(), op.size()), (OpKind::Realloc, 7, Domain::Obj, 100));
 /// assert_eq!(op.to_string(), "realloc obj slot 7, 100 bytes");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
 pub struct Op {
     slot: u32,
     /// Bits 0-1 kind, 2-3 domain (never 3), 4-31 size.
@@ -50,53 +62,32 @@ impl Op {
     pub const MAX_SIZE: usize = (1 << 28) - 1;
 
     /// `malloc(size)` in `domain` into `slot`.
-    ///
-    /// # Panics
-    ///
-    /// If `domain` is greater than 2.
     #[must_use]
-    pub const fn malloc(slot: u32, domain: u8, size: usize) -> Self {
+    pub const fn malloc(slot: u32, domain: Domain, size: usize) -> Self {
         Self::new(OpKind::Malloc, slot, domain, size)
     }
 
     /// `calloc` of `size` bytes in all in `domain` into `slot`.
-    ///
-    /// # Panics
-    ///
-    /// If `domain` is greater than 2.
     #[must_use]
-    pub const fn calloc(slot: u32, domain: u8, size: usize) -> Self {
+    pub const fn calloc(slot: u32, domain: Domain, size: usize) -> Self {
         Self::new(OpKind::Calloc, slot, domain, size)
     }
 
     /// `realloc` of the block in `slot` to `size` bytes in `domain`.
-    ///
-    /// # Panics
-    ///
-    /// If `domain` is greater than 2.
     #[must_use]
-    pub const fn realloc(slot: u32, domain: u8, size: usize) -> Self {
+    pub const fn realloc(slot: u32, domain: Domain, size: usize) -> Self {
         Self::new(OpKind::Realloc, slot, domain, size)
     }
 
     /// `free` of the block in `slot` in `domain`.
-    ///
-    /// # Panics
-    ///
-    /// If `domain` is greater than 2.
     #[must_use]
-    pub const fn free(slot: u32, domain: u8) -> Self {
+    pub const fn free(slot: u32, domain: Domain) -> Self {
         Self::new(OpKind::Free, slot, domain, 0)
     }
 
-    /// An operation from its parts; the size of a `free` is kept as it is given.
-    ///
-    /// # Panics
-    ///
-    /// If `domain` is greater than 2.
+    /// An operation from its parts; the size of a `free` is kept as given.
     #[must_use]
-    pub const fn new(kind: OpKind, slot: u32, domain: u8, size: usize) -> Self {
-        assert!((domain as usize) < DOMAINS, "a domain is 0 (raw), 1 (mem) or 2 (obj)");
+    pub const fn new(kind: OpKind, slot: u32, domain: Domain, size: usize) -> Self {
         let size = if size > Self::MAX_SIZE { Self::MAX_SIZE } else { size };
         Self { slot, bits: kind as u32 | (domain as u32) << 2 | (size as u32) << 4 }
     }
@@ -132,11 +123,39 @@ impl Op {
         self.slot
     }
 
-    /// Its domain: 0 raw, 1 mem, 2 obj.
+    /// Its domain.
     #[must_use]
     #[inline]
-    pub const fn domain(self) -> u8 {
-        (self.bits >> 2 & 3) as u8
+    pub const fn domain(self) -> Domain {
+        match self.bits >> 2 & 3 {
+            0 => Domain::Raw,
+            1 => Domain::Mem,
+            _ => Domain::Obj,
+        }
+    }
+
+    /// The two bits of its domain, for a table of four.
+    #[inline]
+    pub(crate) const fn domain_bits(self) -> usize {
+        (self.bits >> 2 & 3) as usize
+    }
+
+    /// Whether it is `realloc` or `free`.
+    #[inline]
+    pub(crate) const fn has_block(self) -> bool {
+        self.bits & 2 != 0
+    }
+
+    /// Whether it is `free`, given that it [has a block](Op::has_block).
+    #[inline]
+    pub(crate) const fn ends_block(self) -> bool {
+        self.bits & 1 != 0
+    }
+
+    /// Whether it is `calloc`, given that it has no block.
+    #[inline]
+    pub(crate) const fn is_zeroed(self) -> bool {
+        self.bits & 1 != 0
     }
 
     /// Its size in bytes, at most [`Op::MAX_SIZE`].
@@ -155,36 +174,25 @@ impl Op {
 
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind() {
-            OpKind::Malloc => "malloc",
-            OpKind::Calloc => "calloc",
-            OpKind::Realloc => "realloc",
-            OpKind::Free => "free",
-        };
-        let domain = ["raw", "mem", "obj"][usize::from(self.domain())];
-        write!(f, "{kind} {domain} slot {}", self.slot())?;
+        write!(f, "{} {} slot {}", self.kind().name(), self.domain(), self.slot())?;
         if self.kind() == OpKind::Free { Ok(()) } else { write!(f, ", {} bytes", self.size()) }
     }
 }
 
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (slot, domain, size) = (self.slot(), self.domain(), self.size());
-        match self.kind() {
-            OpKind::Malloc => write!(f, "Op::malloc({slot}, {domain}, {size})"),
-            OpKind::Calloc => write!(f, "Op::calloc({slot}, {domain}, {size})"),
-            OpKind::Realloc => write!(f, "Op::realloc({slot}, {domain}, {size})"),
-            OpKind::Free => write!(f, "Op::free({slot}, {domain})"),
-        }
+        let (kind, slot, domain) = (self.kind(), self.slot(), self.domain());
+        write!(f, "Op::{}({slot}, Domain::{domain:?}", kind.name())?;
+        if kind == OpKind::Free { f.write_str(")") } else { write!(f, ", {})", self.size()) }
     }
 }
 
 /// An operation with the thread that called it and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Event {
-    /// What was called.
+    /// The call.
     pub op: Op,
-    /// The number of the calling thread, given in the order in which threads were first seen.
+    /// The number of the calling thread; threads are numbered in the order of their first calls.
     pub thread: u16,
     /// Nanoseconds since the trace began, at most [`Event::MAX_NANOS`]; 0 where the trace has no times.
     pub nanos: u64,

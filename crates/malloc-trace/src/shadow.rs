@@ -1,13 +1,14 @@
-//! Owns the shadow model: what every live block must look like, checked at every operation.
-//! Leaves whole programs to `run.rs`, and timing to `replay.rs`, which checks nothing.
+//! Owns the shadow model: what every live block must look like, checked at every operation of a program. `run` is the one
+//! interpreter that tests, fuzzers and trace checks share. Leaves timing to `replay.rs`, which checks nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ptr::NonNull;
 
-use malloc_api::{MIN_ALIGN, Malloc};
+use malloc_api::{Domain, MIN_ALIGN, Malloc};
 
 use crate::block::Block;
-use crate::op::{DOMAINS, Op, OpKind};
+use crate::op::{Op, OpKind};
 
 /// What an allocator did wrong; addresses, sizes and offsets are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,9 +98,9 @@ pub struct Summary {
 /// Dropping a model leaks its live blocks; [`free_all`](ShadowModel::free_all) frees them.
 #[derive(Debug)]
 pub struct ShadowModel<'a, A: ?Sized> {
-    allocators: [&'a A; DOMAINS],
+    allocators: [&'a A; 3],
     /// The block in each slot that has one, and its domain.
-    slots: HashMap<u32, (Block, u8)>,
+    slots: HashMap<u32, (Block, Domain)>,
     /// The slot of each live block by its address.
     by_address: BTreeMap<usize, u32>,
     next_id: u64,
@@ -109,7 +110,7 @@ pub struct ShadowModel<'a, A: ?Sized> {
 impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
     /// A model with no blocks; `allocators` serve the domains raw, mem and obj and may be the same.
     #[must_use]
-    pub fn new(allocators: [&'a A; DOMAINS]) -> Self {
+    pub fn new(allocators: [&'a A; 3]) -> Self {
         Self {
             allocators,
             slots: HashMap::new(),
@@ -187,8 +188,8 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
         Ok(())
     }
 
-    fn allocator(&self, domain: u8) -> &'a A {
-        self.allocators[usize::from(domain)]
+    fn allocator(&self, domain: Domain) -> &'a A {
+        self.allocators[domain.index()]
     }
 
     /// Puts the answer of a fresh allocation into the slot of `op`, which is empty.
@@ -210,7 +211,7 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
     }
 
     /// Resizes the block `old`, which was taken out of the slot of `op`.
-    fn realloc(&mut self, op: Op, old: Block, domain: u8) -> Result<(), Fault> {
+    fn realloc(&mut self, op: Op, old: Block, domain: Domain) -> Result<(), Fault> {
         let (slot, new_size) = (op.slot(), op.size());
         // SAFETY: (1) `old` is live and its domain's own; (2) after success only the answer is used.
         let answer = unsafe { self.allocator(domain).realloc(Some(old.ptr()), new_size) };
@@ -255,7 +256,7 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
         Ok(Block::new(ptr, size))
     }
 
-    fn insert(&mut self, slot: u32, block: Block, domain: u8) {
+    fn insert(&mut self, slot: u32, block: Block, domain: Domain) {
         let summary = &mut self.summary;
         summary.live_blocks += 1;
         summary.live_bytes += block.size();
@@ -265,7 +266,7 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
         self.slots.insert(slot, (block, domain));
     }
 
-    fn take(&mut self, slot: u32) -> Result<Option<(Block, u8)>, Fault> {
+    fn take(&mut self, slot: u32) -> Result<Option<(Block, Domain)>, Fault> {
         let Some((block, domain)) = self.slots.remove(&slot) else { return Ok(None) };
         self.by_address.remove(&block.ptr().addr().get());
         self.summary.live_blocks -= 1;
@@ -273,6 +274,73 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
         check_unchanged(slot, &block)?;
         Ok(Some((block, domain)))
     }
+}
+
+/// An allocator did something wrong: at which operation, and what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelError {
+    /// Index of the operation, from 0; the number of operations if it was seen when the remaining blocks were freed.
+    pub index: usize,
+    /// The operation; `None` if it was seen when the remaining blocks were freed.
+    pub op: Option<Op>,
+    /// What was wrong.
+    pub fault: Fault,
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.op {
+            Some(op) => write!(f, "operation {} ({op}): {}", self.index, self.fault),
+            None => write!(f, "after {} operations: {}", self.index, self.fault),
+        }
+    }
+}
+
+/// Without a source: the text has the fault.
+impl std::error::Error for ModelError {}
+
+/// Runs `ops` through one allocator that serves all domains, with the shadow model, and frees what is left.
+///
+/// `None` answers are counted, not errors: a caller that expects none asserts [`Summary::failed`] to be 0. The live
+/// counts of the summary are those before the remaining blocks were freed.
+///
+/// # Errors
+///
+/// The first [`ModelError`]; the live blocks are then leaked.
+///
+/// # Examples
+///
+/// ```
+/// use malloc_trace::{Domain, Op, run};
+///
+/// let ops = [Op::malloc(0, Domain::Raw, 100), Op::realloc(0, Domain::Raw, 1000), Op::calloc(1, Domain::Raw, 8), Op::free(0, Domain::Raw)];
+/// let summary = run(&ops, &malloc_api::LibcMalloc)?;
+/// assert_eq!((summary.failed, summary.live_blocks, summary.peak_bytes), (0, 1, 1008));
+/// # Ok::<(), malloc_trace::ModelError>(())
+/// ```
+pub fn run<A: Malloc + ?Sized>(ops: &[Op], allocator: &A) -> Result<Summary, ModelError> {
+    run_domains(ops, [allocator; 3])
+}
+
+/// Runs `ops` through one allocator a domain (raw, mem, obj), as [`run`] does.
+///
+/// Different types go in as `&dyn Malloc`.
+///
+/// # Errors
+///
+/// The first [`ModelError`]; the live blocks are then leaked.
+pub fn run_domains<A: Malloc + ?Sized>(
+    ops: &[Op],
+    allocators: [&A; 3],
+) -> Result<Summary, ModelError> {
+    let mut model = ShadowModel::new(allocators);
+    for (index, &op) in ops.iter().enumerate() {
+        model.step(op).map_err(|fault| ModelError { index, op: Some(op), fault })?;
+    }
+    let summary = model.summary();
+    let at_end = |fault| ModelError { index: ops.len(), op: None, fault };
+    model.free_all().map_err(at_end)?;
+    Ok(summary)
 }
 
 fn check_unchanged(slot: u32, block: &Block) -> Result<(), Fault> {

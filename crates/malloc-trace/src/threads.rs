@@ -1,24 +1,45 @@
-//! Owns the replay of a program on several threads: who waits for whom, and how long it took.
+//! Owns the replay of a program on several threads: who hands which block to whom, and how long it took.
 
+use std::cell::UnsafeCell;
 use std::collections::HashMap;
+use std::io;
 use std::panic::resume_unwind;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Barrier, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use malloc_api::Malloc;
 
-use crate::fitting::Fitting;
-use crate::op::{DOMAINS, Event, Op};
-use crate::replay::{OutOfMemory, call};
+use crate::op::{Event, Op};
+use crate::replay::{Fitter, OutOfMemory, Slot, by_bits, free_all, perform, standing};
+
+/// Why a program was not replayed on its threads.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ThreadsError {
+    /// A call answered `None`.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// The system cannot start as many threads as the program has.
+    #[error(
+        "{started} of {wanted} threads started: replay a trace of fewer threads, or raise the limits of threads and memory"
+    )]
+    Threads {
+        /// Threads that started.
+        started: usize,
+        /// Threads of the program.
+        wanted: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+}
 
 /// A program of several threads made ready to be timed.
 ///
-/// Each thread performs its own operations in their order. An operation on a block that several threads use waits
-/// until the operations before it on the same slot are done; nothing else synchronises the threads, so the same
-/// program may interleave differently each time. Blocks are written and read as by [`Replay`](crate::Replay).
+/// Each thread performs its own operations in their order. A thread that needs a block of another thread waits until that
+/// thread is done with the block; nothing else synchronises the threads, so the same program may interleave differently
+/// each time. Blocks are written and read as by [`Replay`](crate::Replay).
 ///
 /// # Examples
 ///
@@ -26,95 +47,123 @@ use crate::replay::{OutOfMemory, call};
 /// use malloc_api::LibcMalloc;
 /// use malloc_trace::{ThreadedReplay, generate};
 ///
-/// let replay = ThreadedReplay::new(&generate::xmalloc(1, 2, 1000));
-/// let time = replay.pass([&LibcMalloc; 3])?;
-/// assert_eq!(replay.threads(), 2);
-/// assert!(time.as_nanos() > 0);
-/// # Ok::<(), malloc_trace::OutOfMemory>(())
+/// let mut replay = ThreadedReplay::new(generate::xmalloc(1, 2, 1000));
+/// let times = replay.passes([&LibcMalloc; 3], 3)?;
+/// assert_eq!((replay.threads(), times.len()), (2, 3));
+/// # Ok::<(), malloc_trace::ThreadsError>(())
 /// ```
 #[derive(Debug)]
 pub struct ThreadedReplay {
     programs: Vec<Program>,
-    shared_slots: u32,
+    slots: usize,
 }
 
 /// What one thread does.
 #[derive(Debug, Default)]
 struct Program {
-    steps: Vec<Step>,
-    own_slots: u32,
+    /// Invariant 1: with the handovers, the operations fit the thread's table of slots, as those of a `Replay` do.
+    ops: Vec<Op>,
+    /// Ascending by `at`, and what is given before what is taken: otherwise two threads might wait for each other.
+    handovers: Vec<Handover>,
+    /// Frees of the blocks that are live at the end, and this thread's.
+    leftovers: Vec<Op>,
+    outbox: Outbox,
 }
 
-/// An operation, whose slot is an index into the thread's own table or the shared one.
+/// One way of a block from thread to thread, seen from one of the two.
 #[derive(Debug, Clone, Copy)]
-struct Step {
-    op: Op,
-    /// For a shared slot: how many operations on it come before this one.
-    turn: Option<u32>,
+struct Handover {
+    /// How many operations of the thread come before.
+    at: usize,
+    slot: u32,
+    /// The thread from whose outbox the block is taken; `None` if the thread itself gives the block.
+    from: Option<usize>,
+    /// Which block of the outbox it is.
+    place: usize,
 }
 
-/// A block with its domain, on its way from one thread to another.
-#[derive(Debug, Default, Clone, Copy)]
-struct Held {
-    block: Option<NonNull<u8>>,
-    domain: u8,
-}
+/// A thread, and how many of its operations come before.
+type Place = (usize, usize);
 
-// SAFETY: the block is the holder's alone, and the allocators are `Sync`: any thread may use, resize and free it.
-unsafe impl Send for Held {}
+/// Every so many blocks a thread says how many it has given.
+const BATCH: usize = 64;
 
-/// A slot that several threads use, and how many operations on it are done.
+/// The blocks that a thread gives to others, in the order in which it does.
 #[derive(Debug, Default)]
-struct Shared {
-    turn: u32,
-    held: Held,
+struct Outbox {
+    /// Invariant 2: a block whose place is below `given` is for the thread to read and empty that takes it; another block is
+    /// for the giver to write.
+    blocks: Vec<UnsafeCell<Slot>>,
+    /// How many blocks were given in this pass.
+    given: Mutex<usize>,
 }
 
-/// What a thread leaves behind.
-struct Ended {
-    own: Vec<Held>,
-    failed: Option<Op>,
-    began: Instant,
-    ended: Instant,
+// SAFETY: invariant 2 says which thread has a block, and the mutex orders its accesses; the allocators are `Sync`: any
+// thread may use, resize and free a block.
+unsafe impl Send for Outbox {}
+// SAFETY: as above.
+unsafe impl Sync for Outbox {}
+
+impl Outbox {
+    fn given(&self) -> MutexGuard<'_, usize> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts `block` into `place`, or takes what is there.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread has the place by invariant 2.
+    unsafe fn replace(&self, place: usize, block: Slot) -> Slot {
+        // SAFETY: duty 1: no other thread reads or writes the cell now.
+        unsafe { self.blocks[place].get().replace(block) }
+    }
 }
 
 impl ThreadedReplay {
     /// Prepares `events`. Threads are those that the events name; the times are not used.
     #[must_use]
-    pub fn new(events: &[Event]) -> Self {
-        let fitting = Fitting::new(events.iter().copied());
-        let mut owners: Vec<Owner> = vec![Owner::Nobody; fitting.slots as usize];
-        for event in &fitting.events {
-            let owner = &mut owners[event.op.slot() as usize];
-            *owner = owner.and(event.thread);
+    pub fn new(events: impl IntoIterator<Item = Event>) -> Self {
+        let mut programs: Vec<Program> = Vec::new();
+        let mut fitter = Fitter::default();
+        let mut numbers: HashMap<u16, usize> = HashMap::new();
+        // Who used the block of each slot last; then, who gives which block to whom.
+        let mut holders: Vec<Place> = Vec::new();
+        let mut ways: Vec<(Place, Place, u32)> = Vec::new();
+        for Event { op, thread, .. } in events {
+            let thread = *numbers.entry(thread).or_insert_with(|| {
+                programs.push(Program::default());
+                programs.len() - 1
+            });
+            for op in fitter.fit(op) {
+                holders.resize(fitter.slots(), (0, 0));
+                let holder = &mut holders[op.slot() as usize];
+                let at = programs[thread].ops.len();
+                if op.has_block() && holder.0 != thread {
+                    ways.push((*holder, (thread, at), op.slot()));
+                }
+                programs[thread].ops.push(op);
+                *holder = (thread, at + 1);
+            }
         }
-        let mut replay = Self { programs: Vec::new(), shared_slots: 0 };
-        let mut threads: HashMap<u16, usize> = HashMap::new();
-        let mut places: HashMap<u32, u32> = HashMap::new();
-        let mut turns: Vec<u32> = Vec::new();
-        for Event { op, thread, .. } in fitting.events {
-            let thread = *threads.entry(thread).or_insert_with(|| {
-                replay.programs.push(Program::default());
-                replay.programs.len() - 1
-            });
-            let program = &mut replay.programs[thread];
-            let is_shared = owners[op.slot() as usize] == Owner::Many;
-            let next = if is_shared { &mut replay.shared_slots } else { &mut program.own_slots };
-            let place = *places.entry(op.slot()).or_insert_with(|| {
-                *next += 1;
-                *next - 1
-            });
-            let turn = is_shared.then(|| {
-                turns.resize(turns.len().max(place as usize + 1), 0);
-                turns[place as usize] += 1;
-                turns[place as usize] - 1
-            });
-            program.steps.push(Step { op: op.with_slot(place), turn });
+        ways.sort_unstable();
+        for ((giver, given_at), (taker, at), slot) in ways {
+            let Program { handovers, outbox, .. } = &mut programs[giver];
+            let place = outbox.blocks.len();
+            outbox.blocks.push(UnsafeCell::new(None));
+            handovers.push(Handover { at: given_at, slot, from: None, place });
+            programs[taker].handovers.push(Handover { at, slot, from: Some(giver), place });
         }
-        replay
+        for program in &mut programs {
+            program.handovers.sort_by_key(|handover| (handover.at, handover.from.is_some()));
+        }
+        for op in fitter.leftovers() {
+            programs[holders[op.slot() as usize].0].leftovers.push(op);
+        }
+        Self { programs, slots: fitter.slots() }
     }
 
-    /// Number of threads that a pass starts.
+    /// Number of threads that a replay starts.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.programs.len()
@@ -123,127 +172,198 @@ impl ThreadedReplay {
     /// Number of calls that a pass makes on all threads before it frees the leftovers.
     #[must_use]
     pub fn calls(&self) -> usize {
-        self.programs.iter().map(|program| program.steps.len()).sum()
+        self.programs.iter().map(|program| program.ops.len()).sum()
     }
 
-    /// Replays the program once, with one allocator a domain (raw, mem, obj), and frees what it leaves live.
+    /// Replays the program `count` times on the same threads, with one allocator a domain (raw, mem, obj).
     ///
-    /// The time is that from the start of the first thread to the end of the last; freeing the leftovers, which the
-    /// calling thread does, is not part of it.
+    /// A time is that from the start of the first thread to the end of the last. Each thread frees what it leaves live
+    /// afterwards, which is not part of the time.
     ///
     /// # Errors
     ///
-    /// [`OutOfMemory`] at a call that answered `None`; all threads stop and all blocks are freed then too.
-    ///
-    /// # Panics
-    ///
-    /// If the system cannot start the threads.
-    pub fn pass<A: Malloc + Sync + ?Sized>(
-        &self,
-        allocators: [&A; DOMAINS],
-    ) -> Result<Duration, OutOfMemory> {
-        let shared: Vec<Mutex<Shared>> = (0..self.shared_slots).map(|_| Mutex::default()).collect();
-        let barrier = Barrier::new(self.programs.len());
-        let stop = AtomicBool::new(false);
-        let run = Run { allocators, shared: &shared, barrier: &barrier, stop: &stop };
-        let ended: Vec<Ended> = thread::scope(|scope| {
-            let start = |program| scope.spawn(move || run.thread(program));
-            let threads: Vec<_> = self.programs.iter().map(start).collect();
-            let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join();
-            let ended: Result<_, _> = threads.into_iter().map(join).collect();
-            ended.unwrap_or_else(|panic| resume_unwind(panic))
-        });
-        let shared = shared.into_iter().map(|shared| into_inner(shared).held);
-        for held in ended.iter().flat_map(|ended| ended.own.iter().copied()).chain(shared) {
-            // SAFETY: (1) the block is live, or `None`, and its domain's own; (2) its table ends here.
-            unsafe { allocators[usize::from(held.domain)].free(held.block) };
-        }
+    /// [`ThreadsError::OutOfMemory`] at a call that answered `None`; all threads stop and all blocks are freed then too.
+    /// [`ThreadsError::Threads`] if the system cannot start the threads; nothing is called then.
+    pub fn passes<A: Malloc + Copy + Sync>(
+        &mut self,
+        allocators: [A; 3],
+        count: usize,
+    ) -> Result<Vec<Duration>, ThreadsError> {
+        let allocators = by_bits(allocators);
+        let run = Run {
+            allocators,
+            programs: &self.programs,
+            slots: self.slots,
+            count,
+            start: &RwLock::new(()),
+            barrier: &Barrier::new(self.programs.len()),
+            stop: &AtomicBool::new(false),
+        };
+        let ended = thread::scope(|scope| {
+            let mut threads = Vec::new();
+            let closed = run.start.write().unwrap_or_else(PoisonError::into_inner);
+            let mut failed = None;
+            for program in &self.programs {
+                match run.spawn(scope, program) {
+                    Ok(thread) => threads.push(thread),
+                    Err(source) => {
+                        run.stop.store(true, Relaxed);
+                        failed = Some(source);
+                        break;
+                    }
+                }
+            }
+            drop(closed);
+            let started = threads.len();
+            let join = |thread: ScopedJoinHandle<'_, Ended>| thread.join();
+            let ended: Result<Vec<_>, _> = threads.into_iter().map(join).collect();
+            let ended = ended.unwrap_or_else(|panic| resume_unwind(panic));
+            match failed {
+                None => Ok(ended),
+                Some(source) => {
+                    Err(ThreadsError::Threads { started, wanted: self.programs.len(), source })
+                }
+            }
+        })?;
         if let Some(op) = ended.iter().find_map(|ended| ended.failed) {
-            return Err(OutOfMemory { op });
+            for program in &mut self.programs {
+                for Handover { at, place, .. } in
+                    program.handovers.iter().filter(|h| h.from.is_none())
+                {
+                    let block = program.outbox.blocks[*place].get_mut().take();
+                    let domain = program.ops[at - 1].domain_bits();
+                    // SAFETY: 1. live or `None`, given after the operation on it that has its domain; 2. taken.
+                    unsafe { allocators[domain].free(block) };
+                }
+            }
+            return Err(OutOfMemory { op }.into());
         }
-        let began = ended.iter().map(|ended| ended.began).min();
-        let last = ended.iter().map(|ended| ended.ended).max();
-        Ok(began.zip(last).map_or(Duration::ZERO, |(began, last)| last - began))
+        let spans = |pass| ended.iter().map(move |ended| ended.spans[pass]);
+        let time = |pass| {
+            let first = spans(pass).map(|(began, _)| began).min();
+            let last = spans(pass).map(|(_, end)| end).max();
+            first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first)
+        };
+        Ok((0..count).map(time).collect())
     }
 }
 
-/// Who uses a slot.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    Nobody,
-    One(u16),
-    Many,
+/// What a thread leaves behind.
+struct Ended {
+    /// When each pass began and ended.
+    spans: Vec<(Instant, Instant)>,
+    /// The call of this thread that answered `None`.
+    failed: Option<Op>,
 }
 
-impl Owner {
-    fn and(self, thread: u16) -> Self {
-        match self {
-            Self::Nobody => Self::One(thread),
-            Self::One(owner) if owner == thread => self,
-            Self::One(_) | Self::Many => Self::Many,
-        }
-    }
-}
-
-/// What the threads of one pass share.
-struct Run<'a, A: ?Sized> {
-    allocators: [&'a A; DOMAINS],
-    shared: &'a [Mutex<Shared>],
+/// What the threads of one replay share.
+struct Run<'a, A> {
+    allocators: [A; 4],
+    programs: &'a [Program],
+    slots: usize,
+    count: usize,
+    /// Locked for writing until every thread has started, or one could not.
+    start: &'a RwLock<()>,
     barrier: &'a Barrier,
-    /// Set when a thread ran out of memory. Relaxed: it only ends waits, and orders nothing.
+    /// Set when a thread ran out of memory or did not start. Relaxed: locks and barriers order what depends on it.
     stop: &'a AtomicBool,
 }
 
-impl<A: ?Sized> Clone for Run<'_, A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A: ?Sized> Copy for Run<'_, A> {}
-
-impl<A: Malloc + ?Sized> Run<'_, A> {
-    fn thread(self, program: &Program) -> Ended {
-        let mut own = vec![Held::default(); program.own_slots as usize];
-        self.barrier.wait();
-        let began = Instant::now();
-        let failed = program.steps.iter().find(|step| match step.turn {
-            None => !self.perform(step.op, &mut own[step.op.slot() as usize]),
-            Some(turn) => !self.perform_in_turn(step.op, turn),
-        });
-        if failed.is_some() {
-            self.stop.store(true, Relaxed);
-        }
-        Ended { own, failed: failed.map(|step| step.op), began, ended: Instant::now() }
+impl<'a, A: Malloc + Sync> Run<'a, A> {
+    fn spawn<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        program: &'scope Program,
+    ) -> io::Result<ScopedJoinHandle<'scope, Ended>> {
+        Builder::new().spawn_scoped(scope, move || self.thread(program))
     }
 
-    fn perform(&self, op: Op, held: &mut Held) -> bool {
-        held.domain = op.domain();
-        call(&self.allocators[usize::from(op.domain())], op, &mut held.block)
-    }
-
-    /// Performs `op` once the `turn` operations before it on its slot are done; the lock is not held meanwhile.
-    fn perform_in_turn(&self, op: Op, turn: u32) -> bool {
-        let shared = &self.shared[op.slot() as usize];
-        let mut held = loop {
-            let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            if shared.turn == turn {
-                break shared.held;
+    fn thread(&self, program: &Program) -> Ended {
+        let mut slots: Vec<Slot> = vec![None; self.slots];
+        let mut ended = Ended { spans: Vec::with_capacity(self.count), failed: None };
+        drop(self.start.read().unwrap_or_else(PoisonError::into_inner));
+        // Nobody sets `stop` between the two barriers, so all threads read the same.
+        while !self.stop.load(Relaxed) && ended.spans.len() < self.count {
+            *program.outbox.given() = 0;
+            self.barrier.wait();
+            let began = Instant::now();
+            let failed = self.pass(program, &mut slots);
+            ended.spans.push((began, Instant::now()));
+            match failed {
+                Ok(()) => {
+                    // SAFETY: 1. the slots are the table's; 2. the frees fit behind the operations (invariant 1).
+                    let _no_failure =
+                        unsafe { perform(&program.leftovers, &mut slots, &self.allocators) };
+                }
+                Err(Stopped { standing, failed }) => {
+                    self.stop.store(true, Relaxed);
+                    // SAFETY: 1. these stand, and `pass` empties the slots of blocks that it gives.
+                    unsafe { free_all(standing, &mut slots, &self.allocators) };
+                    ended.failed = failed;
+                }
             }
-            drop(shared);
-            if self.stop.load(Relaxed) {
-                return false;
+            self.barrier.wait();
+        }
+        ended
+    }
+
+    /// Performs the thread's operations, handovers in between.
+    fn pass<'p>(&self, program: &'p Program, slots: &mut [Slot]) -> Result<(), Stopped<'p>> {
+        let ops = program.ops.as_slice();
+        let go = |slots: &mut [Slot], from: usize, to: usize| {
+            // SAFETY: 1. the slots are the table's; 2. invariant 1: operations and handovers are performed in their order.
+            let performed = unsafe { perform(&ops[from..to], slots, &self.allocators) };
+            performed.map_err(|at| Stopped {
+                standing: standing(ops, from + at),
+                failed: Some(ops[from + at]),
+            })
+        };
+        let (mut done, mut given) = (0, 0);
+        let mut seen = vec![0; self.programs.len()];
+        for &Handover { at, slot, from, place } in &program.handovers {
+            go(slots, done, at)?;
+            done = at;
+            let slot = &mut slots[slot as usize];
+            let Some(from) = from else {
+                // SAFETY: 1. not given yet.
+                unsafe { program.outbox.replace(place, slot.take()) };
+                given = place + 1;
+                if given % BATCH == 0 {
+                    *program.outbox.given() = given;
+                }
+                continue;
+            };
+            if seen[from] <= place {
+                // Whoever waits must not be waited for.
+                *program.outbox.given() = given;
+                seen[from] = self.wait_for(from, place);
+            }
+            if seen[from] <= place {
+                return Err(Stopped { standing: &ops[..at], failed: None });
+            }
+            // SAFETY: 1. given, and this thread is the one that takes it.
+            *slot = unsafe { self.programs[from].outbox.replace(place, None) };
+        }
+        *program.outbox.given() = given;
+        go(slots, done, ops.len())
+    }
+
+    /// How many blocks the thread `from` has given, once that is more than `place` or nobody gives any more.
+    fn wait_for(&self, from: usize, place: usize) -> usize {
+        loop {
+            let given = *self.programs[from].outbox.given();
+            if given > place || self.stop.load(Relaxed) {
+                return given;
             }
             thread::yield_now();
-        };
-        let succeeded = self.perform(op, &mut held);
-        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.held = held;
-        shared.turn += 1;
-        succeeded
+        }
     }
 }
 
-fn into_inner(shared: Mutex<Shared>) -> Shared {
-    shared.into_inner().unwrap_or_else(PoisonError::into_inner)
+/// Why a thread stopped.
+struct Stopped<'p> {
+    /// The operations whose effect stands.
+    standing: &'p [Op],
+    /// The call that answered `None`; none if the thread waited in vain.
+    failed: Option<Op>,
 }

@@ -9,17 +9,16 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use malloc_trace::{LogReader, OpKind};
+use malloc_trace::{Domain, LogReader, OpKind};
 use memdebug::{HEADER_BYTES, TAIL_BYTES};
 
 const HOOKS_BYTES: usize = HEADER_BYTES + TAIL_BYTES;
-const RAW: u8 = 0;
 /// What the C library puts in front of each of its blocks.
 const CHUNK_BYTES: usize = 8;
 
 /// Bytes that a block of `size` bytes takes, multiples of 16.
-fn footprint(size: usize, domain: u8) -> usize {
-    let chunk = if domain == RAW { CHUNK_BYTES } else { 0 };
+fn footprint(size: usize, domain: Domain) -> usize {
+    let chunk = if domain == Domain::Raw { CHUNK_BYTES } else { 0 };
     (size + chunk).max(1).next_multiple_of(16)
 }
 
@@ -51,13 +50,13 @@ impl Live {
 /// The same program without hooks and with them.
 #[derive(Default)]
 struct Program {
-    sizes: Vec<Option<(usize, u8)>>,
+    sizes: Vec<Option<(usize, Domain)>>,
     plain: Live,
     hooked: Live,
 }
 
 impl Program {
-    fn set(&mut self, slot: usize, block: Option<(usize, u8)>) {
+    fn set(&mut self, slot: usize, block: Option<(usize, Domain)>) {
         if slot >= self.sizes.len() {
             self.sizes.resize(slot + 1, None);
         }

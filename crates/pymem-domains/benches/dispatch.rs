@@ -70,13 +70,14 @@ mod pointers {
 
 /// Replays `trace` once and frees what is left; the time is that of the trace.
 fn replay(trace: &Trace, raw: &impl Malloc, other: &impl Malloc) -> Duration {
-    let mut slots: Vec<(Option<NonNull<u8>>, u8)> = vec![(None, 0); trace.slots as usize];
+    let mut slots: Vec<(Option<NonNull<u8>>, Domain)> =
+        vec![(None, Domain::Raw); trace.slots as usize];
     let start = Instant::now();
     for op in &trace.ops {
         let slot = &mut slots[op.slot() as usize];
         match op.domain() {
-            0 => step(op.kind(), op.size(), &mut slot.0, raw),
-            _ => step(op.kind(), op.size(), &mut slot.0, other),
+            Domain::Raw => step(op.kind(), op.size(), &mut slot.0, raw),
+            Domain::Mem | Domain::Obj => step(op.kind(), op.size(), &mut slot.0, other),
         }
         slot.1 = op.domain();
     }
@@ -84,9 +85,9 @@ fn replay(trace: &Trace, raw: &impl Malloc, other: &impl Malloc) -> Duration {
     for (block, domain) in slots {
         match domain {
             // SAFETY: live or none, of this domain, not used again.
-            0 => unsafe { raw.free(block) },
+            Domain::Raw => unsafe { raw.free(block) },
             // SAFETY: live or none, of this domain, not used again.
-            _ => unsafe { other.free(block) },
+            Domain::Mem | Domain::Obj => unsafe { other.free(block) },
         }
     }
     time

@@ -5,19 +5,17 @@ use std::io::BufReader;
 use std::{env, process};
 
 use malloc_api::{LibcMalloc, Malloc};
-use malloc_trace::codec::Version;
-use malloc_trace::{Op, Recorder, Recording, decode, run};
+use malloc_trace::{CallLog, LogReader, Op, Recorder, run};
 use pymem_domains::{AllocatorRecord, Domain, Domains, Profile};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let domains = Domains::new(Profile::NEWEST, None)?;
     let obj = domains.get(Domain::Obj);
 
-    // At most 100 blocks live at one time. The recording lives for ever, as every record does.
-    let path = env::temp_dir().join(format!("calls-{}.trace", process::id()));
-    let recording = Recording::new(File::create(&path)?, Version::V1, 100)?;
-    let recording: &'static Recording<_> = Box::leak(Box::new(recording));
-    let recorder = |inner| AllocatorRecord::leak(Recorder::new(inner, 2, recording));
+    // The log lives for ever, as every record does.
+    let path = env::temp_dir().join(format!("calls-{}.log", process::id()));
+    let log: &'static CallLog = Box::leak(Box::new(CallLog::create(&path, 1 << 24)?));
+    let recorder = |inner| AllocatorRecord::leak(Recorder::new(inner, Domain::Obj, log));
     // SAFETY: a recorder serves the very blocks of what it wraps.
     let inner = unsafe { domains.wrap_allocator(Domain::Obj, recorder) };
 
@@ -28,12 +26,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     unsafe { obj.free(block) };
     domains.set_allocator(Domain::Obj, inner)?;
 
-    let recorded = recording.finish()?;
-    assert_eq!((recorded.written, recorded.dropped), (3, 0));
-    let trace = decode(BufReader::new(File::open(&path)?))?;
+    let events = LogReader::new(BufReader::new(File::open(&path)?))?;
+    let ops: Vec<Op> = events.map(|event| event.map(|event| event.op)).collect::<Result<_, _>>()?;
     fs::remove_file(path)?;
-    assert_eq!(trace.ops, [Op::calloc(0, 2, 32), Op::realloc(0, 2, 64), Op::free(0, 2)]);
-    run(&trace.ops, &LibcMalloc)?;
-    println!("{:?}", trace.ops);
+    let expected =
+        [Op::calloc(0, Domain::Obj, 32), Op::realloc(0, Domain::Obj, 64), Op::free(0, Domain::Obj)];
+    assert_eq!(ops, expected);
+    run(&ops, &LibcMalloc)?;
+    println!("{ops:?}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use malloc_api::Domain;
 
 use crate::op::{Op, OpKind, Trace};
 
@@ -10,7 +11,7 @@ use crate::op::{Op, OpKind, Trace};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
     /// How often each domain and size in bytes was asked for, by each kind of operation.
-    requests: BTreeMap<(u8, usize), Requests>,
+    requests: BTreeMap<(Domain, usize), Requests>,
     peak_blocks: usize,
 }
 
@@ -71,7 +72,7 @@ impl Histogram {
 }
 
 /// A request with the number of requests up to and with it, for drawing one in proportion.
-type Cumulative = (u64, OpKind, u8, usize);
+type Cumulative = (u64, OpKind, Domain, usize);
 
 /// A random program of `n_ops` operations with the sizes, domains and kinds of the trace in its proportions.
 ///
@@ -83,9 +84,9 @@ type Cumulative = (u64, OpKind, u8, usize);
 ///
 /// ```
 /// use malloc_trace::generate::{self, Histogram};
-/// use malloc_trace::{Op, Trace};
+/// use malloc_trace::{Domain, Op, Trace};
 ///
-/// let trace = Trace::new(vec![Op::malloc(0, 2, 56), Op::free(0, 2), Op::malloc(0, 2, 56)]);
+/// let trace = Trace::new(vec![Op::malloc(0, Domain::Obj, 56), Op::free(0, Domain::Obj), Op::malloc(0, Domain::Obj, 56)]);
 /// let ops = generate::fitted(1, 100, &Histogram::of(&trace));
 /// assert_eq!(ops.len(), 100);
 /// assert_eq!(Histogram::of(&Trace::new(ops)).sizes()[0].0, 56);
@@ -100,7 +101,7 @@ pub fn fitted(seed: u64, n_ops: usize, histogram: &Histogram) -> Vec<Op> {
         return Vec::new();
     };
     let plateau = histogram.peak_blocks.min(n_ops / 3).max(1);
-    let mut live: Vec<(u32, u8)> = Vec::new();
+    let mut live: Vec<(u32, Domain)> = Vec::new();
     let mut empty: Vec<u32> = (0..plateau as u32).rev().collect();
     let mut ops = Vec::with_capacity(n_ops);
     while ops.len() < n_ops {
@@ -139,7 +140,7 @@ fn cumulative(histogram: &Histogram) -> (Vec<Cumulative>, Vec<Cumulative>) {
     (fresh, resized)
 }
 
-fn add(table: &mut Vec<Cumulative>, kind: OpKind, domain: u8, size: usize, count: u64) {
+fn add(table: &mut Vec<Cumulative>, kind: OpKind, domain: Domain, size: usize, count: u64) {
     if count > 0 {
         let before = table.last().map_or(0, |last| last.0);
         table.push((before + count, kind, domain, size));

@@ -2,6 +2,7 @@
 //! property test or a fuzzer chooses and shrinks bit by bit.
 
 use fastrand::Rng;
+use malloc_api::Domain;
 
 use crate::op::{Op, OpKind};
 
@@ -42,7 +43,7 @@ pub fn random(seed: u64, n_ops: usize, max_size: usize) -> Vec<Op> {
             phase = Phase::new(&mut rng, max_size);
         }
         phase.length -= 1;
-        let domain = rng.u8(0..3);
+        let domain = Domain::ALL[usize::from(rng.u8(0..3))];
         let size = phase.size(&mut rng, max_size);
         if rng.u32(0..ODD_ONE_IN) == 0 {
             let odd = if rng.bool() {
@@ -122,16 +123,16 @@ fn any_size(rng: &mut Rng, max_size: usize) -> usize {
 
 /// The operation that the 64 bits choose, on one of `slots` slots, with a size of 0 to `max_size` bytes.
 ///
-/// Every value gives an operation, and smaller values give simpler ones (slot 0, domain 0, small sizes), so property
+/// Every value gives an operation, and smaller values give simpler ones (slot 0, raw, small sizes), so property
 /// tests shrink well: `proptest::collection::vec(any::<u64>(), ..)` mapped through it is a strategy for programs.
 /// 0 slots count as 1; `max_size` saturates at [`Op::MAX_SIZE`].
 ///
 /// # Examples
 ///
 /// ```
-/// use malloc_trace::{Op, generate::op_from_bits};
+/// use malloc_trace::{Domain, Op, generate::op_from_bits};
 ///
-/// assert_eq!(op_from_bits(0, 16, 1000), Op::malloc(0, 0, 0));
+/// assert_eq!(op_from_bits(0, 16, 1000), Op::malloc(0, Domain::Raw, 0));
 /// ```
 #[must_use]
 pub fn op_from_bits(bits: u64, slots: u32, max_size: usize) -> Op {
@@ -142,7 +143,7 @@ pub fn op_from_bits(bits: u64, slots: u32, max_size: usize) -> Op {
         2 => OpKind::Realloc,
         _ => OpKind::Calloc,
     };
-    let domain = (bits >> 2 & 3) as u8 % 3;
+    let domain = Domain::ALL[(bits >> 2 & 3) as usize % 3];
     let slot = (bits >> 8 & 0xff_ffff) as u32 % slots.max(1);
     let scale = bits >> 4 & 15;
     let max_size = (max_size.min(Op::MAX_SIZE) >> scale) as u64;

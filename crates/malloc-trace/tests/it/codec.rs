@@ -3,7 +3,7 @@
 use std::io::{self, Cursor, Read};
 
 use malloc_trace::codec::{Header, Reader, Version, Writer};
-use malloc_trace::{Event, Op, Trace, TraceError, decode, encode, generate};
+use malloc_trace::{Domain, Event, Op, Trace, TraceError, decode, encode, generate};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -14,7 +14,11 @@ const FILE: &[u8] = b"PYMTRC01\x03\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\
     \0\0\0\0\x0b\0\0\0";
 
 fn ops() -> Vec<Op> {
-    vec![Op::malloc(0, 2, 24), Op::calloc(1, 1, usize::MAX), Op::free(0, 2)]
+    vec![
+        Op::malloc(0, Domain::Obj, 24),
+        Op::calloc(1, Domain::Mem, usize::MAX),
+        Op::free(0, Domain::Obj),
+    ]
 }
 
 fn encoded(trace: &Trace) -> Vec<u8> {
@@ -43,8 +47,8 @@ fn bytes_are_as_drawn() {
 #[test]
 fn version_2_adds_thread_and_time() {
     let events = [
-        Event { op: Op::malloc(0, 2, 24), thread: 0x1234, nanos: 0x5678_9abc },
-        Event { op: Op::free(0, 2), thread: 1, nanos: u64::MAX },
+        Event { op: Op::malloc(0, Domain::Obj, 24), thread: 0x1234, nanos: 0x5678_9abc },
+        Event { op: Op::free(0, Domain::Obj), thread: 1, nanos: u64::MAX },
     ];
     let file = streamed(Version::V2, &events);
     assert_eq!(&file[..8], b"PYMTRC02");
@@ -79,11 +83,11 @@ fn finish_keeps_what_stands_before_the_trace() {
     let mut sink = Cursor::new(b"before".to_vec());
     sink.set_position(6);
     let mut writer = Writer::new(sink, Version::V1).expect("a vector");
-    writer.write(Op::malloc(0, 0, 1).into()).expect("a vector");
+    writer.write(Op::malloc(0, Domain::Raw, 1).into()).expect("a vector");
     assert_eq!(writer.written(), 1);
     let file = writer.finish().expect("a vector").into_inner();
     assert_eq!(&file[..6], b"before");
-    assert_eq!(decode(&file[6..]).expect("a trace").ops, [Op::malloc(0, 0, 1)]);
+    assert_eq!(decode(&file[6..]).expect("a trace").ops, [Op::malloc(0, Domain::Raw, 1)]);
 }
 
 /// The file with one byte changed.
@@ -141,27 +145,27 @@ fn a_header_cannot_claim_memory() {
     // An unfinished trace of one operation on a far slot.
     let mut file = Vec::new();
     let mut writer = Writer::new(&mut file, Version::V1).expect("a vector");
-    writer.write(Op::malloc(u32::MAX - 1, 0, 1).into()).expect("a vector");
+    writer.write(Op::malloc(u32::MAX - 1, Domain::Raw, 1).into()).expect("a vector");
     let error = decode(&file[..]).expect_err("too many slots");
     assert!(matches!(error, TraceError::TooManySlots { ops: 1, .. }), "{error}");
 }
 
 #[test]
 fn what_no_reader_would_take_is_not_written() {
-    let far = Trace { ops: vec![Op::malloc(5, 0, 1)], slots: 1 };
+    let far = Trace { ops: vec![Op::malloc(5, Domain::Raw, 1)], slots: 1 };
     assert!(matches!(
         encode(Vec::new(), &far),
         Err(TraceError::BadSlot { index: 0, slot: 5, slots: 1 })
     ));
-    let wide = Trace { ops: vec![Op::malloc(0, 0, 1)], slots: 2 };
+    let wide = Trace { ops: vec![Op::malloc(0, Domain::Raw, 1)], slots: 2 };
     assert!(matches!(
         encode(Vec::new(), &wide),
         Err(TraceError::TooManySlots { ops: 1, slots: 2 })
     ));
     let mut writer = Writer::new(Cursor::new(Vec::new()), Version::V1).expect("a vector");
-    let last = Op::malloc(u32::MAX, 0, 1);
+    let last = Op::malloc(u32::MAX, Domain::Raw, 1);
     assert!(matches!(writer.write(last.into()), Err(TraceError::BadSlot { .. })));
-    writer.write(Op::malloc(7, 0, 1).into()).expect("a vector");
+    writer.write(Op::malloc(7, Domain::Raw, 1).into()).expect("a vector");
     assert!(matches!(writer.finish(), Err(TraceError::TooManySlots { ops: 1, slots: 8 })));
 }
 
@@ -223,7 +227,7 @@ proptest! {
         }
         file.truncate(cut.index(file.len() + 1));
         if let Ok(trace) = decode(&file[..]) {
-            prop_assert!(trace.ops.iter().all(|op| op.slot() < trace.slots && op.domain() < 3));
+            prop_assert!(trace.ops.iter().all(|op| op.slot() < trace.slots));
             prop_assert!(trace.slots as usize <= trace.ops.len());
         }
     }

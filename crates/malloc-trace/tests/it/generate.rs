@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use malloc_api::LibcMalloc;
 use malloc_trace::generate::{self, Histogram};
-use malloc_trace::{Event, Op, OpKind, Trace, run};
+use malloc_trace::{Domain, Event, Op, OpKind, Trace, run};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -18,7 +18,7 @@ fn random_programs_have_what_tests_need() {
         let share = ops.iter().filter(|op| op.kind() == kind).count();
         assert!(share > 1500, "{kind:?}: {share}");
     }
-    for domain in 0..3 {
+    for domain in Domain::ALL {
         assert!(ops.iter().filter(|op| op.domain() == domain).count() > 10_000);
     }
     for size in [0, 1, 15, 16, 17, 511, 512, 513, 4096, 16_385] {
@@ -59,7 +59,7 @@ proptest! {
     #[test]
     fn every_bit_pattern_is_an_operation(bits: u64, slots: u32, max_size: usize) {
         let op = generate::op_from_bits(bits, slots, max_size);
-        prop_assert!(op.slot() < slots.max(1) && op.size() <= max_size && op.domain() < 3);
+        prop_assert!(op.slot() < slots.max(1) && op.size() <= max_size);
         let bytes = bits.to_le_bytes();
         prop_assert_eq!(generate::ops_from_bytes(&bytes, slots, max_size), [op]);
         prop_assert!(generate::ops_from_bytes(&bytes[1..], slots, max_size).is_empty());
@@ -123,11 +123,11 @@ fn a_fitted_program_has_the_proportions_of_its_trace() {
     // 60 % malloc(56) obj, 20 % calloc(1000) raw, 20 % realloc to 300; 100 live at most.
     let trace = (0..100_u32).flat_map(|slot| {
         [
-            Op::malloc(3 * slot % 100, 2, 56),
-            Op::malloc((3 * slot + 1) % 100, 2, 56),
-            Op::calloc((3 * slot + 2) % 100, 0, 1000),
-            Op::realloc(3 * slot % 100, 2, 300),
-            Op::malloc(3 * slot % 100, 2, 56),
+            Op::malloc(3 * slot % 100, Domain::Obj, 56),
+            Op::malloc((3 * slot + 1) % 100, Domain::Obj, 56),
+            Op::calloc((3 * slot + 2) % 100, Domain::Raw, 1000),
+            Op::realloc(3 * slot % 100, Domain::Obj, 300),
+            Op::malloc(3 * slot % 100, Domain::Obj, 56),
         ]
     });
     let trace = Trace::new(trace.collect());
@@ -143,10 +143,10 @@ fn a_fitted_program_has_the_proportions_of_its_trace() {
         let same = |other: &&Op| other.with_slot(0) == op;
         ops.iter().filter(same).count() as f64
     };
-    let malloc = share(Op::malloc(0, 2, 56));
-    let calloc = share(Op::calloc(0, 0, 1000));
+    let malloc = share(Op::malloc(0, Domain::Obj, 56));
+    let calloc = share(Op::calloc(0, Domain::Raw, 1000));
     assert!((malloc / calloc - 3.0).abs() < 0.1, "{}", malloc / calloc);
-    let realloc = share(Op::realloc(0, 2, 300)) + share(Op::realloc(0, 0, 300));
+    let realloc = share(Op::realloc(0, Domain::Obj, 300)) + share(Op::realloc(0, Domain::Raw, 300));
     assert!(realloc > 0.2 * malloc);
     run(&ops, &LibcMalloc).expect("a correct allocator");
 

@@ -4,20 +4,51 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::testing::{FailAfter, conformance};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{
-    CallLog, Event, Journal, LogError, LogHead, LogReader, Op, OpKind, Recorder, Replay,
-    ThreadedReplay, Trace, Unread, generate, run,
+    CallLog, Domain, Event, LogError, LogHead, LogReader, Op, Recorder, Replay, ThreadedReplay,
+    Trace, Unread, generate, run,
 };
 use rstest::rstest;
-
-use crate::calls::{EVERY_KIND, WHAT_SUCCEEDED, fail_and_go_on};
 
 const HEAD_BYTES: u64 = 4096;
 const WINDOW_BYTES: u64 = 1 << 20;
 const NO_LIMIT: u64 = u64::MAX;
+
+/// A program of every kind of operation. Its last takes the lowest slot that is free, as a log does.
+const EVERY_KIND: [Op; 6] = [
+    Op::malloc(0, Domain::Mem, 24),
+    Op::calloc(1, Domain::Mem, 0),
+    Op::realloc(0, Domain::Mem, 500),
+    Op::realloc(2, Domain::Mem, 7),
+    Op::free(0, Domain::Mem),
+    Op::malloc(0, Domain::Mem, 100_000),
+];
+
+/// What is logged of [`fail_and_go_on`] in domain 2.
+const WHAT_SUCCEEDED: [Op; 3] =
+    [Op::malloc(0, Domain::Obj, 10), Op::realloc(0, Domain::Obj, 30), Op::free(0, Domain::Obj)];
+
+/// Makes one block, fails in every way, and goes on with the block. `recorder` is over `failing`, which fails from the
+/// second allocation on.
+fn fail_and_go_on(recorder: &impl Malloc, failing: &FailAfter<LibcMalloc>) {
+    let block = recorder.malloc(10);
+    assert!(recorder.malloc(10).is_none() && recorder.calloc(1, 10).is_none());
+    // SAFETY: (1) `None` is allowed and `block` is live; (2) a failure leaves the block.
+    assert!(unsafe { recorder.realloc(None, 10) }.is_none());
+    // SAFETY: as above.
+    assert!(unsafe { recorder.realloc(block, 20) }.is_none());
+    // SAFETY: (1) `None` is allowed; (2) there is no block.
+    unsafe { recorder.free(None) };
+    failing.disarm();
+    // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
+    let block = unsafe { recorder.realloc(block, 30) };
+    // SAFETY: (1) the block is live; (2) it is not used afterwards.
+    unsafe { recorder.free(block) };
+}
 
 /// A file in the folder for tests, gone with the test.
 struct LogFile(PathBuf);
@@ -57,7 +88,7 @@ fn read(path: &Path) -> Read {
 fn logged(name: &str, max_bytes: u64, ops: &[Op]) -> Read {
     let file = LogFile::new(name);
     let log = CallLog::create(&file.0, max_bytes).expect("a file");
-    run(ops, &Recorder::new(LibcMalloc, 1, &log)).expect("a correct allocator");
+    run(ops, &Recorder::new(LibcMalloc, Domain::Mem, &log)).expect("a correct allocator");
     read(&file.0)
 }
 
@@ -65,10 +96,10 @@ fn logged(name: &str, max_bytes: u64, ops: &[Op]) -> Read {
 fn a_recorder_of_a_log_conforms() {
     let file = LogFile::new("conforms");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    conformance(&Recorder::new(LibcMalloc, 0, &log));
+    conformance(&Recorder::new(LibcMalloc, Domain::Raw, &log));
 }
 
-/// A log that is longer than a window holds the program, in the slots that a recording gives it.
+/// A log that is longer than a window holds the program, each block in the lowest slot that is free.
 #[rstest]
 fn a_log_is_the_program_that_ran(#[values(1, 2)] seed: u64) {
     let once = logged(&format!("once-{seed}"), NO_LIMIT, &generate::random(seed, 100_000, 3000));
@@ -96,7 +127,7 @@ fn failures_are_not_logged_and_lose_no_block() {
     let file = LogFile::new("failures");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
     let failing = FailAfter::new(LibcMalloc, 1);
-    fail_and_go_on(&Recorder::new(&failing, 2, &log), &failing);
+    fail_and_go_on(&Recorder::new(&failing, Domain::Obj, &log), &failing);
     assert_eq!(read(&file.0).ops(), WHAT_SUCCEEDED);
 }
 
@@ -105,19 +136,23 @@ fn failures_are_not_logged_and_lose_no_block() {
 fn nested_calls_are_logged_once() {
     let file = LogFile::new("nested");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    let obj = Recorder::new(Recorder::new(LibcMalloc, 0, &log), 2, &log);
+    let obj = Recorder::new(Recorder::new(LibcMalloc, Domain::Raw, &log), Domain::Obj, &log);
     let block = obj.malloc(100);
     // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
     let block = unsafe { obj.realloc(block, 200) };
     // SAFETY: (1) the block is live; (2) it is not used afterwards.
     unsafe { obj.free(block) };
-    let expected = [Op::malloc(0, 2, 100), Op::realloc(0, 2, 200), Op::free(0, 2)];
+    let expected = [
+        Op::malloc(0, Domain::Obj, 100),
+        Op::realloc(0, Domain::Obj, 200),
+        Op::free(0, Domain::Obj),
+    ];
     assert_eq!(read(&file.0).ops(), expected);
 }
 
 #[test]
 fn a_log_stops_at_its_limit_and_counts_the_rest() {
-    let ops: Vec<Op> = (0..100_000).map(|slot| Op::malloc(slot, 0, 8)).collect();
+    let ops: Vec<Op> = (0..100_000).map(|slot| Op::malloc(slot, Domain::Raw, 8)).collect();
     let read = logged("limit", HEAD_BYTES + WINDOW_BYTES, &ops);
     let held = (WINDOW_BYTES / 16) as usize;
     assert_eq!(read.events.len(), held);
@@ -129,7 +164,7 @@ fn a_log_stops_at_its_limit_and_counts_the_rest() {
 fn a_file_that_is_gone_stops_the_log_and_not_the_program() {
     let file = LogFile::new("gone");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    let recorder = Recorder::new(LibcMalloc, 0, &log);
+    let recorder = Recorder::new(LibcMalloc, Domain::Raw, &log);
     fs::remove_file(&file.0).expect("it was there");
     fs::write(&file.0, "another file").expect("a writable folder");
     run(&generate::random(1, 1000, 100), &recorder).expect("a correct allocator");
@@ -141,12 +176,35 @@ fn a_file_that_is_gone_stops_the_log_and_not_the_program() {
 fn after_abandon_calls_are_only_served() {
     let file = LogFile::new("abandon");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    let recorder = Recorder::new(LibcMalloc, 0, &log);
+    let recorder = Recorder::new(LibcMalloc, Domain::Raw, &log);
     let block = recorder.malloc(10);
     log.abandon();
     // SAFETY: (1) the block is live; (2) it is not used afterwards.
     unsafe { recorder.free(block) };
-    assert_eq!((read(&file.0).ops(), log.dropped()), (vec![Op::malloc(0, 0, 10)], 0));
+    assert_eq!((read(&file.0).ops(), log.dropped()), (vec![Op::malloc(0, Domain::Raw, 10)], 0));
+}
+
+/// Answers with the addresses that a test sets, behind which there is no memory.
+struct Scripted(AtomicUsize);
+
+impl Scripted {
+    fn answer(&self) -> Option<NonNull<u8>> {
+        NonNull::new(std::ptr::without_provenance_mut(self.0.load(Relaxed)))
+    }
+}
+
+// SAFETY: not kept: the test uses no block as memory.
+unsafe impl Malloc for Scripted {
+    fn malloc(&self, _: usize) -> Option<NonNull<u8>> {
+        self.answer()
+    }
+    fn calloc(&self, _: usize, _: usize) -> Option<NonNull<u8>> {
+        self.answer()
+    }
+    unsafe fn realloc(&self, _: Option<NonNull<u8>>, _: usize) -> Option<NonNull<u8>> {
+        self.answer()
+    }
+    unsafe fn free(&self, _: Option<NonNull<u8>>) {}
 }
 
 /// A block from before is unknown; one that was given up unseen ends where its address is handed out again.
@@ -154,25 +212,29 @@ fn after_abandon_calls_are_only_served() {
 fn what_was_not_seen_is_counted_and_still_replays() {
     let file = LogFile::new("unseen");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    let [first, second] = [0x1000, 0x2000].map(|address| {
-        NonNull::new(std::ptr::without_provenance_mut::<u8>(address)).expect("not null")
-    });
-    log.freed(0, first);
-    log.moving(0, first);
-    log.moved((), 0, second, Some(5));
-    log.made(OpKind::Malloc, 0, first, 10);
-    log.made(OpKind::Calloc, 0, first, 20);
-    log.made(OpKind::Malloc, 0, second, 30);
-    log.moving(0, first);
-    log.moved((), 0, second, Some(40));
+    let recorder = Recorder::new(Scripted(AtomicUsize::new(0)), Domain::Raw, &log);
+    let at = |address: usize| recorder.inner().0.store(address, Relaxed);
+    let [first, second] = [0x1000, 0x2000]
+        .map(|address| NonNull::new(std::ptr::without_provenance_mut::<u8>(address)));
+    // SAFETY: `Scripted` has no duties, here and below.
+    unsafe { recorder.free(first) };
+    at(0x2000);
+    // SAFETY: as above.
+    unsafe { recorder.realloc(first, 5) };
+    at(0x1000);
+    assert_eq!((recorder.malloc(10), recorder.calloc(1, 20)), (first, first));
+    at(0x2000);
+    assert_eq!(recorder.malloc(30), second);
+    // SAFETY: as above.
+    unsafe { recorder.realloc(first, 40) };
     let read = read(&file.0);
     let expected = [
-        Op::malloc(0, 0, 10),
-        Op::free(0, 0),
-        Op::calloc(0, 0, 20),
-        Op::malloc(1, 0, 30),
-        Op::free(1, 0),
-        Op::realloc(0, 0, 40),
+        Op::malloc(0, Domain::Raw, 10),
+        Op::free(0, Domain::Raw),
+        Op::calloc(0, Domain::Raw, 20),
+        Op::malloc(1, Domain::Raw, 30),
+        Op::free(1, Domain::Raw),
+        Op::realloc(0, Domain::Raw, 40),
     ];
     assert_eq!(read.ops(), expected);
     assert_eq!((read.unread.unknown_blocks, read.unread.unseen_frees), (2, 2));
@@ -184,15 +246,15 @@ fn what_was_not_seen_is_counted_and_still_replays() {
 fn threads_are_logged_in_an_order_that_replays() {
     let file = LogFile::new("threads");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    let recorder = Recorder::new(LibcMalloc, 2, &log);
-    let load = ThreadedReplay::new(&generate::mstress(1, 4, 40_000));
-    load.pass([&recorder; 3]).expect("memory");
+    let recorder = Recorder::new(LibcMalloc, Domain::Obj, &log);
+    let mut load = ThreadedReplay::new(generate::mstress(1, 4, 40_000));
+    load.passes([&recorder; 3], 1).expect("memory and threads");
     let read = read(&file.0);
     assert_eq!(read.unread, Unread::default());
     let mut threads: Vec<u16> = read.events.iter().map(|event| event.thread).collect();
     threads.sort_unstable();
     threads.dedup();
-    assert!((4..=5).contains(&threads.len()), "four threads and the one that frees the rest");
+    assert!(threads.len() == 4, "four threads: {threads:?}");
     assert!(read.head.threads > *threads.last().expect("threads"));
     let ops = read.ops();
     assert_eq!(Replay::new(&ops).calls(), ops.len());
@@ -204,7 +266,8 @@ fn threads_are_logged_in_an_order_that_replays() {
 fn damaged_logs_are_errors() {
     let file = LogFile::new("damaged");
     let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
-    run(&[Op::malloc(0, 0, 8)], &Recorder::new(LibcMalloc, 0, &log)).expect("a correct allocator");
+    run(&[Op::malloc(0, Domain::Raw, 8)], &Recorder::new(LibcMalloc, Domain::Raw, &log))
+        .expect("a correct allocator");
     let good = fs::read(&file.0).expect("a file");
     let read = |bytes: &[u8]| {
         LogReader::new(bytes).and_then(|reader| reader.collect::<Result<Vec<_>, _>>())

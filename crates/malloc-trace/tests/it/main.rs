@@ -1,12 +1,10 @@
 //! The integration tests of `malloc-trace`.
 
-mod calls;
 mod codec;
 mod flawed;
 mod generate;
 #[cfg(target_os = "linux")]
 mod log;
-mod record;
 mod refusals;
 mod replay;
 mod shadow;

@@ -3,7 +3,9 @@
 use std::io;
 
 use malloc_api::testing::assert_reviewed;
-use malloc_trace::{Fault, LogError, ModelError, Op, OpKind, OutOfMemory, TraceError as E};
+use malloc_trace::{
+    Domain, Fault, LogError, ModelError, Op, OpKind, OutOfMemory, ThreadsError, TraceError as E,
+};
 
 fn no_such_file() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOENT)
@@ -13,8 +15,10 @@ fn no_such_file() -> io::Error {
 fn every_error_is_as_it_was_reviewed() {
     let (address, size, offset) = (0x1008, 100, 7);
     let zeros = Fault::NotZeroed { offset, found: 1 };
-    let calloc = Some(Op::new(OpKind::Calloc, 7, 2, 100));
+    let calloc = Some(Op::new(OpKind::Calloc, 7, Domain::Obj, 100));
     let bad_magic = E::BadMagic { found: *b"PK\x03\x04\0\0\0\0" };
+    let source = io::Error::from_raw_os_error(libc::EAGAIN);
+    let threads = ThreadsError::Threads { started: 31, wanted: 200, source };
     assert_reviewed(
         include_str!("../refusals.txt"),
         &[
@@ -31,7 +35,11 @@ fn every_error_is_as_it_was_reviewed() {
             ("malloc_trace::LogError::BadRecord", &LogError::BadRecord { index: 5, words: [0, 3] }),
             ("malloc_trace::LogError::TooManyBlocks", &LogError::TooManyBlocks),
             ("malloc_trace::LogError::Io", &LogError::Io(no_such_file())),
-            ("malloc_trace::OutOfMemory", &OutOfMemory { op: Op::new(OpKind::Malloc, 7, 2, 100) }),
+            (
+                "malloc_trace::OutOfMemory",
+                &OutOfMemory { op: Op::new(OpKind::Malloc, 7, Domain::Obj, 100) },
+            ),
+            ("malloc_trace::ThreadsError::Threads", &threads),
             ("malloc_trace::Fault::Misaligned", &Fault::Misaligned { address }),
             (
                 "malloc_trace::Fault::Overlap",

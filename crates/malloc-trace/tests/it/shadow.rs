@@ -2,7 +2,7 @@
 
 use malloc_api::testing::{Counting, FailAfter};
 use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc};
-use malloc_trace::{Fault, ModelError, Op, ShadowModel, generate, run, run_domains};
+use malloc_trace::{Domain, Fault, ModelError, Op, ShadowModel, generate, run, run_domains};
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -19,70 +19,70 @@ fn without_addresses(fault: Fault) -> Fault {
 
 /// Each program does only what its bug needs, between operations that are right.
 #[rstest]
-#[case(Bug::Misaligns, &[Op::malloc(0, 0, 24)], Some(0), Fault::Misaligned { address: 0 })]
+#[case(Bug::Misaligns, &[Op::malloc(0, Domain::Raw, 24)], Some(0), Fault::Misaligned { address: 0 })]
 #[case(
     Bug::Overlaps,
-    &[Op::malloc(0, 0, 24), Op::malloc(1, 0, 24)],
+    &[Op::malloc(0, Domain::Raw, 24), Op::malloc(1, Domain::Raw, 24)],
     Some(1),
     Fault::Overlap { address: 0, slot: 0, start: 0, size: 24 }
 )]
 #[case(
     Bug::OverlapsAtTheEnd,
-    &[Op::malloc(7, 0, 100), Op::malloc(1, 0, 8)],
+    &[Op::malloc(7, Domain::Raw, 100), Op::malloc(1, Domain::Raw, 8)],
     Some(1),
     Fault::Overlap { address: 0, slot: 7, start: 0, size: 100 }
 )]
 #[case(
     Bug::SharesZeroSizes,
-    &[Op::malloc(0, 0, 0), Op::malloc(1, 0, 0)],
+    &[Op::malloc(0, Domain::Raw, 0), Op::malloc(1, Domain::Raw, 0)],
     Some(1),
     Fault::Overlap { address: 0, slot: 0, start: 0, size: 0 }
 )]
 #[case(
     Bug::LeavesDirt,
-    &[Op::malloc(0, 0, 9), Op::calloc(1, 0, 24)],
+    &[Op::malloc(0, Domain::Raw, 9), Op::calloc(1, Domain::Raw, 24)],
     Some(1),
     Fault::NotZeroed { offset: 23, found: 0xa5 }
 )]
 #[case(
     Bug::LosesLastByte,
-    &[Op::malloc(0, 0, 24), Op::realloc(0, 0, 100)],
+    &[Op::malloc(0, Domain::Raw, 24), Op::realloc(0, Domain::Raw, 100)],
     Some(1),
     Fault::ContentLost { offset: 23, kept: 24 }
 )]
 #[case(
     Bug::LosesLastByte,
-    &[Op::malloc(0, 0, 100), Op::realloc(0, 0, 13)],
+    &[Op::malloc(0, Domain::Raw, 100), Op::realloc(0, Domain::Raw, 13)],
     Some(1),
     Fault::ContentLost { offset: 12, kept: 13 }
 )]
 #[case(
     Bug::CopiesFromTheWrongPlace,
-    &[Op::malloc(0, 0, 64), Op::realloc(0, 0, 64)],
+    &[Op::malloc(0, Domain::Raw, 64), Op::realloc(0, Domain::Raw, 64)],
     Some(1),
     Fault::ContentLost { offset: 0, kept: 64 }
 )]
 #[case(
     Bug::TouchesOnFailure,
-    &[Op::malloc(0, 0, 24), Op::realloc(0, 0, 25)],
+    &[Op::malloc(0, Domain::Raw, 24), Op::realloc(0, Domain::Raw, 25)],
     Some(1),
     Fault::FailedReallocTouched { offset: 0 }
 )]
 #[case(
     Bug::ScribblesOnFree,
-    &[Op::malloc(0, 0, 24), Op::malloc(3, 0, 40), Op::free(0, 0), Op::realloc(3, 0, 41)],
+    &[Op::malloc(0, Domain::Raw, 24), Op::malloc(3, Domain::Raw, 40), Op::free(0, Domain::Raw), Op::realloc(3, Domain::Raw, 41)],
     Some(3),
     Fault::Changed { slot: 3, size: 40, offset: 0 }
 )]
 #[case(
     Bug::ScribblesOnMalloc,
-    &[Op::malloc(0, 0, 24), Op::malloc(1, 0, 1), Op::free(0, 0)],
+    &[Op::malloc(0, Domain::Raw, 24), Op::malloc(1, Domain::Raw, 1), Op::free(0, Domain::Raw)],
     Some(2),
     Fault::Changed { slot: 0, size: 24, offset: 23 }
 )]
 #[case(
     Bug::ScribblesOnMalloc,
-    &[Op::calloc(5, 0, 24), Op::malloc(1, 0, 1)],
+    &[Op::calloc(5, Domain::Raw, 24), Op::malloc(1, Domain::Raw, 1)],
     None,
     Fault::Changed { slot: 5, size: 24, offset: 23 }
 )]
@@ -125,7 +125,7 @@ fn random_programs_see_each_bug(
 
 #[test]
 fn the_error_says_what_and_where() {
-    let ops = [Op::malloc(0, 2, 9), Op::calloc(1, 2, 24)];
+    let ops = [Op::malloc(0, Domain::Obj, 9), Op::calloc(1, Domain::Obj, 24)];
     let error = run(&ops, &Flawed::new(Bug::LeavesDirt)).expect_err("a bug");
     assert_eq!(
         error.to_string(),
@@ -137,9 +137,9 @@ fn the_error_says_what_and_where() {
 fn check_all_sees_an_untouched_block() {
     let flawed = Flawed::new(Bug::ScribblesOnMalloc);
     let mut model = ShadowModel::new([&flawed; 3]);
-    model.step(Op::malloc(0, 0, 10)).expect("nothing to see yet");
+    model.step(Op::malloc(0, Domain::Raw, 10)).expect("nothing to see yet");
     assert_eq!(model.check_all(), Ok(()));
-    model.step(Op::malloc(1, 0, 10)).expect("the damage is elsewhere");
+    model.step(Op::malloc(1, Domain::Raw, 10)).expect("the damage is elsewhere");
     assert_eq!(model.check_all(), Err(Fault::Changed { slot: 0, size: 10, offset: 9 }));
 }
 
@@ -147,14 +147,14 @@ fn check_all_sees_an_untouched_block() {
 fn any_sequence_is_a_program() {
     let counting = Counting::new(LibcMalloc);
     let ops = [
-        Op::free(9, 0),
-        Op::realloc(0, 0, 10),
-        Op::malloc(0, 0, 20),
-        Op::calloc(0, 0, 30),
-        Op::realloc(0, 0, 0),
-        Op::malloc(u32::MAX, 0, 1),
-        Op::free(0, 0),
-        Op::free(0, 0),
+        Op::free(9, Domain::Raw),
+        Op::realloc(0, Domain::Raw, 10),
+        Op::malloc(0, Domain::Raw, 20),
+        Op::calloc(0, Domain::Raw, 30),
+        Op::realloc(0, Domain::Raw, 0),
+        Op::malloc(u32::MAX, Domain::Raw, 1),
+        Op::free(0, Domain::Raw),
+        Op::free(0, Domain::Raw),
     ];
     let summary = run(&ops, &counting).expect("a correct allocator");
     assert_eq!((summary.ops, summary.failed), (8, 0));
@@ -169,11 +169,11 @@ fn any_sequence_is_a_program() {
 fn blocks_stay_in_their_domain() {
     let domains = [0, 1, 2].map(|_| Counting::new(LibcMalloc));
     let ops = [
-        Op::malloc(0, 0, 10),
-        Op::malloc(1, 1, 10),
-        Op::malloc(2, 2, 10),
-        Op::realloc(0, 2, 20),
-        Op::free(1, 0),
+        Op::malloc(0, Domain::Raw, 10),
+        Op::malloc(1, Domain::Mem, 10),
+        Op::malloc(2, Domain::Obj, 10),
+        Op::realloc(0, Domain::Obj, 20),
+        Op::free(1, Domain::Raw),
     ];
     run_domains(&ops, [&domains[0], &domains[1], &domains[2]]).expect("a correct allocator");
     let counts = domains.map(|domain| domain.counts());
@@ -222,7 +222,8 @@ fn sizes_that_nobody_serves_are_counted() {
             unsafe { LibcMalloc.free(ptr) }
         }
     }
-    let summary = run(&[Op::malloc(0, 0, 1000), Op::malloc(1, 0, 1001)], &Small);
+    let summary =
+        run(&[Op::malloc(0, Domain::Raw, 1000), Op::malloc(1, Domain::Raw, 1001)], &Small);
     assert_eq!(summary.map(|summary| (summary.failed, summary.peak_blocks)), Ok((1, 1)));
 }
 

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::{Counting, FailAfter};
 use malloc_api::{LibcMalloc, Malloc};
-use malloc_trace::{Op, ShadowModel, generate};
+use malloc_trace::{Domain, Op, ShadowModel, generate};
 use pymalloc_core::{
     ArenaSource, Graveyard, LocalPymalloc, LockedPymalloc, MmapArenas, NoFallback, OwnedPymalloc,
     ReleaseLevel, Span,
@@ -90,10 +90,10 @@ unsafe impl ArenaSource for Refusing {
 fn operations() -> Vec<Op> {
     const LARGE: std::ops::Range<u32> = 100..240;
     let mut ops = generate::random(17, 90, 16_000);
-    ops.extend(LARGE.map(|slot| Op::malloc(slot, 0, 8_000)));
-    ops.extend(LARGE.filter(|slot| slot % 4 != 0).map(|slot| Op::free(slot, 0)));
-    ops.extend(LARGE.step_by(8).map(|slot| Op::realloc(slot, 0, 3_000)));
-    ops.extend((400..420).map(|slot| Op::calloc(slot, 0, slot as usize * 20)));
+    ops.extend(LARGE.map(|slot| Op::malloc(slot, Domain::Raw, 8_000)));
+    ops.extend(LARGE.filter(|slot| slot % 4 != 0).map(|slot| Op::free(slot, Domain::Raw)));
+    ops.extend(LARGE.step_by(8).map(|slot| Op::realloc(slot, Domain::Raw, 3_000)));
+    ops.extend((400..420).map(|slot| Op::calloc(slot, Domain::Raw, slot as usize * 20)));
     ops
 }
 

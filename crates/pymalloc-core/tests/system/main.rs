@@ -10,7 +10,7 @@ mod limits;
 
 use malloc_api::testing::{MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
-use malloc_trace::{Op, ShadowModel};
+use malloc_trace::{Domain, Op, ShadowModel};
 use pymalloc_core::{
     ARENA_BYTES, HugePages, LocalPymalloc, MmapArenas, NoFallback, POOLED_MAX, ReleaseLevel,
 };
@@ -30,8 +30,8 @@ fn size(slot: u32) -> usize {
 /// What the system is asked for memory by.
 fn grow() -> impl Iterator<Item = Op> {
     (0..SLOTS).map(|slot| match slot % 3 {
-        0 => Op::calloc(slot, 0, size(slot)),
-        _ => Op::malloc(slot, 0, size(slot)),
+        0 => Op::calloc(slot, Domain::Raw, size(slot)),
+        _ => Op::malloc(slot, Domain::Raw, size(slot)),
     })
 }
 
@@ -39,8 +39,8 @@ fn grow() -> impl Iterator<Item = Op> {
 fn shrink() -> impl Iterator<Item = Op> {
     (0..SLOTS).map(|index| index * 401 % SLOTS).filter(|slot| slot % 6 != 1).map(|slot| {
         match slot % 6 {
-            0 => Op::realloc(slot, 0, size(slot + 1)),
-            _ => Op::free(slot, 0),
+            0 => Op::realloc(slot, Domain::Raw, size(slot + 1)),
+            _ => Op::free(slot, Domain::Raw),
         }
     })
 }

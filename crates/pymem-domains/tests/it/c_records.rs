@@ -198,9 +198,16 @@ fn calls_are_logged_as_a_trace() {
     fs::remove_file(&path).unwrap();
     let ops: Vec<Op> = log.by_ref().map(|event| event.unwrap().op).collect();
     assert_eq!((log.unread().unknown_blocks, log.unread().unseen_frees), (0, 0));
-    let first = [Op::calloc(0, 1, 32), Op::realloc(0, 1, 640), Op::free(0, 1)];
-    assert_eq!(ops[..5], [first.as_slice(), &[Op::realloc(0, 1, 7), Op::free(0, 1)]].concat());
-    assert!(ops.len() > calls.len() / 2 && ops.iter().all(|op| op.domain() == 1));
+    let first = [
+        Op::calloc(0, Domain::Mem, 32),
+        Op::realloc(0, Domain::Mem, 640),
+        Op::free(0, Domain::Mem),
+    ];
+    assert_eq!(
+        ops[..5],
+        [first.as_slice(), &[Op::realloc(0, Domain::Mem, 7), Op::free(0, Domain::Mem)]].concat()
+    );
+    assert!(ops.len() > calls.len() / 2 && ops.iter().all(|op| op.domain() == Domain::Mem));
     let replayed = run(&ops, &LibcMalloc).unwrap();
     assert_eq!((replayed.failed, replayed.live_blocks), (0, 0));
     assert!(replayed.peak_bytes >= summary.peak_bytes);

@@ -202,7 +202,7 @@ fn every_failure_point_of_what_lies_below(
     let mut ops = malloc_trace::generate::random(41, 80, 12_000);
     // What the pools ask the record below for: no bytes, and blocks that outgrow them.
     ops.extend((200..218).flat_map(|slot| {
-        let domain = (slot % 3) as u8;
+        let domain = Domain::ALL[slot as usize % 3];
         [
             Op::malloc(slot, domain, 300),
             Op::realloc(slot, domain, 20_000),

@@ -37,5 +37,5 @@ pub(crate) fn recorded(
     domain: Domain,
     inner: AllocatorRecord,
 ) -> AllocatorRecord {
-    AllocatorRecord::leak(Recorder::new(inner, domain.index() as u8, log))
+    AllocatorRecord::leak(Recorder::new(inner, domain, log))
 }

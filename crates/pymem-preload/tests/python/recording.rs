@@ -77,8 +77,7 @@ fn a_recorded_program_does_the_same_in_every_row() {
             assert_eq!(unread.unknown_blocks, 0, "{interpreter} with {row}");
             assert!(head.threads >= 2, "{interpreter} with {row}");
             for domain in Domain::ALL {
-                let wanted = domain.index() as u8;
-                assert!(ops.iter().any(|op| op.domain() == wanted), "{interpreter}: {domain}");
+                assert!(ops.iter().any(|op| op.domain() == domain), "{interpreter}: {domain}");
             }
         }
     }
