@@ -101,7 +101,7 @@ fn defaults() -> Result<String> {
     for (about, build, pymalloc, pydebug) in builds {
         let profile = Profile::new(Version::NEWEST, build, pymalloc, true, pydebug)?;
         let row =
-            profile.row(AllocatorName::Default).map_err(|reason| anyhow::anyhow!("{reason}"))?;
+            AllocatorName::Default.row(&profile).map_err(|reason| anyhow::anyhow!("{reason}"))?;
         let mut cells = vec![about.to_owned(), format!("`{}`", row.canonical_name())];
         cells.extend(Domain::ALL.map(|domain| row.serves(domain)));
         rows.push(cells);

@@ -1,83 +1,133 @@
-//! Owns the allocators that serve one set of domains: their instances and their records.
-//! Leaves each library behind a pair of files of one name, of which the features choose one.
+//! Owns what an allocator of the table can do: [`Serve`]. Leaves each allocator to a file of its own; a stand-in takes the
+//! place of an allocator that the features leave out.
 
-#[cfg_attr(feature = "mimalloc", path = "backend/mimalloc.rs")]
-#[cfg_attr(not(feature = "mimalloc"), path = "backend/no_mimalloc.rs")]
-mod mimalloc;
-#[cfg_attr(feature = "pymalloc", path = "backend/pymalloc.rs")]
-#[cfg_attr(not(feature = "pymalloc"), path = "backend/no_pymalloc.rs")]
-mod pymalloc;
+pub(crate) mod malloc;
+#[cfg(feature = "mimalloc")]
+pub(crate) mod mimalloc;
+#[cfg(feature = "pymalloc")]
+pub(crate) mod pymalloc;
 
-use malloc_api::LibcMalloc;
+use core::fmt;
+
+use malloc_api::{AllocatorRecord, Domain, ReleaseLevel};
+use memdebug::ConfigureError;
 
 use crate::debug::{Checks, DebugConfig};
-use crate::domain_allocator::DomainAllocator;
-use crate::error::SetAllocatorError;
-use crate::profile::Build;
-use crate::table::Backend;
-use malloc_api::Domain;
-use malloc_api::{AllocatorRecord, ThreadSafety};
 
-pub(crate) use mimalloc::Heaps;
-pub use pymalloc::PoolStats;
-pub(crate) use pymalloc::Pools;
+/// An allocator of the table, as one set of domains has it.
+///
+/// The provided methods are those of an allocator that counts nothing, keeps nothing and has no lock of its own.
+pub(crate) trait Serve: fmt::Debug + Sync {
+    /// The record that serves `domain`; `None` when the features leave the allocator out.
+    fn record(&'static self, domain: Domain) -> Option<AllocatorRecord>;
 
-static LIBC: LibcMalloc = LibcMalloc;
-
-/// The record of the C library's allocator.
-pub(crate) const fn libc_record() -> AllocatorRecord {
-    AllocatorRecord::new(&LIBC)
-}
-
-/// The allocators of one set of domains.
-#[derive(Debug)]
-pub(crate) struct Backends {
-    pub(crate) pools: Pools,
-    pub(crate) heaps: Heaps,
-}
-
-impl Backends {
-    /// Allocators for `build`, whose pools send what is not for them to `raw`.
+    /// `checks` of `domain` over `inner`, a record of this allocator's.
     ///
-    /// # Safety
-    ///
-    /// 1. `threads` is true of every later call.
-    pub(crate) const unsafe fn new(
-        raw: DomainAllocator,
-        build: Build,
-        threads: ThreadSafety,
-    ) -> Self {
-        // SAFETY: 1: by duty 1.
-        let pools = unsafe { Pools::new(raw, threads) };
-        Self { pools, heaps: Heaps::new(build) }
-    }
-
-    /// `checks` of `domain` over `inner`, without a call through the record where it is that of a backend that is called
-    /// often.
-    pub(crate) fn checks_over(
+    /// An allocator that many programs run under checks passes itself instead, so that its calls are inlined in theirs.
+    fn checks_over(
         &'static self,
         inner: AllocatorRecord,
         debug: &DebugConfig,
         checks: Checks,
         domain: Domain,
-    ) -> Result<AllocatorRecord, SetAllocatorError> {
-        if inner == libc_record() {
-            return debug.over(checks, domain, LibcMalloc);
-        }
-        match self.pools.record() {
-            Some(pools) if pools == inner => self.pools.checks(debug, checks, domain),
-            _ => debug.over(checks, domain, inner),
+    ) -> Result<AllocatorRecord, ConfigureError> {
+        debug.over(checks, domain, inner)
+    }
+
+    /// How many blocks are live: 0 where the allocator does not count them, `None` where they cannot be counted now.
+    fn allocated_blocks(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    /// Gives memory without a live block back to the system; returns how many bytes.
+    fn release(&self, _level: ReleaseLevel) -> usize {
+        0
+    }
+
+    /// Takes the allocator's locks, before a fork.
+    fn lock_for_fork(&self) {}
+
+    /// Gives the locks back, in the parent and in the child.
+    ///
+    /// # Safety
+    ///
+    /// 1. This thread, or in the child the thread that forked, has called [`lock_for_fork`](Self::lock_for_fork) before.
+    unsafe fn unlock_after_fork(&self) {}
+}
+
+/// The stand-in of a build without pymalloc.
+#[cfg(not(feature = "pymalloc"))]
+pub(crate) mod pymalloc {
+    use core::fmt;
+
+    use malloc_api::{AllocatorRecord, Domain, ThreadSafety};
+
+    use super::Serve;
+    use crate::domain_allocator::DomainAllocator;
+
+    /// Counts of pools, of which a build without the feature `pymalloc` has none.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+    pub enum PoolStats {}
+
+    impl fmt::Display for PoolStats {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match *self {}
         }
     }
 
-    /// The record of `backend`; `None` when it is not compiled in.
-    pub(crate) fn record(&'static self, backend: Backend) -> Option<AllocatorRecord> {
-        match backend {
-            Backend::Malloc => Some(libc_record()),
-            Backend::Pymalloc => self.pools.record(),
-            Backend::MimallocRaw => self.heaps.raw(),
-            Backend::Mimalloc => self.heaps.mem(),
-            Backend::MimallocObject => self.heaps.object(),
+    #[derive(Debug)]
+    pub(crate) struct Pools;
+
+    impl Pools {
+        /// # Safety
+        ///
+        /// None; as for the pools of a build that has them.
+        pub(crate) const unsafe fn new(_raw: DomainAllocator, _threads: ThreadSafety) -> Self {
+            Self
+        }
+
+        pub(crate) const fn stats(&self) -> Option<PoolStats> {
+            None
+        }
+    }
+
+    impl Serve for Pools {
+        fn record(&'static self, _: Domain) -> Option<AllocatorRecord> {
+            None
+        }
+    }
+}
+
+/// The stand-in of a build without mimalloc.
+#[cfg(not(feature = "mimalloc"))]
+pub(crate) mod mimalloc {
+    use malloc_api::{AllocatorRecord, Domain};
+
+    use super::Serve;
+    use crate::heap_stats::HeapStats;
+    use crate::profile::Build;
+
+    #[derive(Debug)]
+    pub(crate) struct Heaps;
+
+    impl Heaps {
+        pub(crate) const fn new(_build: Build) -> Self {
+            Self
+        }
+
+        pub(crate) const fn stats_if_alone(&self) -> Option<HeapStats> {
+            None
+        }
+
+        pub(crate) const fn version(&self) -> Option<String> {
+            None
+        }
+    }
+
+    impl Serve for Heaps {
+        fn record(&'static self, _: Domain) -> Option<AllocatorRecord> {
+            None
         }
     }
 }

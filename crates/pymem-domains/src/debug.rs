@@ -1,12 +1,7 @@
 //! Owns how a set of domains makes its debug hooks and its samplers of guard pages. Leaves both to `memdebug`.
 
-use malloc_api::Malloc;
-use memdebug::{DebugHooks, GuardSampler, Host, Options};
-
-use crate::error::SetAllocatorError;
-use malloc_api::AllocatorRecord;
-use malloc_api::Domain;
-use malloc_api::immortal;
+use malloc_api::{AllocatorRecord, Domain, Malloc};
+use memdebug::{ConfigureError, DebugHooks, GuardSampler, Host, Options};
 
 /// What the debug hooks of a set of domains are to do, wherever a row or a later call puts them.
 ///
@@ -52,25 +47,24 @@ impl DebugConfig {
         checks: Checks,
         domain: Domain,
         inner: A,
-    ) -> Result<AllocatorRecord, SetAllocatorError> {
+    ) -> Result<AllocatorRecord, ConfigureError> {
         match checks {
             Checks::Hooks => {
                 let hooks = DebugHooks::new(inner, domain).with_host(self.host);
                 let hooks = hooks.with_options(&self.options);
-                hooks.map(|hooks| AllocatorRecord::new(immortal::leak(hooks)))
+                hooks.map(AllocatorRecord::leak)
             }
             Checks::Sampler => {
                 let sampler = GuardSampler::new(inner, domain).with_host(self.host);
                 let sampler = sampler.with_options(&self.options);
-                sampler.map(|sampler| AllocatorRecord::new(immortal::leak(sampler)))
+                sampler.map(AllocatorRecord::leak)
             }
             Checks::SerializedSampler => {
                 let sampler = GuardSampler::serialized(inner, domain).with_host(self.host);
                 let sampler = sampler.with_options(&self.options);
-                sampler.map(|sampler| AllocatorRecord::new(immortal::leak(sampler)))
+                sampler.map(AllocatorRecord::leak)
             }
         }
-        .map_err(|error| SetAllocatorError::Options { domain, error })
     }
 }
 

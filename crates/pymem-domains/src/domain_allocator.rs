@@ -1,13 +1,10 @@
 //! Owns [`DomainAllocator`]: the handle by which one domain is called.
-//! Leaves which record serves the domain to `domains.rs`.
+//! Leaves which record serves the domain to `shared.rs`.
 
 use core::fmt;
-use core::ptr::NonNull;
 
-use malloc_api::Malloc;
+use malloc_api::{AllocatorRecord, Forward};
 use pymem_sync::Published;
-
-use malloc_api::AllocatorRecord;
 
 /// The allocator of one domain of a [`Domains`](crate::Domains).
 ///
@@ -30,29 +27,13 @@ impl fmt::Debug for DomainAllocator {
     }
 }
 
-// SAFETY: every method is the same method of the domain's record, which keeps promises 1-4. Whatever record a call
-// loads takes the domain's blocks: a base never changes after the first block, and wrappers serve the same blocks.
-// 5: copies share the domain.
-unsafe impl Malloc for DomainAllocator {
-    #[inline]
-    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        self.cell.load().malloc(size)
-    }
+// SAFETY: 1: whatever record a call loads takes the domain's blocks: a base never changes after the first block, and
+// wrappers serve the same blocks; 2: copies share the cell; 3: an atomic load.
+unsafe impl Forward for DomainAllocator {
+    type Target = AllocatorRecord;
 
     #[inline]
-    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.cell.load().calloc(nelem, elsize)
-    }
-
-    #[inline]
-    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller's duties 1 and 2 are those of the record.
-        unsafe { self.cell.load().realloc(ptr, new_size) }
-    }
-
-    #[inline]
-    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: the caller's duties 1 and 2 are those of the record.
-        unsafe { self.cell.load().free(ptr) }
+    fn target(&self) -> &AllocatorRecord {
+        self.cell.load()
     }
 }

@@ -1,25 +1,28 @@
-//! Owns [`Domains`]: three domains configured by one row of the table, with get, set and debug hooks.
-//! Leaves what is installed in a domain to `layers.rs`, and the first call to `gate.rs`.
+//! Owns [`Domains`]: three domains configured by one row of the table, and all that can be asked of them.
+//! Leaves how they are made and called to `shared.rs`, and what is installed in a domain to `layers.rs`.
 
 use core::fmt;
 
-use pymem_sync::{Lock, Published};
+use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety, immortal};
+#[cfg(feature = "mimalloc")]
+use mimalloc_heaps::{HeapError, World};
+#[cfg(feature = "pymalloc")]
+use pymalloc_core::ArenaAllocator;
+use pymem_sync::{ForkLock, Published, Rank, hold_over_forks};
 
-use crate::backend::{Backends, libc_record};
-use crate::debug::{Checks, DebugConfig};
+use crate::backend::malloc::libc_record;
+#[cfg(feature = "pymalloc")]
+use crate::backend::pymalloc::PoolStats;
+use crate::debug::DebugConfig;
 use crate::domain_allocator::DomainAllocator;
 use crate::error::{DomainsError, SetAllocatorError};
-use crate::fork;
-use crate::gate::{Gated as _, gate};
-use crate::layers::Layers;
-use crate::name::{AllocatorName, UnknownAllocator};
-use crate::profile::{Build, Profile};
-use crate::shared::{Cells, FOR_POOLS, Shared};
-use crate::stats::DomainDescription;
-use crate::table::Row;
-use malloc_api::Domain;
-use malloc_api::immortal;
-use malloc_api::{AllocatorRecord, ThreadSafety};
+use crate::gate::Gated as _;
+use crate::name::UnknownAllocator;
+use crate::process;
+use crate::profile::Profile;
+use crate::shared::Shared;
+use crate::stats::{Description, DomainDescription, Stats};
+use crate::table::{AllocatorName, Backend, Row};
 
 /// Three domains, raw, mem and obj, served as one row of the [table](crate::TABLE) says.
 ///
@@ -106,7 +109,15 @@ impl Domains {
         let libc = immortal::leak(libc_record());
         let cells = immortal::leak(Domain::ALL.map(|_| Published::new(libc)));
         // SAFETY: 1: by duty 1.
-        unsafe { Self::build(profile, row, debug, cells, threads) }
+        let shared = unsafe { Shared::make(profile, row, debug, cells, threads) }?;
+        // Without memory for the handlers, forks go unguarded.
+        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Domains, shared)));
+        Ok(Self { shared })
+    }
+
+    /// The domains that `shared` stands for.
+    pub(crate) const fn of(shared: &'static Shared) -> Self {
+        Self { shared }
     }
 
     /// The profile's row for `name`; what is not set is the default.
@@ -115,69 +126,8 @@ impl Domains {
         name: Option<AllocatorName>,
     ) -> Result<&'static Row, DomainsError> {
         let name = name.unwrap_or(AllocatorName::Default);
-        let row = profile.row(name);
+        let row = name.row(profile);
         Ok(row.map_err(|reason| UnknownAllocator::new(name.as_str().as_bytes(), reason))?)
-    }
-
-    /// Domains that publish their records in `cells`, made without the program's global allocator.
-    ///
-    /// # Safety
-    ///
-    /// 1. `threads` is true of every later call.
-    pub(crate) unsafe fn build(
-        profile: Profile,
-        row: &'static Row,
-        debug: DebugConfig,
-        cells: &'static Cells,
-        threads: ThreadSafety,
-    ) -> Result<Self, DomainsError> {
-        let for_pools = immortal::leak(Published::new(immortal::leak(libc_record())));
-        let raw = DomainAllocator::new(for_pools);
-        // SAFETY: 1: by duty 1.
-        let backends = unsafe { Backends::new(raw, profile.build(), threads) };
-        let backends = immortal::leak(backends);
-        let base = |domain| {
-            let backend = row.backend(domain);
-            backends.record(backend).ok_or(DomainsError::Unavailable { domain, backend })
-        };
-        let layers = [
-            Layers::new(Domain::Raw, base(Domain::Raw)?),
-            Layers::new(Domain::Mem, base(Domain::Mem)?),
-            Layers::new(Domain::Obj, base(Domain::Obj)?),
-        ];
-        let libc = libc_record();
-        let default_raw =
-            if profile.pydebug() { debug.over(Checks::Hooks, Domain::Raw, libc)? } else { libc };
-        let layers = Lock::new(layers);
-        let shared = Shared {
-            profile,
-            row,
-            debug,
-            threads,
-            cells,
-            for_pools,
-            layers,
-            backends,
-            default_raw,
-        };
-        let shared = immortal::leak(shared);
-        fork::hold_over_forks(shared);
-        let domains = Self { shared };
-        if row.debug() {
-            domains.setup_debug_hooks()?;
-        } else if debug.samples() {
-            domains.setup_samplers()?;
-        }
-        let gates = immortal::leak([
-            gate::<Shared, 0>(shared),
-            gate::<Shared, 1>(shared),
-            gate::<Shared, 2>(shared),
-        ]);
-        for_pools.store(immortal::leak(gate::<Shared, FOR_POOLS>(shared)));
-        for (cell, gate) in cells.iter().zip(gates) {
-            cell.store(gate);
-        }
-        Ok(domains)
     }
 
     /// The profile whose table applies.
@@ -271,17 +221,7 @@ impl Domains {
     /// [`SetAllocatorError::AfterFirstAllocation`] when a domain without hooks has handed out blocks, whose frees the
     /// hooks would report as corrupt; no domain is changed.
     pub fn setup_debug_hooks(self) -> Result<(), SetAllocatorError> {
-        let mut layers = self.shared.layers.lock();
-        for layers in layers.iter() {
-            layers.check_hooks()?;
-        }
-        for domain in Domain::ALL {
-            let layers = &mut layers[domain.index()];
-            let shared = self.shared;
-            layers.set_hooks(|inner| shared.checks_over(inner, Checks::Hooks, domain))?;
-            self.shared.publish(domain, layers);
-        }
-        Ok(())
+        self.shared.set_hooks()
     }
 
     /// Puts guard pages for one block in N on every domain that has nothing over its allocator yet; the rate and the host
@@ -296,18 +236,7 @@ impl Domains {
     /// the options ask for more than guard pages, or the system has no address space for them. Domains before the one
     /// named have their guard pages then.
     pub fn setup_samplers(self) -> Result<(), SetAllocatorError> {
-        let mut layers = self.shared.layers.lock();
-        for domain in Domain::ALL {
-            let layers = &mut layers[domain.index()];
-            let shared = self.shared;
-            // A global lock is held over calls of mem and obj, one of its own in each subinterpreter at the most.
-            let checks = match (shared.profile.build(), domain) {
-                (Build::Gil, Domain::Mem | Domain::Obj) => Checks::SerializedSampler,
-                _ => Checks::Sampler,
-            };
-            layers.set_sampler(|inner| shared.checks_over(inner, checks, domain))?;
-        }
-        Ok(())
+        self.shared.set_samplers()
     }
 
     /// The name of the row whose records serve the three domains now, as CPython finds it.
@@ -317,27 +246,15 @@ impl Domains {
     /// as a wrapper.
     #[must_use]
     pub fn current_name(self) -> Option<AllocatorName> {
-        use AllocatorName as N;
-        const NAMES: [(AllocatorName, AllocatorName); 3] = [
-            (N::Malloc, N::MallocDebug),
-            (N::Pymalloc, N::PymallocDebug),
-            (N::Mimalloc, N::MimallocDebug),
-        ];
         let layers = self.shared.layers.lock();
-        let outer = layers.each_ref().map(|layers| Some(layers.under_sampler()));
-        let under = layers.each_ref().map(Layers::under_hooks);
-        NAMES.into_iter().find_map(|(plain, debug)| {
-            let row = self.shared.profile.row(plain).ok()?;
-            let wanted = Domain::ALL.map(|domain| self.shared.backends.record(row.backend(domain)));
-            if outer.map(Option::<&_>::copied) == wanted {
-                Some(plain)
-            } else if under.iter().all(Option::is_some) && under.map(Option::<&_>::copied) == wanted
-            {
-                Some(debug)
-            } else {
-                None
-            }
-        })
+        let outer = layers.each_ref().map(|layers| Some(*layers.under_sampler()));
+        let hooked = layers.each_ref().map(|layers| layers.under_hooks().copied());
+        let serves = |row: &Row| {
+            let wanted = Domain::ALL.map(|domain| self.shared.record(row.backend(domain), domain));
+            wanted.iter().all(Option::is_some) && wanted == if row.debug() { hooked } else { outer }
+        };
+        let mut rows = AllocatorName::ALL.into_iter().filter_map(|n| n.row(&self.profile()).ok());
+        rows.find(|row| serves(row)).map(Row::canonical_name)
     }
 
     /// The default raw allocator, which no set replaces: the C library, under debug hooks in a debug build.
@@ -348,10 +265,30 @@ impl Domains {
         self.shared.default_raw
     }
 
-    /// What is known of `domain`.
-    pub(crate) fn describe_domain(self, domain: Domain) -> DomainDescription {
-        let backend = self.shared.row.backend(domain);
-        let made_with = self.shared.backends.record(backend);
+    /// Fixes the allocators: from now on every domain counts as having handed out blocks.
+    pub fn start(self) {
+        for domain in Domain::ALL {
+            self.shared.open(domain.index());
+        }
+    }
+
+    /// What is running.
+    #[must_use]
+    pub fn describe(self) -> Description {
+        Description {
+            profile: self.profile(),
+            name: self.row().name(),
+            current_name: self.current_name(),
+            domains: Domain::ALL.map(|domain| self.describe_domain(domain)),
+            threads: self.shared.threads,
+            version: env!("CARGO_PKG_VERSION"),
+            mimalloc_version: self.shared.backends.heaps.version(),
+        }
+    }
+
+    fn describe_domain(self, domain: Domain) -> DomainDescription {
+        let backend = self.row().backend(domain);
+        let made_with = self.shared.record(backend, domain);
         let layers = &self.shared.layers.lock()[domain.index()];
         DomainDescription {
             domain,
@@ -363,31 +300,124 @@ impl Domains {
         }
     }
 
-    /// Which threads may call mem and obj.
-    pub(crate) fn threads(self) -> ThreadSafety {
-        self.shared.threads
-    }
-
-    /// The allocators that rows of the table are served by.
-    pub(crate) fn backends(self) -> &'static Backends {
-        self.shared.backends
-    }
-
-    /// Fixes the allocators: from now on every domain counts as having handed out blocks.
-    pub fn start(self) {
-        for domain in Domain::ALL {
-            self.open(domain.index());
+    /// Statistics as of now.
+    ///
+    /// mimalloc's heaps can be visited only while no other thread uses them, so they are left out while the process has
+    /// other threads; see `Domains::stats_in`.
+    #[must_use]
+    pub fn stats(self) -> Stats {
+        let heaps = || self.shared.backends.heaps.stats_if_alone();
+        Stats {
+            mimalloc: self.row().uses(Backend::Mimalloc).then(heaps).flatten(),
+            ..self.stats_without_heaps()
         }
     }
 
-    /// Marks domain number `domain` as used, publishes its record and returns it.
-    pub(crate) fn open(self, domain: usize) -> &'static AllocatorRecord {
-        self.shared.open(domain)
+    fn stats_without_heaps(self) -> Stats {
+        let pools = || self.shared.backends.pools.stats();
+        Stats {
+            configuration: self.describe(),
+            pymalloc: self.row().uses(Backend::Pymalloc).then(pools).flatten(),
+            mimalloc: None,
+            resident_bytes: process::resident_bytes(),
+        }
     }
 
-    /// The record that serves domain number `domain`, without marking it.
-    pub(crate) fn peek(self, domain: usize) -> &'static AllocatorRecord {
-        self.shared.peek(domain)
+    /// How many blocks of the pools, or of mimalloc's heaps, are live, zero-size and large ones included; 0 where the C
+    /// library serves.
+    ///
+    /// It is what `sys.getallocatedblocks()` counts. `None` where mimalloc serves and the process has other threads, since
+    /// its heaps can be counted only while nobody else uses them; see `Domains::allocated_blocks_in`.
+    #[must_use]
+    pub fn allocated_blocks(self) -> Option<usize> {
+        self.shared.used().map(|backend| backend.of(self.shared.backends).allocated_blocks()).sum()
+    }
+
+    /// Gives memory that holds no live block back to the system; returns how many bytes.
+    ///
+    /// Live blocks are not touched, and what went back costs a page fault when it is needed again. pymalloc counts
+    /// exactly; for mimalloc and the C library the drop of the process's resident memory is taken, so what other threads
+    /// do meanwhile counts too. mimalloc pages that other threads keep are theirs to release.
+    pub fn release(self, level: ReleaseLevel) -> usize {
+        self.shared.used().map(|backend| backend.of(self.shared.backends).release(level)).sum()
+    }
+
+    /// [`Domains::stats`] with mimalloc's heaps; stops `world` meanwhile.
+    ///
+    /// In a free-threaded build they are those of every thread that is in no other interpreter. In a build with the GIL
+    /// they are mimalloc's default heaps, which hold whatever the process takes from mimalloc. There a thread that exits
+    /// counts as one that uses them, and blocks of more than 2 GiB are seen only after their thread has exited.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the heaps from being there; see [`InterpreterHeaps::main`](mimalloc_heaps::InterpreterHeaps::main).
+    #[cfg(feature = "mimalloc")]
+    pub fn stats_in<W: World + ?Sized>(self, world: &W) -> Result<Stats, HeapError> {
+        let mut stats = self.stats_without_heaps();
+        if self.row().uses(Backend::Mimalloc) {
+            stats.mimalloc = Some(self.shared.backends.heaps.stats(world)?);
+        }
+        Ok(stats)
+    }
+
+    /// [`Domains::allocated_blocks`] for mimalloc's heaps too, as [`stats_in`](Self::stats_in) sees them; stops `world`
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domains::stats_in`].
+    #[cfg(feature = "mimalloc")]
+    pub fn allocated_blocks_in<W: World + ?Sized>(self, world: &W) -> Result<usize, HeapError> {
+        if self.row().uses(Backend::Mimalloc) {
+            return Ok(self.shared.backends.heaps.stats(world)?.allocated_blocks);
+        }
+        Ok(self.allocated_blocks().unwrap_or_default())
+    }
+
+    /// [`Domains::release`] for the mimalloc heaps of every thread; stops `world` meanwhile. Returns the bytes that went back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domains::stats_in`].
+    #[cfg(feature = "mimalloc")]
+    pub fn release_in<W: World + ?Sized>(
+        self,
+        world: &W,
+        level: ReleaseLevel,
+    ) -> Result<usize, HeapError> {
+        let heaps = if self.row().uses(Backend::Mimalloc) {
+            self.shared.backends.heaps.release_in(world, level)?
+        } else {
+            0
+        };
+        Ok(heaps + self.release(level))
+    }
+
+    /// The record through which the pools get and return arenas; C's `PyObject_GetArenaAllocator`.
+    #[cfg(feature = "pymalloc")]
+    #[must_use]
+    pub fn arena_allocator(self) -> ArenaAllocator {
+        self.shared.backends.pools.arena_allocator()
+    }
+
+    /// Makes the pools get and return arenas through `record`; C's `PyObject_SetArenaAllocator`.
+    ///
+    /// # Safety
+    ///
+    /// 1. The record's functions keep the promises of [`ArenaSource`](pymalloc_core::ArenaSource), from any thread.
+    /// 2. Its `free` takes back arenas of the record before it, as far as there are any.
+    #[cfg(feature = "pymalloc")]
+    pub unsafe fn set_arena_allocator(self, record: ArenaAllocator) {
+        // SAFETY: the duties are the caller's 1 and 2.
+        unsafe { self.shared.backends.pools.set_arena_allocator(record) };
+    }
+
+    /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
+    ///
+    /// This is the moment at which `PYTHONMALLOCSTATS` prints. The hook must not use the domains.
+    #[cfg(feature = "pymalloc")]
+    pub fn set_new_arena_hook(self, hook: Option<fn(&PoolStats)>) {
+        self.shared.backends.pools.set_new_arena_hook(hook);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Owns the errors of making and changing a set of domains.
 
+use malloc_api::Domain;
 use thiserror::Error;
 
-use crate::name::{AllocatorName, UnknownAllocator};
-use crate::table::Backend;
-use malloc_api::Domain;
+use crate::name::UnknownAllocator;
+use crate::table::{AllocatorName, Backend};
 
 /// A configuration that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -31,7 +31,7 @@ pub enum DomainsError {
 /// Process-wide domains that cannot be configured.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum ConfigureError {
+pub enum GlobalError {
     /// They are configured: by an earlier call, or by the first allocation.
     #[error(
         "the process-wide domains already run as `{name}`; configure them once, before the first allocation"

@@ -4,9 +4,7 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
-use malloc_api::Malloc;
-
-use malloc_api::AllocatorRecord;
+use malloc_api::{AllocatorRecord, Malloc};
 
 /// What stands behind a gate: it can say which record really serves a domain.
 pub(crate) trait Gated: Sync + 'static {

@@ -2,9 +2,10 @@
 //! [`obj`], or through the types [`Raw`], [`Mem`] and [`Obj`] wherever an allocator is asked for.
 //!
 //! The first call of any domain configures them if nothing did before: from `PYTHONMALLOC` and `PYTHONDEVMODE`, with
-//! CPython's precedence, for [`Profile::NEWEST`]. A `PYTHONMALLOC` that is not accepted then ends the process as it ends
-//! CPython: [`UNKNOWN_ALLOCATOR_TEXT`] on stderr, exit status 1. A program that wants another profile, name or answer
-//! calls [`configure`] or [`configure_from_env`] first.
+//! CPython's precedence, for [`Profile::NEWEST`], a release build with the GIL. A `PYTHONMALLOC` that is not accepted then
+//! ends the process as it ends CPython: [`UNKNOWN_ALLOCATOR_TEXT`] on stderr, exit status 1. A program that wants another
+//! profile, a free-threaded or a debug build for instance, or another name or answer, calls [`configure`] or
+//! [`configure_from_env`] before its first allocation.
 //!
 //! # Examples
 //!
@@ -16,34 +17,31 @@
 //! let block = mem::calloc(10, 4).expect("40 bytes");
 //! // SAFETY: the block is live, of the mem domain, and not used again.
 //! unsafe { mem::free(Some(block)) };
-//! # Ok::<(), pymem_domains::ConfigureError>(())
+//! # Ok::<(), pymem_domains::GlobalError>(())
 //! ```
 
-use core::ptr::NonNull;
 use std::io::Write as _;
 
-use malloc_api::Malloc;
-use pymem_sync::{Lock, Published};
+use malloc_api::{AllocatorRecord, Domain, Forward, ThreadSafety};
+use pymem_sync::{ForkLock, HeldOverFork, Lock, Published, Rank, hold_over_forks};
 
 use crate::debug::DebugConfig;
 use crate::domains::Domains;
-use crate::environment::Environment;
-use crate::error::ConfigureError;
+use crate::error::{DomainsError, GlobalError};
 use crate::gate::{Gated, gate};
-use crate::name::{AllocatorName, UNKNOWN_ALLOCATOR_TEXT};
-use crate::preconfig::Preconfig;
+use crate::name::UNKNOWN_ALLOCATOR_TEXT;
+use crate::preconfig::{Environment, Preconfig};
 use crate::profile::Profile;
-use crate::shared::Cells;
-use crate::table::Row;
-use malloc_api::Domain;
-use malloc_api::{AllocatorRecord, ThreadSafety};
+use crate::shared::{Cells, Shared};
+use crate::table::{AllocatorName, Row};
 
 /// What stands behind the cells until the domains are configured.
 struct Global {
-    domains: Lock<Option<Domains>>,
+    shared: Lock<Option<&'static Shared>>,
 }
 
-static GLOBAL: Global = Global { domains: Lock::new(None) };
+static GLOBAL: Global = Global { shared: Lock::new(None) };
+static HELD: ForkLock = ForkLock::new(Rank::Domains, &GLOBAL);
 static GATES: [AllocatorRecord; 3] =
     [gate::<Global, 0>(&GLOBAL), gate::<Global, 1>(&GLOBAL), gate::<Global, 2>(&GLOBAL)];
 static CELLS: Cells =
@@ -53,8 +51,8 @@ static CELLS: Cells =
 ///
 /// # Errors
 ///
-/// [`ConfigureError::AlreadyConfigured`] after an earlier call or the first allocation; otherwise as [`Domains::new`].
-pub fn configure(profile: Profile, name: Option<AllocatorName>) -> Result<Domains, ConfigureError> {
+/// [`GlobalError::AlreadyConfigured`] after an earlier call or the first allocation; otherwise as [`Domains::new`].
+pub fn configure(profile: Profile, name: Option<AllocatorName>) -> Result<Domains, GlobalError> {
     configure_with(profile, name, DebugConfig::new())
 }
 
@@ -67,9 +65,9 @@ pub fn configure_with(
     profile: Profile,
     name: Option<AllocatorName>,
     debug: DebugConfig,
-) -> Result<Domains, ConfigureError> {
+) -> Result<Domains, GlobalError> {
     let row = Domains::row_of(&profile, name)?;
-    GLOBAL.configure(profile, row, debug)
+    GLOBAL.configure(profile, row, debug).map(Domains::of)
 }
 
 /// Configures the process-wide domains for `profile` from the environment, with CPython's precedence.
@@ -79,37 +77,21 @@ pub fn configure_with(
 ///
 /// # Errors
 ///
-/// [`ConfigureError::AlreadyConfigured`] after an earlier call or the first allocation, and
+/// [`GlobalError::AlreadyConfigured`] after an earlier call or the first allocation, and
 /// [`DomainsError::UnknownAllocator`](crate::DomainsError::UnknownAllocator) for a `PYTHONMALLOC` that the profile rejects.
 pub fn configure_from_env(
     profile: Profile,
     preconfig: Preconfig<'_>,
-) -> Result<Domains, ConfigureError> {
+) -> Result<Domains, GlobalError> {
     let environment = Environment::new();
-    let name =
-        environment.complete(preconfig).choose(&profile).map_err(crate::DomainsError::from)?;
+    let name = environment.complete(preconfig).choose(&profile).map_err(DomainsError::from)?;
     configure(profile, name)
 }
 
 /// The process-wide domains, configured from the environment if nothing configured them before.
 #[must_use]
 pub fn domains() -> Domains {
-    GLOBAL.domains()
-}
-
-/// Waits until nobody configures the process-wide domains, and keeps it so over a fork.
-pub(crate) fn lock_for_fork() {
-    GLOBAL.domains.raw().lock();
-}
-
-/// Lets the process-wide domains be configured again.
-///
-/// # Safety
-///
-/// 1. This thread, or in the child the thread that forked, has called [`lock_for_fork`] before.
-pub(crate) unsafe fn unlock_after_fork() {
-    // SAFETY: 1: by duty 1.
-    unsafe { GLOBAL.domains.raw().unlock() };
+    Domains::of(GLOBAL.shared())
 }
 
 impl Global {
@@ -118,49 +100,71 @@ impl Global {
         profile: Profile,
         row: &'static Row,
         debug: DebugConfig,
-    ) -> Result<Domains, ConfigureError> {
-        let mut slot = self.domains.lock();
-        if let Some(domains) = *slot {
-            return Err(ConfigureError::AlreadyConfigured { name: domains.row().name() });
+    ) -> Result<&'static Shared, GlobalError> {
+        // Without memory for the handlers, forks go unguarded.
+        let _ = hold_over_forks(&HELD);
+        let mut slot = self.shared.lock();
+        if let Some(shared) = *slot {
+            return Err(GlobalError::AlreadyConfigured { name: shared.row.name() });
         }
         // SAFETY: 1: any thread may call.
-        let domains =
-            unsafe { Domains::build(profile, row, debug, &CELLS, ThreadSafety::AnyThread) }?;
-        *slot = Some(domains);
-        Ok(domains)
+        let shared = unsafe { Shared::make(profile, row, debug, &CELLS, ThreadSafety::AnyThread) }?;
+        *slot = Some(shared);
+        Ok(shared)
     }
 
-    fn domains(&self) -> Domains {
-        if let Some(domains) = *self.domains.lock() {
-            return domains;
+    fn shared(&self) -> &'static Shared {
+        if let Some(shared) = *self.shared.lock() {
+            return shared;
         }
         let environment = Environment::new();
         let chosen = environment.complete(Preconfig::default()).lookup(&Profile::NEWEST);
         let row = chosen
-            .and_then(|name| Profile::NEWEST.row(name.unwrap_or(AllocatorName::Default)))
+            .and_then(|name| name.unwrap_or(AllocatorName::Default).row(&Profile::NEWEST))
             .unwrap_or_else(|_| unknown_allocator());
         match self.configure(Profile::NEWEST, row, DebugConfig::new()) {
-            Ok(domains) => domains,
-            // The profile is that of the crate's features, so its rows can be built: another thread was quicker.
-            Err(_) => self.domains.lock().expect("configured by another thread"),
+            Ok(shared) => shared,
+            // The crate has every allocator of this profile, so its rows can be made: another thread was quicker.
+            Err(_) => self.shared.lock().expect("configured by another thread"),
         }
     }
 }
 
 impl Gated for Global {
     fn open(&self, domain: usize) -> &'static AllocatorRecord {
-        self.domains().open(domain)
+        self.shared().open(domain)
     }
 
     fn peek(&self, domain: usize) -> &'static AllocatorRecord {
-        self.domains().peek(domain)
+        self.shared().peek(domain)
+    }
+}
+
+// Whoever configures the domains holds the first lock and then takes those of the domains.
+impl HeldOverFork for Global {
+    fn hold(&self) {
+        self.shared.raw().lock();
+        // SAFETY: under the lock, which is kept.
+        if let Some(shared) = unsafe { *self.shared.as_ptr() } {
+            shared.hold();
+        }
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: `hold` has kept the lock for this thread (duty 1).
+        if let Some(shared) = unsafe { *self.shared.as_ptr() } {
+            // SAFETY: 1: by `hold`, which saw the same domains.
+            unsafe { shared.release() };
+        }
+        // SAFETY: 1: by duty 1; the slot is not touched below.
+        unsafe { self.shared.raw().unlock() };
     }
 }
 
 /// Ends the process as CPython does, without a heap.
 #[cold]
 fn unknown_allocator() -> ! {
-    // Nobody is left to tell that stderr is closed.
+    // Ignore write errors: there is nowhere to report them.
     let _ = std::io::stderr().write_all(UNKNOWN_ALLOCATOR_TEXT.as_bytes());
     // SAFETY: ends the process without running exit handlers, which could allocate.
     unsafe { libc::_exit(1) }
@@ -172,32 +176,13 @@ macro_rules! global_domain {
         #[derive(Clone, Copy, Debug, Default)]
         pub struct $type;
 
-        // SAFETY: every method is the same method of the domain's record, which keeps promises 1-4; 5: the domain is one.
-        unsafe impl Malloc for $type {
-            #[inline]
-            fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-                CELLS[$domain.index()].load().malloc(size)
-            }
+        // SAFETY: 1 and 2: the domain is one, and whatever record serves it takes its blocks; 3: an atomic load.
+        unsafe impl Forward for $type {
+            type Target = AllocatorRecord;
 
             #[inline]
-            fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-                CELLS[$domain.index()].load().calloc(nelem, elsize)
-            }
-
-            #[inline]
-            unsafe fn realloc(
-                &self,
-                ptr: Option<NonNull<u8>>,
-                new_size: usize,
-            ) -> Option<NonNull<u8>> {
-                // SAFETY: the caller's duties 1 and 2 are those of the record.
-                unsafe { CELLS[$domain.index()].load().realloc(ptr, new_size) }
-            }
-
-            #[inline]
-            unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-                // SAFETY: the caller's duties 1 and 2 are those of the record.
-                unsafe { CELLS[$domain.index()].load().free(ptr) }
+            fn target(&self) -> &AllocatorRecord {
+                CELLS[$domain.index()].load()
             }
         }
 

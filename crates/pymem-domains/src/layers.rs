@@ -1,5 +1,5 @@
 //! Owns what is installed in one domain, and the rules by which it changes. Leaves the lock around it and the publishing
-//! to `domains.rs`.
+//! to `shared.rs`.
 //!
 //! Every record that ever served the domain is remembered with what it lies on:
 //!
@@ -16,10 +16,9 @@
 use core::iter;
 use core::ptr;
 
+use malloc_api::{AllocatorRecord, Domain, immortal};
+
 use crate::error::SetAllocatorError;
-use malloc_api::AllocatorRecord;
-use malloc_api::Domain;
-use malloc_api::immortal;
 
 /// What a record is to the one below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,37 +5,35 @@ mod backend;
 mod debug;
 mod domain_allocator;
 mod domains;
-mod environment;
 mod error;
-mod fork;
 mod gate;
 pub mod global;
+mod heap_stats;
 mod layers;
 mod name;
 mod preconfig;
+mod process;
 mod profile;
-mod release;
-#[cfg_attr(not(all(target_os = "linux", target_env = "gnu")), path = "no_resident.rs")]
-mod resident;
 mod shared;
 mod stats;
 mod table;
 mod typed;
 
-pub use backend::PoolStats;
+pub use backend::pymalloc::PoolStats;
 pub use debug::DebugConfig;
 pub use domain_allocator::DomainAllocator;
 pub use domains::Domains;
-pub use error::{ConfigureError, DomainsError, SetAllocatorError};
+pub use error::{DomainsError, GlobalError, SetAllocatorError};
+pub use heap_stats::HeapStats;
 pub use malloc_api::{
     AllocatorRecord, CallocFn, Domain, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
     ReleaseLevel, ThreadSafety, UnknownDomain,
 };
-pub use name::{AllocatorName, Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
+pub use name::{Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
 pub use preconfig::Preconfig;
 pub use profile::{Build, Profile, ProfileError, Version};
-pub use stats::{Description, DomainDescription, HeapStats, Stats};
-pub use table::{Backend, Row, TABLE};
+pub use stats::{Description, DomainDescription, Stats};
+pub use table::{AllocatorName, Backend, Row, TABLE};
 pub use typed::{OutOfMemory, TypedMalloc};
 
 /// The examples of the workspace's README.

@@ -1,21 +1,20 @@
-//! Owns [`Shared`]: what the copies of one `Domains` stand for, and which of its locks are held over a fork.
-//! Leaves what its users do with it to `domains.rs`.
+//! Owns [`Shared`]: what the copies of one `Domains` stand for, how it is made, and what its calls find.
+//! Leaves what can be asked of it to `domains.rs`.
 
-use pymem_sync::{Lock, Published};
+use malloc_api::{AllocatorRecord, Domain, ThreadSafety, immortal};
+use pymem_sync::{HeldOverFork, Lock, Published};
 
-use crate::backend::Backends;
+use crate::backend::malloc::libc_record;
 use crate::debug::{Checks, DebugConfig};
-use crate::error::SetAllocatorError;
-use crate::fork::HeldOverFork;
-use crate::gate::Gated;
+use crate::domain_allocator::DomainAllocator;
+use crate::error::{DomainsError, SetAllocatorError};
+use crate::gate::{Gated, gate};
 use crate::layers::Layers;
-use crate::profile::Profile;
-use crate::table::Row;
-use malloc_api::Domain;
-use malloc_api::{AllocatorRecord, ThreadSafety};
+use crate::profile::{Build, Profile};
+use crate::table::{Backend, Backends, Row};
 
 /// The number of the gate before raw by which the pools come: past raw's debug hooks, since their blocks have their own.
-pub(crate) const FOR_POOLS: usize = Domain::ALL.len();
+const FOR_POOLS: usize = Domain::ALL.len();
 
 /// Where the calls of the three domains find their records.
 pub(crate) type Cells = [Published<AllocatorRecord>; 3];
@@ -24,25 +23,129 @@ pub(crate) type Cells = [Published<AllocatorRecord>; 3];
 pub(crate) struct Shared {
     pub(crate) profile: Profile,
     pub(crate) row: &'static Row,
-    pub(crate) debug: DebugConfig,
     pub(crate) threads: ThreadSafety,
     pub(crate) cells: &'static Cells,
-    /// Where the pools find raw.
-    pub(crate) for_pools: &'static Published<AllocatorRecord>,
     pub(crate) layers: Lock<[Layers; 3]>,
     pub(crate) backends: &'static Backends,
     pub(crate) default_raw: AllocatorRecord,
+    debug: DebugConfig,
+    /// Where the pools find raw.
+    for_pools: &'static Published<AllocatorRecord>,
 }
 
 impl Shared {
-    /// `checks` of `domain` over `inner`.
-    pub(crate) fn checks_over(
+    /// Domains that publish their records in `cells`, made without the program's global allocator. Whoever makes them has
+    /// their locks held over forks.
+    ///
+    /// # Safety
+    ///
+    /// 1. `threads` is true of every later call.
+    pub(crate) unsafe fn make(
+        profile: Profile,
+        row: &'static Row,
+        debug: DebugConfig,
+        cells: &'static Cells,
+        threads: ThreadSafety,
+    ) -> Result<&'static Self, DomainsError> {
+        let for_pools = immortal::leak(Published::new(immortal::leak(libc_record())));
+        let raw = DomainAllocator::new(for_pools);
+        // SAFETY: 1: by duty 1.
+        let backends = immortal::leak(unsafe { Backends::new(raw, profile.build(), threads) });
+        let layers = |domain| {
+            let backend = row.backend(domain);
+            let base = backend.of(backends).record(domain);
+            let base = base.ok_or(DomainsError::Unavailable { domain, backend })?;
+            Ok::<_, DomainsError>(Layers::new(domain, base))
+        };
+        let layers = Lock::new([layers(Domain::Raw)?, layers(Domain::Mem)?, layers(Domain::Obj)?]);
+        let libc = libc_record();
+        let default_raw = if profile.pydebug() {
+            let hooks = debug.over(Checks::Hooks, Domain::Raw, libc);
+            hooks.map_err(|error| SetAllocatorError::Options { domain: Domain::Raw, error })?
+        } else {
+            libc
+        };
+        let shared = immortal::leak(Self {
+            profile,
+            row,
+            debug,
+            threads,
+            cells,
+            for_pools,
+            layers,
+            backends,
+            default_raw,
+        });
+        if row.debug() {
+            shared.set_hooks()?;
+        } else if debug.samples() {
+            shared.set_samplers()?;
+        }
+        let gates = immortal::leak([
+            gate::<Self, 0>(shared),
+            gate::<Self, 1>(shared),
+            gate::<Self, 2>(shared),
+        ]);
+        for_pools.store(immortal::leak(gate::<Self, FOR_POOLS>(shared)));
+        for (cell, gate) in cells.iter().zip(gates) {
+            cell.store(gate);
+        }
+        Ok(shared)
+    }
+
+    /// The record of `backend` for `domain`; `None` when it is not compiled in.
+    pub(crate) fn record(&self, backend: Backend, domain: Domain) -> Option<AllocatorRecord> {
+        backend.of(self.backends).record(domain)
+    }
+
+    /// The allocators of the row, each once.
+    pub(crate) fn used(&self) -> impl Iterator<Item = Backend> + use<> {
+        let row = self.row;
+        Backend::ALL.into_iter().filter(|backend| row.uses(*backend))
+    }
+
+    /// Puts the debug hooks on every domain that does not have them.
+    pub(crate) fn set_hooks(&self) -> Result<(), SetAllocatorError> {
+        let mut layers = self.layers.lock();
+        for layers in layers.iter() {
+            layers.check_hooks()?;
+        }
+        for domain in Domain::ALL {
+            let layers = &mut layers[domain.index()];
+            layers.set_hooks(|inner| self.checks_over(inner, Checks::Hooks, domain))?;
+            self.publish(domain, layers);
+        }
+        Ok(())
+    }
+
+    /// Puts guard pages on every domain that has nothing over its allocator yet.
+    pub(crate) fn set_samplers(&self) -> Result<(), SetAllocatorError> {
+        let mut layers = self.layers.lock();
+        for domain in Domain::ALL {
+            // A global lock is held over calls of mem and obj, one of its own in each subinterpreter at the most.
+            let checks = match (self.profile.build(), domain) {
+                (Build::Gil, Domain::Mem | Domain::Obj) => Checks::SerializedSampler,
+                (Build::Gil, Domain::Raw) | (Build::FreeThreaded, _) => Checks::Sampler,
+            };
+            let layers = &mut layers[domain.index()];
+            layers.set_sampler(|inner| self.checks_over(inner, checks, domain))?;
+        }
+        Ok(())
+    }
+
+    /// `checks` of `domain` over `inner`, which the allocator itself makes where the record is that of an allocator.
+    fn checks_over(
         &self,
         inner: AllocatorRecord,
         checks: Checks,
         domain: Domain,
     ) -> Result<AllocatorRecord, SetAllocatorError> {
-        self.backends.checks_over(inner, &self.debug, checks, domain)
+        let known = Backend::ALL.map(|backend| backend.of(self.backends));
+        let made = match known.into_iter().find(|known| known.record(domain) == Some(inner)) {
+            Some(known) => known.checks_over(inner, &self.debug, checks, domain),
+            None => self.debug.over(checks, domain, inner),
+        };
+        made.map_err(|error| SetAllocatorError::Options { domain, error })
     }
 
     /// Lets calls see the domain's top record; an unused domain keeps its gate.
@@ -56,18 +159,22 @@ impl Shared {
     }
 }
 
-// The pools come first: their calls of raw reach its gate, which takes the lock of the layers.
+// The allocators come first: their calls of raw reach its gate, which takes the lock of the layers.
 impl HeldOverFork for Shared {
-    fn lock(&self) {
-        self.backends.pools.lock_for_fork();
+    fn hold(&self) {
+        for backend in Backend::ALL {
+            backend.of(self.backends).lock_for_fork();
+        }
         self.layers.raw().lock();
     }
 
-    unsafe fn unlock(&self) {
-        // SAFETY: 1: `lock` took it (duty 1).
+    unsafe fn release(&self) {
+        // SAFETY: 1: `hold` took it (duty 1).
         unsafe { self.layers.raw().unlock() };
-        // SAFETY: 1: as above.
-        unsafe { self.backends.pools.unlock_after_fork() };
+        for backend in Backend::ALL {
+            // SAFETY: 1: as above.
+            unsafe { backend.of(self.backends).unlock_after_fork() };
+        }
     }
 }
 

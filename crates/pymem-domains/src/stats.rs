@@ -3,14 +3,12 @@
 
 use core::fmt;
 
-use crate::backend::PoolStats;
-use crate::domains::Domains;
-use crate::name::AllocatorName;
+use malloc_api::{Domain, ThreadSafety};
+
+use crate::backend::pymalloc::PoolStats;
+use crate::heap_stats::HeapStats;
 use crate::profile::Profile;
-use crate::resident;
-use crate::table::Backend;
-use malloc_api::Domain;
-use malloc_api::ThreadSafety;
+use crate::table::{AllocatorName, Backend};
 
 /// What runs: answers "which allocator am I using?".
 ///
@@ -95,43 +93,6 @@ impl fmt::Display for DomainDescription {
     }
 }
 
-/// What mimalloc's heaps hold.
-///
-/// Its `Display` is what CPython's `sys._debugmallocstats()` prints for mimalloc, with numbers that are right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct HeapStats {
-    /// Live blocks.
-    pub allocated_blocks: usize,
-    /// Bytes of the live blocks, as handed out.
-    pub allocated_bytes: usize,
-    /// Bytes of the live blocks with what mimalloc adds to each: nothing, in its release build.
-    pub allocated_bytes_with_overhead: usize,
-    /// Bytes that the pages in use can grow to.
-    pub reserved_bytes: usize,
-    /// Bytes of the pages in use that have memory.
-    pub committed_bytes: usize,
-}
-
-impl fmt::Display for HeapStats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Small block threshold = 16384, in 73 size classes.\n")?;
-        f.write_str("Medium block threshold = 131072\n")?;
-        f.write_str("Large object max size = 16777216\n")?;
-        for (label, value) in [
-            ("Allocated Blocks", self.allocated_blocks),
-            ("Allocated Bytes", self.allocated_bytes),
-            ("Allocated Bytes w/ Overhead", self.allocated_bytes_with_overhead),
-            ("Bytes Reserved", self.reserved_bytes),
-            ("Bytes Committed", self.committed_bytes),
-        ] {
-            writeln!(f, "    {label}: {value}")?;
-        }
-        Ok(())
-    }
-}
-
 /// Statistics of a set of domains.
 ///
 /// Its `Display` is the text of CPython's `sys._debugmallocstats()`, less the lines of object free lists, which are the
@@ -159,67 +120,5 @@ impl fmt::Display for Stats {
             heaps.fmt(f)?;
         }
         Ok(())
-    }
-}
-
-impl Domains {
-    /// Statistics as of now.
-    ///
-    /// mimalloc's heaps can be visited only while no other thread uses them, so they are left out while the process has
-    /// other threads; see `Domains::stats_in`.
-    #[must_use]
-    pub fn stats(self) -> Stats {
-        Stats { mimalloc: self.heaps_if_alone(), ..self.stats_without_heaps() }
-    }
-
-    /// Statistics with mimalloc's heaps left out.
-    pub(crate) fn stats_without_heaps(self) -> Stats {
-        Stats {
-            configuration: self.describe(),
-            pymalloc: self.uses(Backend::Pymalloc).then(|| self.backends().pools.stats()),
-            mimalloc: None,
-            resident_bytes: resident::bytes(),
-        }
-    }
-
-    /// How many blocks of the pools, or of mimalloc's heaps, are live, zero-size and large ones included; 0 where the C
-    /// library serves.
-    ///
-    /// It is what `sys.getallocatedblocks()` counts. `None` where mimalloc serves and the process has other threads, since
-    /// its heaps can be counted only while nobody else uses them; see `Domains::allocated_blocks_in`.
-    #[must_use]
-    pub fn allocated_blocks(self) -> Option<usize> {
-        if self.uses(Backend::Mimalloc) {
-            return self.heaps_if_alone().map(|heaps| heaps.allocated_blocks);
-        }
-        Some(self.backends().pools.allocated_blocks())
-    }
-
-    /// mimalloc's heaps, where they serve and the process has no other thread.
-    fn heaps_if_alone(self) -> Option<HeapStats> {
-        if !self.uses(Backend::Mimalloc) || !resident::is_only_thread() {
-            return None;
-        }
-        // SAFETY: 1: as the system has just said; only this thread could start another one.
-        unsafe { self.backends().heaps.stats_of_lone_thread() }
-    }
-
-    /// What is running.
-    #[must_use]
-    pub fn describe(self) -> Description {
-        Description {
-            profile: self.profile(),
-            name: self.row().name(),
-            current_name: self.current_name(),
-            domains: Domain::ALL.map(|domain| self.describe_domain(domain)),
-            threads: self.threads(),
-            version: env!("CARGO_PKG_VERSION"),
-            mimalloc_version: self.backends().heaps.version(),
-        }
-    }
-
-    /// Whether a domain was made with `backend`.
-    pub(crate) fn uses(self, backend: Backend) -> bool {
-        Domain::ALL.into_iter().any(|domain| self.row().backend(domain) == backend)
     }
 }

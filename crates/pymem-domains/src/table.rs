@@ -1,48 +1,158 @@
-//! Owns the configuration table: what each name installs in each domain, for each build and version.
-//! Leaves the allocators themselves to `backend.rs` and `domains.rs`.
+//! Owns the configuration table: its names, its allocators, and what each name installs in each domain, for each build and
+//! version. Leaves the allocators themselves to the folder `backend`.
+//!
+//! To add an allocator with rows of its own:
+//!
+//! 1. Write `backend/NAME.rs`: a type that implements `Serve`. Declare the file in `backend.rs`.
+//! 2. Add a line to [`Backend`]: the allocator and its name.
+//! 3. Add an arm to `Backend::of`: the allocator as one set of domains has it.
+//! 4. Add an arm to `Backend::is_built_in`: the profiles whose interpreters have the allocator.
+//! 5. Add a line to [`AllocatorName`] for each new value of `PYTHONMALLOC`.
+//! 6. Add rows to [`TABLE`], one for each name, build and version that accepts the name.
+//! 7. Run `cargo xtask docs`, which writes the rows into the documents.
+//!
+//! The parser, the texts of errors, statistics, `current_name` and the preload follow from these lines. A `match` elsewhere
+//! that does not know the new allocator does not compile.
 
 use core::fmt;
 
-use crate::name::{AllocatorName, Rejection};
-use crate::profile::{Build, Profile, Version};
-use malloc_api::Domain;
+use malloc_api::{Domain, ThreadSafety};
 
-/// What serves a domain, below any debug hooks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
-#[non_exhaustive]
-pub enum Backend {
-    /// The C library's malloc family.
-    Malloc,
-    /// pymalloc: small blocks from arenas, larger ones from the domain's own default raw allocator.
-    Pymalloc,
-    /// mimalloc's plain functions, on the calling thread's default heap.
-    MimallocRaw,
-    /// mimalloc for buffers: the thread's mem heap.
-    Mimalloc,
-    /// mimalloc for objects: the thread's object heap.
-    MimallocObject,
+use crate::backend::Serve;
+use crate::backend::malloc::Libc;
+use crate::backend::mimalloc::Heaps;
+use crate::backend::pymalloc::Pools;
+use crate::domain_allocator::DomainAllocator;
+use crate::profile::{Build, Profile, Version};
+
+/// Declares an enum of named values, with `ALL` and the name of each.
+macro_rules! named {
+    (
+        $(#[$meta:meta])*
+        pub enum $type:ident, $name:ident {
+            $($(#[$doc:meta])* $value:ident $(= $number:literal)? => $text:literal,)+
+        }
+    ) => {
+        $(#[$meta])*
+        pub enum $type {
+            $(#[doc = concat!("`", $text, "`: ")] $(#[$doc])* $value $(= $number)?,)+
+        }
+
+        impl $type {
+            /// Every value, in the table's order.
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$value),+];
+
+            /// The name in lower case, as `PYTHONMALLOC` and reports spell it.
+            #[must_use]
+            pub const fn $name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $text,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.$name())
+            }
+        }
+    };
+}
+
+named! {
+    /// An allocator that serves domains, below any debug hooks.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+    pub enum Backend, name {
+        /// the C library's malloc family.
+        Malloc => "malloc",
+        /// small blocks from arenas, larger ones from the raw domain.
+        Pymalloc => "pymalloc",
+        /// mimalloc's plain functions with the GIL and for raw, the thread's own heaps for mem and obj without.
+        Mimalloc => "mimalloc",
+    }
 }
 
 impl Backend {
-    /// The allocator's name: the heaps of mimalloc share one.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
+    /// This allocator as one set of domains has it.
+    pub(crate) fn of(self, backends: &'static Backends) -> &'static dyn Serve {
         match self {
-            Self::Malloc => "malloc",
-            Self::Pymalloc => "pymalloc",
-            Self::MimallocRaw | Self::Mimalloc | Self::MimallocObject => "mimalloc",
+            Self::Malloc => &Libc,
+            Self::Pymalloc => &backends.pools,
+            Self::Mimalloc => &backends.heaps,
+        }
+    }
+
+    /// Whether an interpreter of `profile` has the allocator.
+    pub(crate) const fn is_built_in(self, profile: &Profile) -> bool {
+        match self {
+            Self::Malloc => true,
+            Self::Pymalloc => profile.pymalloc(),
+            Self::Mimalloc => profile.mimalloc(),
         }
     }
 }
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+/// The allocators that have a state of their own in each set of domains.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    pub(crate) pools: Pools,
+    pub(crate) heaps: Heaps,
+}
+
+impl Backends {
+    /// Allocators for `build`, whose pools send what is not for them to `raw`.
+    ///
+    /// # Safety
+    ///
+    /// 1. `threads` is true of every later call.
+    pub(crate) const unsafe fn new(
+        raw: DomainAllocator,
+        build: Build,
+        threads: ThreadSafety,
+    ) -> Self {
+        // SAFETY: 1: by duty 1.
+        let pools = unsafe { Pools::new(raw, threads) };
+        Self { pools, heaps: Heaps::new(build) }
     }
 }
 
-/// What a name installs: a backend for each domain, and whether all three carry the debug hooks.
+named! {
+    /// The name of a configuration: a value of `PYTHONMALLOC`.
+    ///
+    /// "Not set" is the absence of a name, `Option::<AllocatorName>::None`. The numbers are those of CPython's
+    /// `PyMemAllocatorName`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+    #[repr(u8)]
+    pub enum AllocatorName, as_str {
+        /// what the build uses when nothing is set.
+        Default = 1 => "default",
+        /// the build's default allocators under the debug hooks.
+        Debug => "debug",
+        /// the C library in all three domains.
+        Malloc => "malloc",
+        /// as `malloc`, under the debug hooks.
+        MallocDebug => "malloc_debug",
+        /// the C library for raw, pymalloc for mem and obj.
+        Pymalloc => "pymalloc",
+        /// as `pymalloc`, under the debug hooks.
+        PymallocDebug => "pymalloc_debug",
+        /// mimalloc for mem and obj, and since 3.15 for raw.
+        Mimalloc => "mimalloc",
+        /// as `mimalloc`, under the debug hooks.
+        MimallocDebug => "mimalloc_debug",
+    }
+}
+
+impl AllocatorName {
+    /// Whether the build decides what the name stands for, so that another name says it more exactly.
+    const fn is_relative(self) -> bool {
+        matches!(self, Self::Default | Self::Debug)
+    }
+}
+
+/// What a name installs: an allocator for each domain, and whether all three carry the debug hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     name: AllocatorName,
@@ -97,6 +207,17 @@ impl Row {
         self.debug
     }
 
+    /// Whether `backend` serves a domain.
+    #[must_use]
+    pub fn uses(&self, backend: Backend) -> bool {
+        self.backends.contains(&backend)
+    }
+
+    /// The first allocator of the row that interpreters of `profile` lack.
+    pub(crate) fn lacks(&self, profile: &Profile) -> Option<Backend> {
+        self.backends.into_iter().find(|backend| !backend.is_built_in(profile))
+    }
+
     /// Whether an interpreter of `profile` uses this row when it is given the row's name.
     #[must_use]
     pub fn applies_to(&self, profile: &Profile) -> bool {
@@ -104,7 +225,7 @@ impl Row {
             && self.pymalloc.is_none_or(|pymalloc| pymalloc == profile.pymalloc())
             && self.pydebug.is_none_or(|pydebug| pydebug == profile.pydebug())
             && (self.versions.0..=self.versions.1).contains(&profile.version())
-            && self.name.rejected_by(profile).is_none()
+            && self.lacks(profile).is_none()
     }
 
     /// What serves `domain` in words: `pymalloc`, or `pymalloc + debug`.
@@ -116,15 +237,10 @@ impl Row {
 
     /// The name of the configuration without reference to a default: `pymalloc_debug` for a debug build's `default`.
     #[must_use]
-    pub const fn canonical_name(&self) -> AllocatorName {
-        match (self.backends[Domain::Obj.index()], self.debug) {
-            (Backend::Malloc, false) => AllocatorName::Malloc,
-            (Backend::Malloc, true) => AllocatorName::MallocDebug,
-            (Backend::Pymalloc, false) => AllocatorName::Pymalloc,
-            (Backend::Pymalloc, true) => AllocatorName::PymallocDebug,
-            (_, false) => AllocatorName::Mimalloc,
-            (_, true) => AllocatorName::MimallocDebug,
-        }
+    pub fn canonical_name(&self) -> AllocatorName {
+        let same = |row: &&Row| row.backends == self.backends && row.debug == self.debug;
+        let exact = TABLE.iter().filter(same).map(Self::name).find(|name| !name.is_relative());
+        exact.unwrap_or(self.name)
     }
 }
 
@@ -137,8 +253,8 @@ const MIMALLOC_RAW: (Version, Version) = (Version::V3_15, Version::NEWEST);
 
 const LIBC: [Backend; 3] = [Backend::Malloc; 3];
 const POOLS: [Backend; 3] = [Backend::Malloc, Backend::Pymalloc, Backend::Pymalloc];
-const MI_OLD: [Backend; 3] = [Backend::Malloc, Backend::Mimalloc, Backend::MimallocObject];
-const MI_NEW: [Backend; 3] = [Backend::MimallocRaw, Backend::Mimalloc, Backend::MimallocObject];
+const MI_OLD: [Backend; 3] = [Backend::Malloc, Backend::Mimalloc, Backend::Mimalloc];
+const MI_NEW: [Backend; 3] = [Backend::Mimalloc; 3];
 
 /// The configuration table: CPython's, for every build and version that a [`Profile`] can name.
 ///
@@ -187,21 +303,4 @@ const fn row(
     debug: bool,
 ) -> Row {
     Row { name, build, pymalloc, pydebug, versions, backends, debug }
-}
-
-impl Profile {
-    /// The table's row for `name` in this profile.
-    ///
-    /// # Errors
-    ///
-    /// Why the profile rejects the name.
-    pub fn row(&self, name: AllocatorName) -> Result<&'static Row, Rejection> {
-        if let Some(reason) = name.rejected_by(self) {
-            return Err(reason);
-        }
-        TABLE
-            .iter()
-            .find(|row| row.name == name && row.applies_to(self))
-            .ok_or(Rejection::NoSuchName)
-    }
 }

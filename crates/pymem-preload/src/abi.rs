@@ -42,7 +42,7 @@ pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
     if service::installed().is_some() || host.is_initialized() {
         return TOO_LATE;
     }
-    if name.rejected_by(&host.profile()).is_some() {
+    if name.row(&host.profile()).is_err() {
         return UNKNOWN_NAME;
     }
     // SAFETY: 1: not initialized, and by duty 2.

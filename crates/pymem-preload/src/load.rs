@@ -76,7 +76,7 @@ pub(crate) unsafe fn setup(
     host: &'static Host,
     name: AllocatorName,
 ) -> Result<&'static Service, Refusal> {
-    let has_hooks = host.profile().row(name).is_ok_and(|row| row.debug());
+    let has_hooks = name.row(&host.profile()).is_ok_and(|row| row.debug());
     // SAFETY: 1: by duty 1.
     let options = unsafe { options::debug_options(has_hooks) }?;
     // SAFETY: 1: by duty 1.
@@ -106,7 +106,7 @@ unsafe fn explain(host: &Host, line: CommandLine) {
     // SAFETY: 1: by duty 1.
     let Some(value) = (unsafe { environment::value(c"PYTHONMALLOC") }) else { return };
     let rejected = AllocatorName::parse(value, &host.profile()).err();
-    if rejected.is_some_and(|error| error.reason() == Rejection::FreeThreaded) {
+    if rejected.is_some_and(|error| error.reason() == Rejection::OtherBuild(Build::FreeThreaded)) {
         Refusal::FreeThreaded(String::from_utf8_lossy(value).into_owned()).say();
     }
 }

@@ -1,23 +1,22 @@
-//! Owns which mimalloc heaps serve one set of domains, and what only a build with mimalloc can ask of them.
+//! Owns which of mimalloc's heaps serve one set of domains, and what they tell.
 
 use core::ffi::c_void;
 use core::ptr;
 
 use libmimalloc_sys::{mi_heap_area_t, mi_heap_t};
+use malloc_api::{AllocatorRecord, Domain, ReleaseLevel};
 use mimalloc_heaps::{HeapError, InterpreterHeaps, MiMalloc, ThreadMalloc, Usage, World};
 
-use crate::domains::Domains;
+use super::Serve;
+use crate::heap_stats::HeapStats;
+use crate::process;
 use crate::profile::Build;
-use crate::stats::{HeapStats, Stats};
-use crate::table::Backend;
-use malloc_api::AllocatorRecord;
-use malloc_api::ReleaseLevel;
 
 static PLAIN: MiMalloc = MiMalloc;
 static MEM: ThreadMalloc = ThreadMalloc::MEM;
 static CURRENT: ThreadMalloc = ThreadMalloc::CURRENT;
 
-/// mimalloc for each domain: plain functions with a global lock, the thread's own heaps without.
+/// mimalloc for each domain: plain functions with a global lock and for raw, the thread's own heaps without.
 #[derive(Debug)]
 pub(crate) struct Heaps {
     build: Build,
@@ -28,45 +27,29 @@ impl Heaps {
         Self { build }
     }
 
-    pub(crate) const fn raw(&self) -> Option<AllocatorRecord> {
-        Some(AllocatorRecord::new(&PLAIN))
-    }
-
-    pub(crate) const fn mem(&self) -> Option<AllocatorRecord> {
-        Some(match self.build {
-            Build::Gil => AllocatorRecord::new(&PLAIN),
-            Build::FreeThreaded => AllocatorRecord::new(&MEM),
-        })
-    }
-
-    /// Objects: the heap of the kind that the thread has chosen, at first that of objects without the collector.
-    pub(crate) const fn object(&self) -> Option<AllocatorRecord> {
-        Some(match self.build {
-            Build::Gil => AllocatorRecord::new(&PLAIN),
-            Build::FreeThreaded => AllocatorRecord::new(&CURRENT),
-        })
-    }
-
-    /// Gives back what the calling thread keeps.
-    pub(crate) fn release(&self, level: ReleaseLevel) {
-        // SAFETY: collects the calling thread's heaps, in which it is not at the moment.
-        unsafe { libmimalloc_sys::mi_collect(level == ReleaseLevel::Pages) };
-    }
-
-    /// What the heaps hold.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread is the only one of the process.
-    pub(crate) unsafe fn stats_of_lone_thread(&self) -> Option<HeapStats> {
-        self.stats(&Alone).ok()
+    /// What the heaps hold; `None` while the process has other threads, which may be using theirs.
+    pub(crate) fn stats_if_alone(&self) -> Option<HeapStats> {
+        // Only this thread could start another one.
+        if process::is_only_thread() { self.stats(&Alone).ok() } else { None }
     }
 
     /// What the heaps of every thread hold; stops `world` meanwhile.
-    fn stats<W: World + ?Sized>(&self, world: &W) -> Result<HeapStats, HeapError> {
+    pub(crate) fn stats<W: World + ?Sized>(&self, world: &W) -> Result<HeapStats, HeapError> {
         match self.build {
             Build::Gil => Ok(plain_stats(world)),
             Build::FreeThreaded => Ok(InterpreterHeaps::main()?.statistics(world).total().into()),
+        }
+    }
+
+    /// Gives back what the heaps of every thread keep, where threads have heaps of their own; stops `world` meanwhile.
+    pub(crate) fn release_in<W: World + ?Sized>(
+        &self,
+        world: &W,
+        level: ReleaseLevel,
+    ) -> Result<usize, HeapError> {
+        match self.build {
+            Build::Gil => Ok(0),
+            Build::FreeThreaded => Ok(InterpreterHeaps::main()?.release(world, level)),
         }
     }
 
@@ -77,10 +60,37 @@ impl Heaps {
     }
 }
 
+impl Serve for Heaps {
+    /// Objects: the heap of the kind that the thread has chosen, at first that of objects without the collector.
+    fn record(&'static self, domain: Domain) -> Option<AllocatorRecord> {
+        Some(match (self.build, domain) {
+            (Build::Gil, _) | (Build::FreeThreaded, Domain::Raw) => AllocatorRecord::new(&PLAIN),
+            (Build::FreeThreaded, Domain::Mem) => AllocatorRecord::new(&MEM),
+            (Build::FreeThreaded, Domain::Obj) => AllocatorRecord::new(&CURRENT),
+        })
+    }
+
+    fn allocated_blocks(&self) -> Option<usize> {
+        self.stats_if_alone().map(|stats| stats.allocated_blocks)
+    }
+
+    /// Gives back what the calling thread keeps.
+    fn release(&self, level: ReleaseLevel) -> usize {
+        match level {
+            ReleaseLevel::Arenas => 0,
+            ReleaseLevel::Pools | ReleaseLevel::Pages => process::shrinks_by(|| {
+                // SAFETY: collects the calling thread's heaps, in which it is not at the moment.
+                unsafe { libmimalloc_sys::mi_collect(level == ReleaseLevel::Pages) };
+            }),
+        }
+    }
+}
+
 /// A world of one thread, which is the caller.
 struct Alone;
 
-// SAFETY: 1-3: there is no other thread (duty 1 of the only place that makes one), and none can come while this one waits.
+// SAFETY: 1-3: `stats_if_alone`, the only place that makes one, has seen that there is no other thread, and none can come
+// while this one waits.
 unsafe impl World for Alone {
     fn stop(&self) {}
 
@@ -141,58 +151,5 @@ impl From<Usage> for HeapStats {
             reserved_bytes: usage.reserved_bytes,
             committed_bytes: usage.committed_bytes,
         }
-    }
-}
-
-/// With the feature `mimalloc`.
-impl Domains {
-    /// [`Domains::stats`] with mimalloc's heaps; stops `world` meanwhile.
-    ///
-    /// In a free-threaded build they are those of every thread that is in no other interpreter. In a build with the GIL
-    /// they are mimalloc's default heaps, which hold whatever the process takes from mimalloc. There a thread that exits
-    /// counts as one that uses them, and blocks of more than 2 GiB are seen only after their thread has exited.
-    ///
-    /// # Errors
-    ///
-    /// What keeps the heaps from being there; see [`InterpreterHeaps::main`].
-    pub fn stats_in<W: World + ?Sized>(self, world: &W) -> Result<Stats, HeapError> {
-        let mut stats = self.stats_without_heaps();
-        if self.uses(Backend::Mimalloc) {
-            stats.mimalloc = Some(self.backends().heaps.stats(world)?);
-        }
-        Ok(stats)
-    }
-
-    /// [`Domains::allocated_blocks`] for mimalloc's heaps too, as [`stats_in`](Self::stats_in) sees them; stops `world`
-    /// meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As [`Domains::stats_in`].
-    pub fn allocated_blocks_in<W: World + ?Sized>(self, world: &W) -> Result<usize, HeapError> {
-        if self.uses(Backend::Mimalloc) {
-            Ok(self.backends().heaps.stats(world)?.allocated_blocks)
-        } else {
-            Ok(self.backends().pools.allocated_blocks())
-        }
-    }
-
-    /// [`Domains::release`] for the mimalloc heaps of every thread; stops `world` meanwhile. Returns the bytes that went back.
-    ///
-    /// # Errors
-    ///
-    /// As [`Domains::stats_in`].
-    pub fn release_in<W: World + ?Sized>(
-        self,
-        world: &W,
-        level: ReleaseLevel,
-    ) -> Result<usize, HeapError> {
-        let heaps = if self.uses(Backend::Mimalloc) && self.profile().build() == Build::FreeThreaded
-        {
-            InterpreterHeaps::main()?.release(world, level)
-        } else {
-            0
-        };
-        Ok(heaps + self.release(level))
     }
 }

@@ -1,22 +1,34 @@
-//! Owns the pools of one set of domains, and what only a build with pymalloc can ask of them.
-//! Leaves pools without a lock to `serialized.rs`.
+//! Owns the pools of one set of domains: behind a lock of their own, or behind one that their callers hold.
 
-#[path = "serialized.rs"]
-mod serialized;
+use malloc_api::{AllocatorRecord, Domain, Forward, ReleaseLevel, ThreadSafety};
+use memdebug::ConfigureError;
+use pymalloc_core::{ArenaAllocator, LocalPymalloc, LockedPymalloc, MmapArenas, Stats};
 
-use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, Stats};
-
-use self::serialized::SerializedPymalloc;
+use super::Serve;
 use crate::debug::{Checks, DebugConfig};
 use crate::domain_allocator::DomainAllocator;
-use crate::domains::Domains;
-use crate::error::SetAllocatorError;
-use malloc_api::Domain;
-use malloc_api::ReleaseLevel;
-use malloc_api::{AllocatorRecord, ThreadSafety};
 
 /// Counts of the pools; their text is that of CPython's `sys._debugmallocstats()`.
 pub type PoolStats = Stats;
+
+/// Pools whose calls never overlap, because of a lock that their callers hold.
+#[derive(Debug)]
+pub(crate) struct SerializedPymalloc(LocalPymalloc<DomainAllocator, MmapArenas>);
+
+// SAFETY: whoever makes one promises that at most one thread at a time is in a call (duty 1 of `Pools::new`), and that
+// each call happens after the one before it; so a shared reference is used as if it moved from thread to thread, which
+// `LocalPymalloc: Send` allows.
+unsafe impl Sync for SerializedPymalloc {}
+
+// SAFETY: 1 and 2: the pools are part of the value, which is neither moved nor cloned after its first call; 3: a field.
+unsafe impl Forward for SerializedPymalloc {
+    type Target = LocalPymalloc<DomainAllocator, MmapArenas>;
+
+    #[inline(always)]
+    fn target(&self) -> &Self::Target {
+        &self.0
+    }
+}
 
 /// pymalloc for the mem and obj domains, which share it.
 #[derive(Debug)]
@@ -32,7 +44,7 @@ macro_rules! either {
     ($pools:expr, $name:ident => $call:expr) => {
         match $pools {
             Pools::Locked($name) => $call,
-            Pools::Serialized($name) => $call,
+            Pools::Serialized(SerializedPymalloc($name)) => $call,
         }
     };
 }
@@ -45,83 +57,74 @@ impl Pools {
         match threads {
             ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::new(raw)),
             ThreadSafety::OneAtATime => {
-                // SAFETY: 1: by duty 1.
-                Self::Serialized(unsafe { SerializedPymalloc::new(raw) })
+                Self::Serialized(SerializedPymalloc(LocalPymalloc::new(raw)))
             }
         }
     }
 
-    pub(crate) const fn record(&'static self) -> Option<AllocatorRecord> {
-        Some(either!(self, pools => AllocatorRecord::new(pools)))
+    pub(crate) fn stats(&self) -> Option<PoolStats> {
+        Some(either!(self, pools => pools.stats()))
     }
 
-    /// `checks` of `domain` over the pools.
-    pub(crate) fn checks(
+    pub(crate) fn arena_allocator(&self) -> ArenaAllocator {
+        either!(self, pools => pools.arena_allocator())
+    }
+
+    /// # Safety
+    ///
+    /// 1. The record's functions keep the promises of [`ArenaSource`](pymalloc_core::ArenaSource), from any thread.
+    /// 2. Its `free` takes back arenas of the record before it, as far as there are any.
+    pub(crate) unsafe fn set_arena_allocator(&self, record: ArenaAllocator) {
+        // SAFETY: the duties are the caller's 1 and 2.
+        either!(self, pools => unsafe { pools.set_arena_allocator(record) });
+    }
+
+    pub(crate) fn set_new_arena_hook(&self, hook: Option<fn(&PoolStats)>) {
+        either!(self, pools => pools.set_new_arena_hook(hook));
+    }
+}
+
+impl Serve for Pools {
+    fn record(&'static self, _: Domain) -> Option<AllocatorRecord> {
+        Some(match self {
+            Self::Locked(pools) => AllocatorRecord::new(pools),
+            Self::Serialized(pools) => AllocatorRecord::new(pools),
+        })
+    }
+
+    fn checks_over(
         &'static self,
+        _inner: AllocatorRecord,
         debug: &DebugConfig,
         checks: Checks,
         domain: Domain,
-    ) -> Result<AllocatorRecord, SetAllocatorError> {
-        either!(self, pools => debug.over(checks, domain, pools))
+    ) -> Result<AllocatorRecord, ConfigureError> {
+        match self {
+            Self::Locked(pools) => debug.over(checks, domain, pools),
+            Self::Serialized(pools) => debug.over(checks, domain, pools),
+        }
     }
 
-    pub(crate) fn allocated_blocks(&self) -> usize {
-        either!(self, pools => pools.allocated_blocks())
+    fn allocated_blocks(&self) -> Option<usize> {
+        Some(either!(self, pools => pools.allocated_blocks()))
     }
 
-    pub(crate) fn stats(&self) -> PoolStats {
-        either!(self, pools => pools.stats())
+    fn release(&self, level: ReleaseLevel) -> usize {
+        either!(self, pools => pools.release(level))
     }
 
-    /// Takes the pools' own lock, if they have one, before a fork.
-    pub(crate) fn lock_for_fork(&self) {
+    fn lock_for_fork(&self) {
         match self {
             Self::Locked(pools) => pools.lock_for_fork(),
             Self::Serialized(_) => {}
         }
     }
 
-    /// Gives that lock back, in the parent and in the child.
-    ///
-    /// # Safety
-    ///
-    /// 1. This thread, or in the child the thread that forked, has called [`lock_for_fork`](Self::lock_for_fork) before.
-    pub(crate) unsafe fn unlock_after_fork(&self) {
+    unsafe fn unlock_after_fork(&self) {
         match self {
             // SAFETY: 1: by duty 1.
             Self::Locked(pools) => unsafe { pools.unlock_after_fork() },
             Self::Serialized(_) => {}
         }
-    }
-
-    pub(crate) fn release(&self, level: ReleaseLevel) -> usize {
-        either!(self, pools => pools.release(level))
-    }
-}
-
-/// With the feature `pymalloc`.
-impl Domains {
-    /// The record through which the pools get and return arenas; C's `PyObject_GetArenaAllocator`.
-    #[must_use]
-    pub fn arena_allocator(self) -> ArenaAllocator {
-        either!(&self.backends().pools, pools => pools.arena_allocator())
-    }
-
-    /// Makes the pools get and return arenas through `record`; C's `PyObject_SetArenaAllocator`.
-    ///
-    /// # Safety
-    ///
-    /// 1. The record's functions keep the promises of [`ArenaSource`](pymalloc_core::ArenaSource), from any thread.
-    /// 2. Its `free` takes back arenas of the record before it, as far as there are any.
-    pub unsafe fn set_arena_allocator(self, record: ArenaAllocator) {
-        // SAFETY: the duties are the caller's 1 and 2.
-        either!(&self.backends().pools, pools => unsafe { pools.set_arena_allocator(record) });
-    }
-
-    /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
-    ///
-    /// This is the moment at which `PYTHONMALLOCSTATS` prints. The hook must not use the domains.
-    pub fn set_new_arena_hook(self, hook: Option<fn(&PoolStats)>) {
-        either!(&self.backends().pools, pools => pools.set_new_arena_hook(hook));
     }
 }

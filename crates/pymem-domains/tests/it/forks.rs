@@ -175,7 +175,7 @@ fn a_fork_while_eight_threads_allocate() {
 /// The child frees whatever the eight threads that it does not have had kept, and allocates as much again.
 fn fork_while_eight_threads_allocate() {
     let profile = crate::profile();
-    for name in N::ALL.into_iter().filter(|name| name.rejected_by(&profile).is_none()) {
+    for name in N::ALL.into_iter().filter(|name| name.row(&profile).is_ok()) {
         let Ok(domains) = Domains::new(profile, Some(name)) else { continue };
         let tables: [Table; THREADS] =
             std::array::from_fn(|_| [const { AtomicPtr::new(ptr::null_mut()) }; KEPT]);

@@ -1,8 +1,8 @@
 //! What `PYTHONMALLOC` accepts, what wins over what, and the text for a name that is not accepted.
 
 use pymem_domains::{
-    AllocatorName as N, Build, Preconfig, Profile, ProfileError, Rejection, UNKNOWN_ALLOCATOR_TEXT,
-    Version,
+    AllocatorName as N, Backend, Build, Preconfig, Profile, ProfileError, Rejection,
+    UNKNOWN_ALLOCATOR_TEXT, Version,
 };
 use rstest::rstest;
 
@@ -59,12 +59,22 @@ fn bytes_that_are_not_text_are_no_name() {
 #[rstest]
 #[case(N::Default, None, None, None)]
 #[case(N::Debug, None, None, None)]
-#[case(N::Malloc, None, None, Some(Rejection::FreeThreaded))]
-#[case(N::MallocDebug, None, None, Some(Rejection::FreeThreaded))]
-#[case(N::Pymalloc, Some(Rejection::WithoutPymalloc), None, Some(Rejection::FreeThreaded))]
-#[case(N::PymallocDebug, Some(Rejection::WithoutPymalloc), None, Some(Rejection::FreeThreaded))]
-#[case(N::Mimalloc, None, Some(Rejection::WithoutMimalloc), None)]
-#[case(N::MimallocDebug, None, Some(Rejection::WithoutMimalloc), None)]
+#[case(N::Malloc, None, None, Some(Rejection::OtherBuild(Build::FreeThreaded)))]
+#[case(N::MallocDebug, None, None, Some(Rejection::OtherBuild(Build::FreeThreaded)))]
+#[case(
+    N::Pymalloc,
+    Some(Rejection::Without(Backend::Pymalloc)),
+    None,
+    Some(Rejection::OtherBuild(Build::FreeThreaded))
+)]
+#[case(
+    N::PymallocDebug,
+    Some(Rejection::Without(Backend::Pymalloc)),
+    None,
+    Some(Rejection::OtherBuild(Build::FreeThreaded))
+)]
+#[case(N::Mimalloc, None, Some(Rejection::Without(Backend::Mimalloc)), None)]
+#[case(N::MimallocDebug, None, Some(Rejection::Without(Backend::Mimalloc)), None)]
 fn builds_reject_what_they_lack(
     #[case] name: N,
     #[case] without_pymalloc: Option<Rejection>,
@@ -78,7 +88,7 @@ fn builds_reject_what_they_lack(
         (profile(Build::FreeThreaded, true, true), free_threaded),
         (profile(Build::FreeThreaded, false, true), free_threaded),
     ] {
-        assert_eq!(name.rejected_by(&profile), rejection, "{profile}");
+        assert_eq!(name.row(&profile).err(), rejection, "{profile}");
         let parsed = N::parse(name.as_str(), &profile);
         match rejection {
             None => assert_eq!(parsed, Ok(Some(name))),

@@ -6,7 +6,7 @@ use malloc_api::Malloc;
 use malloc_api::testing::test_process;
 use pymem_domains::global::{self, mem, obj, raw};
 use pymem_domains::{
-    AllocatorName as N, ConfigureError, Domain, Preconfig, Profile, UNKNOWN_ALLOCATOR_TEXT,
+    AllocatorName as N, Domain, GlobalError, Preconfig, Profile, UNKNOWN_ALLOCATOR_TEXT,
 };
 use rstest::rstest;
 
@@ -63,7 +63,7 @@ fn the_environment_configures(#[case] variables: &[(&str, &str)], #[case] name: 
 fn every_accepted_name_configures_and_every_other_ends_the_process() {
     for name in N::ALL {
         let variables = [("PYTHONMALLOC", name.as_str())];
-        match name.rejected_by(&Profile::NEWEST) {
+        match name.row(&Profile::NEWEST).err() {
             None => assert_eq!(answer("process::child_says_its_row", &variables), name.as_str()),
             Some(_) => ends_with_the_fatal_text(name.as_str()),
         }
@@ -84,7 +84,7 @@ fn ends_with_the_fatal_text(value: &str) {
 #[test]
 fn a_second_configuration_is_refused() {
     let name = global::domains().row().name();
-    let error = ConfigureError::AlreadyConfigured { name };
+    let error = GlobalError::AlreadyConfigured { name };
     assert_eq!(global::configure(Profile::NEWEST, None).unwrap_err(), error);
     let preconfig = Preconfig { allocator: Some(N::Debug), ..Preconfig::default() };
     assert_eq!(global::configure_from_env(Profile::NEWEST, preconfig).unwrap_err(), error);

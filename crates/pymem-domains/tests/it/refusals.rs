@@ -2,7 +2,7 @@
 
 use malloc_api::testing::assert_reviewed;
 use pymem_domains::{
-    AllocatorName, Backend, Build, ConfigureError, Domain, DomainsError, OutOfMemory, Profile,
+    AllocatorName, Backend, Build, Domain, DomainsError, GlobalError, OutOfMemory, Profile,
     SetAllocatorError as S, UnknownAllocator, Version,
 };
 
@@ -20,21 +20,14 @@ fn every_error_is_as_it_was_reviewed() {
     let no_memory = memdebug::ConfigureError::NoMemory { option: "quarantine" };
     let options = S::Options { domain, error: no_memory };
     let unavailable = || DomainsError::Unavailable { domain, backend: Backend::Mimalloc };
-    let configured = ConfigureError::AlreadyConfigured { name: AllocatorName::Pymalloc };
+    let configured = GlobalError::AlreadyConfigured { name: AllocatorName::Pymalloc };
     assert_reviewed(
         include_str!("../refusals.txt"),
         &[
             ("pymem_domains::Rejection::NoSuchName", &unknown),
+            ("pymem_domains::Rejection::Without", &rejected("pymalloc", Build::Gil, false, true)),
             (
-                "pymem_domains::Rejection::WithoutPymalloc",
-                &rejected("pymalloc", Build::Gil, false, true),
-            ),
-            (
-                "pymem_domains::Rejection::WithoutMimalloc",
-                &rejected("mimalloc", Build::Gil, true, false),
-            ),
-            (
-                "pymem_domains::Rejection::FreeThreaded",
+                "pymem_domains::Rejection::OtherBuild",
                 &rejected("pymalloc", Build::FreeThreaded, true, true),
             ),
             ("pymem_domains::UnknownAllocator", &unknown),
@@ -58,8 +51,8 @@ fn every_error_is_as_it_was_reviewed() {
             ("pymem_domains::SetAllocatorError::Options", &options),
             ("pymem_domains::DomainsError::Unavailable", &unavailable()),
             ("pymem_domains::DomainsError::Hooks", &DomainsError::Hooks(options)),
-            ("pymem_domains::ConfigureError::AlreadyConfigured", &configured),
-            ("pymem_domains::ConfigureError::Domains", &ConfigureError::Domains(unavailable())),
+            ("pymem_domains::GlobalError::AlreadyConfigured", &configured),
+            ("pymem_domains::GlobalError::Domains", &GlobalError::Domains(unavailable())),
         ],
     );
 }

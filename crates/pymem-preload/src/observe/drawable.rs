@@ -34,12 +34,12 @@ impl Drawable {
     pub(crate) fn new(backend: Backend) -> Result<Option<Self>, HeapError> {
         match backend {
             Backend::Pymalloc => Ok(Some(Self::Pools(&POOLS))),
-            Backend::Mimalloc | Backend::MimallocObject | Backend::MimallocRaw => {
+            Backend::Mimalloc => {
                 let heaps = InterpreterHeaps::main()?;
                 follow_forks();
                 Ok(Some(Self::Heaps(heaps)))
             }
-            _ => Ok(None),
+            Backend::Malloc => Ok(None),
         }
     }
 

@@ -91,7 +91,7 @@ impl Interpreter {
         let profile = Profile::new(Version::from_minor(self.minor), build, true, true, false);
         let profile = profile.expect("the library has mimalloc");
         let names = AllocatorName::ALL.into_iter();
-        names.filter(move |name| name.rejected_by(&profile).is_none()).map(AllocatorName::as_str)
+        names.filter(move |name| name.row(&profile).is_ok()).map(AllocatorName::as_str)
     }
 }
 
