@@ -66,9 +66,9 @@ impl ThreadState {
         interpreter: &'static Interpreter,
         next: *const Self,
     ) -> Result<Self, HeapError> {
-        let participant = interpreter.shared.register().map_err(|_| HeapError::OutOfMemory)?;
-        let (shared, orphans) = (&interpreter.shared, &interpreter.orphans);
-        let delayed = Delayed::try_new(shared, orphans, interpreter.limits());
+        let participant = Participant::register(interpreter.domain.collector())
+            .map_err(|_| HeapError::OutOfMemory)?;
+        let delayed = Delayed::new(&interpreter.domain, interpreter.limits());
         Ok(Self {
             delayed: delayed.ok_or(HeapError::OutOfMemory)?,
             participant,
@@ -120,7 +120,7 @@ impl ThreadHeaps {
         let Some(block) = ptr else { return Ok(()) };
         // SAFETY: (1).
         let block = unsafe { RetiredBlock::new(block) };
-        // SAFETY: (1) and (2) are (2) and (3) here; (3): no handle is left when the orphans are dropped, so nobody is
+        // SAFETY: (1) and (2) are (2) and (3) here; (3): no handle is left when the domain is dropped, so nobody is
         // attached.
         let queued = unsafe { self.state().delayed.retire(block) };
         queued.map_err(|OutOfMemory(block)| block.block)
@@ -204,6 +204,6 @@ impl InterpreterHeaps {
             set = this.next();
         }
         // SAFETY: (1) as above.
-        reclaimed + unsafe { self.interpreter.orphans.reclaim_all() }
+        reclaimed + unsafe { self.interpreter.domain.reclaim_all() }
     }
 }

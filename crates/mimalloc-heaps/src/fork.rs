@@ -6,6 +6,8 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use pymem_sync::qsbr::Participant;
+
 use crate::HeapError;
 use crate::adopt::{HeapSet, NOBODY};
 use crate::delayed::ThreadState;
@@ -74,7 +76,7 @@ pub unsafe fn after_fork_in_child() {
         let survivor = survivor.map(|state| &unsafe { state.as_ref() }.participant);
         // SAFETY: (1) is the same there; (2) the calling thread's own; (3) dead threads use nothing, and their states are
         // only dropped below.
-        unsafe { interpreter.shared.after_fork_in_child(survivor) };
+        unsafe { Participant::after_fork_in_child(interpreter.domain.collector(), survivor) };
     }
     loop {
         let mut registry = registry::lock();

@@ -4,8 +4,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::LazyLock;
 
-use pymem_sync::Ownerless;
-use pymem_sync::qsbr::{Limits, Orphans, Shared};
+use pymem_sync::AbandonedPool;
+use pymem_sync::qsbr::{Domain, Limits};
 
 use crate::adopt::{HeapSet, NOBODY};
 use crate::delayed::RetiredBlock;
@@ -21,9 +21,9 @@ pub(crate) struct Interpreter {
     /// How many [`InterpreterHeaps`] and [`ThreadHeaps`] refer to it; changes under the registry's lock.
     handles: AtomicUsize,
     /// The sets whose threads have exited.
-    pub(crate) pool: Ownerless<'static, &'static HeapSet>,
-    pub(crate) shared: Shared,
-    pub(crate) orphans: Orphans<RetiredBlock>,
+    pub(crate) pool: AbandonedPool<'static, &'static HeapSet>,
+    /// Delayed free.
+    pub(crate) domain: Domain<RetiredBlock>,
     limit_items: AtomicUsize,
     limit_bytes: AtomicUsize,
     /// The record that was made before this one.
@@ -41,9 +41,8 @@ impl Interpreter {
             memory.write(Self {
                 id: AtomicU64::new(NOBODY),
                 handles: AtomicUsize::new(0),
-                pool: Ownerless::new(),
-                shared: Shared::new(),
-                orphans: Orphans::new(),
+                pool: AbandonedPool::new(),
+                domain: Domain::new(),
                 limit_items: AtomicUsize::new(0),
                 limit_bytes: AtomicUsize::new(0),
                 next: registry.first_interpreter(),
@@ -108,9 +107,9 @@ impl Interpreter {
     /// For the holder of the last handle, so no thread is attached. Live blocks stay live and can be freed by any thread; a
     /// set that has some is used again when the last of them is gone.
     pub(crate) fn end(&self) {
-        while !self.orphans.is_empty() {
+        while self.domain.has_abandoned() {
             // SAFETY: (1) no thread is attached, and `ThreadHeaps::free_delayed` asks that detached threads hold no references (2).
-            unsafe { self.orphans.reclaim_all() };
+            unsafe { self.domain.reclaim_all() };
         }
         let mut registry = registry::lock();
         while let Some(set) = self.pool.take() {

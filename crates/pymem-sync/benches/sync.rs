@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
-use pymem_sync::{Lock, Node, Owned, Ownerless, Published, RemoteStack};
+use pymem_sync::qsbr::{Collector, Delayed, Domain, Limits, Participant, Reclaim};
+use pymem_sync::{AbandonedPool, Lock, Node, Owned, Published, RemoteStack};
 
 /// A block by address and size, as an allocator retires it; freeing it costs nothing here.
 struct Block {
@@ -29,13 +29,14 @@ impl Reclaim for Block {
 /// One thread retires and reports quiescent states; another one is attached and only reports.
 fn retire_and_reclaim(criterion: &mut Criterion) {
     const BATCH: u64 = 1024;
-    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let domain = Domain::new();
+    let collector = domain.collector();
     let stop = AtomicBool::new(false);
     let mut group = criterion.benchmark_group("qsbr");
     group.throughput(Throughput::Elements(BATCH));
     thread::scope(|scope| {
         scope.spawn(|| {
-            let reader = shared.register().unwrap();
+            let reader = Participant::register(collector).unwrap();
             reader.attach();
             while !stop.load(Ordering::Relaxed) {
                 reader.quiescent_state();
@@ -43,9 +44,9 @@ fn retire_and_reclaim(criterion: &mut Criterion) {
             }
             reader.detach();
         });
-        let me = shared.register().unwrap();
+        let me = Participant::register(collector).unwrap();
         me.attach();
-        let delayed = Delayed::new(&shared, &orphans, Limits::default());
+        let delayed = Delayed::new(&domain, Limits::default()).unwrap();
         group.bench_function("1024 blocks retired and reclaimed, 2 attached", |bencher| {
             bencher.iter(|| {
                 for address in 0..BATCH as usize {
@@ -62,8 +63,8 @@ fn retire_and_reclaim(criterion: &mut Criterion) {
 }
 
 fn readers(criterion: &mut Criterion) {
-    let shared = Shared::new();
-    let me = shared.register().unwrap();
+    let collector = &Collector::new();
+    let me = Participant::register(collector).unwrap();
     let mut group = criterion.benchmark_group("participant");
     group.bench_function("attach and detach", |bencher| {
         bencher.iter(|| {
@@ -77,9 +78,9 @@ fn readers(criterion: &mut Criterion) {
     });
     group.bench_function("advance and poll", |bencher| {
         bencher.iter(|| {
-            let goal = shared.advance();
+            let goal = collector.advance();
             me.quiescent_state();
-            black_box(shared.poll(goal))
+            black_box(collector.poll(goal))
         });
     });
     me.detach();
@@ -104,7 +105,7 @@ fn structures(criterion: &mut Criterion) {
     });
     group.bench_function("find an empty stack", |bencher| bencher.iter(|| stack.drain().count()));
     let mut node = Node::new(0_u64);
-    let pool = Ownerless::new();
+    let pool = AbandonedPool::new();
     pool.give(Owned::new(&mut node));
     group.bench_function("take and give a thing", |bencher| {
         bencher.iter(|| {

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::thread;
 
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
+use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim};
 
 const REPLACEMENTS: usize = 1000;
 static FREED: AtomicUsize = AtomicUsize::new(0);
@@ -23,11 +23,12 @@ impl Reclaim for Old {
 }
 
 fn main() {
-    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let domain = Domain::new();
+    let collector = domain.collector();
     let config = AtomicPtr::new(Box::into_raw(Box::new(String::from("config 0"))));
     thread::scope(|scope| {
         scope.spawn(|| {
-            let reader = shared.register().expect("memory for a slot");
+            let reader = Participant::register(collector).expect("memory for a slot");
             reader.attach();
             for _ in 0..10_000 {
                 // SAFETY: linked a moment ago, and this reader is attached until it has been read.
@@ -37,15 +38,15 @@ fn main() {
             }
             reader.detach();
         });
-        let delayed = Delayed::new(&shared, &orphans, Limits::default());
+        let delayed = Delayed::new(&domain, Limits::default()).unwrap();
         for number in 1..=REPLACEMENTS {
             let new = Box::into_raw(Box::new(format!("config {number}")));
             let old = NonNull::new(config.swap(new, Ordering::AcqRel)).expect("never null");
-            // SAFETY: (1) swapped out; (2) the reader attaches; (3) it is joined before `orphans` is dropped.
+            // SAFETY: (1) swapped out; (2) the reader attaches; (3) it is joined before `domain` is dropped.
             assert!(unsafe { delayed.retire(Old(old)) }.is_ok());
         }
     });
-    orphans.process(&shared);
+    domain.process();
     assert_eq!(FREED.load(Ordering::Relaxed), REPLACEMENTS);
     // SAFETY: from `Box::into_raw`, and nobody reads it any more.
     drop(unsafe { Box::from_raw(config.into_inner()) });

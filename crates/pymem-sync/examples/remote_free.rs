@@ -3,13 +3,13 @@
 use std::ptr::NonNull;
 use std::thread;
 
-use pymem_sync::{Node, Owned, Ownerless, RemoteStack};
+use pymem_sync::{AbandonedPool, Node, Owned, RemoteStack};
 
 struct Heap {
     free: Vec<usize>,
 }
 
-static POOL: Ownerless<'static, Heap> = Ownerless::new();
+static POOL: AbandonedPool<'static, Heap> = AbandonedPool::new();
 static REMOTE: RemoteStack = RemoteStack::new();
 
 fn main() {
@@ -20,24 +20,22 @@ fn main() {
 
     // The owner allocates everything and exits; its heap waits for the next thread.
     let live = std::mem::take(&mut heap.free);
-    REMOTE.abandon();
     POOL.give(heap);
 
-    // Another thread frees the blocks and learns that nobody owns them.
+    // Another thread frees the blocks and leaves them to the next owner.
     let freer = thread::spawn(move || {
         for address in live {
             let block =
                 NonNull::new(std::ptr::with_exposed_provenance_mut(address)).expect("a block");
             // SAFETY: (1) a leaked block of two words; (2) nobody else uses it.
-            assert!(unsafe { REMOTE.push(block) }.ownerless);
+            unsafe { REMOTE.push(block) };
         }
     });
     freer.join().expect("the freer");
 
     // A third one adopts the heap with everything that was freed into it.
     let mut adopted = POOL.take().expect("the heap");
-    let pending = REMOTE.adopt().expect("nobody else has adopted it");
-    adopted.free.extend(pending.map(|block| block.as_ptr().expose_provenance()));
+    adopted.free.extend(REMOTE.drain().map(|block| block.as_ptr().expose_provenance()));
     assert_eq!(adopted.free.len(), 4);
     println!("adopted a heap with {} free blocks", adopted.free.len());
 }

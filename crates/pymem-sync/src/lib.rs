@@ -2,9 +2,9 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod abandoned_pool;
 mod fork;
 mod lock;
-mod ownerless;
 mod published;
 #[cfg(feature = "std")]
 pub mod qsbr;
@@ -12,10 +12,10 @@ mod remote_stack;
 #[doc(hidden)]
 pub mod sync;
 
+pub use abandoned_pool::{AbandonedPool, Node, Owned};
 #[cfg(all(feature = "fork", unix, not(pymem_loom)))]
 pub use fork::hold_over_forks;
 pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
 pub use lock::{Lock, LockGuard, RawLock};
-pub use ownerless::{Node, Owned, Ownerless};
 pub use published::Published;
-pub use remote_stack::{Drain, Pushed, RemoteStack};
+pub use remote_stack::{Drain, RemoteStack};

@@ -2,8 +2,8 @@
 //!
 //! A reader registers once as a [`Participant`], attaches while it may hold references, and reports a quiescent state
 //! whenever it holds none. Whoever retires memory first unlinks it, so that no new reader finds it, and then makes a
-//! [`Goal`]. Once the goal is [reached](Shared::poll), every reader has been quiescent or detached since the unlink, and
-//! the memory can go. [`Delayed`] does this for a queue of items.
+//! [`Goal`]. Once the goal is [reached](Collector::poll), every reader has been quiescent or detached since the unlink, and
+//! the memory can go. [`Delayed`] does this for a queue of items of a [`Domain`].
 //!
 //! The algorithm is that of CPython's free-threaded build, after Hart, McKenney, Demke Brown and Walpole, *Performance of
 //! memory reclamation for lockless synchronization* (JPDC 67, 2007); `docs/design/qsbr.md` argues each ordering.
@@ -11,32 +11,32 @@
 //! # Examples
 //!
 //! ```
-//! use pymem_sync::qsbr::Shared;
+//! use pymem_sync::qsbr::{Collector, Participant};
 //!
-//! let shared = Shared::new();
-//! let reader = shared.register()?;
+//! let collector = Collector::new();
+//! let reader = Participant::register(&collector)?;
 //! reader.attach();
-//! let goal = shared.advance(); // something was unlinked before
-//! assert!(!shared.poll(goal)); // the reader may still see it
+//! let goal = collector.advance(); // something was unlinked before
+//! assert!(!collector.poll(goal)); // the reader may still see it
 //! reader.quiescent_state();
-//! assert!(shared.poll(goal));
+//! assert!(collector.poll(goal));
 //! reader.detach();
 //! # Ok::<(), pymem_sync::qsbr::RegisterError>(())
 //! ```
 
+mod collector;
 mod delayed;
-mod orphans;
+mod domain;
 mod participant;
 mod queue;
 mod seq;
-mod shared;
 mod slots;
 mod try_box;
 
-pub use delayed::{Delayed, Limits, OutOfMemory, Reclaim};
-pub use orphans::Orphans;
+pub use collector::Collector;
+pub use delayed::{Delayed, Limits, OutOfMemory};
+pub use domain::Domain;
 pub use participant::Participant;
-pub use queue::Pending;
+pub use queue::{Pending, Reclaim};
 pub use seq::{Goal, Seq};
-pub use shared::Shared;
 pub use slots::RegisterError;

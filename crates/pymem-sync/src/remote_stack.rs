@@ -6,19 +6,12 @@ use core::ptr::{self, NonNull};
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicPtr, Ordering, Site, chosen, const_in_real, ordering};
-
-/// Bit 0 of the head: nobody owns the stack. Blocks are word-aligned, so no address uses it.
-const OWNERLESS: usize = 1;
+use crate::sync::{AtomicPtr, Ordering, Site, const_in_real, ordering};
 
 /// A stack of blocks onto which any thread pushes and which its owner empties.
 ///
 /// Intrusive: a waiting block's first word is the link, so a block must have at least one word and a word's alignment, and
 /// nothing is ever allocated. A push is one compare-and-swap; a drain takes all blocks at once, so there is no ABA fault.
-///
-/// The stack is born owned. An owner that leaves calls [`abandon`](Self::abandon); from then on pushes still arrive, each
-/// pusher learns that nobody will come for its block soon, and one caller of [`adopt`](Self::adopt) becomes the owner and
-/// gets every block that waits. No interleaving of the three strands a block or makes two owners.
 ///
 /// **Fork**: every push is one atomic step, so a child inherits a whole stack; blocks that a dead thread had not pushed
 /// yet are lost with that thread.
@@ -38,18 +31,9 @@ const OWNERLESS: usize = 1;
 /// assert_eq!(stack.drain().count(), 2);
 /// ```
 pub struct RemoteStack {
-    /// The newest block, and [`OWNERLESS`].
+    /// The newest block; null if none waits.
     // Padded: every thread that frees writes here, while the owner reads its neighbours.
     head: CachePadded<AtomicPtr<u8>>,
-}
-
-/// What a push has met; see [`RemoteStack::push`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pushed {
-    /// The stack was empty: the first block since the last drain.
-    pub was_empty: bool,
-    /// The stack had no owner: the block waits until somebody [adopts](RemoteStack::adopt) the stack.
-    pub ownerless: bool,
 }
 
 impl RemoteStack {
@@ -68,8 +52,8 @@ impl RemoteStack {
     /// 1. `block` is valid for reads and writes of one word and aligned to it, until it has come out of a [`Drain`].
     /// 2. Nobody else reads or writes the block, or pushes it again, until then.
     #[inline]
-    pub unsafe fn push(&self, block: NonNull<u8>) -> Pushed {
-        // SAFETY: (1), (2) a list of one block, its first and its last.
+    pub unsafe fn push(&self, block: NonNull<u8>) {
+        // SAFETY: (1) a list of one block, its first and its last.
         unsafe { self.push_list(block, block) }
     }
 
@@ -79,21 +63,17 @@ impl RemoteStack {
     ///
     /// 1. Every block from `first` to `last`, each linked to the next by its first word, is as [`push`](Self::push) asks.
     #[inline]
-    unsafe fn push_list(&self, first: NonNull<u8>, last: NonNull<u8>) -> Pushed {
-        // Release: pairs with the Acquire of `drain` and `adopt`, which thereby see the link and the contents; a push on top
-        // of another continues its release sequence, so one Acquire sees all. See `loom_remote_stack`.
+    unsafe fn push_list(&self, first: NonNull<u8>, last: NonNull<u8>) {
+        // Release: pairs with the Acquire of `drain`, which thereby sees the link and the contents; a push on top of another
+        // continues its release sequence, so one Acquire sees all. See `loom_remote_stack`.
         let release = ordering(Site::StackPush, Ordering::Release);
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            let mark = head.addr() & OWNERLESS;
-            let below = head.map_addr(|address| address & !OWNERLESS);
             // SAFETY: (1) the caller owns the block's first word until the exchange below succeeds.
-            unsafe { last.cast::<*mut u8>().write(below) };
-            // A push never changes who owns the stack: the mark stays as it was. See `loom_abandon_adopt`.
-            let kept = chosen(Site::StackKeepMark, mark, 0);
-            let new = first.as_ptr().map_addr(|address| address | kept);
-            match self.head.compare_exchange_weak(head, new, release, Ordering::Relaxed) {
-                Ok(_) => return Pushed { was_empty: below.is_null(), ownerless: mark != 0 },
+            unsafe { last.cast::<*mut u8>().write(head) };
+            match self.head.compare_exchange_weak(head, first.as_ptr(), release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
                 Err(now) => head = now,
             }
         }
@@ -101,72 +81,22 @@ impl RemoteStack {
 
     /// Takes every waiting block, newest first; for the owner.
     ///
-    /// One load when nothing waits. Empty on an ownerless stack: those blocks belong to its next owner. Two threads that
-    /// drain at once get different blocks.
+    /// One load when nothing waits. Two threads that drain at once get different blocks.
     #[inline]
     pub fn drain(&self) -> Drain<'_> {
+        if self.is_empty() {
+            return Drain::new(self, ptr::null_mut());
+        }
         // Acquire: pairs with the Release of `push`; see `loom_remote_stack`.
         let acquire = ordering(Site::StackDrain, Ordering::Acquire);
-        let mut head = self.head.load(Ordering::Relaxed);
-        loop {
-            if head.is_null() || head.addr() & OWNERLESS != 0 {
-                return Drain::new(self, ptr::null_mut());
-            }
-            match self.head.compare_exchange_weak(head, ptr::null_mut(), acquire, Ordering::Relaxed)
-            {
-                Ok(_) => return Drain::new(self, head),
-                Err(now) => head = now,
-            }
-        }
-    }
-
-    /// Leaves the stack without an owner, for the owner; true if blocks wait in it.
-    ///
-    /// Everything that the leaver wrote before is visible to the adopter. On an ownerless stack it changes nothing.
-    pub fn abandon(&self) -> bool {
-        // Release: pairs with the Acquire of `adopt`; later pushes continue the release sequence. See `loom_abandon_adopt`.
-        let release = ordering(Site::StackAbandon, Ordering::Release);
-        let mut head = self.head.load(Ordering::Relaxed);
-        loop {
-            let marked = head.map_addr(|address| address | OWNERLESS);
-            match self.head.compare_exchange_weak(head, marked, release, Ordering::Relaxed) {
-                Ok(_) => return head.addr() & !OWNERLESS != 0,
-                Err(now) => head = now,
-            }
-        }
-    }
-
-    /// Becomes the owner and takes every waiting block; `None` if the stack has an owner.
-    ///
-    /// Of several threads that try, one succeeds.
-    pub fn adopt(&self) -> Option<Drain<'_>> {
-        // Acquire: pairs with the Release of `abandon` and of each `push`; see `loom_abandon_adopt`.
-        let acquire = ordering(Site::StackAdopt, Ordering::Acquire);
-        let mut head = self.head.load(Ordering::Relaxed);
-        while head.addr() & OWNERLESS != 0 {
-            match self.head.compare_exchange_weak(head, ptr::null_mut(), acquire, Ordering::Relaxed)
-            {
-                Ok(_) => {
-                    return Some(Drain::new(self, head.map_addr(|address| address & !OWNERLESS)));
-                }
-                Err(now) => head = now,
-            }
-        }
-        None
+        Drain::new(self, self.head.swap(ptr::null_mut(), acquire))
     }
 
     /// Whether no block waited a moment ago; one relaxed load.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).addr() & !OWNERLESS == 0
-    }
-
-    /// Whether the stack had no owner a moment ago; one relaxed load.
-    #[inline]
-    #[must_use]
-    pub fn is_ownerless(&self) -> bool {
-        self.head.load(Ordering::Relaxed).addr() & OWNERLESS != 0
+        self.head.load(Ordering::Relaxed).is_null()
     }
 }
 
@@ -178,10 +108,7 @@ impl Default for RemoteStack {
 
 impl fmt::Debug for RemoteStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteStack")
-            .field("is_empty", &self.is_empty())
-            .field("is_ownerless", &self.is_ownerless())
-            .finish()
+        f.debug_struct("RemoteStack").field("is_empty", &self.is_empty()).finish()
     }
 }
 

@@ -10,7 +10,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -22,19 +22,19 @@ fn an_advance_by_somebody_else_covers_the_unlink() {
         controls: &[Site::QsbrNextFence, Site::QsbrQuiescentFence, Site::QsbrNextStep],
     };
     model.check(|| {
-        let world = Leak::new((Shared::new(), Linked::new()));
-        let (shared, linked) = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new((Collector::new(), Linked::new()));
+        let (collector, linked) = world.get();
+        let participant = Participant::register(collector).unwrap();
         participant.attach();
         let reader = thread::spawn(move || {
-            shared.advance();
+            collector.advance();
             participant.quiescent_state();
             linked.read();
             participant
         });
         linked.unlink();
-        let goal = shared.next();
-        if shared.poll(goal) {
+        let goal = collector.next();
+        if collector.poll(goal) {
             linked.free();
         }
         let participant = reader.join().unwrap();
@@ -53,18 +53,18 @@ fn a_reader_that_attaches_after_the_advance_misses_nothing() {
         controls: &[Site::QsbrNextFence, Site::QsbrAttachFence],
     };
     model.check(|| {
-        let world = Leak::new((Shared::new(), Linked::new()));
-        let (shared, linked) = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new((Collector::new(), Linked::new()));
+        let (collector, linked) = world.get();
+        let participant = Participant::register(collector).unwrap();
         let reader = thread::spawn(move || {
-            shared.advance();
+            collector.advance();
             participant.attach();
             linked.read();
             participant
         });
         linked.unlink();
-        let goal = shared.next();
-        if shared.poll(goal) {
+        let goal = collector.next();
+        if collector.poll(goal) {
             linked.free();
         }
         let participant = reader.join().unwrap();
@@ -83,18 +83,18 @@ fn a_deferred_goal_waits_for_an_advance_and_never_falls() {
         controls: &[Site::QsbrNextStep],
     };
     model.check(|| {
-        let world = Leak::new(Shared::new());
-        let shared = world.get();
-        let other = thread::spawn(move || shared.advance());
-        let (first, second, third) = (shared.next(), shared.advance(), shared.next());
+        let world = Leak::new(Collector::new());
+        let collector = world.get();
+        let other = thread::spawn(move || collector.advance());
+        let (first, second, third) = (collector.next(), collector.advance(), collector.next());
         assert!(!second.seq().is_before(first.seq()), "an advance fell below a deferred goal");
         assert!(third.seq() != second.seq() && !third.seq().is_before(second.seq()));
         other.join().unwrap();
-        let last = shared.next();
+        let last = collector.next();
         assert!(!last.seq().is_before(third.seq()), "a deferred goal fell");
-        assert!(!shared.poll(last), "reached without an advance");
-        assert_eq!(shared.advance(), last);
-        assert!(shared.poll(last));
+        assert!(!collector.poll(last), "reached without an advance");
+        assert_eq!(collector.advance(), last);
+        assert!(collector.poll(last));
         world.free();
     });
 }

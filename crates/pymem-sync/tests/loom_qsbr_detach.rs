@@ -9,7 +9,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -21,21 +21,21 @@ fn the_reads_before_a_detach_come_before_the_free() {
         controls: &[Site::QsbrDetach, Site::QsbrScan],
     };
     model.check(|| {
-        let world = Leak::new((Shared::new(), Linked::new()));
-        let (shared, linked) = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new((Collector::new(), Linked::new()));
+        let (collector, linked) = world.get();
+        let participant = Participant::register(collector).unwrap();
         participant.attach();
         let reader = thread::spawn(move || {
             linked.read();
             participant.detach();
         });
         linked.unlink();
-        let goal = shared.advance();
-        if shared.poll(goal) {
+        let goal = collector.advance();
+        if collector.poll(goal) {
             linked.free();
         }
         reader.join().unwrap();
-        assert!(shared.poll(goal), "everybody has left");
+        assert!(collector.poll(goal), "everybody has left");
         world.free();
     });
 }

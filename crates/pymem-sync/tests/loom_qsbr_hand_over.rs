@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model, Plain};
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
+use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim};
 use pymem_sync::sync::Site;
 
 struct Item {
@@ -21,8 +21,7 @@ struct Item {
 }
 
 struct World {
-    shared: Shared,
-    orphans: Orphans<Item>,
+    domain: Domain<Item>,
     linked: Linked,
     /// Outside the model.
     reclaimed: AtomicUsize,
@@ -38,8 +37,7 @@ impl Reclaim for Item {
 
 fn world() -> Leak<World> {
     Leak::new(World {
-        shared: Shared::new(),
-        orphans: Orphans::new(),
+        domain: Domain::new(),
         linked: Linked::new(),
         reclaimed: AtomicUsize::new(0),
     })
@@ -47,7 +45,7 @@ fn world() -> Leak<World> {
 
 /// Unlinks the block, retires it and exits.
 fn retire_and_exit(world: &'static World) {
-    let delayed = Delayed::new(&world.shared, &world.orphans, Limits::default());
+    let delayed = Delayed::new(&world.domain, Limits::default()).unwrap();
     world.linked.unlink();
     let item = Item { world, written: Plain::new(false) };
     item.written.write(true);
@@ -57,9 +55,9 @@ fn retire_and_exit(world: &'static World) {
 }
 
 fn settle(world: Leak<World>) {
-    let World { shared, orphans, reclaimed, .. } = world.get();
-    orphans.process(shared);
-    assert!(orphans.is_empty(), "everybody has left");
+    let World { domain, reclaimed, .. } = world.get();
+    domain.process();
+    assert!(!domain.has_abandoned(), "everybody has left");
     assert_eq!(reclaimed.load(Ordering::Relaxed), 1, "lost or reclaimed twice");
     world.free();
 }
@@ -70,18 +68,18 @@ fn two_processors_reclaim_once() {
         name: "two_processors_reclaim_once",
         preemptions: None,
         floor: 1_000,
-        controls: &[Site::OrphansGive, Site::OrphansTake, Site::OrphansReturn],
+        controls: &[Site::QueueGive, Site::QueueTake, Site::QueueReturn],
     };
     model.check(|| {
         let world = world();
         let shared = world.get();
-        let reader = shared.shared.register().unwrap();
+        let reader = Participant::register(shared.domain.collector()).unwrap();
         reader.attach();
         let leaver = thread::spawn(move || retire_and_exit(shared));
         shared.linked.read();
-        shared.orphans.process(&shared.shared);
+        shared.domain.process();
         reader.detach();
-        shared.orphans.process(&shared.shared);
+        shared.domain.process();
         leaver.join().unwrap();
         drop(reader);
         settle(world);
@@ -94,19 +92,19 @@ fn a_third_thread_reclaims_what_the_reader_left() {
         name: "a_third_thread_reclaims_what_the_reader_left",
         preemptions: None,
         floor: 10_000,
-        controls: &[Site::OrphansGive, Site::OrphansTake, Site::QsbrDetach],
+        controls: &[Site::QueueGive, Site::QueueTake, Site::QsbrDetach],
     };
     model.check(|| {
         let world = world();
         let shared = world.get();
-        let participant = shared.shared.register().unwrap();
+        let participant = Participant::register(shared.domain.collector()).unwrap();
         participant.attach();
         let reader = thread::spawn(move || {
             shared.linked.read();
             participant.detach();
         });
         let leaver = thread::spawn(move || retire_and_exit(shared));
-        shared.orphans.process(&shared.shared);
+        shared.domain.process();
         leaver.join().unwrap();
         reader.join().unwrap();
         settle(world);

@@ -10,7 +10,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -22,9 +22,9 @@ fn a_reader_from_before_the_advance_is_not_passed() {
         controls: &[Site::QsbrQuiescent, Site::QsbrScan, Site::QsbrAdvance],
     };
     model.check(|| {
-        let world = Leak::new((Shared::new(), Linked::new()));
-        let (shared, linked) = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new((Collector::new(), Linked::new()));
+        let (collector, linked) = world.get();
+        let participant = Participant::register(collector).unwrap();
         participant.attach();
         let reader = thread::spawn(move || {
             linked.read();
@@ -33,13 +33,13 @@ fn a_reader_from_before_the_advance_is_not_passed() {
             participant
         });
         linked.unlink();
-        let goal = shared.advance();
-        if shared.poll(goal) {
+        let goal = collector.advance();
+        if collector.poll(goal) {
             linked.free();
         }
         let participant = reader.join().unwrap();
         participant.quiescent_state();
-        assert!(shared.poll(goal), "the last reader has been quiescent");
+        assert!(collector.poll(goal), "the last reader has been quiescent");
         participant.detach();
         drop(participant);
         world.free();

@@ -6,7 +6,7 @@ mod model;
 
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -18,17 +18,17 @@ fn a_reached_goal_stays_reached() {
         controls: &[Site::QsbrMonotonic],
     };
     model.check(|| {
-        let world = Leak::new(Shared::new());
-        let shared = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new(Collector::new());
+        let collector = world.get();
+        let participant = Participant::register(collector).unwrap();
         participant.attach();
-        let goal = shared.advance();
+        let goal = collector.advance();
         // Its scan may see the participant, and then raise last.
-        let other = thread::spawn(move || shared.poll(goal));
+        let other = thread::spawn(move || collector.poll(goal));
         participant.detach();
-        assert!(shared.poll(goal), "everybody has left");
+        assert!(collector.poll(goal), "everybody has left");
         other.join().unwrap();
-        assert!(shared.reached(goal), "the read sequence went back");
+        assert!(collector.reached(goal), "the read sequence went back");
         drop(participant);
         world.free();
     });

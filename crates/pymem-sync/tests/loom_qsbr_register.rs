@@ -10,7 +10,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::{Participant, Shared};
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -22,25 +22,25 @@ fn a_scan_sees_the_participant_of_a_new_chunk() {
         controls: &[Site::QsbrGrow, Site::QsbrFollow, Site::QsbrAttachFence, Site::QsbrScanFence],
     };
     model.check(|| {
-        let world = Leak::new((Shared::new(), Linked::new()));
-        let (shared, linked) = world.get();
+        let world = Leak::new((Collector::new(), Linked::new()));
+        let (collector, linked) = world.get();
         // A chunk has one slot here, and this takes it.
-        let first = shared.register().unwrap();
+        let first = Participant::register(collector).unwrap();
         let reader = thread::spawn(move || {
-            let participant = shared.register().unwrap();
+            let participant = Participant::register(collector).unwrap();
             participant.attach();
             linked.read();
             participant
         });
         linked.unlink();
-        let goal = shared.advance();
-        if shared.poll(goal) {
+        let goal = collector.advance();
+        if collector.poll(goal) {
             linked.free();
         }
         let participant = reader.join().unwrap();
         participant.detach();
-        assert!(shared.poll(goal), "everybody has left");
-        assert_eq!(shared.slots(), 2);
+        assert!(collector.poll(goal), "everybody has left");
+        assert_eq!(collector.slots(), 2);
         drop((first, participant));
         world.free();
     });
@@ -55,15 +55,15 @@ fn two_registrations_that_both_grow_get_two_slots() {
         controls: &[Site::QsbrGrow, Site::QsbrFollow, Site::QsbrGrowLost],
     };
     model.check(|| {
-        let world = Leak::new(Shared::new());
-        let shared = world.get();
-        let first = shared.register().unwrap();
-        let register = move || shared.register().unwrap();
+        let world = Leak::new(Collector::new());
+        let collector = world.get();
+        let first = Participant::register(collector).unwrap();
+        let register = move || Participant::register(collector).unwrap();
         let other = thread::spawn(register);
         let participants = [register(), other.join().unwrap()];
         participants.iter().for_each(Participant::attach);
-        assert_eq!(shared.attached(), 2, "two participants share a slot");
-        assert_eq!(shared.slots(), 3);
+        assert_eq!(collector.attached(), 2, "two participants share a slot");
+        assert_eq!(collector.slots(), 3);
         for participant in participants {
             participant.detach();
         }

@@ -6,7 +6,7 @@ mod model;
 
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -18,17 +18,17 @@ fn a_slot_is_offline_for_its_next_owner() {
         controls: &[Site::QsbrOwn, Site::QsbrDisown, Site::QsbrLeave],
     };
     model.check(|| {
-        let world = Leak::new(Shared::new());
-        let shared = world.get();
+        let world = Leak::new(Collector::new());
+        let collector = world.get();
         let last = thread::spawn(move || {
-            let participant = shared.register().unwrap();
+            let participant = Participant::register(collector).unwrap();
             participant.attach();
             drop(participant);
         });
-        let participant = shared.register().unwrap();
+        let participant = Participant::register(collector).unwrap();
         assert!(!participant.is_attached(), "the slot still has the last owner's value");
         last.join().unwrap();
-        assert!(shared.poll(shared.advance()), "a slot without an owner holds the goal back");
+        assert!(collector.poll(collector.advance()), "a slot without an owner holds the goal back");
         drop(participant);
         world.free();
     });

@@ -9,7 +9,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -21,27 +21,27 @@ fn a_free_may_rest_on_another_scan() {
         controls: &[Site::QsbrRaise, Site::QsbrReached, Site::QsbrOutrun, Site::QsbrDetach],
     };
     model.check(|| {
-        let world = Leak::new((Shared::new(), Linked::new()));
-        let (shared, linked) = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new((Collector::new(), Linked::new()));
+        let (collector, linked) = world.get();
+        let participant = Participant::register(collector).unwrap();
         participant.attach();
         // The read sequence stays behind, so that a scan that still sees the reader raises it too, and may lose.
-        shared.advance();
+        collector.advance();
         participant.quiescent_state();
         let reader = thread::spawn(move || {
             linked.read();
             participant.detach();
         });
         // Has nothing to free; what the one below frees may rest on this one's scan alone.
-        let other = thread::spawn(move || shared.poll(shared.advance()));
+        let other = thread::spawn(move || collector.poll(collector.advance()));
         linked.unlink();
-        let goal = shared.advance();
-        if shared.poll(goal) {
+        let goal = collector.advance();
+        if collector.poll(goal) {
             linked.free();
         }
         other.join().unwrap();
         reader.join().unwrap();
-        assert!(shared.poll(shared.advance()), "everybody has left");
+        assert!(collector.poll(collector.advance()), "everybody has left");
         world.free();
     });
 }

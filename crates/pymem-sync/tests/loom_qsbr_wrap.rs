@@ -9,7 +9,7 @@ mod model;
 use cell::Linked;
 use loom::thread;
 use model::{Leak, Model};
-use pymem_sync::qsbr::{Seq, Shared};
+use pymem_sync::qsbr::{Collector, Participant, Seq};
 use pymem_sync::sync::Site;
 
 #[test]
@@ -21,9 +21,9 @@ fn a_goal_after_the_wrap_waits_for_a_reader_from_before() {
         controls: &[Site::QsbrWrap, Site::QsbrQuiescent],
     };
     model.check(|| {
-        let world = Leak::new((Shared::starting_at(Seq::new(u64::MAX)), Linked::new()));
-        let (shared, linked) = world.get();
-        let participant = shared.register().unwrap();
+        let world = Leak::new((Collector::starting_at(Seq::new(u64::MAX)), Linked::new()));
+        let (collector, linked) = world.get();
+        let participant = Participant::register(collector).unwrap();
         participant.attach();
         let reader = thread::spawn(move || {
             linked.read();
@@ -32,14 +32,14 @@ fn a_goal_after_the_wrap_waits_for_a_reader_from_before() {
             participant
         });
         linked.unlink();
-        let goal = shared.advance();
+        let goal = collector.advance();
         assert_eq!(goal.seq(), Seq::FIRST);
-        if shared.poll(goal) {
+        if collector.poll(goal) {
             linked.free();
         }
         let participant = reader.join().unwrap();
         participant.quiescent_state();
-        assert!(shared.poll(goal), "the last reader has been quiescent");
+        assert!(collector.poll(goal), "the last reader has been quiescent");
         participant.detach();
         drop(participant);
         world.free();

@@ -4,10 +4,10 @@ use core::cell::{Cell, RefCell};
 use core::mem::ManuallyDrop;
 use core::{error, fmt};
 
-use super::orphans::Orphans;
-use super::queue::{Pending, Queue};
+use super::collector::Collector;
+use super::domain::Domain;
+use super::queue::{Pending, Queue, Reclaim};
 use super::seq::Goal;
-use super::shared::Shared;
 use super::try_box::try_box;
 use crate::sync::yield_now;
 
@@ -15,20 +15,6 @@ use crate::sync::yield_now;
 const PRESSURE: usize = 8;
 /// How often it does so for one batch.
 const PRESSURE_YIELDS: usize = 4;
-
-/// Something retired, which is to be freed later: a block, an object reference.
-pub trait Reclaim: Send {
-    /// The memory that reclaiming gives back, in bytes; always the same for one item. 0 if unknown.
-    fn bytes(&self) -> usize {
-        0
-    }
-
-    /// Frees it.
-    ///
-    /// May retire further items into the very queue that it came from; those wait for goals of their own. It must not
-    /// unwind: items that are being processed with it would be leaked.
-    fn reclaim(self);
-}
 
 /// When a [`Delayed`] advances by itself.
 ///
@@ -75,7 +61,7 @@ impl<T> error::Error for OutOfMemory<T> {}
 ///
 /// Items queue up without a goal, and a batch of them gets one at a time: when the [`Limits`] are exceeded, by an advance;
 /// in [`process`](Self::process), by a deferred goal, which somebody else's advance reaches. So an item costs no atomic
-/// operation. Dropping the queue, at thread exit, hands it over to the [`Orphans`] without a lock and without memory.
+/// operation. Dropping the queue, at thread exit, leaves it to the [`Domain`] without a lock and without memory.
 ///
 /// Memory in the queue is bounded by the limits as long as every attached participant reports quiescent states. While more
 /// than 8 times the limit in bytes waits for a slow reader, each further batch first yields the time slice a few times.
@@ -83,7 +69,7 @@ impl<T> error::Error for OutOfMemory<T> {}
 /// # Examples
 ///
 /// ```
-/// use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
+/// use pymem_sync::qsbr::{Delayed, Domain, Limits, Reclaim};
 ///
 /// struct Block(Box<[u8]>);
 /// impl Reclaim for Block {
@@ -93,8 +79,8 @@ impl<T> error::Error for OutOfMemory<T> {}
 ///     fn reclaim(self) {} // drops the box
 /// }
 ///
-/// let (shared, orphans) = (Shared::new(), Orphans::new());
-/// let delayed = Delayed::new(&shared, &orphans, Limits::default());
+/// let domain = Domain::new();
+/// let delayed = Delayed::new(&domain, Limits::default()).expect("memory for a queue");
 /// // SAFETY: (1) no reader knows of the block; (2), (3) there is none.
 /// unsafe { delayed.retire(Block(Box::new([0; 100]))) }?;
 /// assert_eq!(delayed.pending().bytes, 100);
@@ -102,9 +88,8 @@ impl<T> error::Error for OutOfMemory<T> {}
 /// assert_eq!(delayed.pending().items, 0);
 /// # Ok::<(), pymem_sync::qsbr::OutOfMemory<Block>>(())
 /// ```
-pub struct Delayed<'s, T: Reclaim> {
-    shared: &'s Shared,
-    orphans: &'s Orphans<T>,
+pub struct Delayed<'d, T: Reclaim> {
+    domain: &'d Domain<T>,
     limits: Cell<Limits>,
     /// Boxed from the start, so that handing it over needs no memory; taken out by `drop` alone. Never borrowed while
     /// foreign code runs, except for the global allocator in `push`.
@@ -116,36 +101,18 @@ pub struct Delayed<'s, T: Reclaim> {
     is_processing: Cell<bool>,
 }
 
-impl<'s, T: Reclaim> Delayed<'s, T> {
-    /// An empty queue of the calling thread, which reads `shared` and leaves its items to `orphans`.
-    ///
-    /// Ends the process, as `Box::new` does, if there is no memory; [`try_new`](Self::try_new) does not.
+impl<'d, T: Reclaim> Delayed<'d, T> {
+    /// An empty queue of the calling thread in `domain`; `None` if there is no memory.
     #[must_use]
-    pub fn new(shared: &'s Shared, orphans: &'s Orphans<T>, limits: Limits) -> Self {
-        Self::with_queue(shared, orphans, limits, Box::new(Queue::new()))
-    }
-
-    /// As [`new`](Self::new); `None` if there is no memory.
-    #[must_use]
-    pub fn try_new(shared: &'s Shared, orphans: &'s Orphans<T>, limits: Limits) -> Option<Self> {
-        Some(Self::with_queue(shared, orphans, limits, try_box(Queue::new())?))
-    }
-
-    fn with_queue(
-        shared: &'s Shared,
-        orphans: &'s Orphans<T>,
-        limits: Limits,
-        queue: Box<Queue<T>>,
-    ) -> Self {
-        Self {
-            shared,
-            orphans,
+    pub fn new(domain: &'d Domain<T>, limits: Limits) -> Option<Self> {
+        Some(Self {
+            domain,
             limits: Cell::new(limits),
-            queue: RefCell::new(ManuallyDrop::new(queue)),
+            queue: RefCell::new(ManuallyDrop::new(try_box(Queue::new())?)),
             bytes: Cell::new(0),
-            since: Cell::new(Pending { items: 0, bytes: 0 }),
+            since: Cell::new(Pending::default()),
             is_processing: Cell::new(false),
-        }
+        })
     }
 
     /// Queues `item` until no reader can see it.
@@ -163,7 +130,7 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
     /// 1. The item has been unlinked: nobody who attaches, or reports a quiescent state, after this call can reach it.
     /// 2. Readers that can reach it are attached participants of the same domain, and drop their references before they
     ///    report a quiescent state or detach.
-    /// 3. When the [`Orphans`] are dropped, no reader can reach it.
+    /// 3. When the [`Domain`] is dropped, no reader can reach it.
     #[inline]
     pub unsafe fn retire(&self, item: T) -> Result<(), OutOfMemory<T>> {
         let bytes = item.bytes();
@@ -198,43 +165,43 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
 
     #[cold]
     fn limit_exceeded(&self) {
-        self.close(Shared::advance);
+        self.close(Collector::advance);
         self.since.set(Pending::default());
         self.process();
     }
 
     /// Gives the open items a goal.
-    fn close(&self, goal: impl FnOnce(&Shared) -> Goal) {
+    fn close(&self, goal: impl FnOnce(&Collector) -> Goal) {
         if let Ok(mut queue) = self.queue.try_borrow_mut() {
             if queue.is_open() {
-                queue.close(goal(self.shared));
+                queue.close(goal(self.domain.collector()));
             }
         }
     }
 
-    /// Reclaims the items whose goals are reached, this thread's and orphans, and returns how many.
+    /// Reclaims the items whose goals are reached, this thread's and those of abandoned queues, and returns how many.
     ///
     /// Call it right after a quiescent state. Open items get a deferred goal. Called from an item's `reclaim`, it does
     /// nothing. Items that are retired meanwhile are left for the next call.
     pub fn process(&self) -> usize {
-        self.close(Shared::next);
+        self.close(Collector::next);
         let reclaimed = self.process_own();
-        if self.orphans.is_empty() || self.is_processing.get() {
+        if !self.domain.has_abandoned() || self.is_processing.get() {
             return reclaimed;
         }
         let _flag = Flag::raise(&self.is_processing);
-        reclaimed + self.orphans.process(self.shared)
+        reclaimed + self.domain.process()
     }
 
     /// Advances if any item waits for an advance, then processes.
     ///
     /// For a thread that will not retire for a while: before it detaches to block, and at its exit.
     pub fn flush(&self) -> usize {
-        self.close(Shared::advance);
+        self.close(Collector::advance);
         let last = self.queue.try_borrow().ok().and_then(|queue| queue.last_goal());
-        if last.is_some_and(|goal| !goal.is_reached_by(self.shared.current())) {
+        if last.is_some_and(|goal| !goal.is_reached_by(self.domain.collector().current())) {
             // A deferred goal, and nobody has advanced since.
-            let _ = self.shared.advance();
+            let _ = self.domain.collector().advance();
         }
         self.since.set(Pending::default());
         self.process()
@@ -271,7 +238,7 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
 
     /// Polls, and under pressure lets a reader that lost its time slice run to its next quiescent state.
     fn poll_patiently(&self, goal: Goal) -> bool {
-        if self.shared.poll(goal) {
+        if self.domain.collector().poll(goal) {
             return true;
         }
         if self.bytes.get() / PRESSURE <= self.limits.get().bytes {
@@ -279,7 +246,7 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
         }
         (0..PRESSURE_YIELDS).any(|_| {
             yield_now();
-            self.shared.poll(goal)
+            self.domain.collector().poll(goal)
         })
     }
 
@@ -335,16 +302,20 @@ impl<'s, T: Reclaim> Delayed<'s, T> {
 }
 
 impl<T: Reclaim> Drop for Delayed<'_, T> {
-    /// Hands the items over, with a goal of their own, and processes what is ready.
+    /// Leaves the items to the domain, with a goal of their own, and processes what is ready.
     fn drop(&mut self) {
-        self.flush();
-        // For items that were retired meanwhile.
-        self.close(Shared::advance);
-        // SAFETY: the queue is never used again: this is the drop.
-        let queue = unsafe { ManuallyDrop::take(self.queue.get_mut()) };
-        if queue.len() != 0 {
-            self.orphans.give(queue);
+        /// Also when an item unwinds.
+        struct Abandon<'a, 'd, T: Reclaim>(&'a mut Delayed<'d, T>);
+        impl<T: Reclaim> Drop for Abandon<'_, '_, T> {
+            fn drop(&mut self) {
+                // For items that were retired meanwhile.
+                self.0.close(Collector::advance);
+                // SAFETY: the queue is never used again: this is the drop.
+                let queue = unsafe { ManuallyDrop::take(self.0.queue.get_mut()) };
+                self.0.domain.abandon(queue);
+            }
         }
+        Abandon(self).0.flush();
     }
 }
 

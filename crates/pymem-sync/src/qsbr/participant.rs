@@ -3,11 +3,10 @@
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
-use core::ptr;
 use std::thread;
 
-use super::shared::Shared;
-use super::slots::Slot;
+use super::collector::Collector;
+use super::slots::{RegisterError, Slot};
 use crate::sync::{Ordering, Site, chosen, fence, ordering};
 
 /// A thread that may read what others retire.
@@ -19,7 +18,7 @@ use crate::sync::{Ordering, Site, chosen, fence, ordering};
 /// Dropping it gives the slot back. Dropping it while it is attached is an error, reported by a panic in debug builds; the
 /// slot goes offline first in any case.
 pub struct Participant<'s> {
-    shared: &'s Shared,
+    collector: &'s Collector,
     slot: &'s Slot,
     id: u64,
     // One thread at a time.
@@ -27,19 +26,31 @@ pub struct Participant<'s> {
 }
 
 impl<'s> Participant<'s> {
-    pub(super) const fn new(shared: &'s Shared, slot: &'s Slot, id: u64) -> Self {
-        Self { shared, slot, id, _single: PhantomData }
+    /// Registers the calling thread with `collector`, detached; no other thread is stopped or waited for.
+    ///
+    /// A slot of a dropped participant is used again; costs a look at every slot.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`] if there is no memory for more slots.
+    pub fn register(collector: &'s Collector) -> Result<Self, RegisterError> {
+        let (slot, id) = collector.own_slot()?;
+        Ok(Self { collector, slot, id, _single: PhantomData })
     }
 
-    /// Whether `slot` is this participant's.
-    pub(super) fn owns(&self, slot: &Slot) -> bool {
-        ptr::eq(self.slot, slot)
-    }
-
-    /// The domain that the participant is registered with.
-    #[must_use]
-    pub const fn shared(&self) -> &'s Shared {
-        self.shared
+    /// Takes every slot but the survivor's from the threads that a fork left behind, in the child.
+    ///
+    /// Goals are reachable again: dead threads hold nothing back. Dropping a dead thread's participant afterwards does
+    /// nothing; any other use of it is an error.
+    ///
+    /// # Safety
+    ///
+    /// 1. The process was just forked, and the calling thread is its only one.
+    /// 2. `survivor`, if any, is the calling thread's participant of `collector`.
+    /// 3. No participant of `collector` but the survivor is used again, except to drop it.
+    pub unsafe fn after_fork_in_child(collector: &Collector, survivor: Option<&Self>) {
+        // SAFETY: (1) is ours.
+        unsafe { collector.keep_slot(survivor.map(|survivor| survivor.slot)) };
     }
 
     /// Whether the participant is attached.
@@ -60,7 +71,7 @@ impl<'s> Participant<'s> {
             debug_assert!(false, "attach() while attached; call detach() first");
             return;
         }
-        self.see(self.shared.current().get());
+        self.see(self.collector.current().get());
         // Two cases against the fence of a scan: ours comes first, and the scan sees our slot; or the scan's comes first, and
         // what we read from here on is what the reclaimer unlinked, without the retired memory. See `loom_qsbr_attach`.
         fence(Site::QsbrAttachFence);
@@ -71,7 +82,7 @@ impl<'s> Participant<'s> {
     /// Two loads while nobody has advanced. Does nothing while detached.
     #[inline]
     pub fn quiescent_state(&self) {
-        let now = self.shared.current().get();
+        let now = self.collector.current().get();
         // Relaxed: only this participant writes its slot.
         let seen = self.slot.seq.load(Ordering::Relaxed);
         if seen != now && seen != 0 {

@@ -1,4 +1,4 @@
-//! Owns [`Queue`]: retired items in the order of their goals. Belongs to one thread at a time; no atomics here.
+//! Owns [`Queue`]: retired items in the order of their goals. It belongs to one thread at a time; no atomics here.
 
 use core::ptr;
 use std::collections::VecDeque;
@@ -9,12 +9,26 @@ use crate::sync::{Witness, const_in_real};
 /// More room than this is given back once the queue is empty.
 const KEPT_ITEMS: usize = 1024;
 
+/// Something retired, which is to be freed later: a block, an object reference.
+pub trait Reclaim: Send {
+    /// The memory that reclaiming gives back, in bytes; always the same for one item. 0 if unknown.
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    /// Frees it.
+    ///
+    /// May retire further items into the very queue that it came from; those wait for goals of their own. If it unwinds, the
+    /// items behind it stay where they are, for the next call.
+    fn reclaim(self);
+}
+
 /// How much waits in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// Retired items that have not been reclaimed yet.
     pub items: usize,
-    /// What [`Reclaim::bytes`](super::Reclaim::bytes) says of them, in all.
+    /// What [`Reclaim::bytes`] says of them, in all.
     pub bytes: usize,
 }
 
@@ -31,7 +45,7 @@ pub(super) struct Queue<T> {
     batches: VecDeque<Batch>,
     /// The newest items, in no batch. (Q3) The batches' items and these are all items.
     open: usize,
-    /// The queue below in a list of [`Orphans`](super::Orphans); owned by that list.
+    /// The queue below in a list of abandoned queues.
     pub(super) below: *mut Self,
     /// Renewed by each hand-over: stands for all that its giver wrote in the queue.
     pub(super) handed_over: Witness,

@@ -7,7 +7,7 @@ use crate::sync::{Site, chosen};
 pub struct Seq(u64);
 
 impl Seq {
-    /// The first sequence number of a [`Shared`](super::Shared).
+    /// The first sequence number of a [`Collector`](super::Collector).
     pub const FIRST: Self = Self(1);
 
     /// What an advance adds: odd numbers stay odd, also across the wrap.
@@ -47,7 +47,7 @@ impl Seq {
 
 /// The sequence number that every reader must have seen before something can be freed.
 ///
-/// Made by [`Shared::advance`](super::Shared::advance) and [`Shared::next`](super::Shared::next) alone.
+/// Made by [`Collector::advance`](super::Collector::advance) and [`Collector::next`](super::Collector::next) alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Goal(Seq);
 

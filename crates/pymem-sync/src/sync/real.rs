@@ -7,17 +7,24 @@ pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 #[cfg(feature = "std")]
 pub(crate) use std::thread::yield_now;
 
+use super::site::Site;
+
+/// A sequentially consistent fence: of two threads that write, fence and read, at least one sees the other's write.
 #[cfg(all(feature = "std", not(pymem_tsan)))]
-#[path = "fence.rs"]
-mod fences;
+#[inline(always)]
+pub(crate) fn fence(_site: Site) {
+    core::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// The fence for ThreadSanitizer, which does not know fences: for the threads that come here as strong, and slower.
+///
+/// Two cases: of two calls one comes first in the modification order of the word, and the second acquires what the first
+/// released, so the second thread's reads see the first one's writes.
 #[cfg(all(feature = "std", pymem_tsan))]
-#[path = "fence_tsan.rs"]
-mod fences;
-
-#[cfg(feature = "std")]
-pub(crate) use fences::fence;
-
-use super::Site;
+pub(crate) fn fence(_site: Site) {
+    static MEETING: AtomicU64 = AtomicU64::new(0);
+    MEETING.fetch_add(1, Ordering::SeqCst);
+}
 
 /// Participants' slots in one chunk of the list.
 #[cfg(feature = "std")]

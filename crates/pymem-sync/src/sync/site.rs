@@ -28,8 +28,6 @@ sites! {
     PublishedStore = "published-store",
     /// The Acquire that reads a record; weakened: as above.
     PublishedLoad = "published-load",
-    /// The Acquire with which an update learns that another one was quicker; weakened: as above.
-    PublishedLost = "published-lost",
     /// The Acquire that takes the lock; weakened: the next owner misses the last one's writes.
     LockAcquire = "lock-acquire",
     /// The Release that gives the lock back; weakened: as above.
@@ -40,18 +38,12 @@ sites! {
     StackPush = "stack-push",
     /// The Acquire that drains; weakened: as above.
     StackDrain = "stack-drain",
-    /// The Release that abandons a stack; weakened: the adopter misses the leaver's writes.
-    StackAbandon = "stack-abandon",
-    /// The Acquire that adopts a stack; weakened: as above.
-    StackAdopt = "stack-adopt",
-    /// A push keeps the ownerless mark; planted: it wipes the mark, and nobody adopts the stack.
-    StackKeepMark = "stack-keep-mark",
     /// The Release that gives a thing; weakened: the taker misses the last owner's writes.
-    OwnerlessGive = "ownerless-give",
+    PoolGive = "pool-give",
     /// The Acquire that takes a thing; weakened: as above.
-    OwnerlessTake = "ownerless-take",
+    PoolTake = "pool-take",
     /// The version that each give counts up; planted: it stays, and a stale take succeeds (ABA).
-    OwnerlessVersion = "ownerless-version",
+    PoolVersion = "pool-version",
     /// The Release of an advance; weakened: a reader that has seen the new value misses the unlink.
     QsbrAdvance = "qsbr-advance",
     /// The fence between the unlink and a deferred goal; removed: a reader misses the unlink.
@@ -93,9 +85,9 @@ sites! {
     /// The Release that gives a slot up; weakened: as above.
     QsbrDisown = "qsbr-disown",
     /// The Release that hands a queue over; weakened: the taker misses its items.
-    OrphansGive = "orphans-give",
+    QueueGive = "queue-give",
     /// The Acquire that takes queues; weakened: as above.
-    OrphansTake = "orphans-take",
+    QueueTake = "queue-take",
     /// Queues with unreached goals go back; planted: their items are lost.
-    OrphansReturn = "orphans-return",
+    QueueReturn = "queue-return",
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Pending, Reclaim, Shared};
+use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Pending, Reclaim};
 use rstest::rstest;
 
 /// Writes its number to a log when it is reclaimed.
@@ -45,18 +45,19 @@ fn the_item_that_exceeds_a_limit_advances(
     #[case] bytes: usize,
     #[case] exceeds: usize,
 ) {
-    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
-    let delayed = Delayed::new(&shared, &orphans, limits);
-    let reader = shared.register().unwrap();
+    let (domain, log) = (Domain::new(), Arc::default());
+    let collector = domain.collector();
+    let delayed = Delayed::new(&domain, limits).unwrap();
+    let reader = Participant::register(collector).unwrap();
     reader.attach();
-    let start = shared.current();
+    let start = collector.current();
     for number in 1..exceeds {
         retire(&delayed, Logged { number, bytes, log: Arc::clone(&log) });
-        assert_eq!(shared.current(), start, "item {number} advanced");
+        assert_eq!(collector.current(), start, "item {number} advanced");
         assert_eq!(delayed.since_advance(), Pending { items: number, bytes: number * bytes });
     }
     retire(&delayed, Logged { number: exceeds, bytes, log: Arc::clone(&log) });
-    assert_eq!(shared.current(), start.next());
+    assert_eq!(collector.current(), start.next());
     assert_eq!(delayed.since_advance(), Pending::default());
     assert_eq!(delayed.pending(), Pending { items: exceeds, bytes: exceeds * bytes });
     assert_eq!(delayed.process(), 0, "the reader is attached");
@@ -69,8 +70,8 @@ fn the_item_that_exceeds_a_limit_advances(
 
 #[test]
 fn limits_can_be_changed_and_seen() {
-    let (shared, orphans) = (Shared::new(), Orphans::<Logged>::new());
-    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    let domain = Domain::<Logged>::new();
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
     assert_eq!(delayed.limits(), Limits { items: 127, bytes: 1 << 20 });
     delayed.set_limits(Limits { items: 1, bytes: 2 });
     assert_eq!(delayed.limits(), Limits { items: 1, bytes: 2 });
@@ -78,23 +79,25 @@ fn limits_can_be_changed_and_seen() {
 
 #[test]
 fn a_deferred_batch_waits_for_somebody_elses_advance() {
-    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
-    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    let (domain, log) = (Domain::new(), Arc::default());
+    let collector = domain.collector();
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
     retire(&delayed, Logged { number: 1, bytes: 0, log: Arc::clone(&log) });
     assert!(!delayed.should_process());
     assert_eq!(delayed.process(), 0, "nobody has advanced");
     assert!(delayed.should_process());
     assert_eq!(delayed.process(), 0, "nobody has advanced");
-    let _ = shared.advance();
+    let _ = collector.advance();
     assert_eq!(delayed.process(), 1);
     assert!(!delayed.should_process());
 }
 
 #[test]
 fn the_newest_item_is_not_reclaimed_with_an_older_batch() {
-    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
-    let delayed = Delayed::new(&shared, &orphans, Limits::default());
-    let reader = shared.register().unwrap();
+    let (domain, log) = (Domain::new(), Arc::default());
+    let collector = domain.collector();
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
+    let reader = Participant::register(collector).unwrap();
     reader.attach();
     let item = |number| Logged { number, bytes: 0, log: Arc::clone(&log) };
     retire(&delayed, item(1));
@@ -132,10 +135,9 @@ impl Reclaim for Chain {
 #[test]
 fn reclaim_may_retire_into_its_own_queue() {
     static FREED: AtomicUsize = AtomicUsize::new(0);
-    let shared: &'static Shared = Box::leak(Box::new(Shared::new()));
-    let orphans: &'static Orphans<Chain> = Box::leak(Box::new(Orphans::new()));
+    let domain: &'static Domain<Chain> = Box::leak(Box::new(Domain::new()));
     // Every item advances, so each nested `retire` tries to process.
-    let queue = Rc::new(Delayed::new(shared, orphans, Limits { items: 0, bytes: 0 }));
+    let queue = Rc::new(Delayed::new(domain, Limits { items: 0, bytes: 0 }).unwrap());
     QUEUE.set(Some(Rc::clone(&queue)));
     retire(&queue, Chain { left: 1000, freed: &FREED });
     let mut rounds = 0;
@@ -150,14 +152,15 @@ fn reclaim_may_retire_into_its_own_queue() {
 
 #[test]
 fn an_exiting_thread_leaves_its_items_to_the_others() {
-    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
-    let reader = shared.register().unwrap();
+    let (domain, log) = (Domain::new(), Arc::default());
+    let collector = domain.collector();
+    let reader = Participant::register(collector).unwrap();
     reader.attach();
     thread::scope(|scope| {
         for thread in 0..4 {
-            let (shared, orphans, log) = (&shared, &orphans, Arc::clone(&log));
+            let (domain, log) = (&domain, Arc::clone(&log));
             scope.spawn(move || {
-                let delayed = Delayed::new(shared, orphans, Limits::default());
+                let delayed = Delayed::new(domain, Limits::default()).unwrap();
                 for number in 0..10 {
                     let number = thread * 10 + number;
                     retire(&delayed, Logged { number, bytes: 1, log: Arc::clone(&log) });
@@ -166,9 +169,9 @@ fn an_exiting_thread_leaves_its_items_to_the_others() {
         }
     });
     assert!(log.lock().unwrap().is_empty(), "the reader is attached");
-    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
     assert_eq!(delayed.process(), 0);
-    assert!(!orphans.is_empty(), "put back");
+    assert!(domain.has_abandoned(), "put back");
     reader.quiescent_state();
     assert_eq!(delayed.process(), 40);
     let mut numbers = log.lock().unwrap().clone();
@@ -181,10 +184,11 @@ fn an_exiting_thread_leaves_its_items_to_the_others() {
 fn interpreter_end_reclaims_everything() {
     let log = Arc::default();
     {
-        let (shared, orphans) = (Shared::new(), Orphans::new());
-        let reader = shared.register().unwrap();
+        let domain = Domain::new();
+        let collector = domain.collector();
+        let reader = Participant::register(collector).unwrap();
         reader.attach();
-        let delayed = Delayed::new(&shared, &orphans, Limits::default());
+        let delayed = Delayed::new(&domain, Limits::default()).unwrap();
         for number in 0..300 {
             retire(&delayed, Logged { number, bytes: 1, log: Arc::clone(&log) });
         }
@@ -197,10 +201,11 @@ fn interpreter_end_reclaims_everything() {
 
 #[test]
 fn a_stopped_world_reclaims_at_once() {
-    let (shared, orphans, log) = (Shared::new(), Orphans::new(), Arc::default());
-    let reader = shared.register().unwrap();
+    let (domain, log) = (Domain::new(), Arc::default());
+    let collector = domain.collector();
+    let reader = Participant::register(collector).unwrap();
     reader.attach();
-    let delayed = Delayed::new(&shared, &orphans, Limits::default());
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
     for number in 0..200 {
         retire(&delayed, Logged { number, bytes: 1, log: Arc::clone(&log) });
     }
@@ -235,15 +240,16 @@ fn big_items_stay_bounded() {
             self.0.store(ITEMS, Ordering::Release);
         }
     }
-    let (shared, orphans) = (Shared::new(), Orphans::new());
+    let domain = Domain::new();
+    let collector = domain.collector();
     let retired = AtomicUsize::new(0);
     // Of each reader, how many items had been retired before its last quiescent state.
     let seen = [const { AtomicUsize::new(0) }; 2];
     let highest = thread::scope(|scope| {
         for seen in &seen {
-            let (shared, retired) = (&shared, &retired);
+            let (collector, retired) = (&collector, &retired);
             scope.spawn(move || {
-                let reader = shared.register().unwrap();
+                let reader = Participant::register(collector).unwrap();
                 reader.attach();
                 while seen.load(Ordering::Relaxed) < ITEMS {
                     let now = retired.load(Ordering::Acquire);
@@ -256,9 +262,9 @@ fn big_items_stay_bounded() {
             });
         }
         let _end = AllRetired(&retired);
-        let me = shared.register().unwrap();
+        let me = Participant::register(collector).unwrap();
         me.attach();
-        let delayed = Delayed::new(&shared, &orphans, Limits::default());
+        let delayed = Delayed::new(&domain, Limits::default()).unwrap();
         let mut highest = 0;
         for number in 1..=ITEMS {
             let mut buffer = vec![0_u8; ITEM_BYTES];

@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use pymem_sync::qsbr::Shared;
+use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::{ForkLock, ForkLocks, HeldOverFork, Rank};
 
 /// Notes when it is taken and given back.
@@ -84,38 +84,38 @@ fn a_child_finds_a_lock_free_that_a_thread_of_its_parent_held() {
 
 #[test]
 fn the_dead_hold_nothing_back_and_their_slots_are_used_again() {
-    let shared = Shared::new();
-    let survivor = shared.register().unwrap();
+    let collector = &Collector::new();
+    let survivor = Participant::register(collector).unwrap();
     survivor.attach();
-    let dead: Vec<_> = (0..20).map(|_| shared.register().unwrap()).collect();
+    let dead: Vec<_> = (0..20).map(|_| Participant::register(collector).unwrap()).collect();
     dead.iter().for_each(|participant| participant.attach());
-    let slots = shared.slots();
-    let goal = shared.advance();
+    let slots = collector.slots();
+    let goal = collector.advance();
     // SAFETY: (1) there is one thread; (2) the survivor is its own; (3) the dead are only dropped.
-    unsafe { shared.after_fork_in_child(Some(&survivor)) };
-    assert_eq!(shared.attached(), 1);
+    unsafe { Participant::after_fork_in_child(collector, Some(&survivor)) };
+    assert_eq!(collector.attached(), 1);
     assert!(survivor.is_attached());
-    assert!(!shared.poll(goal), "the survivor still counts");
+    assert!(!collector.poll(goal), "the survivor still counts");
     survivor.quiescent_state();
-    assert!(shared.poll(goal));
+    assert!(collector.poll(goal));
 
-    let new: Vec<_> = (0..20).map(|_| shared.register().unwrap()).collect();
-    assert_eq!(shared.slots(), slots, "the dead threads' slots");
+    let new: Vec<_> = (0..20).map(|_| Participant::register(collector).unwrap()).collect();
+    assert_eq!(collector.slots(), slots, "the dead threads' slots");
     new.iter().for_each(|participant| participant.attach());
     drop(dead); // as a runtime does that cleans up dead thread states
-    assert_eq!(shared.attached(), 21, "dropping the dead took no slot from the living");
+    assert_eq!(collector.attached(), 21, "dropping the dead took no slot from the living");
     new.iter().for_each(|participant| participant.detach());
     survivor.detach();
 }
 
 #[test]
 fn a_child_may_have_no_participant() {
-    let shared = Shared::new();
-    let dead = shared.register().unwrap();
+    let collector = &Collector::new();
+    let dead = Participant::register(collector).unwrap();
     dead.attach();
     // SAFETY: (1) there is one thread; (2) none; (3) the dead one is only dropped.
-    unsafe { shared.after_fork_in_child(None) };
-    assert_eq!(shared.attached(), 0);
-    assert!(shared.poll(shared.advance()));
+    unsafe { Participant::after_fork_in_child(collector, None) };
+    assert_eq!(collector.attached(), 0);
+    assert!(collector.poll(collector.advance()));
     drop(dead);
 }

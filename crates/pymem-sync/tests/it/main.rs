@@ -2,11 +2,11 @@
 #![cfg(all(feature = "std", not(pymem_loom)))]
 #![allow(missing_docs, reason = "a test")]
 
+mod abandoned_pool;
 mod delayed;
 mod fork;
 mod lock;
 mod memory;
-mod ownerless;
 mod properties;
 mod published;
 mod qsbr;

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
+use pymem_sync::qsbr::{Collector, Delayed, Domain, Limits, Participant, Reclaim};
 
 thread_local! {
     /// Allocations of this thread that still succeed.
@@ -65,9 +65,10 @@ impl Reclaim for Numbered {
 
 #[test]
 fn an_item_that_finds_no_memory_comes_back() {
-    let (shared, orphans) = (Shared::new(), Orphans::new());
-    let delayed = Delayed::new(&shared, &orphans, Limits { items: 1_000_000, bytes: usize::MAX });
-    let reader = shared.register().unwrap();
+    let domain = Domain::new();
+    let collector = domain.collector();
+    let delayed = Delayed::new(&domain, Limits { items: 1_000_000, bytes: usize::MAX }).unwrap();
+    let reader = Participant::register(collector).unwrap();
     reader.attach();
     let mut queued = 0;
     let refused = without_memory(|| {
@@ -97,15 +98,16 @@ fn no_item_is_lost_whichever_allocation_fails_first() {
     const ITEMS: usize = 400;
     let mut refused_at = Vec::new();
     for count in 0.. {
-        let (shared, orphans) = (Shared::new(), Orphans::new());
-        let readers: Vec<_> = (0..8).map(|_| shared.register().unwrap()).collect();
+        let domain = Domain::new();
+        let collector = domain.collector();
+        let readers: Vec<_> = (0..8).map(|_| Participant::register(collector).unwrap()).collect();
         readers.iter().for_each(|reader| reader.attach());
         RECLAIMED.set(0);
         let limits = Limits { items: 50, bytes: usize::MAX };
         let (mut queued, mut refused) = (0, 0);
         let ended = with_allocations(count, || {
-            let own = shared.register().ok()?;
-            let delayed = Delayed::try_new(&shared, &orphans, limits)?;
+            let own = Participant::register(collector).ok()?;
+            let delayed = Delayed::new(&domain, limits)?;
             own.attach();
             for number in 0..ITEMS {
                 // SAFETY: (1), (2), (3) nobody can reach a number.
@@ -122,9 +124,9 @@ fn no_item_is_lost_whichever_allocation_fails_first() {
             Some(())
         });
         readers.iter().for_each(|reader| reader.detach());
-        let late = orphans.process(&shared);
+        let late = domain.process();
         assert_eq!(RECLAIMED.get(), queued, "{count} allocations, {late} of them late");
-        assert!(orphans.is_empty());
+        assert!(!domain.has_abandoned());
         assert_eq!(queued + refused, if ended.is_some() { ITEMS } else { 0 });
         refused_at.push(refused);
         if ended.is_some() && refused == 0 {
@@ -137,13 +139,14 @@ fn no_item_is_lost_whichever_allocation_fails_first() {
 
 #[test]
 fn a_full_queue_makes_room_by_processing() {
-    let (shared, orphans) = (Shared::new(), Orphans::new());
-    let delayed = Delayed::new(&shared, &orphans, Limits { items: 1_000_000, bytes: usize::MAX });
+    let domain = Domain::new();
+    let collector = domain.collector();
+    let delayed = Delayed::new(&domain, Limits { items: 1_000_000, bytes: usize::MAX }).unwrap();
     // SAFETY: (1), (2), (3) nobody can reach a number.
     let retire = |number| unsafe { delayed.retire(Numbered(number)) }.is_ok();
     assert!((0..4).all(retire));
     delayed.process(); // a deferred goal for the four
-    let _ = shared.advance(); // which somebody's advance reaches
+    let _ = collector.advance(); // which somebody's advance reaches
     // The queue has room for a few; once it has none, those that are ready make room.
     let queued = without_memory(|| (4..100).take_while(|number| retire(*number)).count());
     assert_eq!(queued, 96, "nobody is attached, so there is always something to reclaim");
@@ -152,31 +155,32 @@ fn a_full_queue_makes_room_by_processing() {
 
 #[test]
 fn a_hand_over_needs_no_memory() {
-    let (shared, orphans) = (Shared::new(), Orphans::new());
-    let delayed = Delayed::new(&shared, &orphans, Limits::default());
-    let reader = shared.register().unwrap();
+    let domain = Domain::new();
+    let collector = domain.collector();
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
+    let reader = Participant::register(collector).unwrap();
     reader.attach();
     for number in 0..10 {
         // SAFETY: (1), (2), (3) nobody can reach a number.
         assert!(unsafe { delayed.retire(Numbered(number)) }.is_ok());
     }
     without_memory(|| drop(delayed));
-    assert!(!orphans.is_empty());
+    assert!(domain.has_abandoned());
     reader.detach();
-    assert_eq!(orphans.process(&shared), 10, "also those that never got a goal of their own");
-    assert!(orphans.is_empty());
+    assert_eq!(domain.process(), 10, "also those that never got a goal of their own");
+    assert!(!domain.has_abandoned());
 }
 
 #[test]
 fn registration_without_memory_is_an_error_and_can_be_repeated() {
-    let shared = Shared::new();
-    let first: Vec<_> = (0..8).map(|_| shared.register().unwrap()).collect();
-    let error = without_memory(|| shared.register().map(drop)).unwrap_err();
+    let collector = &Collector::new();
+    let first: Vec<_> = (0..8).map(|_| Participant::register(collector).unwrap()).collect();
+    let error = without_memory(|| Participant::register(collector).map(drop)).unwrap_err();
     assert!(error.to_string().contains("register again"), "{error}");
-    assert_eq!(shared.slots(), 8);
-    let ninth = shared.register().unwrap();
-    assert_eq!(shared.slots(), 16);
+    assert_eq!(collector.slots(), 8);
+    let ninth = Participant::register(collector).unwrap();
+    assert_eq!(collector.slots(), 16);
     drop((first, ninth));
-    let again = without_memory(|| shared.register().map(drop));
+    let again = without_memory(|| Participant::register(collector).map(drop));
     assert!(again.is_ok(), "a free slot needs no memory");
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Seq, Shared};
+use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim, Seq};
 
 proptest! {
     /// Over any stretch of fewer than 2^62 advances, "before" is what counting without a wrap says.
@@ -118,9 +118,10 @@ impl Expected {
 
 fn check(start: Seq, limits: Limits, steps: &[Step]) -> Result<(), TestCaseError> {
     let next = AtomicUsize::new(0);
-    let (shared, orphans) = (Shared::starting_at(start), Orphans::new());
-    let reader = shared.register().unwrap();
-    let delayed = Delayed::new(&shared, &orphans, limits);
+    let domain = Domain::starting_at(start);
+    let collector = domain.collector();
+    let reader = Participant::register(collector).unwrap();
+    let delayed = Delayed::new(&domain, limits).unwrap();
     let mut expected = Expected {
         advances: 0,
         seen: None,
@@ -167,7 +168,7 @@ fn check(start: Seq, limits: Limits, steps: &[Step]) -> Result<(), TestCaseError
                 expected.seen = None;
             }
             Step::Advance => {
-                let _ = shared.advance();
+                let _ = collector.advance();
                 expected.advances += 1;
             }
         }

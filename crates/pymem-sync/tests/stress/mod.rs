@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pymem_sync::qsbr::{Delayed, Limits, Orphans, Reclaim, Shared};
-use pymem_sync::{Lock, Node, Owned, Ownerless, Published, RemoteStack};
+use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim};
+use pymem_sync::{AbandonedPool, Lock, Node, Owned, Published, RemoteStack};
 
 /// What a freed word holds.
 const DEAD: usize = 0xDDDD_DDDD;
@@ -57,8 +57,7 @@ impl Reclaim for Retired {
 }
 
 struct Table {
-    shared: Shared,
-    orphans: Orphans<Retired>,
+    domain: Domain<Retired>,
     links: [AtomicPtr<Record>; 4],
     retired: AtomicUsize,
     reclaimed: AtomicUsize,
@@ -72,7 +71,8 @@ fn boxed(value: usize) -> *mut Record {
 fn read(table: &'static Table, stop: &'static AtomicBool) {
     let mut rounds = 0_usize;
     while !stop.load(Ordering::Relaxed) {
-        let participant = table.shared.register().expect("memory for a slot");
+        let participant =
+            Participant::register(table.domain.collector()).expect("memory for a slot");
         for _ in 0..50 {
             participant.attach();
             for _ in 0..50 {
@@ -89,8 +89,8 @@ fn read(table: &'static Table, stop: &'static AtomicBool) {
 
 /// A short life that replaces records and retires the old ones.
 fn replace(table: &'static Table, seed: usize) {
-    let participant = table.shared.register().expect("memory for a slot");
-    let delayed = Delayed::new(&table.shared, &table.orphans, Limits { items: 31, bytes: 4096 });
+    let participant = Participant::register(table.domain.collector()).expect("memory for a slot");
+    let delayed = Delayed::new(&table.domain, Limits { items: 31, bytes: 4096 }).unwrap();
     participant.attach();
     for round in 0..500 {
         let new = boxed(seed + round);
@@ -111,8 +111,7 @@ fn replace(table: &'static Table, seed: usize) {
 /// Two readers of records that a stream of short-lived threads replaces.
 pub(crate) fn readers_and_reclaimers(duration: Duration) {
     let table = leak(Table {
-        shared: Shared::new(),
-        orphans: Orphans::new(),
+        domain: Domain::new(),
         links: std::array::from_fn(|link| AtomicPtr::new(boxed(link))),
         retired: AtomicUsize::new(0),
         reclaimed: AtomicUsize::new(0),
@@ -128,7 +127,7 @@ pub(crate) fn readers_and_reclaimers(duration: Duration) {
     }
     stop.store(true, Ordering::Relaxed);
     join(readers);
-    table.orphans.process(&table.shared);
+    table.domain.process();
     let retired = table.retired.load(Ordering::Relaxed);
     assert!(retired >= 1000, "the program has done nothing");
     assert_eq!(table.reclaimed.load(Ordering::Relaxed), retired, "once each");
@@ -153,7 +152,7 @@ struct Heap {
 unsafe impl Send for Heap {}
 
 struct World {
-    pool: Ownerless<'static, Heap>,
+    pool: AbandonedPool<'static, Heap>,
     stacks: [RemoteStack; HEAPS],
     /// Blocks on their way to the threads that free them.
     mail: RemoteStack,
@@ -174,8 +173,6 @@ fn own(world: &'static World, stop: &'static AtomicBool) -> usize {
             continue;
         };
         let stack = &world.stacks[heap.number];
-        let pending = stack.adopt().expect("the pool gives a heap to one thread");
-        heap.free.extend(pending.map(NonNull::cast));
         for round in 0..200 {
             let Some(block) = heap.free.pop() else {
                 heap.free.extend(stack.drain().map(NonNull::cast));
@@ -189,7 +186,6 @@ fn own(world: &'static World, stop: &'static AtomicBool) -> usize {
             sent += 1;
         }
         assert!(heap.free.len() <= BLOCKS, "a block was doubled");
-        stack.abandon();
         world.pool.give(heap);
     }
     sent
@@ -216,14 +212,13 @@ fn free(world: &'static World, stop: &'static AtomicBool) -> usize {
 /// Heaps that change owners while their blocks are freed by other threads.
 pub(crate) fn owners_and_freers(duration: Duration) {
     let world = leak(World {
-        pool: Ownerless::new(),
+        pool: AbandonedPool::new(),
         stacks: std::array::from_fn(|_| RemoteStack::new()),
         mail: RemoteStack::new(),
     });
     for number in 0..HEAPS {
         let block = |_| NonNull::from(leak(Block { words: UnsafeCell::new([0; 4]) }));
         let heap = Heap { number, free: (0..BLOCKS).map(block).collect() };
-        world.stacks[number].abandon();
         world.pool.give(Owned::new(Box::leak(Box::new(Node::new(heap)))));
     }
     let [stop, done] = [leak(AtomicBool::new(false)), leak(AtomicBool::new(false))];
@@ -238,7 +233,7 @@ pub(crate) fn owners_and_freers(duration: Duration) {
     assert_eq!(freed, sent);
     let mut blocks = 0;
     while let Some(heap) = world.pool.take() {
-        blocks += heap.free.len() + world.stacks[heap.number].adopt().expect("left").count();
+        blocks += heap.free.len() + world.stacks[heap.number].drain().count();
     }
     assert_eq!(blocks, HEAPS * BLOCKS, "stranded or doubled");
 }
@@ -274,7 +269,7 @@ pub(crate) fn publishers_and_readers(duration: Duration) {
     // Records are for ever, so they are few.
     for number in 2..20_000 {
         let new = leak(Record([number; 8]));
-        assert!(published.update(|_| Some(new)).is_ok());
+        published.store(new);
         thread::yield_now();
         if Instant::now() > end {
             break;

@@ -1,4 +1,4 @@
-//! Owns [`Ownerless`]: a pool of things whose owners have left, for the next thread that needs one.
+//! Owns [`AbandonedPool`]: things whose owners have left, for the next thread that needs one.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -43,7 +43,7 @@ impl Head {
     }
 }
 
-/// A thing and the room that it needs to wait in an [`Ownerless`] pool; aligned to 128 bytes.
+/// A thing and the room that it needs to wait in an [`AbandonedPool`]; aligned to 128 bytes.
 #[repr(C, align(128))]
 pub struct Node<T> {
     /// The address of the node below in the pool; 0 for none. Written by the owner, read by any taker.
@@ -142,7 +142,7 @@ impl<T: fmt::Debug> fmt::Debug for Owned<'_, T> {
     }
 }
 
-/// A lock-free pool of things without an owner; last in, first out.
+/// A lock-free pool of abandoned things; last in, first out.
 ///
 /// Nothing is allocated: a thing waits in its own [`Node`], which must outlive the pool's last use (`'p`, mostly
 /// `'static`: leak a box, or keep nodes in mapped memory). The last owner's writes are visible to the taker.
@@ -158,9 +158,9 @@ impl<T: fmt::Debug> fmt::Debug for Owned<'_, T> {
 /// # Examples
 ///
 /// ```
-/// use pymem_sync::{Node, Owned, Ownerless};
+/// use pymem_sync::{Node, Owned, AbandonedPool};
 ///
-/// static POOL: Ownerless<'static, Vec<u8>> = Ownerless::new();
+/// static POOL: AbandonedPool<'static, Vec<u8>> = AbandonedPool::new();
 ///
 /// let mut mine = Owned::new(Box::leak(Box::new(Node::new(Vec::new()))));
 /// mine.push(7);
@@ -168,18 +168,18 @@ impl<T: fmt::Debug> fmt::Debug for Owned<'_, T> {
 /// assert_eq!(*POOL.take().unwrap(), [7]);
 /// assert!(POOL.take().is_none());
 /// ```
-pub struct Ownerless<'p, T> {
+pub struct AbandonedPool<'p, T> {
     // Padded: every thread that comes or goes writes here.
     head: CachePadded<AtomicU64>,
     _nodes: PhantomData<*mut &'p Node<T>>,
 }
 
 // SAFETY: the pool moves owned things between threads and shares none.
-unsafe impl<T: Send> Send for Ownerless<'_, T> {}
+unsafe impl<T: Send> Send for AbandonedPool<'_, T> {}
 // SAFETY: as above; the only shared state is atomic.
-unsafe impl<T: Send> Sync for Ownerless<'_, T> {}
+unsafe impl<T: Send> Sync for AbandonedPool<'_, T> {}
 
-impl<'p, T> Ownerless<'p, T> {
+impl<'p, T> AbandonedPool<'p, T> {
     const_in_real! {
         /// An empty pool.
         #[must_use]
@@ -192,10 +192,10 @@ impl<'p, T> Ownerless<'p, T> {
     pub fn give(&self, thing: Owned<'p, T>) {
         // `Owned::new` has checked that the address fits.
         let address = ptr::from_ref(thing.node).expose_provenance() as u64;
-        // Release: pairs with the Acquire of `take`; see `loom_ownerless`.
-        let release = ordering(Site::OwnerlessGive, Ordering::Release);
+        // Release: pairs with the Acquire of `take`; see `loom_abandoned_pool`.
+        let release = ordering(Site::PoolGive, Ordering::Release);
         // Counting gives alone is enough: for a node to be on top again, it must have been given again.
-        let step = chosen(Site::OwnerlessVersion, 1, 0);
+        let step = chosen(Site::PoolVersion, 1, 0);
         let mut head = Head(self.head.load(Ordering::Relaxed));
         loop {
             // Relaxed: the exchange below publishes it.
@@ -212,8 +212,8 @@ impl<'p, T> Ownerless<'p, T> {
     #[must_use = "a thing whose handle is dropped is out of reach until the end of its borrow"]
     pub fn take(&self) -> Option<Owned<'p, T>> {
         // Acquire: pairs with the Release of `give`, for the node's link as well as for the value; a take on top of a give
-        // continues its release sequence, so one Acquire sees every node below. See `loom_ownerless`.
-        let acquire = ordering(Site::OwnerlessTake, Ordering::Acquire);
+        // continues its release sequence, so one Acquire sees every node below. See `loom_abandoned_pool`.
+        let acquire = ordering(Site::PoolTake, Ordering::Acquire);
         let mut head = Head(self.head.load(acquire));
         loop {
             let node = ptr::with_exposed_provenance::<Node<T>>(head.address() as usize);
@@ -240,14 +240,14 @@ impl<'p, T> Ownerless<'p, T> {
     }
 }
 
-impl<T> Default for Ownerless<'_, T> {
+impl<T> Default for AbandonedPool<'_, T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T> fmt::Debug for Ownerless<'_, T> {
+impl<T> fmt::Debug for AbandonedPool<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ownerless").field("is_empty", &self.is_empty()).finish()
+        f.debug_struct("AbandonedPool").field("is_empty", &self.is_empty()).finish()
     }
 }

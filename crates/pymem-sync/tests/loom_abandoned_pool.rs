@@ -1,4 +1,4 @@
-//! The pool of ownerless things: nothing is taken twice or lost, also when a node comes back meanwhile (ABA), and the
+//! The pool of abandoned things: nothing is taken twice or lost, also when a node comes back meanwhile (ABA), and the
 //! last owner's plain data is visible to the taker.
 #![cfg(pymem_loom)]
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use model::{Leak, Model, Plain};
 use pymem_sync::sync::Site;
-use pymem_sync::{Node, Owned, Ownerless};
+use pymem_sync::{AbandonedPool, Node, Owned};
 
 struct Thing {
     number: usize,
@@ -26,7 +26,7 @@ impl Thing {
     }
 }
 
-type Pool = Ownerless<'static, Thing>;
+type Pool = AbandonedPool<'static, Thing>;
 
 fn take(pool: &Pool) -> Option<Owned<'static, Thing>> {
     let thing = pool.take()?;
@@ -63,7 +63,7 @@ fn a_node_that_comes_back_is_not_taken_for_the_old_one() {
         name: "a_node_that_comes_back_is_not_taken_for_the_old_one",
         preemptions: None,
         floor: 50_000,
-        controls: &[Site::OwnerlessVersion, Site::OwnerlessGive, Site::OwnerlessTake],
+        controls: &[Site::PoolVersion, Site::PoolGive, Site::PoolTake],
     };
     model.check(|| {
         let pool = Leak::new(Pool::new());
@@ -90,7 +90,7 @@ fn two_takers_and_a_giver_share_nothing() {
         name: "two_takers_and_a_giver_share_nothing",
         preemptions: None,
         floor: 5_000,
-        controls: &[Site::OwnerlessGive, Site::OwnerlessTake],
+        controls: &[Site::PoolGive, Site::PoolTake],
     };
     model.check(|| {
         let pool = Leak::new(Pool::new());

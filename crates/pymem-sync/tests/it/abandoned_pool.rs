@@ -1,11 +1,11 @@
-//! The ownerless pool on one thread; `loom_ownerless` shows the rest.
+//! The pool of abandoned things on one thread; `loom_abandoned_pool` shows the rest.
 
-use pymem_sync::{Node, Owned, Ownerless};
+use pymem_sync::{AbandonedPool, Node, Owned};
 
 #[test]
 fn the_last_thing_given_is_the_first_taken() {
     let mut nodes = [1, 2, 3].map(Node::new);
-    let pool = Ownerless::new();
+    let pool = AbandonedPool::new();
     assert!(pool.is_empty());
     for node in &mut nodes {
         pool.give(Owned::new(node));
@@ -29,7 +29,7 @@ fn a_thing_survives_as_an_address() {
 #[test]
 fn the_version_wraps_without_touching_the_address() {
     let mut node = Node::new(7);
-    let pool = Ownerless::new();
+    let pool = AbandonedPool::new();
     let mut owned = Owned::new(&mut node);
     for _ in 0..(1 << 23) + 3 {
         pool.give(owned);

@@ -1,18 +1,17 @@
-//! Owns [`Shared`]: the write sequence, the read sequence, and the scan that lifts one to the other.
+//! Owns [`Collector`]: the write sequence, the read sequence, and the scan that lifts one to the other.
 
-use core::fmt;
+use core::{fmt, ptr};
 
 use crossbeam_utils::CachePadded;
 
-use super::participant::Participant;
 use super::seq::{Goal, Seq};
-use super::slots::{RegisterError, Slots};
+use super::slots::{RegisterError, Slot, Slots};
 use crate::sync::{AtomicU64, Ordering, Site, chosen, const_in_real, fence, ordering};
 
-/// What the participants of one QSBR domain share; a CPython interpreter has one.
+/// Says when memory can go: what every [`Participant`](super::Participant) of one domain has seen.
 ///
 /// About 1.5 KiB, with room for 8 participants; further ones are added in chunks of 8 that never move.
-pub struct Shared {
+pub struct Collector {
     /// The write sequence: counts advances.
     // Padded: read at every quiescent state, written at every advance.
     write: CachePadded<AtomicU64>,
@@ -24,15 +23,15 @@ pub struct Shared {
     next_id: AtomicU64,
 }
 
-impl Shared {
+impl Collector {
     const_in_real! {
-        /// A domain without participants.
+        /// A collector without participants.
         #[must_use]
         pub const fn new() -> Self {
             Self::starting_at(Seq::FIRST)
         }
 
-        /// A domain whose sequence starts at `seq`, so that tests meet the wrap.
+        /// A collector whose sequence starts at `seq`, so that tests meet the wrap.
         #[doc(hidden)]
         #[must_use]
         pub const fn starting_at(seq: Seq) -> Self {
@@ -45,16 +44,10 @@ impl Shared {
         }
     }
 
-    /// Registers the calling thread, detached; no other thread is stopped or waited for.
-    ///
-    /// A slot of a dropped participant is used again; costs a look at every slot.
-    ///
-    /// # Errors
-    ///
-    /// [`RegisterError`] if there is no memory for more slots.
-    pub fn register(&self) -> Result<Participant<'_>, RegisterError> {
+    /// A slot for a new participant, and the participant's id.
+    pub(super) fn own_slot(&self) -> Result<(&Slot, u64), RegisterError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        Ok(Participant::new(self, self.slots.own(id)?, id))
+        Ok((self.slots.own(id)?, id))
     }
 
     /// Starts a new grace period; its goal is reached once every online participant has seen it.
@@ -161,17 +154,12 @@ impl Shared {
 
     /// Takes every slot but the survivor's from the threads that a fork left behind, in the child.
     ///
-    /// Goals are reachable again: dead threads hold nothing back. Dropping a dead thread's [`Participant`] afterwards
-    /// does nothing; any other use of it is an error.
-    ///
     /// # Safety
     ///
     /// 1. The process was just forked, and the calling thread is its only one.
-    /// 2. `survivor`, if any, is the calling thread's participant.
-    /// 3. No participant but the survivor is used again, except to drop it.
-    pub unsafe fn after_fork_in_child(&self, survivor: Option<&Participant<'_>>) {
+    pub(super) unsafe fn keep_slot(&self, survivor: Option<&Slot>) {
         for slot in self.slots.iter() {
-            if !survivor.is_some_and(|survivor| survivor.owns(slot)) {
+            if !survivor.is_some_and(|survivor| ptr::eq(survivor, slot)) {
                 // Relaxed: (1) nobody else reads it.
                 slot.seq.store(0, Ordering::Relaxed);
                 slot.disown();
@@ -180,15 +168,15 @@ impl Shared {
     }
 }
 
-impl Default for Shared {
+impl Default for Collector {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for Collector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("Collector")
             .field("write", &self.current())
             .field("read", &self.read_seq())
             .field("attached", &self.attached())
