@@ -122,9 +122,12 @@ impl Collector {
     fn scan(&self) -> Seq {
         // The write sequence first: it bounds the result, so every unlink that the result covers is known to us before the
         // fence. Then two cases for a reader: its fence (in `attach`) comes first, and we see its slot; or ours comes first,
-        // and it sees the unlink. See `loom_qsbr_attach`.
+        // and it sees the unlink. See `loom_qsbr_attach`, and `loom_qsbr_scan_pb3` for this order.
         let mut oldest = self.current();
         fence(Site::QsbrScanFence);
+        if chosen(Site::QsbrScanOrder, false, true) {
+            oldest = self.current();
+        }
         // Acquire: pairs with the Release of `quiescent_state` and `detach`; see `loom_qsbr_quiescent`, `loom_qsbr_detach`.
         let acquire = ordering(Site::QsbrScan, Ordering::Acquire);
         let seen = self.slots.iter().filter_map(|slot| Seq::from_word(slot.seq.load(acquire)));

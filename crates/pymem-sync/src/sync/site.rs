@@ -60,6 +60,8 @@ sites! {
     QsbrDetach = "qsbr-detach",
     /// The fence of a scan; removed: the scan misses a reader that the unlink did not reach.
     QsbrScanFence = "qsbr-scan-fence",
+    /// A scan reads the write sequence before its fence; planted: after it, and the fence brings no unlink along.
+    QsbrScanOrder = "qsbr-scan-order",
     /// The Acquire with which a scan reads a slot; weakened: the free overtakes a reader's last reads.
     QsbrScan = "qsbr-scan",
     /// The Release that raises the read sequence; weakened: another reclaimer's free overtakes a reader's last reads.
