@@ -70,11 +70,51 @@ size_t pymem_allocated_blocks(void);
 size_t pymem_release(int level);
 
 /**
+ * Stores how many blocks of the three domains together are live, their bytes as they were requested, and the most bytes that
+ * were live at a time since the start or the last `pymem_reset_peak`.
+ *
+ * Returns 0; -1, with nothing stored, in a process that does not count (`PYMEM_LIMIT`, `PYMEM_STATS`). A null pointer leaves
+ * that number out. May be called from any thread; allocates nothing.
+ *
+ * # Safety
+ *
+ * 1. Each pointer is null or points to a writable `size_t`.
+ */
+int pymem_counts(size_t *blocks,
+                 size_t *bytes,
+                 size_t *peak_bytes);
+
+/**
+ * Begins the peak of `pymem_counts` anew, at what is live now. May be called from any thread.
+ */
+void pymem_reset_peak(void);
+
+/**
+ * Lets a call that would bring the live blocks of the three domains together above `bytes` give none, from now on.
+ *
+ * What is live already stays. The largest `size_t` is no limit. Returns 0; -1, with nothing changed, in a process that does not
+ * count (`PYMEM_LIMIT`, `PYMEM_STATS`). May be called from any thread.
+ */
+int pymem_limit(size_t bytes);
+
+/**
+ * Draws the heap of mem and obj into the SVG file at `path`, now.
+ *
+ * Returns 0; -1 in a process whose heap cannot be drawn, as one without `PYMEM_HEAP_MAP`, and for null; -2 when the file cannot
+ * be written. The calling thread must hold the GIL, where there is one.
+ *
+ * # Safety
+ *
+ * 1. `path` is null or a text that ends with a NUL.
+ */
+int pymem_heap_map(const char *path);
+
+/**
  * Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.
  *
  * Returns the length in bytes without the NUL, which may be more than fits in `len` bytes: then the text is cut, as by
  * `snprintf`; -1 when it cannot be made. Null `buf` or 0 `len` only asks for the length. `installed` is false, and
- * nothing else is there, where nothing is installed. Counts of calls are there only when a report at exit was asked for.
+ * nothing else is there, where nothing is installed. Counts of calls are there only when a report at exit or a limit was asked for.
  * The calling thread must hold the GIL, where there is one.
  *
  * # Safety

@@ -1,20 +1,30 @@
 //! Owns the library's C interface, `pymem.h`: for embedders, and for tools inside a running process.
 
 use core::ffi::{CStr, c_char, c_int};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx, ReleaseLevel};
 
 use crate::host::python::host;
 use crate::load;
-use crate::observe::report;
+use crate::observe::{budget, counting, heap_map, report};
 use crate::service;
 
-/// `pymem_setup`: done.
+/// Every function with a status: done.
 const OK: c_int = 0;
 /// `pymem_setup`: a name that is none, or that this interpreter cannot have.
 const UNKNOWN_NAME: c_int = -1;
 /// `pymem_setup`: the interpreter has started, allocators are installed already, or there is no interpreter.
 const TOO_LATE: c_int = -2;
+
+/// `pymem_counts`, `pymem_limit`: nothing is counted.
+const NOT_COUNTED: c_int = -1;
+/// `pymem_heap_map`: the heap is not one that can be drawn.
+const NO_MAP: c_int = -1;
+/// `pymem_heap_map`: the file cannot be written.
+const NOT_WRITTEN: c_int = -2;
 
 /// Installs the configuration `name` in the interpreter of this process, before it is initialized.
 ///
@@ -101,11 +111,80 @@ pub extern "C" fn pymem_release(level: c_int) -> usize {
     service::installed().map_or(0, |service| service.release(ReleaseLevel::from_number(level)))
 }
 
+/// Stores how many blocks of the three domains together are live, their bytes as they were requested, and the most bytes that
+/// were live at a time since the start or the last `pymem_reset_peak`.
+///
+/// Returns 0; -1, with nothing stored, in a process that does not count (`PYMEM_LIMIT`, `PYMEM_STATS`). A null pointer leaves
+/// that number out. May be called from any thread; allocates nothing.
+///
+/// # Safety
+///
+/// 1. Each pointer is null or points to a writable `size_t`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_counts(
+    blocks: *mut usize,
+    bytes: *mut usize,
+    peak_bytes: *mut usize,
+) -> c_int {
+    if !service::installed().is_some_and(|service| service.counts) {
+        return NOT_COUNTED;
+    }
+    let live = Domain::ALL.map(|domain| counting::live(domain).blocks).iter().sum();
+    for (out, number) in [(blocks, live), (bytes, budget::live()), (peak_bytes, budget::peak())] {
+        if !out.is_null() {
+            // SAFETY: by duty 1.
+            unsafe { out.write(number) };
+        }
+    }
+    OK
+}
+
+/// Begins the peak of `pymem_counts` anew, at what is live now. May be called from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn pymem_reset_peak() {
+    budget::reset_peak();
+}
+
+/// Lets a call that would bring the live blocks of the three domains together above `bytes` give none, from now on.
+///
+/// What is live already stays. The largest `size_t` is no limit. Returns 0; -1, with nothing changed, in a process that does not
+/// count (`PYMEM_LIMIT`, `PYMEM_STATS`). May be called from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn pymem_limit(bytes: usize) -> c_int {
+    if !service::installed().is_some_and(|service| service.counts) {
+        return NOT_COUNTED;
+    }
+    budget::set_limit(bytes);
+    OK
+}
+
+/// Draws the heap of mem and obj into the SVG file at `path`, now.
+///
+/// Returns 0; -1 in a process whose heap cannot be drawn, as one without `PYMEM_HEAP_MAP`, and for null; -2 when the file cannot
+/// be written. The calling thread must hold the GIL, where there is one.
+///
+/// # Safety
+///
+/// 1. `path` is null or a text that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
+    if path.is_null() {
+        return NO_MAP;
+    }
+    // SAFETY: by duty 1.
+    let path = unsafe { CStr::from_ptr(path) };
+    match heap_map::draw_into(Path::new(OsStr::from_bytes(path.to_bytes()))) {
+        Some(Ok(())) => OK,
+        Some(Err(_)) => NOT_WRITTEN,
+        None => NO_MAP,
+    }
+}
+
 /// Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.
 ///
 /// Returns the length in bytes without the NUL, which may be more than fits in `len` bytes: then the text is cut, as by
 /// `snprintf`; -1 when it cannot be made. Null `buf` or 0 `len` only asks for the length. `installed` is false, and
-/// nothing else is there, where nothing is installed. Counts of calls are there only when a report at exit was asked for.
+/// nothing else is there, where nothing is installed. Counts of calls are there only when a report at exit or a limit was asked for.
 /// The calling thread must hold the GIL, where there is one.
 ///
 /// # Safety

@@ -26,6 +26,7 @@ mod host {
 
 /// What is told of a process: only on request.
 mod observe {
+    pub(crate) mod budget;
     pub(crate) mod counting;
     pub(crate) mod drawable;
     pub(crate) mod heap_map;
@@ -34,5 +35,6 @@ mod observe {
 }
 
 pub use abi::{
-    pymem_allocated_blocks, pymem_get_allocator, pymem_release, pymem_setup, pymem_stats_json,
+    pymem_allocated_blocks, pymem_counts, pymem_get_allocator, pymem_heap_map, pymem_limit,
+    pymem_release, pymem_reset_peak, pymem_setup, pymem_stats_json,
 };

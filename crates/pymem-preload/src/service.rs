@@ -12,7 +12,7 @@ use pymem_domains::{
 use crate::host::hooks;
 use crate::host::python::{Host, host};
 use crate::observe::drawable::Drawable;
-use crate::observe::{counting, heap_map, tracing};
+use crate::observe::{budget, counting, heap_map, tracing};
 use crate::request::environment;
 use crate::request::options::Requests;
 use crate::request::refusal::Refusal;
@@ -154,7 +154,10 @@ impl Service {
 
     /// Puts what was asked for over the records, from the inside out: counts, a log, the heap map's look for notes.
     fn observe(&mut self, requests: &Requests) -> Result<(), Refusal> {
-        if requests.stats {
+        if let Some(bytes) = requests.limit {
+            budget::set_limit(bytes);
+        }
+        if requests.stats || requests.limit.is_some() {
             self.counts = true;
             self.wrap(&Domain::ALL, counting::counted);
         }

@@ -1,5 +1,6 @@
 //! Owns the counts of a report: calls of each domain, live blocks, and live and peak bytes. A counted record wraps the one
-//! that serves; without a request for a report there is none, and nothing is counted.
+//! that serves; without a request for a report or a limit there is none, and nothing is counted. Leaves the limit, which is
+//! one for the three domains together, to `budget.rs`.
 //!
 //! Sizes are kept out of line, since the blocks are the wrapped record's and other code may free them too. Their table
 //! takes its memory from the C library.
@@ -12,6 +13,8 @@ use std::sync::Once;
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain};
 use pymem_sync::Lock;
+
+use crate::observe::budget;
 
 /// What one domain was asked for.
 #[derive(Debug, Default)]
@@ -47,7 +50,10 @@ struct Live {
 impl Live {
     fn add(&mut self, block: usize, size: usize) {
         self.bytes += size;
-        self.bytes -= self.sizes.insert(block, size).unwrap_or(0);
+        // The interpreter frees some raw blocks by the C library, which tells nobody.
+        let unseen = self.sizes.insert(block, size).unwrap_or(0);
+        self.bytes -= unseen;
+        budget::give(unseen);
         self.peak_bytes = self.peak_bytes.max(self.bytes);
     }
 
@@ -119,13 +125,32 @@ impl Counted {
         counter(counts(self.domain)).fetch_add(1, Relaxed);
     }
 
-    /// Notes what a call gave.
-    fn note(&self, block: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+    /// Notes what `call` gives, a block of `size` bytes in place of one of `given`; no call is made when the limit has no
+    /// room for them.
+    fn note(
+        &self,
+        given: usize,
+        size: usize,
+        call: impl FnOnce() -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        let has_room = budget::exchange(given, size);
+        let block = if has_room { call() } else { None };
         match block {
             Some(block) => with_live(self.domain, |live| live.add(block.addr().get(), size)),
-            None => self.count(|counts| &counts.failed),
+            None => {
+                if has_room {
+                    budget::exchange_back(given, size);
+                }
+                self.count(|counts| &counts.failed);
+            }
         }
         block
+    }
+
+    /// Takes a block out of the live ones; gives its address and size, `None` for one from before the counting.
+    fn forget(&self, block: NonNull<u8>) -> Option<(usize, usize)> {
+        let block = block.addr().get();
+        Some((block, with_live(self.domain, |live| live.remove(block))?))
     }
 }
 
@@ -134,33 +159,33 @@ impl Counted {
 unsafe impl Malloc for Counted {
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
         self.count(|counts| &counts.malloc);
-        self.note(self.inner.malloc(size), size)
+        self.note(0, size, || self.inner.malloc(size))
     }
 
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         self.count(|counts| &counts.calloc);
-        self.note(self.inner.calloc(nelem, elsize), nelem.saturating_mul(elsize))
+        self.note(0, nelem.saturating_mul(elsize), || self.inner.calloc(nelem, elsize))
     }
 
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
         self.count(|counts| &counts.realloc);
         // Before the call: afterwards another thread may own the address.
-        let old = ptr.and_then(|block| {
-            let block = block.addr().get();
-            Some((block, with_live(self.domain, |live| live.remove(block))?))
+        let old = ptr.and_then(|block| self.forget(block));
+        let given = old.map_or(0, |(_, size)| size);
+        let block = self.note(given, new_size, || {
+            // SAFETY: the caller's duties 1 and 2 are the record's.
+            unsafe { self.inner.realloc(ptr, new_size) }
         });
-        // SAFETY: the caller's duties 1 and 2 are the record's.
-        let block = unsafe { self.inner.realloc(ptr, new_size) };
         if let (None, Some((old, size))) = (block, old) {
             with_live(self.domain, |live| live.add(old, size));
         }
-        self.note(block, new_size)
+        block
     }
 
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
         self.count(|counts| &counts.free);
         if let Some(block) = ptr {
-            with_live(self.domain, |live| live.remove(block.addr().get()));
+            budget::give(self.forget(block).map_or(0, |(_, size)| size));
         }
         // SAFETY: the caller's duties 1 and 2 are the record's.
         unsafe { self.inner.free(ptr) }

@@ -100,6 +100,13 @@ fn draw() {
     }
 }
 
+/// Draws now into the file at `path`; `None` where the heap is not one that can be drawn.
+pub(crate) fn draw_into(path: &Path) -> Option<io::Result<()>> {
+    let map = MAP.get()?;
+    let snapshot = map.heaps.snapshot(format!("{}, process {}", map.name, std::process::id()));
+    Some(write_whole(path, &Svg(&snapshot).to_string()))
+}
+
 /// Writes a file such that a reader finds the old one or the new one.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();

@@ -9,6 +9,7 @@
 //! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
 //! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
+//! | `PYMEM_LIMIT` | bytes of live blocks above which a call gives none; `none`: they are counted alone |
 //! | `PYMEM_HEAP_MAP` | a file that gets a picture of the heap, at exit and on SIGUSR1 |
 //!
 //! All but the first three are taken out of the environment: they speak of one process, not of its children.
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use memdebug::{ConfigureError, Options as DebugOptions};
 use pymem_domains::{AllocatorName, Preconfig, Profile};
 
+use crate::observe::budget;
 use crate::request::command_line::CommandLine;
 use crate::request::environment;
 use crate::request::refusal::Refusal;
@@ -112,6 +114,8 @@ pub(crate) struct Requests {
     pub(crate) trace: Option<TraceRequest>,
     /// A picture of the heap.
     pub(crate) heap_map: Option<PathBuf>,
+    /// The most bytes of live blocks.
+    pub(crate) limit: Option<usize>,
 }
 
 /// A log of every call, where and how long.
@@ -126,7 +130,7 @@ impl Requests {
     ///
     /// # Errors
     ///
-    /// [`Refusal::TraceLimit`].
+    /// [`Refusal::TraceLimit`], [`Refusal::Limit`].
     ///
     /// # Safety
     ///
@@ -142,10 +146,13 @@ impl Requests {
         let heap_map = unsafe { take(c"PYMEM_HEAP_MAP") };
         // SAFETY: 1: by duty 1.
         let stats = unsafe { take(c"PYMEM_STATS") };
+        // SAFETY: 1: by duty 1.
+        let limit = unsafe { take(c"PYMEM_LIMIT") };
         Ok(Self {
             stats: stats.is_some(),
             trace: trace.map(|value| TraceRequest { path: path(value), max_bytes }),
             heap_map: heap_map.map(path),
+            limit: limit.map(parse_live_limit).transpose()?,
         })
     }
 }
@@ -168,17 +175,28 @@ fn parse_limit(value: &[u8]) -> Result<u64, Refusal> {
     text.parse().map_err(|_| Refusal::TraceLimit(text.into_owned()))
 }
 
+fn parse_live_limit(value: &[u8]) -> Result<usize, Refusal> {
+    let text = String::from_utf8_lossy(value);
+    match &*text {
+        "none" => Ok(budget::UNLIMITED),
+        number => number.parse().map_err(|_| Refusal::Limit(text.into_owned())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use pymem_domains::{AllocatorName as N, Build, Profile, Version};
 
     use super::Choice::{self, Serve, StepAside};
-    use super::{Refusal, parse_limit};
+    use super::{Refusal, parse_limit, parse_live_limit};
 
     #[test]
     fn limits() {
         assert_eq!(parse_limit(b"1048576").ok(), Some(1 << 20));
         assert!(matches!(parse_limit(b"1M"), Err(Refusal::TraceLimit(value)) if value == "1M"));
+        assert_eq!(parse_live_limit(b"4096").ok(), Some(4096));
+        assert_eq!(parse_live_limit(b"none").ok(), Some(usize::MAX));
+        assert!(matches!(parse_live_limit(b"4k"), Err(Refusal::Limit(value)) if value == "4k"));
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub(crate) enum Refusal {
     /// The value of `PYMEM_TRACE_LIMIT` is no number.
     #[error("PYMEM_TRACE_LIMIT: `{0}` is no number of bytes; give digits alone, such as 1048576")]
     TraceLimit(String),
+    /// The value of `PYMEM_LIMIT` is no number.
+    #[error(
+        "PYMEM_LIMIT: `{0}` is no number of bytes; give digits alone, or `none` to count without a limit"
+    )]
+    Limit(String),
     /// The log of calls cannot be started.
     #[error(
         "PYMEM_TRACE: the log of calls cannot be started: {0}; name a file that can be written"
@@ -101,6 +106,7 @@ mod tests {
                     &R::DebugRow(ConfigureError::NeedsHooks { option: "strict" }),
                 ),
                 ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1M".into())),
+                ("pymem_preload::Refusal::Limit", &R::Limit("4k".into())),
                 ("pymem_preload::Refusal::Trace", &R::Trace(no_such_file())),
                 ("pymem_preload::Refusal::NoHeap", &R::NoHeap),
                 ("pymem_preload::Refusal::Heaps", &R::Heaps(HeapError::OutOfMemory)),
