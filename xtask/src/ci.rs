@@ -12,51 +12,70 @@ use crate::{
 };
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
-type Step = (&'static str, fn(&Shell) -> Result<()>);
+struct Step {
+    name: &'static str,
+    run: fn(&Shell) -> Result<()>,
+    /// Whether it runs at every change. The others mostly repeat a step that does, in other builds or for longer; they run by their
+    /// names, each in a job of its own in the workflow.
+    always: bool,
+}
+
+const fn always(name: &'static str, run: fn(&Shell) -> Result<()>) -> Step {
+    Step { name, run, always: true }
+}
+
+const fn by_name(name: &'static str, run: fn(&Shell) -> Result<()>) -> Step {
+    Step { name, run, always: false }
+}
 
 const STEPS: &[Step] = &[
-    ("fmt", fmt),
-    ("layers", |_| layers::run()),
-    ("deny", deny),
-    ("docs", |_| docs::run(true)),
-    ("header", |_| header::run(true)),
-    ("clippy", clippy),
-    ("test", test),
-    ("test-alone", test_alone),
-    ("examples", examples),
-    ("doc", doc),
-    ("msrv", msrv::check),
-    ("package", package),
-    ("loom", |_| loom::run(false, None)),
-    ("install", install::check),
-    ("snippets", |_| snippets::run("", false)),
-    ("third-party", |_| third_party::run()),
-    ("regrtest", |_| regrtest::short()),
-    ("fuzz", short_fuzz),
-    ("bench", smoke),
-    ("instructions", instructions),
+    always("fmt", fmt),
+    always("layers", |_| layers::run()),
+    always("deny", deny),
+    always("docs", |_| docs::run(true)),
+    always("header", |_| header::run(true)),
+    always("clippy", clippy),
+    always("test", test),
+    always("examples", examples),
+    always("doc", doc),
+    always("msrv", msrv::check),
+    always("package", package),
+    always("loom", |_| loom::run(false, None)),
+    always("install", install::check),
+    always("snippets", |_| snippets::run("", false)),
+    always("third-party", |_| third_party::run()),
+    always("regrtest", |_| regrtest::short()),
+    always("fuzz", short_fuzz),
+    always("bench", smoke),
+    always("instructions", instructions),
+    by_name("test-alone", test_alone),
+    by_name("examples-release", |shell| run_examples(shell, "--release")),
+    by_name("regrtest-rows", |_| regrtest::every_row()),
 ];
+
+/// How long each fuzz target runs: long enough for the kept inputs and some thousand others.
+const FUZZ_SECONDS: u32 = 10;
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let steps: Vec<&Step> = match only {
-        None => STEPS.iter().collect(),
+        None => STEPS.iter().filter(|step| step.always).collect(),
         Some("list") => {
-            STEPS.iter().for_each(|(name, _)| println!("{name}"));
+            STEPS.iter().for_each(|step| println!("{}", step.name));
             return Ok(());
         }
-        Some(name) => STEPS.iter().filter(|(step, _)| *step == name).collect(),
+        Some(name) => STEPS.iter().filter(|step| step.name == name).collect(),
     };
     if steps.is_empty() {
-        let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
         bail!("no step `{}`; the steps are {}", only.unwrap_or_default(), names.join(", "));
     }
     let shell = workspace::shell()?;
     let start = Instant::now();
     let mut times = Vec::new();
-    for (name, step) in steps {
+    for &Step { name, run, .. } in steps {
         println!("=== {name}");
         let begin = Instant::now();
-        step(&shell).with_context(|| format!("`cargo xtask ci {name}` failed"))?;
+        run(&shell).with_context(|| format!("`cargo xtask ci {name}` failed"))?;
         times.push(format!("{name} {} s", begin.elapsed().as_secs()));
     }
     println!("=== ci: all green in {} s ({})", start.elapsed().as_secs(), times.join(", "));
@@ -78,7 +97,7 @@ fn deny(shell: &Shell) -> Result<()> {
 
 fn clippy(shell: &Shell) -> Result<()> {
     // Not with the features of `bench`: the C and C++ sources of its peers take minutes.
-    cmd!(shell, "cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    cmd!(shell, "cargo clippy -p bench -p xtask --all-targets -- -D warnings").run()?;
     cmd!(shell, "cargo clippy --all-targets --all-features -- -D warnings").run()?;
     for name in CRATES {
         cmd!(shell, "cargo clippy -q -p {name} --no-default-features -- -D warnings").run()?;
@@ -106,28 +125,26 @@ fn test_alone(shell: &Shell) -> Result<()> {
     Ok(test.env("PYMEM_TEST_PROFILE", "free-threaded debug").run()?)
 }
 
-/// Each example of each crate: they assert what they show. As the tests are built, and as users build: what an optimised
-/// build merges or leaves out must not be what an example shows.
+/// Each example of each crate: they assert what they show.
 fn examples(shell: &Shell) -> Result<()> {
     for name in CRATES {
-        let folder = workspace::root().join("crates").join(name).join("examples");
-        let mut files = shell.read_dir(&folder)?;
-        files.retain(|file| file.extension().is_some_and(|end| end == "rs"));
-        files.sort();
-        for file in files {
-            let Some(example) = file.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            println!("{name}: {example}");
-            let lines = shell.read_file(&file)?.lines().count();
-            ensure!(
-                lines < 60,
-                "{} has {lines} lines; show one thing, in fewer than 60",
-                file.display()
-            );
-            for release in [None, Some("--release")] {
-                let run = cmd!(shell, "cargo run -q -p {name} {release...} --example {example}");
-                run.ignore_stdout().quiet().run()?;
+        for file in shell.read_dir(workspace::root().join("crates").join(name).join("examples"))? {
+            if file.extension().is_some_and(|end| end == "rs") {
+                let lines = shell.read_file(&file)?.lines().count();
+                let file = file.display();
+                ensure!(lines < 60, "{file} has {lines} lines; show one thing, in fewer than 60");
             }
         }
+    }
+    // Built as `test` builds them.
+    run_examples(shell, "--workspace")
+}
+
+/// Runs the examples of a build with `option`. What an optimised build merges or leaves out must not be what an example shows.
+fn run_examples(shell: &Shell, option: &str) -> Result<()> {
+    for (name, program) in workspace::programs(cmd!(shell, "cargo build --examples {option}"))? {
+        println!("{name}");
+        cmd!(shell, "{program}").ignore_stdout().quiet().run()?;
     }
     Ok(())
 }
@@ -154,7 +171,6 @@ fn smoke(_shell: &Shell) -> Result<()> {
     bench::run(&["--quick".into(), "--threads=0".into()])
 }
 
-/// Half a minute of each fuzz target, where that can be done.
 fn short_fuzz(shell: &Shell) -> Result<()> {
     if !fuzz::is_installed(shell) {
         println!(
@@ -162,7 +178,7 @@ fn short_fuzz(shell: &Shell) -> Result<()> {
         );
         return Ok(());
     }
-    fuzz::run(30, None, true)
+    fuzz::short(FUZZ_SECONDS)
 }
 
 /// Instructions of the hot paths against the committed baseline, which callgrind counts the same on a busy machine.
@@ -172,4 +188,18 @@ fn instructions(shell: &Shell) -> Result<()> {
         return Ok(());
     }
     bench::run(&["--instructions".into()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workflow_has_a_job_for_every_step() {
+        let path = workspace::root().join(".github/workflows/ci.yml");
+        let workflow = std::fs::read_to_string(path).unwrap();
+        let list = workflow.lines().find_map(|line| line.trim().strip_prefix("step: [")).unwrap();
+        let listed: Vec<&str> = list.trim_end_matches(']').split(", ").collect();
+        assert_eq!(listed, STEPS.iter().map(|step| step.name).collect::<Vec<_>>());
+    }
 }

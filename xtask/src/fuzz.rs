@@ -30,10 +30,28 @@ pub(crate) fn run(seconds: u32, only: Option<&str>, together: bool) -> Result<()
         "fuzzing needs a nightly toolchain and cargo-fuzz; install them with \
          `rustup toolchain install nightly` and `cargo install cargo-fuzz`"
     );
-    let targets = targets(only)?;
-    for target in &targets {
+    run_targets(&shell, &targets(only)?, seconds, together)
+}
+
+/// Runs the targets at the same time, without the variants.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn short(seconds: u32) -> Result<()> {
+    let mut targets = targets(None)?;
+    targets.retain(|target| target.feature.is_none());
+    run_targets(&workspace::shell()?, &targets, seconds, true)
+}
+
+fn run_targets(shell: &Shell, targets: &[Target], seconds: u32, together: bool) -> Result<()> {
+    // One build of all programs takes less time than a build of each.
+    if targets.iter().filter(|target| target.feature.is_none()).count() > 1 {
+        cmd!(shell, "cargo +nightly fuzz build").run()?;
+    }
+    for target in targets {
         let build = target.cargo_fuzz("build");
-        cmd!(shell, "cargo {build...}").run()?;
+        cmd!(shell, "cargo {build...}").quiet().run()?;
     }
     println!("=== fuzz: {} targets, {seconds} s each", targets.len());
     let run = |target: &Target| target.run(seconds);

@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use xshell::{Shell, cmd};
 
 use crate::workspace;
@@ -81,21 +80,10 @@ fn build(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let _target = shell.push_env("CARGO_TARGET_DIR", workspace::target().join("loom"));
     // Our own name: plain `--cfg loom` would reach every dependency.
     let _flags = shell.push_env("RUSTFLAGS", "--cfg pymem_loom");
-    let messages = cmd!(
+    let built = workspace::programs(cmd!(
         shell,
-        "cargo test --release -p pymem-sync --test loom_* --no-run --message-format=json-render-diagnostics"
-    )
-    .read()?;
-    let mut built: Vec<(String, PathBuf)> = Vec::new();
-    for line in messages.lines() {
-        let message: Value = serde_json::from_str(line)?;
-        if let (Some(name), Some(path)) =
-            (message["target"]["name"].as_str(), message["executable"].as_str())
-        {
-            built.push((name.to_owned(), PathBuf::from(path)));
-        }
-    }
-    built.sort();
+        "cargo test --release -p pymem-sync --test loom_* --no-run"
+    ))?;
     let built_names: BTreeSet<&str> = built.iter().map(|(name, _)| name.as_str()).collect();
     let tests = root.join("crates/pymem-sync/tests");
     for entry in fs::read_dir(&tests).with_context(|| format!("cannot read {}", tests.display()))? {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,6 +24,21 @@ use crate::python::{self, Interpreter};
 
 /// The rows of a run of the whole suite: the others serve by the same allocators.
 const ROWS_OF_A_FULL_RUN: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
+
+/// The rows of the short run, each on another interpreter where there are several. The pools without hooks, which those with hooks
+/// call too, run under guard pages.
+const ROWS_AT_EVERY_CHANGE: [&str; 3] = ["pymalloc_debug", "mimalloc", "mimalloc_debug"];
+
+/// Modules that no check of the debug hooks stops, as they have no bug.
+const WITHOUT_A_BUG: [&str; 7] = [
+    "test_json",
+    "test_list",
+    "test_dict",
+    "test_re",
+    "test_ctypes",
+    "test_sqlite3",
+    "test_threading",
+];
 
 /// Run CPython's own tests under the preload.
 #[derive(clap::Args, Debug)]
@@ -53,40 +69,57 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The list on the newest interpreter with a GIL that has the tests, in the rows of a full run; and under the stronger checks what
-/// exercises them without a bug.
+/// The list on the newest interpreters with a GIL that have the tests, each in rows of its own; and on the newest, under stronger
+/// checks, what exercises them without a bug.
 pub(crate) fn short() -> Result<()> {
-    const WITHOUT_A_BUG: [&str; 7] = [
-        "test_json",
-        "test_list",
-        "test_dict",
-        "test_re",
-        "test_ctypes",
-        "test_sqlite3",
-        "test_threading",
-    ];
-    let suits = |python: &Interpreter| python.has_tests && !python.free_threaded;
-    let Some(newest) = Interpreter::installed().into_iter().rfind(suits) else {
+    let interpreters = newest(ROWS_AT_EVERY_CHANGE.len());
+    let Some(newest) = interpreters.first() else {
         println!("skipped: no interpreter with CPython's test package is installed");
         return Ok(());
     };
     restore_interrupts()?;
-    let run = |rows: &[&str], debug: Option<&str>, modules: &[&str]| {
-        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        broken_modules(&Args {
-            python: vec![newest.path.clone()],
-            row: owned(rows),
-            full: false,
-            debug: debug.map(str::to_owned),
-            jobs: 2,
-            modules: owned(modules),
-        })
-    };
-    let broken = run(&ROWS_OF_A_FULL_RUN, None, &[])?
-        + run(&["pymalloc_debug"], Some("strict"), &WITHOUT_A_BUG)?
-        + run(&["pymalloc"], Some("guard=1/100"), &WITHOUT_A_BUG)?;
+    let mut broken = 0;
+    for (row, python) in ROWS_AT_EVERY_CHANGE.iter().zip(interpreters.iter().cycle()) {
+        broken += run_rows(python, &[row], None, &[])?;
+    }
+    broken += run_rows(newest, &["pymalloc_debug"], Some("strict"), &WITHOUT_A_BUG)?;
+    broken += run_rows(newest, &["pymalloc"], Some("guard=1/100"), &WITHOUT_A_BUG)?;
     ensure!(broken == 0, "{broken} modules fail with the library and pass without it");
     Ok(())
+}
+
+/// The list on the newest interpreter with a GIL that has the tests, in every row of a full run.
+pub(crate) fn every_row() -> Result<()> {
+    let interpreters = newest(1);
+    let newest =
+        interpreters.first().context("no interpreter with CPython's tests is installed")?;
+    restore_interrupts()?;
+    let broken = run_rows(newest, &ROWS_OF_A_FULL_RUN, None, &[])?;
+    ensure!(broken == 0, "{broken} modules fail with the library and pass without it");
+    Ok(())
+}
+
+/// At most `count` interpreters with a GIL that have the tests, the newest first.
+fn newest(count: usize) -> Vec<Interpreter> {
+    let suits = |python: &Interpreter| python.has_tests && !python.free_threaded;
+    Interpreter::installed().into_iter().rev().filter(suits).take(count).collect()
+}
+
+fn run_rows(
+    python: &Interpreter,
+    rows: &[&str],
+    debug: Option<&str>,
+    modules: &[&str],
+) -> Result<usize> {
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    broken_modules(&Args {
+        python: vec![python.path.clone()],
+        row: owned(rows),
+        full: false,
+        debug: debug.map(str::to_owned),
+        jobs: thread::available_parallelism().map_or(2, usize::from),
+        modules: owned(modules),
+    })
 }
 
 /// Gives the children SIGINT's default: those of a shell's background job ignore it, and CPython's tests of it would fail. A handler

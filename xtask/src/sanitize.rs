@@ -8,8 +8,7 @@ mod interpreter;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::workspace;
@@ -208,16 +207,8 @@ fn skips(tests: &Tests) -> Vec<String> {
 
 /// Builds the tests of a crate and returns the programs.
 fn test_programs(shell: &Shell, name: &str, targets: &[&str]) -> Result<Vec<PathBuf>> {
-    let messages =
-        cmd!(shell, "cargo test -q -p {name} {targets...} --no-run --message-format=json")
-            .read()?;
-    let programs: Vec<PathBuf> = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect();
-    if programs.is_empty() {
-        bail!("{name} has no tests to run");
-    }
-    Ok(programs)
+    let build = cmd!(shell, "cargo test -q -p {name} {targets...} --no-run");
+    let programs = workspace::programs(build)?;
+    ensure!(!programs.is_empty(), "{name} has no tests to run");
+    Ok(programs.into_iter().map(|(_, path)| path).collect())
 }

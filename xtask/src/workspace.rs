@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use xshell::{Shell, cmd};
+use xshell::{Cmd, Shell, cmd};
 
 /// The published crates, bottom layer first.
 pub(crate) const CRATES: &[&str] = &[
@@ -47,6 +47,22 @@ pub(crate) fn packages(shell: &Shell) -> Result<Vec<Value>> {
         Value::Array(packages) => Ok(packages),
         _ => anyhow::bail!("cargo metadata has no packages"),
     }
+}
+
+/// Runs a `cargo build`, or a `cargo test --no-run`, and returns the programs that it makes, by name.
+pub(crate) fn programs(build: Cmd<'_>) -> Result<Vec<(String, PathBuf)>> {
+    let messages = build.arg("--message-format=json-render-diagnostics").quiet().read()?;
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(line)?;
+        if let (Some(name), Some(path)) =
+            (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            programs.push((name.to_owned(), PathBuf::from(path)));
+        }
+    }
+    programs.sort();
+    Ok(programs)
 }
 
 /// Every Rust file below the `src` folders of `folder`, in order.
