@@ -9,7 +9,7 @@ use std::time::Duration;
 use malloc_api::testing::alone;
 use malloc_api::{LibcMalloc, Malloc};
 use pymem_domains::{
-    AllocatorName as N, AllocatorRecord, Build, Domain, Domains, Profile, Version,
+    AllocatorName as N, AllocatorRecord, Build, Domain, Domains, Profile, Version, global,
 };
 
 /// Seconds after which a child that hangs is ended by a signal.
@@ -64,6 +64,26 @@ fn fork_while_records_change() {
             }
         });
         let hanging = (0..200).position(|_| !fork(|| use_all(domains)));
+        stop.store(true, Relaxed);
+        assert_eq!(hanging, None, "the first child that hung");
+    });
+}
+
+#[test]
+fn a_fork_while_the_process_wide_domains_are_looked_up() {
+    alone("forks::a_fork_while_the_process_wide_domains_are_looked_up", fork_while_looked_up);
+}
+
+fn fork_while_looked_up() {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // The lock of the state behind `global` is held for most of this loop.
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                let _ = global::domains();
+            }
+        });
+        let hanging = (0..200).position(|_| !fork(|| use_all(global::domains())));
         stop.store(true, Relaxed);
         assert_eq!(hanging, None, "the first child that hung");
     });
