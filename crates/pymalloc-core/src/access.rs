@@ -1,5 +1,6 @@
-//! Owns the public allocators, which share one `Pymalloc` in three ways: not at all (`LocalPymalloc`), behind a lock
-//! (`LockedPymalloc`), and with other threads that may only free (`OwnedPymalloc`).
+//! Owns the public allocators, which share one `Pymalloc` in four ways: not at all (`LocalPymalloc`), behind a lock of their
+//! callers (`SerializedPymalloc`), behind their own (`LockedPymalloc`), and with other threads that may only free
+//! (`OwnedPymalloc`).
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -15,7 +16,7 @@ use crate::source::{ArenaAllocator, ArenaSource};
 use crate::sources::region::MmapArenas;
 use crate::stats::{PoolStats, Stats};
 
-/// A pool allocator for one thread, or for a place where a lock is already held (as Python's global lock).
+/// A pool allocator for one thread at a time.
 ///
 /// Blocks up to [`POOLED_MAX`](crate::POOLED_MAX) bytes come from pools, zero-size and larger ones from the fallback `R`.
 /// It is `Send` but not `Sync`.
@@ -40,6 +41,48 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         // SAFETY: `self` is not `Sync`, and no method calls back into it while the reference lives: `R` and `S` may not
         // allocate through the allocator that uses them (`Malloc` 4, `ArenaSource` 6).
         f(unsafe { &mut *self.core.get() })
+    }
+}
+
+/// A pool allocator for all threads, whose callers hold one lock of theirs over every call, as Python's global lock.
+pub struct SerializedPymalloc<R: Malloc, S: ArenaSource> {
+    core: UnsafeCell<Pymalloc<R, S>>,
+}
+
+// SAFETY: at most one thread at a time is in a call, and each call happens after the one before (duty 1 of `with_source`):
+// the shared reference is used as if it moved from thread to thread, which `Send` allows.
+unsafe impl<R: Malloc + Send, S: ArenaSource + Send> Sync for SerializedPymalloc<R, S> {}
+
+impl<R: Malloc, S: ArenaSource> SerializedPymalloc<R, S> {
+    /// An allocator with arenas from `source`.
+    ///
+    /// # Safety
+    ///
+    /// 1. All calls of the value's methods, from whatever threads, are made under one lock.
+    #[must_use]
+    pub const unsafe fn with_source(fallback: R, source: S) -> Self {
+        Self { core: UnsafeCell::new(Pymalloc::new(fallback, source)) }
+    }
+
+    #[inline(always)]
+    fn with<T>(&self, f: impl FnOnce(&mut Pymalloc<R, S>) -> T) -> T {
+        // SAFETY: no other thread is in a call (duty 1 of `with_source`), and no method calls back into `self` while the
+        // reference lives: `R` and `S` may not allocate through the allocator that uses them (`Malloc` 4, `ArenaSource` 6).
+        f(unsafe { &mut *self.core.get() })
+    }
+}
+
+#[cfg(feature = "std")]
+impl<R: Malloc> SerializedPymalloc<R, MmapArenas> {
+    /// An allocator with arenas from `mmap` that sends zero-size and large requests to `fallback`.
+    ///
+    /// # Safety
+    ///
+    /// 1. All calls of the value's methods, from whatever threads, are made under one lock.
+    #[must_use]
+    pub const unsafe fn new(fallback: R) -> Self {
+        // SAFETY: 1: by duty 1.
+        unsafe { Self::with_source(fallback, MmapArenas::new()) }
     }
 }
 
@@ -79,7 +122,7 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     }
 }
 
-/// What `LocalPymalloc` and `LockedPymalloc` have in common, over `with`.
+/// What all but `OwnedPymalloc` have in common, over `with`.
 macro_rules! face {
     ($name:ident) => {
         impl<R: Malloc, S: ArenaSource> $name<R, S> {
@@ -202,6 +245,7 @@ macro_rules! face {
 }
 
 face!(LocalPymalloc);
+face!(SerializedPymalloc);
 face!(LockedPymalloc);
 
 /// Smallest block in bytes of an [`OwnedPymalloc`]: room for the link by which a block waits in the remote stack.
@@ -357,8 +401,8 @@ impl<R: Malloc, S: ArenaSource> Drop for OwnedPymalloc<R, S> {
     }
 }
 
-/// What all three have in common.
-macro_rules! common {
+/// Arenas from `mmap`, for an allocator that any caller may make.
+macro_rules! mapped {
     ($name:ident) => {
         #[cfg(feature = "std")]
         impl<R: Malloc> $name<R, MmapArenas> {
@@ -368,7 +412,15 @@ macro_rules! common {
                 Self::with_source(fallback, MmapArenas::new())
             }
         }
+    };
+}
 
+mapped!(LocalPymalloc);
+mapped!(LockedPymalloc);
+mapped!(OwnedPymalloc);
+
+macro_rules! debug {
+    ($name:ident) => {
         impl<R: Malloc, S: ArenaSource> fmt::Debug for $name<R, S> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.debug_struct(stringify!($name))
@@ -379,6 +431,7 @@ macro_rules! common {
     };
 }
 
-common!(LocalPymalloc);
-common!(LockedPymalloc);
-common!(OwnedPymalloc);
+debug!(LocalPymalloc);
+debug!(SerializedPymalloc);
+debug!(LockedPymalloc);
+debug!(OwnedPymalloc);

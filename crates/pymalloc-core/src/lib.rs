@@ -29,7 +29,7 @@ mod sources {
 }
 mod stats;
 
-pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote};
+pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote, SerializedPymalloc};
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use malloc_api::ReleaseLevel;

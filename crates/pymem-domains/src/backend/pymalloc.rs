@@ -1,8 +1,8 @@
 //! Owns the pools of one set of domains: behind a lock of their own, or behind one that their callers hold.
 
-use malloc_api::{AllocatorRecord, Domain, Forward, ReleaseLevel, ThreadSafety};
+use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
-use pymalloc_core::{ArenaAllocator, LocalPymalloc, LockedPymalloc, MmapArenas, Stats};
+use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats};
 
 use super::Serve;
 use crate::debug::{Checks, DebugConfig};
@@ -11,32 +11,13 @@ use crate::domain_allocator::DomainAllocator;
 /// Counts of the pools; their text is that of CPython's `sys._debugmallocstats()`.
 pub type PoolStats = Stats;
 
-/// Pools whose calls never overlap, because of a lock that their callers hold.
-#[derive(Debug)]
-pub(crate) struct SerializedPymalloc(LocalPymalloc<DomainAllocator, MmapArenas>);
-
-// SAFETY: whoever makes one promises that at most one thread at a time is in a call (duty 1 of `Pools::new`), and that
-// each call happens after the one before it; so a shared reference is used as if it moved from thread to thread, which
-// `LocalPymalloc: Send` allows.
-unsafe impl Sync for SerializedPymalloc {}
-
-// SAFETY: 1 and 2: the pools are part of the value, which is neither moved nor cloned after its first call; 3: a field.
-unsafe impl Forward for SerializedPymalloc {
-    type Target = LocalPymalloc<DomainAllocator, MmapArenas>;
-
-    #[inline(always)]
-    fn target(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
 /// pymalloc for the mem and obj domains, which share it.
 #[derive(Debug)]
 pub(crate) enum Pools {
     /// Behind a lock of their own.
     Locked(LockedPymalloc<DomainAllocator, MmapArenas>),
     /// Behind the callers' lock.
-    Serialized(SerializedPymalloc),
+    Serialized(SerializedPymalloc<DomainAllocator, MmapArenas>),
 }
 
 /// Calls a method that both sorts of pools have.
@@ -44,7 +25,7 @@ macro_rules! either {
     ($pools:expr, $name:ident => $call:expr) => {
         match $pools {
             Pools::Locked($name) => $call,
-            Pools::Serialized(SerializedPymalloc($name)) => $call,
+            Pools::Serialized($name) => $call,
         }
     };
 }
@@ -57,7 +38,8 @@ impl Pools {
         match threads {
             ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::new(raw)),
             ThreadSafety::OneAtATime => {
-                Self::Serialized(SerializedPymalloc(LocalPymalloc::new(raw)))
+                // SAFETY: 1: by duty 1.
+                Self::Serialized(unsafe { SerializedPymalloc::new(raw) })
             }
         }
     }
@@ -86,10 +68,7 @@ impl Pools {
 
 impl Serve for Pools {
     fn record(&'static self, _: Domain) -> Option<AllocatorRecord> {
-        Some(match self {
-            Self::Locked(pools) => AllocatorRecord::new(pools),
-            Self::Serialized(pools) => AllocatorRecord::new(pools),
-        })
+        Some(either!(self, pools => AllocatorRecord::new(pools)))
     }
 
     fn checks_over(
@@ -99,10 +78,7 @@ impl Serve for Pools {
         checks: Checks,
         domain: Domain,
     ) -> Result<AllocatorRecord, ConfigureError> {
-        match self {
-            Self::Locked(pools) => debug.over(checks, domain, pools),
-            Self::Serialized(pools) => debug.over(checks, domain, pools),
-        }
+        either!(self, pools => debug.over(checks, domain, pools))
     }
 
     fn allocated_blocks(&self) -> Option<usize> {
