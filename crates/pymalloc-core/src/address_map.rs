@@ -1,7 +1,7 @@
 //! Owns the address test: is this address a block of this allocator, and of which class?
 //!
-//! Arenas of the source's span are found by one compare and one byte: a map of class bytes, one a unit. Arenas
-//! elsewhere are entered in a hash table by arena number, which nobody asks while it is empty.
+//! The hot path finds an arena of the source's span by one compare, the cold ones by one more byte: a table of class bytes,
+//! one a unit. Arenas elsewhere are entered in a hash table by arena number, which nobody asks while it is empty.
 
 use core::ptr::NonNull;
 
@@ -11,20 +11,29 @@ use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
 use crate::pool::{PoolPtr, header_address, record_address};
 use crate::size_class::SizeClass;
-use crate::source::Span;
+use crate::source::ArenaSource;
 
 /// Class bytes by address.
 ///
 /// The hot paths read the first two fields; all zero, as before the first arena, they say "not ours".
 #[repr(C)]
 pub(crate) struct AddressMap {
+    /// Start of the source's span.
     base: *mut u8,
-    /// 0 as long as there is no map.
+    /// Invariant 2: bytes from there to the end of the last arena of this allocator in the span, so that all memory below is
+    /// the source's; 0 if there is no arena.
     bytes: usize,
-    /// Invariant 1: `bytes >> POOL_SHIFT` bytes; byte u is the class of the open pool that unit u belongs to, else 0.
+    /// Invariant 1: byte u is the class of the open pool that unit u belongs to, else 0.
     classes: *mut u8,
+    /// Units that `classes` has room for; invariant 3: all of `bytes` at least.
+    table_units: usize,
+    /// Length of the span.
+    span_bytes: usize,
     foreign: ForeignArenas,
 }
+
+/// Units that the first table has room for: 1 GiB. Later ones are four times as long as the one before.
+const TABLE_UNITS_MIN: usize = 64 << 10;
 
 impl AddressMap {
     pub(crate) const fn new() -> Self {
@@ -32,29 +41,44 @@ impl AddressMap {
             base: core::ptr::null_mut(),
             bytes: 0,
             classes: core::ptr::null_mut(),
+            table_units: 0,
+            span_bytes: 0,
             foreign: ForeignArenas::new(),
         }
     }
 
-    /// Bytes that a table for `span` needs.
-    pub(crate) fn table_bytes(span: Span) -> usize {
-        span.bytes >> POOL_SHIFT
+    /// Begins to cover the span of `source`, if it has one; arenas elsewhere are found too.
+    pub(crate) fn cover(&mut self, source: &impl ArenaSource) {
+        if let Some(span) = source.span() {
+            self.base = span.base.as_ptr();
+            self.span_bytes = span.bytes;
+            if !self.grow_table(TABLE_UNITS_MIN, source) {
+                *self = Self::new();
+            }
+        }
     }
 
-    /// Begins to cover `span`.
-    ///
-    /// # Safety
-    ///
-    /// 1. `table` is valid for reads and writes of `table_bytes(span)` zero bytes, and this map's alone.
-    pub(crate) unsafe fn cover(&mut self, span: Span, table: NonNull<u8>) {
-        self.base = span.base.as_ptr();
-        self.bytes = span.bytes;
-        self.classes = table.as_ptr();
+    /// Makes the table long enough for `units`; `false` if there is no memory, and then nothing has changed.
+    fn grow_table(&mut self, units: usize, source: &impl ArenaSource) -> bool {
+        let mut room = self.table_units.max(TABLE_UNITS_MIN);
+        while room < units {
+            room *= 4;
+        }
+        let room = room.min(self.span_bytes >> POOL_SHIFT);
+        let Some(table) = source.alloc_table(room) else { return false };
+        // SAFETY: `ArenaSource` 4: the new table is longer and overlaps nothing.
+        unsafe { table.as_ptr().copy_from_nonoverlapping(self.classes, self.table_units) };
+        self.free_table(source);
+        (self.classes, self.table_units) = (table.as_ptr(), room);
+        true
     }
 
-    /// The span's table, to be given back, and its length in bytes.
-    pub(crate) fn table(&self) -> Option<(NonNull<u8>, usize)> {
-        Some((NonNull::new(self.classes)?, self.bytes >> POOL_SHIFT))
+    fn free_table(&mut self, source: &impl ArenaSource) {
+        if let Some(table) = NonNull::new(self.classes) {
+            // SAFETY: 1: `grow_table` got it from this source with this size, and this value forgets it.
+            unsafe { source.free_table(table, self.table_units) };
+        }
+        self.classes = core::ptr::null_mut();
     }
 
     /// The class byte of a block at `address`, if an arena of the span holds it; 0 for every other address.
@@ -64,7 +88,7 @@ impl AddressMap {
         if offset >= self.bytes {
             return 0;
         }
-        // SAFETY: invariant 1: `offset` is below `bytes`, so the unit is in the table.
+        // SAFETY: invariant 3: `offset` is below `bytes`, so the unit is in the table.
         unsafe { *self.classes.wrapping_add(offset >> POOL_SHIFT) }
     }
 
@@ -134,21 +158,43 @@ impl AddressMap {
         Some(unsafe { PoolPtr::new(record) })
     }
 
-    /// Is `arena` in the span?
-    pub(crate) fn spans(&self, arena: NonNull<u8>) -> bool {
-        arena.addr().get().wrapping_sub(self.base.addr()) < self.bytes
+    /// Is `address` in an arena of the span, or between two of them?
+    fn spans(&self, address: NonNull<u8>) -> bool {
+        address.addr().get().wrapping_sub(self.base.addr()) < self.bytes
     }
 
-    /// Enters a new arena. `false`: no memory for the table, and nothing has changed.
-    pub(crate) fn insert(&mut self, arena: ArenaPtr, raw: &impl Malloc) -> bool {
-        self.spans(arena.address()) || self.foreign.insert(arena, raw)
+    /// Enters a new arena. `false`: no memory for a table, and nothing has changed.
+    pub(crate) fn insert(
+        &mut self,
+        arena: ArenaPtr,
+        fallback: &impl Malloc,
+        source: &impl ArenaSource,
+    ) -> bool {
+        let offset = arena.address().addr().get().wrapping_sub(self.base.addr());
+        if offset >= self.span_bytes {
+            return self.foreign.insert(arena, fallback);
+        }
+        let bytes = self.bytes.max(offset + ARENA_BYTES);
+        let units = bytes >> POOL_SHIFT;
+        if units > self.table_units && !self.grow_table(units, source) {
+            return false;
+        }
+        self.bytes = bytes;
+        true
     }
 
-    /// Removes an arena without open pools.
+    /// Removes an arena without open pools; [`recede`](Self::recede) follows.
     pub(crate) fn remove(&mut self, arena: ArenaPtr) {
         if !self.spans(arena.address()) {
             self.foreign.remove(arena);
         }
+    }
+
+    /// Restores invariant 2 after arenas have gone: `arenas` are those that are left.
+    pub(crate) fn recede(&mut self, arenas: impl Iterator<Item = ArenaPtr>) {
+        let spanned = arenas.map(ArenaPtr::address).filter(|address| self.spans(*address));
+        let last = spanned.map(|address| address.addr().get() - self.base.addr()).max();
+        self.bytes = last.map_or(0, |offset| offset + ARENA_BYTES);
     }
 
     /// Notes the class of a pool of `units` units at `start`, or with 0 that it is closed.
@@ -159,26 +205,23 @@ impl AddressMap {
         }
         let first = start.addr().get().wrapping_sub(self.base.addr()) >> POOL_SHIFT;
         for unit in first..first + units {
-            // SAFETY: the pool is in the span, so its units are in the table (invariant 1).
+            // SAFETY: the pool is below `bytes`, so its units are in the table (invariant 3).
             unsafe { *self.classes.wrapping_add(unit) = class };
         }
     }
 
-    /// Frees the table of foreign arenas. There are no arenas any more.
-    pub(crate) fn clear(&mut self, raw: &impl Malloc) {
-        self.foreign.clear(raw);
+    /// Frees the tables. There are no arenas any more.
+    pub(crate) fn clear(&mut self, fallback: &impl Malloc, source: &impl ArenaSource) {
+        self.free_table(source);
+        self.foreign.clear(fallback);
     }
 
     /// Tables in use and their bytes: of the span, then of arenas elsewhere.
     ///
-    /// Of the span's table the pages up to the highest open pool count.
-    pub(crate) fn footprint(&self, highest: usize) -> [(usize, usize); 2] {
-        let span = if self.bytes == 0 || highest == 0 {
-            (0, 0)
-        } else {
-            let units = highest.saturating_sub(self.base.addr()) >> POOL_SHIFT;
-            (1, (units / PAGE_BYTES + 1) * PAGE_BYTES)
-        };
+    /// Of the span's table the pages up to the last arena count.
+    pub(crate) fn footprint(&self) -> [(usize, usize); 2] {
+        let bytes = (self.bytes >> POOL_SHIFT).next_multiple_of(PAGE_BYTES);
+        let span = (usize::from(bytes > 0), bytes);
         let slots = self.foreign.capacity;
         [span, (usize::from(slots > 0), slots * size_of::<Slot>())]
     }
@@ -245,8 +288,8 @@ impl ForeignArenas {
         slot.begins.filter(holds).or(slot.ends.filter(holds))
     }
 
-    fn insert(&mut self, arena: ArenaPtr, raw: &impl Malloc) -> bool {
-        if (self.keys + 2) * 2 > self.capacity && !self.grow(raw) {
+    fn insert(&mut self, arena: ArenaPtr, fallback: &impl Malloc) -> bool {
+        if (self.keys + 2) * 2 > self.capacity && !self.grow(fallback) {
             return false;
         }
         self.enter(arena);
@@ -286,10 +329,10 @@ impl ForeignArenas {
         [first >> ARENA_SHIFT, (first + (ARENA_BYTES - 1)) >> ARENA_SHIFT]
     }
 
-    fn grow(&mut self, raw: &impl Malloc) -> bool {
+    fn grow(&mut self, fallback: &impl Malloc) -> bool {
         let old = Self { ..*self };
         let capacity = (self.arenas * 8).next_power_of_two().max(16);
-        let Some(slots) = raw.calloc(capacity, size_of::<Slot>()) else {
+        let Some(slots) = fallback.calloc(capacity, size_of::<Slot>()) else {
             return false;
         };
         self.slots = slots.as_ptr().cast();
@@ -301,13 +344,13 @@ impl ForeignArenas {
             }
         }
         // SAFETY: `calloc` of the same allocator gave it, or it is null; nothing points to it any more.
-        unsafe { raw.free(NonNull::new(old.slots.cast())) };
+        unsafe { fallback.free(NonNull::new(old.slots.cast())) };
         true
     }
 
-    fn clear(&mut self, raw: &impl Malloc) {
+    fn clear(&mut self, fallback: &impl Malloc) {
         // SAFETY: `calloc` of the same allocator gave it, or it is null; `self` forgets it next.
-        unsafe { raw.free(NonNull::new(self.slots.cast())) };
+        unsafe { fallback.free(NonNull::new(self.slots.cast())) };
         *self = Self::new();
     }
 }

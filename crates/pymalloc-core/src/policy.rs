@@ -3,6 +3,9 @@
 //!
 //! The measurements, and what was tried and dropped, are in `docs/design/pymalloc.md`.
 
+#[cfg(feature = "std")]
+use crate::config::HUGE_PAGE_BYTES;
+
 /// Bytes of free pools that stay resident, however little is in use.
 ///
 /// 8 MiB take 5 % more memory at the end of a program; 4 MiB make a program that frees half of its memory and allocates
@@ -36,10 +39,49 @@ pub(crate) const HUGE_AFTER_BYTES: usize = 2 << 20;
 #[cfg(feature = "std")]
 pub(crate) const HUGE_REFUSALS_MAX: u8 = 4;
 
-/// Arenas of the region that are made readable and writable at a time: each call changes the process's list of mappings,
-/// and costs no memory.
+/// Arenas by which the region grows when `mapped` ones are in use: an eighth, from 2 to 32.
+///
+/// Each step is a system call, and what is mapped ahead counts against a limit on addresses although it takes no memory.
+/// Steps of 32 from the start were as fast; a region of 64 GiB mapped at once made every later limit fail.
 #[cfg(feature = "std")]
-pub(crate) const COMMIT_ARENAS: usize = 32;
+pub(crate) const fn region_growth(mapped: usize) -> usize {
+    let growth = mapped / 8 & !1;
+    if growth < 2 {
+        2
+    } else if growth > 32 {
+        32
+    } else {
+        growth
+    }
+}
+
+/// Addresses among which a region's base is drawn.
+#[cfg(feature = "std")]
+pub(crate) struct HintRange {
+    start: u64,
+    bytes: u64,
+}
+
+#[cfg(feature = "std")]
+impl HintRange {
+    /// A multiple of a huge page in the range; 0, which is no hint, where a pointer cannot hold one.
+    pub(crate) fn pick(&self, random: usize) -> usize {
+        let pages = self.bytes / HUGE_PAGE_BYTES as u64;
+        let address = self.start + random as u64 % pages * HUGE_PAGE_BYTES as u64;
+        usize::try_from(address).unwrap_or(0)
+    }
+}
+
+/// Where the region begins if the addresses are free, in order of preference.
+///
+/// Nothing else must come to lie behind the region. From 32 to 40 TiB there is nothing on Linux and macOS: above what
+/// mimalloc asks for (2 to 30 TiB), below the kernel's own choices (42 TiB with an unlimited stack, else at the top),
+/// programs (85 TiB) and the shadow of sanitizers. From 128 to 192 GiB is for systems with 39 bits of addresses.
+#[cfg(feature = "std")]
+pub(crate) const REGION_HINTS: [HintRange; 2] = [
+    HintRange { start: 32 << 40, bytes: 8 << 40 },
+    HintRange { start: 128 << 30, bytes: 64 << 30 },
+];
 
 /// How much of the free memory stays resident for the next need: as much as is in use, and a floor.
 ///

@@ -345,11 +345,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             // Relaxed: the keys' order does not matter, only that they differ.
             self.key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
         }
-        let Some(span) = self.source.span() else { return };
-        if let Some(table) = self.source.alloc_table(AddressMap::table_bytes(span)) {
-            // SAFETY: 1: by `ArenaSource` 4.
-            unsafe { self.map.cover(span, table) };
-        }
+        self.map.cover(&self.source);
     }
 
     /// Gets an arena and enters it as an empty one; `None` if there is no memory or the limit is reached.
@@ -378,7 +374,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
         // SAFETY: 1, 2: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
-        if !self.map.insert(arena, &self.fallback) {
+        if !self.map.insert(arena, &self.fallback, &self.source) {
             self.return_arena(arena);
             return None;
         }
@@ -389,14 +385,19 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(())
     }
 
-    /// Gives the empty arena that was used last back; returns whether there was one.
-    fn release_arena(&mut self) -> bool {
-        let Some(arena) = self.arenas.remove_empty() else {
-            return false;
-        };
-        self.map.remove(arena);
-        self.return_arena(arena);
-        true
+    /// Gives empty arenas back, the one that was used last first, while `go_on` says so; returns how many.
+    fn release_arenas(&mut self, mut go_on: impl FnMut(&Arenas) -> bool) -> usize {
+        let mut count = 0;
+        while go_on(&self.arenas) {
+            let Some(arena) = self.arenas.remove_empty() else { break };
+            self.map.remove(arena);
+            self.return_arena(arena);
+            count += 1;
+        }
+        if count > 0 {
+            self.map.recede(self.arenas.iter());
+        }
+        count
     }
 
     /// Gives an arena that is in no list and in no map back to where it came from.
@@ -420,7 +421,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let target = self.kept.trim_target(self.open_bytes);
         self.close_empty_pools();
         let before = self.arenas.resident_free_bytes();
-        while self.arenas.resident_free_bytes() > target && self.release_arena() {}
+        self.release_arenas(|arenas| arenas.resident_free_bytes() > target);
         purge_free_pools(&mut self.arenas, &self.source, target);
         self.kept.gave_back(before - self.arenas.resident_free_bytes());
     }
@@ -429,10 +430,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) fn release(&mut self, level: ReleaseLevel) -> usize {
         self.close_empty_pools();
         self.kept = Kept::new();
-        let mut bytes = 0;
-        while self.release_arena() {
-            bytes += ARENA_BYTES;
-        }
+        let mut bytes = self.release_arenas(|_| true) * ARENA_BYTES;
         if level >= ReleaseLevel::Pools {
             bytes += purge_free_pools(&mut self.arenas, &self.source, 0);
         }
@@ -502,11 +500,7 @@ impl<R: Malloc, S: ArenaSource> Drop for Pymalloc<R, S> {
         if self.open_bytes > 0 {
             return;
         }
-        while self.release_arena() {}
-        self.map.clear(&self.fallback);
-        if let Some((table, bytes)) = self.map.table() {
-            // SAFETY: 1: `begin` got it from this source with this size, and the map ends here.
-            unsafe { self.source.free_table(table, bytes) };
-        }
+        self.release_arenas(|_| true);
+        self.map.clear(&self.fallback, &self.source);
     }
 }

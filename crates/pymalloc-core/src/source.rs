@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
-/// A range of addresses in which every arena of a source lies.
+/// A range of addresses in which the arenas of a source may lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     /// First address, aligned to [`ARENA_BYTES`](crate::ARENA_BYTES).
@@ -24,8 +24,8 @@ pub struct Span {
 /// 1. what `alloc` and `alloc_for` return is valid for reads and writes of `size` bytes, overlaps nothing else in use, and stays
 ///    so until it is given to `free`; its alignment is free to choose;
 /// 2. if `IS_ZEROED`, it holds zero bytes;
-/// 3. `span` always answers the same, and nothing but arenas of sources that report this very span, or memory that
-///    no pool allocator sees, lies in it; an arena inside of it is aligned to its own size;
+/// 3. `span` always answers the same; an arena inside of it is aligned to its own size; and from its base to the end of an
+///    arena in use lies nothing but arenas of sources that report this very span, or memory that no pool allocator sees;
 /// 4. `alloc_table` returns zeroed memory that overlaps nothing else in use, until `free_table`;
 /// 5. `populate` keeps every byte, and `purge` changes no byte outside of the range it is given;
 /// 6. no method unwinds or allocates through the allocator that uses the source.
@@ -50,14 +50,14 @@ pub unsafe trait ArenaSource {
     /// 1. `alloc(size)` or `alloc_for(size, _)` of this source returned `arena`, and it is not used afterwards.
     unsafe fn free(&self, arena: NonNull<u8>, size: usize);
 
-    /// The range of addresses in which arenas lie, if there is one; asked once, before the first arena.
+    /// The range of addresses in which arenas may lie, if there is one; asked once, before the first arena.
     ///
     /// Arenas outside of it are still found, by a slower way.
     fn span(&self) -> Option<Span> {
         None
     }
 
-    /// `bytes` zero bytes for a table that may stay mostly untouched; `None` when there is no memory.
+    /// `bytes` zero bytes for a table, at most one for each 16 KiB of the span; `None` when there is no memory.
     fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
         let _ = bytes;
         None

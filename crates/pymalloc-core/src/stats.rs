@@ -117,11 +117,9 @@ impl Stats {
             map_tables: [0; 2],
             map_bytes: [size_of_val(map), 0, 0],
         };
-        let mut highest = 0;
         for arena in arenas.iter() {
             stats.unused_pools += arena.free_mask().count_ones() as usize;
             stats.alignment_bytes += arena.alignment_bytes();
-            highest = highest.max(arena.address().addr().get() + ARENA_BYTES - 1);
             for unit in arena.open_units() {
                 let pool = arena.pool(unit);
                 let Some(class) = pool.class() else { continue };
@@ -138,7 +136,7 @@ impl Stats {
             counts.quantization_bytes = counts.pools * class.pool_bytes() - blocks * class.size();
             stats.quantization_bytes += counts.quantization_bytes;
         }
-        let [span, foreign] = map.footprint(highest);
+        let [span, foreign] = map.footprint();
         stats.map_tables = [span.0, foreign.0];
         stats.map_bytes[1] = span.1;
         stats.map_bytes[2] = foreign.1;

@@ -1,8 +1,8 @@
-//! Owns the system calls: reserve, commit, populate and purge pages. Advice that the kernel refuses is dropped.
+//! Owns the system calls: map, populate, purge and unmap pages. Advice that the kernel refuses is dropped.
 
 use core::ptr::NonNull;
 
-use crate::config::{ARENA_BYTES, HUGE_PAGE_BYTES, PAGE_BYTES};
+use crate::config::{HUGE_PAGE_BYTES, PAGE_BYTES};
 
 /// Pieces of advice that not every system knows.
 #[cfg(target_os = "linux")]
@@ -36,16 +36,39 @@ unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Option<libc::c_int>) 
     advice.is_some_and(|advice| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) } == 0)
 }
 
-fn map(bytes: usize, protection: libc::c_int, flags: libc::c_int) -> Option<NonNull<u8>> {
+/// `bytes` of zero pages, readable and writable; at `hint` if it is not 0 and the addresses are free, else anywhere.
+fn map(hint: usize, bytes: usize, flags: libc::c_int) -> Option<NonNull<u8>> {
+    let hint = core::ptr::without_provenance_mut(hint);
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
-    // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
-    let start = unsafe { libc::mmap(core::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+    // SAFETY: an anonymous mapping where the kernel finds nothing else touches nothing that exists.
+    let start = unsafe { libc::mmap(hint, bytes, READ_WRITE, flags, -1, 0) };
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
-/// `bytes` of zero pages, readable and writable, for a sparse table; `None` if there is no address space.
+/// `bytes` of zero pages for a sparse table; `None` if there is no address space.
 pub(crate) fn map_sparse(bytes: usize) -> Option<NonNull<u8>> {
-    map(bytes, READ_WRITE, libc::MAP_NORESERVE)
+    map(0, bytes, libc::MAP_NORESERVE)
+}
+
+/// `bytes` of zero pages at `address`, without huge ones; `None` if there is no memory, or something is there already.
+pub(crate) fn map_at(address: usize, bytes: usize) -> Option<NonNull<u8>> {
+    let start = map(address, bytes, libc::MAP_NORESERVE)?;
+    if start.addr().get() != address {
+        // SAFETY: 1: mapped just now, and known to nobody.
+        unsafe { unmap(start, bytes) };
+        return None;
+    }
+    // SAFETY: 1: mapped just now.
+    unsafe { forbid_huge_pages(start, bytes) };
+    Some(start)
+}
+
+/// A number that differs between processes if the system places stacks and libraries at random.
+pub(crate) fn random() -> usize {
+    static HERE: u8 = 0;
+    let here = 0_u8;
+    let places = (&raw const here).addr() ^ (&raw const HERE).addr().rotate_left(20);
+    places.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize) >> (usize::BITS / 4)
 }
 
 /// Returns a mapping.
@@ -63,51 +86,27 @@ pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
     }
 }
 
-/// Addresses without memory, `bytes` of them at a multiple of `align`.
-pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    map_aligned(bytes, align, libc::PROT_NONE, libc::MAP_NORESERVE)
-}
-
-/// One arena of zero pages at a multiple of its size.
-pub(crate) fn map_arena() -> Option<NonNull<u8>> {
-    map_aligned(ARENA_BYTES, ARENA_BYTES, READ_WRITE, 0)
-}
-
-fn map_aligned(
-    bytes: usize,
-    align: usize,
-    protection: libc::c_int,
-    flags: libc::c_int,
-) -> Option<NonNull<u8>> {
-    let start = map(bytes, protection, flags)?;
+/// `bytes` of zero pages at a multiple of `align`; `None` if there is no memory.
+pub(crate) fn map_aligned(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    let start = map(0, bytes, 0)?;
     if start.addr().get() % align == 0 {
         return Some(start);
     }
-    // SAFETY: mapped just now, and known to nobody.
+    // SAFETY: 1: mapped just now, and known to nobody.
     unsafe { unmap(start, bytes) };
-    let start = map(bytes.checked_add(align)?, protection, flags)?;
+    let start = map(0, bytes.checked_add(align)?, 0)?;
     let before = start.addr().get().wrapping_neg() % align;
     // SAFETY: `before` is less than `align`, by which the mapping is longer than `bytes`.
     let aligned = unsafe { start.add(before) };
     if before > 0 {
-        // SAFETY: the whole pages before the aligned start, known to nobody.
+        // SAFETY: 1: the whole pages before the aligned start, known to nobody.
         unsafe { unmap(start, before) };
     }
     // SAFETY: in or at the end of the mapping, which ends at `bytes + align`.
     let end = unsafe { aligned.add(bytes) };
-    // SAFETY: the whole pages after the end, of which there is one at least as `before` is less than `align`.
+    // SAFETY: 1: the whole pages after the end, of which there is one at least as `before` is less than `align`.
     unsafe { unmap(end, align - before) };
     Some(aligned)
-}
-
-/// Makes reserved pages readable and writable; `false` if the system has no memory for them.
-///
-/// # Safety
-///
-/// 1. The range is part of a `reserve`d one, in whole pages.
-pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
-    // SAFETY: 1; more access takes nothing from anybody.
-    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 }
 }
 
 /// Brings the pages of the range in at one stroke, with their content.
@@ -144,7 +143,7 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> usize {
 ///
 /// # Safety
 ///
-/// 1. The range is part of a `reserve`d and `commit`ted one, in whole pages, and no byte of it is needed any more.
+/// 1. The range is part of a mapping of this module, in whole pages, and no byte of it is needed any more.
 pub(crate) unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     let at = start.as_ptr().cast::<libc::c_void>();
@@ -197,11 +196,11 @@ pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
 ///
 /// # Safety
 ///
-/// 1. The range is part of a `reserve`d and `commit`ted one at a multiple of its length, and nothing of it is in use.
+/// 1. The range is part of a mapping of this module at a multiple of its length, and nothing of it is in use.
 pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> {
     let Some(huge) = advice::MAP_HUGE else { return Some(false) };
     // Elsewhere first: a refusal at a fixed place can leave a hole there.
-    let Some(trial) = map(HUGE_PAGE_BYTES, READ_WRITE, huge) else { return Some(false) };
+    let Some(trial) = map(0, HUGE_PAGE_BYTES, huge) else { return Some(false) };
     // SAFETY: 1: mapped just now, and known to nobody.
     unsafe { unmap(trial, HUGE_PAGE_BYTES) };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | huge;

@@ -1,20 +1,33 @@
-//! Owns the usual source of arenas, and the process's region behind it: one long range of reserved addresses from which
-//! the arenas of every allocator come. Leaves the system calls to `mmap.rs`.
+//! Owns the usual source of arenas, and the process's region behind it: one range of addresses that grows as arenas are
+//! needed, and from which the arenas of every allocator come. Leaves the system calls to `mmap.rs`.
 //!
-//! The region is reserved at the first need, as long as the system allows, and never returned.
+//! ```text
+//!  base, at a place where nothing else is put
+//!  v
+//!  +---------+---------+---------+---------+-- --+---------+---------+ - - - - - - - - - - - - -+
+//!  | arena 0 | arena 1 | arena 2 | arena 3 | ... | free    | free    |  not mapped: grows here  |
+//!  +---------+---------+---------+---------+-- --+---------+---------+ - - - - - - - - - - - - -+
+//!  |<-- huge page ---->|                                             ^ mapped
+//! ```
+//!
+//! Only what is mapped counts against a limit on addresses (`RLIMIT_AS`) and lands in a core file: an eighth more than the
+//! arenas in use. Go's heap grows from a fixed place in the same way.
 
 use core::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, HUGE_PAGE_BYTES};
-use crate::policy::{COMMIT_ARENAS, HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX};
+use crate::policy::{HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX, REGION_HINTS, region_growth};
 use crate::source::{ArenaSource, Span};
 use crate::sources::mmap;
 
-/// Arenas by `mmap`: from the process's region, and where that is exhausted from anywhere.
+/// Arenas by `mmap`: from the process's region, and where that cannot grow from anywhere.
 ///
-/// The region is shared by all allocators of the process and takes addresses, not memory: at most 64 GiB of them, less
-/// under `ulimit -v`. An arena that is given back is dropped from memory at once.
+/// The region is shared by all allocators of the process. It takes the addresses of the arenas in use and an eighth more,
+/// up to 64 GiB. An arena that is given back is dropped from memory at once, and its addresses soon after if no arena
+/// behind it is in use.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MmapArenas {
     huge_pages: HugePages,
@@ -50,71 +63,52 @@ impl MmapArenas {
     }
 }
 
-/// Bytes that are asked for first: 64 GiB of addresses, where a pointer can hold them.
+/// Bytes that the region can grow to: 64 GiB, where a pointer can hold them.
 const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };
-
-/// Bytes below which a region is not worth having.
-const REGION_BYTES_MIN: usize = 64 << 20;
-
-/// Alignment of the region: that of a huge page, so that arenas pair up in them.
-const REGION_ALIGN: usize = HUGE_PAGE_BYTES;
 
 const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
 
-/// The reserved range, or what stands for "none".
+/// The process's region, and which of its arenas are taken.
 struct Region {
-    span: Span,
-}
-
-// SAFETY: the range is plain memory; who may use which arena of it is settled by `SLOTS`.
-unsafe impl Send for Region {}
-// SAFETY: as above; the value itself never changes.
-unsafe impl Sync for Region {}
-
-static REGION: OnceLock<Option<Region>> = OnceLock::new();
-static SLOTS: Mutex<Slots> = Mutex::new(Slots {
-    taken: Bits::EMPTY,
-    warm: Bits::EMPTY,
-    reserved: Bits::EMPTY,
-    first: 0,
-    committed: 0,
-    refusals: 0,
-});
-
-/// Which arenas of the region are taken.
-struct Slots {
+    /// A multiple of a huge page, so that arenas pair up in them; `None` until the first need.
+    base: Option<NonNull<u8>>,
+    /// Invariant 1: the arenas below this even number are mapped, readable and writable, but for lost pairs.
+    mapped: usize,
     taken: Bits,
     /// Arenas that are free and resident: the other halves of huge pages.
     warm: Bits,
     /// Arenas in reserved huge pages, free ones too: the kernel drops no part of such a page, and does not say so.
     reserved: Bits,
-    /// Invariant 1: every word of `taken` before this one is full.
+    /// Invariant 2: every word of `taken` before this one is full.
     first: usize,
-    /// Arenas that have been made readable and writable: those below this number.
-    committed: usize,
     /// Huge pages that the system refused.
     refusals: u8,
 }
 
-/// The reserved range; `None` if the system has no addresses for one.
-pub(crate) fn span() -> Option<Span> {
-    let reserve = || {
-        let mut bytes = REGION_BYTES_MAX;
-        while bytes >= REGION_BYTES_MIN {
-            if let Some(base) = mmap::reserve(bytes, REGION_ALIGN) {
-                // SAFETY: the whole of a mapping made just now.
-                unsafe { mmap::forbid_huge_pages(base, bytes) };
-                return Some(Region { span: Span { base, bytes } });
-            }
-            bytes /= 2;
-        }
-        None
-    };
-    REGION.get_or_init(reserve).as_ref().map(|region| region.span)
-}
+// SAFETY: `base` is an address in plain memory; `taken` settles who may use which arena of it.
+unsafe impl Send for Region {}
 
-fn slots() -> MutexGuard<'static, Slots> {
-    SLOTS.lock().unwrap_or_else(PoisonError::into_inner)
+static REGION: Lock<Region> = Lock::new(Region {
+    base: None,
+    mapped: 0,
+    taken: Bits::EMPTY,
+    warm: Bits::EMPTY,
+    reserved: Bits::EMPTY,
+    first: 0,
+    refusals: 0,
+});
+
+static OVER_FORKS: ForkLock = ForkLock::new(Rank::Memory, &REGION);
+
+/// The region, whose lock a forking thread holds: a child finds it whole.
+fn region() -> LockGuard<'static, Region> {
+    static IS_HELD: AtomicBool = AtomicBool::new(false);
+    // Relaxed: whoever sees `false` too late registers the lock once more, which changes nothing.
+    if !IS_HELD.load(Ordering::Relaxed) {
+        // Without memory for handlers the process does without them, and the next call tries again.
+        IS_HELD.store(hold_over_forks(&OVER_FORKS).is_ok(), Ordering::Relaxed);
+    }
+    REGION.lock()
 }
 
 /// A set of arenas.
@@ -137,60 +131,110 @@ impl Bits {
         self.0[index / 64] &= !(1 << (index % 64));
         was
     }
+
+    /// The number after the highest of those below `limit`, which is not beyond the set; 0 if there is none.
+    fn end(&self, limit: usize) -> usize {
+        let words = &self.0[..limit.div_ceil(64)];
+        let last = words.iter().rposition(|word| *word != 0);
+        last.map_or(0, |last| (last + 1) * 64 - words[last].leading_zeros() as usize)
+    }
 }
 
-impl Slots {
-    /// Takes the lowest free arena of `limit`.
-    fn take(&mut self, limit: usize) -> Option<usize> {
-        let words = limit.div_ceil(64);
-        let word = (self.first..words).find(|word| self.taken.0[*word] != u64::MAX)?;
-        self.first = word;
-        let index = word * 64 + self.taken.0[word].trailing_ones() as usize;
-        if index >= limit {
+impl Region {
+    /// The addresses that the region may have; `None` if the system has none for it.
+    fn span(&mut self) -> Option<Span> {
+        if self.base.is_none() {
+            let bytes = region_growth(0) << ARENA_SHIFT;
+            let at_hint = |hint| mmap::map_at(hint, bytes);
+            let mut hints = REGION_HINTS.iter().map(|range| range.pick(mmap::random()));
+            let base =
+                hints.find_map(at_hint).or_else(|| mmap::map_aligned(bytes, HUGE_PAGE_BYTES));
+            self.base = base;
+            self.mapped = base.map_or(0, |_| region_growth(0));
+        }
+        Some(Span { base: self.base?, bytes: REGION_BYTES_MAX })
+    }
+
+    /// Where arena `index` begins, which is below `mapped` or at most that.
+    fn address(&self, base: NonNull<u8>, index: usize) -> NonNull<u8> {
+        debug_assert!(index <= self.mapped, "an arena beyond the region");
+        // SAFETY: in the region, or directly behind it.
+        unsafe { base.add(index << ARENA_SHIFT) }
+    }
+
+    /// Maps more arenas; `false` if there is no memory, or something else is in the way.
+    fn grow(&mut self, base: NonNull<u8>) -> bool {
+        let end = self.address(base, self.mapped);
+        let room = ARENAS_MAX - self.mapped;
+        // Under a limit a pair may fit where a longer piece does not.
+        let growth = [region_growth(self.mapped).min(room), 2.min(room)].into_iter();
+        let fits = |arenas: &usize| {
+            *arenas > 0 && mmap::map_at(end.addr().get(), arenas << ARENA_SHIFT).is_some()
+        };
+        let added = growth.into_iter().find(fits).unwrap_or(0);
+        self.mapped += added;
+        added > 0
+    }
+
+    /// Unmaps free arenas at the end, once they are twice as many as the region would grow by.
+    fn shrink(&mut self, base: NonNull<u8>) {
+        let used = self.taken.end(self.mapped).next_multiple_of(2);
+        let target = used + region_growth(used);
+        if self.mapped > target + region_growth(used) {
+            let (start, bytes) =
+                (self.address(base, target), (self.mapped - target) << ARENA_SHIFT);
+            self.mapped = target;
+            // SAFETY: 1: free arenas, and nobody takes them from now on but by `grow`.
+            unsafe { mmap::unmap(start, bytes) };
+        }
+    }
+
+    /// An arena, and whether all of it is resident; `None` if there is no memory, or no arena left.
+    fn take(&mut self, huge_pages: HugePages) -> Option<(NonNull<u8>, bool)> {
+        let base = self.span()?.base;
+        let index = loop {
+            let words = self.first..self.mapped / 64 + 1;
+            let is_free =
+                |word: &usize| self.taken.0.get(*word).is_some_and(|bits| *bits != u64::MAX);
+            self.first = words.clone().find(is_free).unwrap_or(words.end);
+            let bits = self.taken.0.get(self.first).copied().unwrap_or(0);
+            let index = self.first * 64 + bits.trailing_ones() as usize;
+            if index < self.mapped {
+                break index;
+            }
+            if !self.grow(base) {
+                return None;
+            }
+        };
+        self.taken.insert(index);
+        let arena = self.address(base, index);
+        if self.warm.remove(index) {
+            return Some((arena, true));
+        }
+        let Some(is_resident) = self.fault_huge_page(base, index, huge_pages) else {
+            self.lose_pair(index);
             return None;
-        }
-        self.taken.insert(index);
-        Some(index)
-    }
-
-    fn give(&mut self, index: usize) {
-        self.taken.remove(index);
-        self.first = self.first.min(index / 64);
-    }
-
-    /// Never gives out `index` and its buddy again: there may be nothing behind their addresses.
-    fn lose_pair(&mut self, index: usize) {
-        self.taken.insert(index);
-        self.taken.insert(buddy(index));
-    }
-
-    /// Makes `index`, which is taken, readable and writable with its neighbours; `false` if there is no memory.
-    fn commit(&mut self, span: Span, index: usize) -> bool {
-        if index < self.committed {
-            return true;
-        }
-        // Each call changes the process's list of mappings, so it is worth a few arenas; they cost no memory yet.
-        let arenas = COMMIT_ARENAS.min((span.bytes >> ARENA_SHIFT) - index);
-        // SAFETY: arenas of the reserved range.
-        let done = unsafe { mmap::commit(address(span, index), arenas << ARENA_SHIFT) };
-        if done {
-            self.committed = index + arenas;
-        }
-        done
+        };
+        Some((arena, is_resident))
     }
 
     /// Tries to put a huge page behind `index`, which is taken, and its buddy: has it one now? `None` if the pair is lost.
-    fn fault_huge(&mut self, span: Span, index: usize, huge_pages: HugePages) -> Option<bool> {
+    fn fault_huge_page(
+        &mut self,
+        base: NonNull<u8>,
+        index: usize,
+        huge_pages: HugePages,
+    ) -> Option<bool> {
         let buddy = buddy(index);
-        if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) || buddy >= self.committed {
+        if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) {
             return Some(false);
         }
-        let pair = address(span, index & !1);
+        let pair = self.address(base, index & !1);
         let done = match huge_pages {
             HugePages::Never => return Some(false),
-            // SAFETY: the pair is committed, `index` belongs to the caller and nobody has the buddy.
+            // SAFETY: 1: the pair is mapped, `index` belongs to the caller and nobody has the buddy.
             HugePages::Madvise => unsafe { mmap::fault_huge_page(pair) },
-            // SAFETY: as above; the region is aligned to a huge page.
+            // SAFETY: 1: as above; the region is aligned to a huge page.
             HugePages::Hugetlb => unsafe { mmap::map_reserved_huge_page(pair)? },
         };
         if !done {
@@ -204,6 +248,65 @@ impl Slots {
         }
         Some(true)
     }
+
+    /// Never gives out `index` and its buddy again: there may be nothing behind their addresses.
+    fn lose_pair(&mut self, index: usize) {
+        self.taken.insert(index);
+        self.taken.insert(buddy(index));
+    }
+
+    /// Takes arena `index` back, with its huge page if the other half of that is free.
+    ///
+    /// # Safety
+    ///
+    /// 1. The arena is taken, and nobody uses it any more.
+    unsafe fn give_back(&mut self, base: NonNull<u8>, index: usize) {
+        let buddy = buddy(index);
+        if self.taken.has(buddy) {
+            let arena = self.address(base, index);
+            let is_dropped = !self.reserved.has(index)
+                // SAFETY: 1: by 1.
+                && unsafe { mmap::purge(arena, ARENA_BYTES) } == ARENA_BYTES;
+            if !is_dropped {
+                // `IS_ZEROED` holds all the same.
+                // SAFETY: by 1, all of it is ours.
+                unsafe { arena.write_bytes(0, ARENA_BYTES) };
+            }
+        }
+        self.taken.remove(index);
+        self.first = self.first.min(index / 64);
+        if self.taken.has(buddy) {
+            return;
+        }
+        self.warm.remove(buddy);
+        self.shrink(base);
+        let pair = index & !1;
+        if pair >= self.mapped || self.renew(self.address(base, pair), index) {
+            self.reserved.remove(index);
+            self.reserved.remove(buddy);
+        } else {
+            self.lose_pair(index);
+        }
+    }
+
+    /// Drops the memory of a free pair, of which one arena is `index`; `false` if there may be nothing behind its addresses.
+    fn renew(&self, pair: NonNull<u8>, index: usize) -> bool {
+        // SAFETY: 1: both halves are mapped and free.
+        if unsafe { mmap::renew(pair, HUGE_PAGE_BYTES) } {
+            return true;
+        }
+        // Too many mappings, mostly: small pages can go all the same, and the answer says whether all of them were there.
+        // SAFETY: 1: as above.
+        !self.reserved.has(index)
+            && unsafe { mmap::purge(pair, HUGE_PAGE_BYTES) } == HUGE_PAGE_BYTES
+    }
+
+    /// The region's base, and the number of the arena in which `address` lies; `None` outside of the region.
+    fn index_of(&self, address: NonNull<u8>) -> Option<(NonNull<u8>, usize)> {
+        let base = self.base?;
+        let index = address.addr().get().wrapping_sub(base.addr().get()) >> ARENA_SHIFT;
+        (index < self.mapped).then_some((base, index))
+    }
 }
 
 /// The arena that shares a huge page with `index`.
@@ -211,79 +314,10 @@ const fn buddy(index: usize) -> usize {
     index ^ 1
 }
 
-/// Where arena `index` of the region begins.
-fn address(span: Span, index: usize) -> NonNull<u8> {
-    debug_assert!(index < span.bytes >> ARENA_SHIFT, "an arena beyond the region");
-    // SAFETY: every index that `take` gives, and its buddy, is below the region's even number of arenas.
-    unsafe { span.base.add(index << ARENA_SHIFT) }
-}
-
-/// An arena, and whether all of it is resident; `None` if there is no memory, or no arena left.
-pub(crate) fn take(span: Span, huge_pages: HugePages) -> Option<(NonNull<u8>, bool)> {
-    let mut slots = slots();
-    let index = slots.take(span.bytes >> ARENA_SHIFT)?;
-    if !slots.commit(span, index) {
-        slots.give(index);
-        return None;
-    }
-    if slots.warm.remove(index) {
-        return Some((address(span, index), true));
-    }
-    let Some(resident) = slots.fault_huge(span, index, huge_pages) else {
-        slots.lose_pair(index);
-        return None;
-    };
-    Some((address(span, index), resident))
-}
-
-/// Takes arena `index` back, with its huge page if the other half of that is free.
-///
-/// # Safety
-///
-/// 1. The arena is taken, and nobody uses it any more.
-pub(crate) unsafe fn give_back(span: Span, index: usize) {
-    // Under the lock throughout, or the next owner could lose what it wrote.
-    let mut slots = slots();
-    if slots.taken.has(buddy(index)) || buddy(index) >= slots.committed {
-        let arena = address(span, index);
-        let is_dropped = !slots.reserved.has(index)
-            // SAFETY: 1.
-            && unsafe { mmap::purge(arena, ARENA_BYTES) } == ARENA_BYTES;
-        if !is_dropped {
-            // `IS_ZEROED` holds all the same.
-            // SAFETY: 1.
-            unsafe { arena.write_bytes(0, ARENA_BYTES) };
-        }
-        slots.give(index);
-        return;
-    }
-    // SAFETY: 1; the buddy is free.
-    if unsafe { mmap::renew(address(span, index & !1), HUGE_PAGE_BYTES) } {
-        slots.warm.remove(buddy(index));
-        slots.reserved.remove(index);
-        slots.reserved.remove(buddy(index));
-        slots.give(index);
-    } else {
-        slots.lose_pair(index);
-    }
-}
-
-/// The number of the arena in which `address` lies; `None` outside of the region.
-pub(crate) fn index_of(span: Span, address: NonNull<u8>) -> Option<usize> {
-    let offset = address.addr().get().wrapping_sub(span.base.addr().get());
-    (offset < span.bytes).then_some(offset >> ARENA_SHIFT)
-}
-
-/// Does `address` lie in a reserved huge page?
-pub(crate) fn is_reserved(address: NonNull<u8>) -> bool {
-    let index = span().and_then(|span| index_of(span, address));
-    index.is_some_and(|index| slots().reserved.has(index))
-}
-
 // SAFETY: 1: `take` gives an arena once until `give_back`, and `map_arena` maps anew; 2: pages are zero when fresh and after
-// `purge`, which drops all of them; 3: the region never changes and its slots are aligned arenas; 4: a new
-// mapping; 5: `MADV_POPULATE_WRITE` keeps bytes, `purge` shrinks to whole pages of the range; 6: system calls and std's
-// futex locks alone.
+// `purge`, which drops all of them; 3: the base stays, arenas are aligned to their size, and between them are arenas; 4: a
+// new mapping; 5: `MADV_POPULATE_WRITE` keeps bytes, `purge` shrinks to whole pages of the range; 6: system calls and a lock
+// alone.
 unsafe impl ArenaSource for MmapArenas {
     const IS_ZEROED: bool = true;
 
@@ -302,21 +336,23 @@ unsafe impl ArenaSource for MmapArenas {
             HugePages::Madvise if held < HUGE_AFTER_BYTES => HugePages::Never,
             mode => mode,
         };
-        let arena = span().and_then(|span| take(span, huge_pages));
-        arena.or_else(|| Some((mmap::map_arena()?, false)))
+        let arena = region().take(huge_pages);
+        arena.or_else(|| Some((mmap::map_aligned(ARENA_BYTES, ARENA_BYTES)?, false)))
     }
 
     unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
-        match span().and_then(|span| Some((span, index_of(span, arena)?))) {
-            // SAFETY: the caller's duty 1.
-            Some((span, index)) => unsafe { give_back(span, index) },
-            // SAFETY: the caller's duty 1: `alloc` mapped it with this size.
+        // Under the lock throughout, or the next owner could lose what it wrote.
+        let mut region = region();
+        match region.index_of(arena) {
+            // SAFETY: 1: the caller's.
+            Some((base, index)) => unsafe { region.give_back(base, index) },
+            // SAFETY: 1: `alloc` mapped it with this size.
             None => unsafe { mmap::unmap(arena, size) },
         }
     }
 
     fn span(&self) -> Option<Span> {
-        span()
+        region().span()
     }
 
     fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
@@ -324,20 +360,22 @@ unsafe impl ArenaSource for MmapArenas {
     }
 
     unsafe fn free_table(&self, table: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's duty 1.
+        // SAFETY: 1: the caller's.
         unsafe { mmap::unmap(table, bytes) };
     }
 
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's duty 1: in an arena, which is mapped, readable and writable.
+        // SAFETY: 1: by the caller's, in an arena, which is mapped, readable and writable.
         unsafe { mmap::populate(start, bytes) };
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
-        if is_reserved(start) {
+        let region = region();
+        if region.index_of(start).is_some_and(|(_, index)| region.reserved.has(index)) {
             return 0;
         }
-        // SAFETY: the caller's duty 1; arenas are private anonymous memory.
+        drop(region);
+        // SAFETY: 1: the caller's; arenas are private anonymous memory.
         unsafe { mmap::purge(start, bytes) }
     }
 }

@@ -1,14 +1,16 @@
 //! Arenas: sources of every alignment, records swapped at run time, limits, and the way back to the system.
 
 use std::alloc::{Layout, alloc, dealloc};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, ReleaseLevel};
+use pymalloc_core::{
+    ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, NoFallback, ReleaseLevel, Span,
+};
 use rstest::rstest;
 
 /// Arenas that begin `offset` bytes after a multiple of their size.
@@ -172,4 +174,92 @@ fn a_record_set_at_run_time_takes_old_arenas_too() {
     // SAFETY: the record that stands for the source.
     unsafe { alloc.set_arena_allocator(inner) };
     assert_eq!(alloc.arena_allocator(), inner);
+}
+
+/// A span of 5 GiB, with an arena here and there.
+#[cfg(unix)]
+struct Scattered {
+    base: NonNull<u8>,
+    /// Numbers of the free arenas, the next one last.
+    free: RefCell<Vec<usize>>,
+    tables: Cell<usize>,
+}
+
+#[cfg(unix)]
+impl Scattered {
+    const BYTES: usize = 5 << 30;
+
+    fn new(numbers: &[usize]) -> Self {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let bytes = Self::BYTES + ARENA_BYTES;
+        // SAFETY: a new mapping at a place of the system's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        let slack = start.addr().wrapping_neg() % ARENA_BYTES;
+        let base = NonNull::new(start.cast::<u8>().wrapping_add(slack)).expect("a mapping");
+        Self { base, free: RefCell::new(numbers.to_vec()), tables: Cell::new(0) }
+    }
+}
+
+// SAFETY: 1: each number is given out once at a time; 2: not claimed; 3: the mapping stays, and arenas are aligned; 4: zeroed
+// memory of the C library; 5: defaults; 6: nothing unwinds but a failing test.
+#[cfg(unix)]
+unsafe impl ArenaSource for Scattered {
+    fn alloc(&self, _size: usize) -> Option<NonNull<u8>> {
+        let number = self.free.borrow_mut().pop()?;
+        // SAFETY: in the span.
+        Some(unsafe { self.base.add(number * ARENA_BYTES) })
+    }
+
+    unsafe fn free(&self, arena: NonNull<u8>, _size: usize) {
+        let offset = arena.addr().get() - self.base.addr().get();
+        self.free.borrow_mut().push(offset / ARENA_BYTES);
+    }
+
+    fn span(&self) -> Option<Span> {
+        Some(Span { base: self.base, bytes: Self::BYTES })
+    }
+
+    fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
+        self.tables.set(self.tables.get() + 1);
+        LibcMalloc.calloc(1, bytes)
+    }
+
+    unsafe fn free_table(&self, table: NonNull<u8>, _bytes: usize) {
+        self.tables.set(self.tables.get() - 1);
+        // SAFETY: 1, 2: the caller's.
+        unsafe { LibcMalloc.free(Some(table)) };
+    }
+}
+
+/// The map of addresses grows with the place of the last arena, keeps what it knew, and recedes when that arena goes.
+#[cfg(unix)]
+#[test]
+fn a_span_is_covered_as_far_as_its_arenas_reach() {
+    let numbers = [700, 4_900, 3, 1_030, 1_023, 0];
+    let source = Scattered::new(&numbers);
+    let alloc = LocalPymalloc::with_source(NoFallback, &source);
+    for _ in 0..2 {
+        let mut blocks = Vec::new();
+        while let Some(block) = alloc.malloc(8_000) {
+            blocks.push(block);
+            if blocks.len() % 100 == 0 {
+                alloc.check_invariants();
+            }
+        }
+        assert_eq!(alloc.stats().arenas_current, numbers.len());
+        assert_eq!(source.tables.get(), 1, "older tables went back");
+        fastrand::Rng::with_seed(5).shuffle(&mut blocks);
+        for block in blocks {
+            assert!(alloc.owns(block.as_ptr()));
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(Some(block)) };
+        }
+        alloc.release(ReleaseLevel::Arenas);
+        alloc.check_invariants();
+        assert_eq!(alloc.stats().map_tables, [0, 0]);
+    }
+    drop(alloc);
+    assert_eq!(source.tables.get(), 0);
 }

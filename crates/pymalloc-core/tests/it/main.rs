@@ -5,6 +5,8 @@ mod blocks;
 #[cfg(any(feature = "asan", feature = "valgrind"))]
 mod checkers;
 mod concurrency;
+#[cfg(unix)]
+mod forks;
 #[cfg(feature = "hardened")]
 mod hardened;
 mod huge_pages;

@@ -28,10 +28,10 @@ arena map counts
 # arena map mid nodes              =                    0
 # arena map bot nodes              =                    0
 
-# bytes lost to arena map root     =                   56
+# bytes lost to arena map root     =                   72
 # bytes lost to arena map mid      =                    0
 # bytes lost to arena map bot      =                    0
-Total                              =                   56
+Total                              =                   72
 ";
 
 #[test]

@@ -48,14 +48,26 @@ impl Drop for Exhausted {
     }
 }
 
-/// Leaves the process too few addresses for a region, so that each arena is a mapping of its own.
-fn forbid_a_region() {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux reports addresses");
-    let pages: u64 = statm.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
-    let bytes = pages * PAGE_BYTES as u64 + (56 << 20);
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-    // SAFETY: a filled structure.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+/// Puts a page behind the process's region, so that it cannot grow and each further arena is a mapping of its own.
+fn block_the_region() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    let block = alloc.malloc(1).expect("memory");
+    let last = arenas(&alloc).into_iter().max().expect("an arena");
+    let pair = 2 * ARENA_BYTES;
+    let bytes = last / pair * pair + pair;
+    let page = std::iter::successors(Some(bytes), |end| Some(end + pair)).map(map_page);
+    assert!(page.take(32).any(|mapped| mapped), "the region ends somewhere");
+    // SAFETY: live, and not used again.
+    unsafe { alloc.free(Some(block)) };
+}
+
+/// Maps a page at `address`, if there is nothing.
+fn map_page(address: usize) -> bool {
+    let at = ptr::with_exposed_provenance_mut::<c_void>(address);
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: a new mapping, at a place where there is none.
+    unsafe { libc::mmap(at, PAGE_BYTES, access, flags, -1, 0) != libc::MAP_FAILED }
 }
 
 /// Resident pages of the arena at `address`; `None` if it is not mapped.
@@ -70,11 +82,7 @@ fn resident_pages(address: usize) -> Option<usize> {
 /// Makes the mapping of the arena at `address` longer by a page at each end.
 fn extend(address: usize) {
     for neighbour in [address - PAGE_BYTES, address + ARENA_BYTES] {
-        let at = ptr::with_exposed_provenance_mut::<c_void>(neighbour);
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        // SAFETY: a new mapping, at a place where there is none.
-        unsafe { libc::mmap(at, PAGE_BYTES, access, flags, -1, 0) };
+        map_page(neighbour);
     }
 }
 
@@ -90,7 +98,7 @@ fn arenas(alloc: &LocalPymalloc<LibcMalloc, pymalloc_core::MmapArenas>) -> Vec<u
 fn arenas_that_stay_mapped_hold_no_memory() {
     alone("limits::arenas_that_stay_mapped_hold_no_memory", || {
         let exhausted = Exhausted::reserve();
-        forbid_a_region();
+        block_the_region();
         let alloc = LocalPymalloc::new(LibcMalloc);
         let blocks: Vec<_> = (0..1_000)
             .map(|_| {
@@ -153,5 +161,38 @@ fn a_region_serves_at_the_limit() {
             unsafe { alloc.free(Some(block)) };
         }
         assert_eq!(alloc.allocated_blocks(), 0);
+    });
+}
+
+/// Bytes of addresses that the process has.
+fn addresses() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux reports addresses");
+    let pages: usize = statm.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    pages * PAGE_BYTES
+}
+
+/// The pools take an eighth more addresses than memory, and give them back: a limit that a program sets for itself counts
+/// them all.
+#[test]
+fn addresses_follow_the_memory() {
+    alone("limits::addresses_follow_the_memory", || {
+        let before = addresses();
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let taken = |alloc: &LocalPymalloc<_, _>| {
+            let arenas = alloc.stats().arenas_current * ARENA_BYTES;
+            addresses() - before - arenas
+        };
+        let first = alloc.malloc(1);
+        assert!(taken(&alloc) < 3 << 20, "{} bytes more than one arena", taken(&alloc));
+        let blocks: Vec<_> = (0..30_000).map(|_| alloc.malloc(POOLED_MAX)).collect();
+        let arenas = alloc.stats().arenas_current * ARENA_BYTES;
+        assert!(taken(&alloc) < arenas / 8 + (4 << 20), "{} bytes more", taken(&alloc));
+        // SAFETY: live, and not used again.
+        blocks.into_iter().for_each(|block| unsafe { alloc.free(block) });
+        alloc.release(ReleaseLevel::Arenas);
+        assert_eq!(alloc.stats().arenas_current, 1);
+        assert!(taken(&alloc) < 8 << 20, "{} bytes are left", taken(&alloc));
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(first) };
     });
 }
