@@ -31,6 +31,26 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         Self { core: UnsafeCell::new(Pymalloc::new(fallback, source)) }
     }
 
+    /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
+    ///
+    /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
+    /// alignment, its records) and after its last one is not visited. `f` may use this allocator: no arena goes back
+    /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
+    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
+        struct Pin<'a, R: Malloc, S: ArenaSource>(&'a LocalPymalloc<R, S>);
+        impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
+            fn drop(&mut self) {
+                self.0.with(|core| core.arenas.unpin());
+            }
+        }
+        self.with(|core| core.arenas.pin());
+        let _pin = Pin(self);
+        let mut pools = self.with(|core| core.pools());
+        while let Some(pool) = self.with(|_| pools.next()) {
+            f(pool);
+        }
+    }
+
     pub(crate) fn into_inner(self) -> Pymalloc<R, S> {
         self.core.into_inner()
     }
@@ -106,6 +126,17 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
         f(&mut self.core.lock())
     }
 
+    /// Calls `f` with each pool as [`LocalPymalloc::for_each_pool`] does, under the lock: `f` must not use this allocator, or it
+    /// waits for ever.
+    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
+        self.with(|core| {
+            let mut pools = core.pools();
+            while let Some(pool) = pools.next() {
+                f(pool);
+            }
+        });
+    }
+
     /// Takes the lock, for the prepare handler of a fork.
     pub fn lock_for_fork(&self) {
         self.core.raw().lock();
@@ -148,14 +179,6 @@ macro_rules! face {
             #[must_use]
             pub fn stats(&self) -> Stats {
                 self.with(|core| core.stats())
-            }
-
-            /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
-            ///
-            /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack
-            /// for alignment, its records) and after its last one is not visited. `f` must not use this allocator.
-            pub fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
-                self.with(|core| core.for_each_pool(f));
             }
 
             /// Gives memory back to the system; returns the bytes given back.
@@ -205,8 +228,11 @@ macro_rules! face {
 
             /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
             ///
-            /// `hook` must not use this allocator.
-            pub fn set_new_arena_hook(&self, hook: Option<fn(&Stats)>) {
+            /// # Safety
+            ///
+            /// 1. `hook` does not use this allocator, which is in the middle of a request.
+            /// 2. `hook` does not unwind.
+            pub unsafe fn set_new_arena_hook(&self, hook: Option<fn(&Stats)>) {
                 self.with(|core| core.new_arena_hook = hook);
             }
         }

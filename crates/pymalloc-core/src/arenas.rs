@@ -24,6 +24,8 @@ pub(crate) struct Arenas {
     count: usize,
     peak: usize,
     ever: usize,
+    /// Walks under way, which need every arena to stay.
+    pins: usize,
     /// Invariant 5: free units that are resident, in all arenas.
     resident_free_units: usize,
 }
@@ -38,6 +40,7 @@ impl Arenas {
             count: 0,
             peak: 0,
             ever: 0,
+            pins: 0,
             resident_free_units: 0,
         }
     }
@@ -121,8 +124,20 @@ impl Arenas {
         Self::push(&mut self.empty, arena, Kind::Single as usize);
     }
 
-    /// Takes the empty arena that was used last out of all lists.
+    /// Keeps every arena until [`unpin`](Self::unpin).
+    pub(crate) fn pin(&mut self) {
+        self.pins += 1;
+    }
+
+    pub(crate) fn unpin(&mut self) {
+        self.pins -= 1;
+    }
+
+    /// Takes the empty arena that was used last out of all lists; `None` if there is none, or while arenas are pinned.
     pub(crate) fn remove_empty(&mut self) -> Option<ArenaPtr> {
+        if self.pins > 0 {
+            return None;
+        }
         let arena = self.pop_empty()?;
         self.resident_free_units -= arena.resident_mask().count_ones() as usize;
         Self::unlink(&mut self.all, arena, ALL);
@@ -132,6 +147,16 @@ impl Arenas {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = ArenaPtr> {
         Self::along(self.all, ALL)
+    }
+
+    /// The arena with which [`iter`](Self::iter) begins.
+    pub(crate) fn first(&self) -> Option<ArenaPtr> {
+        self.all
+    }
+
+    /// The arena after `arena`; arenas that come later are before the first.
+    pub(crate) fn after(arena: ArenaPtr) -> Option<ArenaPtr> {
+        arena.links(ALL).next
     }
 
     /// Enters `arena` where its free places belong.

@@ -17,7 +17,7 @@ use crate::pool::{PoolPtr, UsedPools};
 use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::source::{ArenaAllocator, ArenaSource};
-use crate::stats::{self, PoolStats, Stats};
+use crate::stats::{PoolWalk, Stats};
 
 /// The key of the next allocator. Keys repeat after 2^32 allocators. To confuse two of one key, a program would have to
 /// free a block of the one through the other, which is forbidden anyway.
@@ -31,7 +31,7 @@ pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
     /// What the records of used pools bear; 0 before the first call.
     key: u32,
     used: UsedPools,
-    arenas: Arenas,
+    pub(crate) arenas: Arenas,
     /// Bytes of open pools.
     open_bytes: usize,
     fallback_blocks: usize,
@@ -468,8 +468,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Stats::count(&self.arenas, &self.map, self.fallback_blocks)
     }
 
-    pub(crate) fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
-        stats::for_each_pool(&self.arenas, f);
+    pub(crate) fn pools(&self) -> PoolWalk {
+        PoolWalk::new(&self.arenas)
     }
 
     pub(crate) fn check_invariants(&self) {

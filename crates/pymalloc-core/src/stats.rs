@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::address_map::AddressMap;
+use crate::arena::ArenaPtr;
 use crate::arenas::Arenas;
 use crate::config::{ARENA_BYTES, POOL_BYTES, SMALL_MAX};
 use crate::size_class::SizeClass;
@@ -173,26 +174,44 @@ impl Stats {
     }
 }
 
-/// Calls `f` with each pool of `arenas`, free ones too, arena by arena and in the order of their addresses in it.
-pub(crate) fn for_each_pool(arenas: &Arenas, mut f: impl FnMut(PoolStats)) {
-    for arena in arenas.iter() {
-        let address = arena.address().addr().get();
-        let mut unit = 1;
-        while unit <= arena.units() {
-            let pool = arena.pool(unit);
-            let is_resident = arena.resident_mask() >> unit & 1 == 1;
-            let (bytes, contents) = match pool.class() {
-                Some(class) => {
-                    let (size, capacity) = (class.size(), class.blocks_per_pool());
-                    let in_use = pool.live_blocks();
-                    (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
-                }
-                None => (POOL_BYTES, PoolContents::Free { is_resident }),
-            };
-            let offset = arena.unit_address(unit).addr().get() - address;
-            f(PoolStats { arena: address, offset, bytes, contents });
-            unit += bytes / POOL_BYTES;
+/// A place in a walk over pools, free ones too: arena by arena, and in the order of their addresses in it.
+///
+/// No arena goes back during the walk (`Arenas::pin`). Pools may open and close: what the walk meets of them is not
+/// specified.
+pub(crate) struct PoolWalk {
+    arena: Option<ArenaPtr>,
+    unit: usize,
+}
+
+impl PoolWalk {
+    /// A walk over the pools of all `arenas`.
+    pub(crate) fn new(arenas: &Arenas) -> Self {
+        Self { arena: arenas.first(), unit: 1 }
+    }
+
+    /// The next pool; `None` at the end.
+    pub(crate) fn next(&mut self) -> Option<PoolStats> {
+        let mut arena = self.arena?;
+        while self.unit > arena.units() {
+            self.arena = Arenas::after(arena);
+            arena = self.arena?;
+            self.unit = 1;
         }
+        let unit = self.unit;
+        let pool = arena.pool(unit);
+        let is_resident = arena.resident_mask() >> unit & 1 == 1;
+        let (bytes, contents) = match pool.class() {
+            Some(class) => {
+                let (size, capacity) = (class.size(), class.blocks_per_pool());
+                let in_use = pool.live_blocks();
+                (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
+            }
+            None => (POOL_BYTES, PoolContents::Free { is_resident }),
+        };
+        self.unit += bytes / POOL_BYTES;
+        let address = arena.address().addr().get();
+        let offset = arena.unit_address(unit).addr().get() - address;
+        Some(PoolStats { arena: address, offset, bytes, contents })
     }
 }
 

@@ -414,10 +414,16 @@ impl Domains {
 
     /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
     ///
-    /// This is the moment at which `PYTHONMALLOCSTATS` prints. The hook must not use the domains.
+    /// This is the moment at which `PYTHONMALLOCSTATS` prints.
+    ///
+    /// # Safety
+    ///
+    /// 1. The hook does not use the domains, which are in the middle of a request.
+    /// 2. The hook does not unwind.
     #[cfg(feature = "pymalloc")]
-    pub fn set_new_arena_hook(self, hook: Option<fn(&PoolStats)>) {
-        self.shared.backends.pools.set_new_arena_hook(hook);
+    pub unsafe fn set_new_arena_hook(self, hook: Option<fn(&PoolStats)>) {
+        // SAFETY: 1, 2: the caller's.
+        unsafe { self.shared.backends.pools.set_new_arena_hook(hook) };
     }
 }
 

@@ -61,8 +61,13 @@ impl Pools {
         either!(self, pools => unsafe { pools.set_arena_allocator(record) });
     }
 
-    pub(crate) fn set_new_arena_hook(&self, hook: Option<fn(&PoolStats)>) {
-        either!(self, pools => pools.set_new_arena_hook(hook));
+    /// # Safety
+    ///
+    /// 1. The hook does not use these pools, which are in the middle of a request.
+    /// 2. The hook does not unwind.
+    pub(crate) unsafe fn set_new_arena_hook(&self, hook: Option<fn(&PoolStats)>) {
+        // SAFETY: 1, 2: the caller's.
+        either!(self, pools => unsafe { pools.set_new_arena_hook(hook) });
     }
 }
 

@@ -220,9 +220,15 @@ mod pymalloc {
 
         static ARENAS: AtomicUsize = AtomicUsize::new(0);
         let domains = pool_domains();
-        domains.set_new_arena_hook(Some(|stats| {
-            assert_eq!(stats.arenas_ever, ARENAS.fetch_add(1, Ordering::Relaxed));
-        }));
+        // SAFETY: 1: the hook counts and compares; 2: it aborts where the numbers differ.
+        unsafe {
+            domains.set_new_arena_hook(Some(|stats| {
+                let before = ARENAS.fetch_add(1, Ordering::Relaxed);
+                if stats.arenas_ever != before {
+                    std::process::abort();
+                }
+            }));
+        }
         fill_and_free(domains, 20_000, 256);
         assert_eq!(ARENAS.load(Ordering::Relaxed), domains.stats().pymalloc.unwrap().arenas_ever);
     }

@@ -56,7 +56,8 @@ pub(crate) fn print_malloc_stats(service: &Service) {
     if !service.serves_all() {
         return;
     }
-    service.domains.set_new_arena_hook(Some(before_new_arena));
+    // SAFETY: 1: the text goes to stderr, and its string is the library's own; 2: nothing in it unwinds.
+    unsafe { service.domains.set_new_arena_hook(Some(before_new_arena)) };
     // SAFETY: a function that takes nothing; a full table of handlers costs the last print alone.
     unsafe { libc::atexit(on_exit) };
 }
