@@ -11,6 +11,25 @@ use crate::config::{ARENA_BYTES, ARENA_UNITS};
 use crate::source::{ArenaSource, Span};
 
 /// `N - 1` arenas in a static buffer of `N` MiB, `N` from 2 to 65; the rest pays for alignment and the address map.
+///
+/// A reference to the buffer is the source: blocks lie in the buffer, so the buffer must not move.
+///
+/// # Examples
+///
+/// ```
+/// use pymalloc_core::{LocalPymalloc, NoFallback, StaticArenas};
+///
+/// static BUFFER: StaticArenas<2> = StaticArenas::new();
+/// let alloc = LocalPymalloc::with_source(NoFallback, &BUFFER);
+/// ```
+///
+/// An allocator that owned its buffer would move its blocks:
+///
+/// ```compile_fail,E0277
+/// use pymalloc_core::{LocalPymalloc, NoFallback, StaticArenas};
+///
+/// let alloc = LocalPymalloc::with_source(NoFallback, StaticArenas::<2>::new());
+/// ```
 pub struct StaticArenas<const N: usize> {
     buffer: UnsafeCell<[[u8; ARENA_BYTES]; N]>,
     /// Bit i is set if arena i is taken; the last bit, if the table is.
@@ -57,9 +76,9 @@ impl<const N: usize> fmt::Debug for StaticArenas<N> {
 }
 
 // SAFETY: 1: the bit under the lock gives each arena once, and aligned starts leave N - 1 in the buffer; 2: not claimed;
-// 3: the buffer does not move while it is borrowed by an allocator, which is how a static is used; 4: the table is the
+// 3: the buffer does not move while it is borrowed, as it is here; 4: the table is the
 // larger of the two ends that no arena covers, given once; 5: the defaults do nothing; 6: a lock alone.
-unsafe impl<const N: usize> ArenaSource for StaticArenas<N> {
+unsafe impl<const N: usize> ArenaSource for &StaticArenas<N> {
     fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
         let mut taken = self.taken.lock();
         let index = taken.0.trailing_ones() as usize;
