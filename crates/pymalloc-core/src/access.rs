@@ -345,8 +345,8 @@ impl<R: Malloc, S: ArenaSource> OwnedPymalloc<R, S> {
         Remote { stack: &self.remote }
     }
 
-    /// Takes back the blocks that other threads have freed; returns how many. A request for which the first pool of its
-    /// class has no freed block does this too.
+    /// Takes back the blocks that other threads have freed; returns how many. The owner's requests do this too: each
+    /// `calloc` and `realloc`, and a `malloc` for which the first pool of the class has no freed block.
     pub fn collect(&self) -> usize {
         let mut count = 0;
         for block in self.remote.drain() {
@@ -404,11 +404,13 @@ unsafe impl<R: Malloc, S: ArenaSource> Malloc for OwnedPymalloc<R, S> {
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = nelem.checked_mul(elsize)?.max(BLOCK_BYTES_MIN);
+        self.collect();
         self.local.calloc(1, size)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        self.collect();
         // SAFETY: 1, 2: the caller's.
         unsafe { self.local.realloc(ptr, new_size.max(BLOCK_BYTES_MIN)) }
     }

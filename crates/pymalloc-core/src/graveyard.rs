@@ -68,9 +68,9 @@ impl<R: Malloc, S: ArenaSource> Graveyard<R, S> {
     pub unsafe fn free(&self, ptr: NonNull<u8>) -> bool {
         let mut graves = self.graves.lock();
         let mut link = &mut *graves;
-        while let Some(mut place) = link.0 {
+        while let Some(place) = link.0 {
             // SAFETY: invariant 1, and the lock is held.
-            let grave = unsafe { place.as_mut() };
+            let grave = unsafe { &mut *place.as_ptr() };
             if !grave.core.owns(ptr.as_ptr()) {
                 link = &mut grave.next;
                 continue;
@@ -98,7 +98,7 @@ impl<R: Malloc, S: ArenaSource> Graveyard<R, S> {
         let mut next = graves.0;
         while let Some(place) = next {
             // SAFETY: invariant 1, and the lock is held.
-            let grave = unsafe { place.as_ref() };
+            let grave = unsafe { &*place.as_ptr() };
             blocks += grave.core.pooled_blocks();
             next = grave.next.0;
         }
