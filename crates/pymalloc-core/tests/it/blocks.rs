@@ -98,6 +98,20 @@ fn random_programs_keep_every_byte(#[case] seed: u64, #[case] max: usize) {
     assert_eq!(alloc.stats().arenas_current, 0);
 }
 
+/// CPython's rule: a block stays where it is unless it would shrink by a quarter or more, or leave its class.
+#[test]
+fn a_block_that_shrinks_by_a_quarter_moves() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    for (size, stays) in [(112, true), (85, true), (84, false), (16, false), (113, false)] {
+        let block = alloc.malloc(112 - RED_ZONE_BYTES).expect("memory");
+        // SAFETY: 1: live; 2: compared alone.
+        let new = unsafe { alloc.realloc(Some(block), size - RED_ZONE_BYTES) }.expect("memory");
+        assert_eq!(new == block, stays, "from 112 to {size} bytes");
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(Some(new)) };
+    }
+}
+
 #[test]
 fn every_class_hands_out_distinct_blocks_and_takes_them_back() {
     let alloc = LocalPymalloc::new(LibcMalloc);

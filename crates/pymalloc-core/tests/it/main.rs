@@ -1,6 +1,7 @@
 //! One binary: what the crate promises, over every way to build an allocator.
 
 mod arenas;
+mod auto_traits;
 mod blocks;
 #[cfg(any(feature = "asan", feature = "valgrind"))]
 mod checkers;

@@ -4,7 +4,10 @@ use std::ptr::NonNull;
 
 use malloc_api::testing::{alone, resident_bytes};
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOL_BYTES, ReleaseLevel};
+use pymalloc_core::{
+    ARENA_BYTES, LocalPymalloc, MmapArenas, POOL_BYTES, POOLED_MAX, PoolContents, ReleaseLevel,
+    SizeClass,
+};
 
 #[test]
 fn one_percent_of_a_million_blocks_holds_little() {
@@ -75,4 +78,37 @@ fn each_level_returns_what_it_names() {
         unsafe { alloc.free(Some(*block)) };
     }
     assert_eq!(alloc.release(ReleaseLevel::Arenas), arenas * ARENA_BYTES);
+}
+
+/// Bytes of free pools that are resident, and the number of classes that have a pool open.
+fn kept(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> (usize, usize) {
+    let mut resident = 0;
+    alloc.for_each_pool(|pool| {
+        let is_kept = pool.contents == PoolContents::Free { is_resident: true };
+        resident += pool.bytes * usize::from(is_kept);
+    });
+    let open = alloc.stats().classes.iter().filter(|class| class.pools > 0).count();
+    (resident, open)
+}
+
+/// Frees alone give memory back, down to a floor of 6 MiB, and a trim closes the pools that their classes keep empty.
+#[test]
+fn what_is_kept_has_a_floor_and_a_ceiling() {
+    let alloc = LocalPymalloc::new(LibcMalloc);
+    let fill = |bytes: usize| -> Vec<_> {
+        (0..bytes / POOLED_MAX).map(|_| alloc.malloc(500).and(alloc.malloc(8_000))).collect()
+    };
+    let empty = |blocks: Vec<_>| {
+        // SAFETY: live, and not used again.
+        blocks.into_iter().for_each(|block| unsafe { alloc.free(block) });
+    };
+    // One block of each class comes and goes, so that each keeps a pool.
+    empty(SizeClass::all().skip(1).map(|class| alloc.malloc(class.size() - 16)).collect());
+    assert!(kept(&alloc).1 > 50, "{:?}", kept(&alloc));
+    empty(fill(5 << 20));
+    assert!(kept(&alloc).0 > 4 << 20, "nothing goes back below the floor: {:?}", kept(&alloc));
+    empty(fill(40 << 20));
+    let (resident, open) = kept(&alloc);
+    assert!((4 << 20..=6 << 20).contains(&resident), "{resident} bytes are kept");
+    assert!(open <= 4, "{open} classes keep a pool after a trim");
 }
