@@ -11,6 +11,7 @@ mod install;
 mod layers;
 mod loom;
 mod msrv;
+mod mutants;
 mod python;
 mod python_trace;
 #[cfg(test)]
@@ -88,6 +89,14 @@ enum Command {
         /// Only models whose name contains this.
         filter: Option<String>,
     },
+    /// Plant faults in a crate, one at a time, which its tests must notice (needs cargo-mutants).
+    Mutants {
+        /// Only this crate.
+        name: Option<String>,
+        /// At most this many faults a crate, chosen by a fixed seed.
+        #[arg(long, default_value_t = 600)]
+        sample: usize,
+    },
     /// Run the test suite of a crate that knows nothing of us on the obj domain as its global allocator.
     ThirdParty,
     /// Run the stress programs under ThreadSanitizer, and a race that it must report (needs nightly).
@@ -158,6 +167,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Docs { check } => docs::run(check)?,
         Command::Header { check } => header::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
+        Command::Mutants { name, sample } => mutants::run(name.as_deref(), sample)?,
         Command::ThirdParty => third_party::run()?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,

@@ -202,6 +202,8 @@ mod tests {
     fn a_list_may_refer_to_another() {
         let alias = "/// # Safety\n///\n/// As [`read`].\nunsafe fn peek() {\n    // SAFETY: 1: duties 1 and 2.\n    unsafe { read() };\n}\n";
         assert!(found(&(with_comment("duty 1.") + alias)).is_empty());
+        let other = "impl A { /// # Safety\n///\n/// 1. Live.\nunsafe fn peek(&self) {} }\n";
+        assert!(found(&(other.to_owned() + &with_comment("duty 1.") + alias)).is_empty());
         let wrong = alias.replace("As [`read`]", "Live");
         assert_eq!(
             found(&(with_comment("duty 1.") + &wrong.replace("1 and 2", "1 and 3"))),

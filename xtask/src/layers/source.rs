@@ -185,19 +185,17 @@ impl Reader<'_> {
     }
 
     fn list(&mut self, name: &Ident, attributes: &[Attribute]) {
-        if let Some(text) = safety_text(attributes) {
-            let list = self.lists.entry(name.to_string()).or_default();
-            let numbers =
-                text.lines().filter_map(|line| line.trim().split_once(". ")?.0.parse::<u8>().ok());
-            list.numbers.extend(numbers);
-            if list.numbers.is_empty() {
-                // A text without a list is one point, and may name other lists.
-                list.numbers.insert(1);
-                list.others.extend(
-                    names(&text).filter_map(|name| name.rsplit("::").next().map(str::to_owned)),
-                );
-            }
+        let Some(text) = safety_text(attributes) else { return };
+        let list = self.lists.entry(name.to_string()).or_default();
+        let point = |line: &str| line.trim().split_once(". ")?.0.parse::<u8>().ok();
+        let numbers: Vec<u8> = text.lines().filter_map(point).collect();
+        if numbers.is_empty() {
+            // A text without a list is one point, and may name other lists.
+            list.numbers.insert(1);
+            let others = names(&text).filter_map(|name| name.rsplit("::").next());
+            list.others.extend(others.map(str::to_owned));
         }
+        list.numbers.extend(numbers);
     }
 }
 
