@@ -77,6 +77,8 @@ mod thread;
 mod verdict;
 mod violation;
 
+#[cfg(feature = "std")]
+pub use at_exit::verify_quarantines;
 pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 pub use configure::ConfigureError;
 pub use dump::BlockDump;

@@ -98,6 +98,15 @@ void pymem_reset_peak(void);
 int pymem_limit(size_t bytes);
 
 /**
+ * Verifies every freed block that a quarantine of this process holds, now: a write to one is reported at once, and not when the
+ * block leaves.
+ *
+ * A violation ends the process, as everywhere. Does nothing without a quarantine. The calling thread must hold the GIL, where
+ * there is one.
+ */
+void pymem_verify(void);
+
+/**
  * Draws the heap of mem and obj into the SVG file at `path`, now.
  *
  * Returns 0; -1 in a process whose heap cannot be drawn, as one without `PYMEM_HEAP_MAP`, and for null; -2 when the file cannot

@@ -36,5 +36,5 @@ mod observe {
 
 pub use abi::{
     pymem_allocated_blocks, pymem_counts, pymem_get_allocator, pymem_heap_map, pymem_limit,
-    pymem_release, pymem_reset_peak, pymem_setup, pymem_stats_json,
+    pymem_release, pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
