@@ -4,8 +4,8 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use crate::mapping::Mapped;
-use crate::quarantine::Quarantine;
+use crate::checks::quarantine::Quarantine;
+use crate::os::mapping::Mapped;
 
 /// Quarantines of a process that are verified at exit, at most; the next ones are verified as blocks leave them, and when their
 /// hooks go.

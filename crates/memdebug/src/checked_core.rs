@@ -4,11 +4,11 @@ use core::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::capture::Outermost;
-use crate::configure::ConfigureError;
+use crate::error::ConfigureError;
 use crate::hooks::DebugHooks;
 use crate::host::Host;
 use crate::options::Options;
+use crate::sites::capture::Outermost;
 use malloc_api::Domain;
 
 /// No block is.

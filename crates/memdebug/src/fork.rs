@@ -7,13 +7,15 @@ use core::cell::UnsafeCell;
 
 use std::sync::{MutexGuard, Once};
 
-use crate::{guard, registry, sites};
+use crate::checks::registry;
+use crate::guard::pool;
+use crate::sites::sites;
 
 /// The locks, in the order in which they are taken.
 struct AllLocks {
     _registry: registry::AllShards,
     _sites: sites::AllShards,
-    _guard: Option<MutexGuard<'static, guard::Free>>,
+    _guard: Option<MutexGuard<'static, pool::Free>>,
 }
 
 struct Held(UnsafeCell<Option<AllLocks>>);
@@ -37,7 +39,7 @@ extern "C" fn prepare() {
     let locks = AllLocks {
         _registry: registry::LIVE.lock_all(),
         _sites: sites::lock_all(),
-        _guard: guard::lock_all(),
+        _guard: pool::lock_all(),
     };
     // SAFETY: every lock is held, so no other thread is here.
     unsafe { *HELD.0.get() = Some(locks) };

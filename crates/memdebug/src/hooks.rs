@@ -9,16 +9,16 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use malloc_api::{Domain, Malloc, annotate};
 
 use crate::block::{self, HEADER_BYTES};
-use crate::capture::Outermost;
-use crate::checked::{Checked, is_guarded};
-use crate::dump::BlockDump;
-use crate::facts::BlockFacts;
+use crate::checks::checked::{Checked, is_guarded};
 use crate::host::Host;
-use crate::load;
 use crate::options::Options;
+use crate::os::load;
+use crate::report::dump::BlockDump;
+use crate::report::facts::BlockFacts;
+use crate::report::verdict;
+use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::sites::capture::Outermost;
 use crate::thread::ThreadGate;
-use crate::verdict;
-use crate::violation::{Call, Violation, ViolationKind};
 
 /// Serial numbers are on.
 pub(crate) const SERIAL: u8 = 1;

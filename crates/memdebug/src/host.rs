@@ -4,9 +4,9 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::handler;
+use crate::report::handler;
+use crate::report::violation::Violation;
 use crate::thread::{ThreadCheck, ThreadWord};
-use crate::violation::Violation;
 
 /// Decides what follows a violation: it may end the process, panic, or return to go on.
 ///

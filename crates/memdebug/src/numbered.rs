@@ -10,7 +10,7 @@ use crate::block::{self, HEADER_BYTES, base_of, max_request, overhead};
 use crate::erase::Erased;
 use crate::hooks::{DebugHooks, FREE_THREADED, FULL_ERASE, SERIAL};
 use crate::pattern::{CLEANBYTE, DEADBYTE, fill_at_least_8};
-use crate::violation::Call;
+use crate::report::violation::Call;
 
 impl<A: Malloc> DebugHooks<A> {
     /// `malloc` of this file.

@@ -12,7 +12,7 @@ use crate::block::{self, HEADER_BYTES, base_of, max_request, overhead};
 use crate::erase::Erased;
 use crate::hooks::DebugHooks;
 use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_BYTES, fill_at_least_8, fill_small};
-use crate::violation::Call;
+use crate::report::violation::Call;
 
 impl<A: Malloc> DebugHooks<A> {
     /// `malloc` without options.

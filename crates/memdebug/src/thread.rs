@@ -7,7 +7,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::load::{HAS_THREAD_POINTER, thread_pointer};
+use crate::os::load::{HAS_THREAD_POINTER, thread_pointer};
 
 /// Says whether the calling thread may call this domain: it holds the GIL, or has an attached thread state.
 pub type ThreadCheck = fn() -> bool;

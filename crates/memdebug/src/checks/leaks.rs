@@ -6,12 +6,12 @@ use core::fmt::{self, Write};
 use std::sync::{Mutex, Once, PoisonError};
 
 use crate::at_exit;
-use crate::guard;
-use crate::mapping::{MappedSlice, Zeroed};
+use crate::checks::registry::LIVE;
+use crate::guard::pool;
 use crate::options::{LeakFormat, LeakReport};
-use crate::registry::LIVE;
-use crate::sites::Site;
-use crate::stderr::Stderr;
+use crate::os::mapping::{MappedSlice, Zeroed};
+use crate::report::stderr::Stderr;
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// Blocks of one domain from one site.
@@ -169,7 +169,7 @@ fn each(mut f: impl FnMut(Domain, u32, usize)) {
             f(entry.domain, Site::to_bits(entry.site), entry.size);
         }
     });
-    guard::for_each(|guarded| f(guarded.domain, Site::to_bits(guarded.allocated), guarded.size));
+    pool::for_each(|guarded| f(guarded.domain, Site::to_bits(guarded.allocated), guarded.size));
 }
 
 impl fmt::Display for LiveBlocks {

@@ -2,8 +2,8 @@
 
 use std::io::Write as _;
 
-use crate::stderr::Stderr;
-use crate::violation::Violation;
+use crate::report::stderr::Stderr;
+use crate::report::violation::Violation;
 
 /// Writes the report to stderr without allocating, and aborts the process (SIGABRT).
 ///

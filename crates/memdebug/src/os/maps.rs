@@ -129,7 +129,7 @@ mod tests {
     /// A block that the kernel lists as one with a thread's stack, here because both were mapped as one.
     #[test]
     fn a_block_beside_a_threads_stack_is_heap() {
-        use crate::mapping::Mapping;
+        use crate::os::mapping::Mapping;
 
         const STACK_BYTES: usize = 1 << 20;
 

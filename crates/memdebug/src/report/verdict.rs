@@ -6,12 +6,12 @@ use core::ptr::NonNull;
 use malloc_api::MIN_ALIGN;
 
 use crate::block::{HEADER_BYTES, TAIL_BYTES, max_request};
-use crate::facts::BlockFacts;
 use crate::host::Host;
+use crate::os::maps;
+use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
-use crate::probe;
-use crate::region;
-use crate::violation::{Call, Violation, ViolationKind};
+use crate::report::facts::BlockFacts;
+use crate::report::violation::{Call, Violation, ViolationKind};
 use malloc_api::Domain;
 
 /// Bytes searched in front of a pointer for the block that it may point into.
@@ -59,7 +59,7 @@ fn bad_id(facts: &BlockFacts, id: u8) -> ViolationKind {
     if looks_freed(facts) {
         return ViolationKind::DoubleFree;
     }
-    if facts.address % MIN_ALIGN != 0 || region::is_no_heap(facts.address) {
+    if facts.address % MIN_ALIGN != 0 || maps::is_no_heap(facts.address) {
         return ViolationKind::ForeignPointer;
     }
     ViolationKind::BadId

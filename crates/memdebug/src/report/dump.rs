@@ -3,10 +3,10 @@
 
 use core::fmt::{self, Write};
 
-use crate::facts::{BlockFacts, SHOWN_BYTES, Shape};
 use crate::host::{FrameSink, Traceback, Tracing};
 use crate::pattern::FORBIDDENBYTE;
-use crate::violation::{Call, DumpSink, Message, Violation, ViolationKind};
+use crate::report::facts::{BlockFacts, SHOWN_BYTES, Shape};
+use crate::report::violation::{Call, DumpSink, Message, Violation, ViolationKind};
 
 /// A text sink as a sink of bytes: a byte that is no ASCII character becomes its Latin-1 character.
 pub(crate) struct Latin1<'a, W: Write>(pub(crate) &'a mut W);

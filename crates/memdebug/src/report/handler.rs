@@ -1,10 +1,10 @@
 //! Owns the ready-made answers to a violation.
 //! Leaves the text to `dump.rs`; a host with its own fatal error supplies its own handler.
 
-use crate::violation::Violation;
+use crate::report::violation::Violation;
 
 #[cfg(feature = "std")]
-pub use crate::report::{abort, dump, report};
+pub use crate::report::report::{abort, dump, report};
 
 /// What a [`Host`](crate::Host) starts with.
 #[cfg(feature = "std")]

@@ -2,8 +2,6 @@
 //! Leaves each of these to the file of its name, and what goes over all blocks to `checked/walks.rs`. Built without `std`
 //! its twin `checked_core.rs` stands here.
 
-mod walks;
-
 use core::num::NonZeroU32;
 use core::ptr::{self, NonNull};
 
@@ -14,19 +12,21 @@ use malloc_api::Malloc;
 use crate::annotated;
 use crate::at_exit::{self, VerifiedAtExit};
 use crate::block::base_of;
-use crate::capture::Outermost;
-use crate::configure::ConfigureError;
-use crate::facts::BlockFacts;
-use crate::guard::{self, Guarded};
+use crate::checks::leaks;
+use crate::checks::quarantine::{Held, Offer, Owner, Quarantine, pointer, underlying};
+use crate::checks::registry::{Entry, LIVE};
+use crate::error::ConfigureError;
+use crate::fork;
+use crate::guard::countdown;
+use crate::guard::pool::{self, Guarded};
 use crate::hooks::DebugHooks;
 use crate::host::Host;
 use crate::options::Options;
-use crate::quarantine::{Held, Offer, Owner, Quarantine, pointer, underlying};
-use crate::registry::{Entry, LIVE};
-use crate::sampling;
-use crate::sites::Site;
-use crate::violation::{Call, Violation, ViolationKind};
-use crate::{fork, leaks, verdict};
+use crate::report::facts::BlockFacts;
+use crate::report::verdict;
+use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::sites::capture::Outermost;
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// The options of this file, once they are set.
@@ -34,12 +34,12 @@ use malloc_api::Domain;
 pub(crate) struct Checked(OnceLock<State>);
 
 #[derive(Debug)]
-struct State {
-    registry: bool,
+pub(crate) struct State {
+    pub(crate) registry: bool,
     /// Frames of a site, 0 for none.
     backtrace: u8,
     guard: Option<Guard>,
-    quarantine: Option<VerifiedAtExit>,
+    pub(crate) quarantine: Option<VerifiedAtExit>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ impl Checked {
         if self.0.get().is_some() {
             return Err(ConfigureError::AlreadySet);
         }
-        let guard = options.guard.map(|rate| Ok(Guard { rate, host: guard::enlist(host)? }));
+        let guard = options.guard.map(|rate| Ok(Guard { rate, host: pool::enlist(host)? }));
         let guard = guard.transpose()?;
         let owner = Owner { domain, serial: options.serial, host: *host };
         let quarantine = options.quarantine.map(|bounds| {
@@ -85,7 +85,7 @@ impl Checked {
         self.0.set(state).map(|()| true).map_err(|_| ConfigureError::AlreadySet)
     }
 
-    fn state(&self) -> Option<&State> {
+    pub(crate) fn state(&self) -> Option<&State> {
         self.0.get()
     }
 }
@@ -120,7 +120,7 @@ impl State {
 /// Whether the block lies between guard pages.
 #[inline(always)]
 pub(crate) fn is_guarded(p: NonNull<u8>) -> bool {
-    guard::contains(p.as_ptr().addr())
+    pool::contains(p.as_ptr().addr())
 }
 
 impl<A: Malloc> DebugHooks<A> {
@@ -128,10 +128,10 @@ impl<A: Malloc> DebugHooks<A> {
     #[inline(always)]
     pub(crate) fn malloc_guarded(&self, size: usize) -> Option<NonNull<u8>> {
         let guard = self.checked.state()?.guard?;
-        if !sampling::sampled(guard.rate) {
+        if !countdown::sampled(guard.rate) {
             return None;
         }
-        guard::malloc(size, self.domain, false, guard.host, None)
+        pool::malloc(size, self.domain, false, guard.host, None)
     }
 
     #[inline(never)]
@@ -150,8 +150,8 @@ impl<A: Malloc> DebugHooks<A> {
         let site = state.site(&self.host, entry);
         let guarded = state
             .guard
-            .filter(|guard| sampling::sampled(guard.rate))
-            .and_then(|guard| guard::malloc(size, self.domain, zero, guard.host, site));
+            .filter(|guard| countdown::sampled(guard.rate))
+            .and_then(|guard| pool::malloc(size, self.domain, zero, guard.host, site));
         if guarded.is_some() {
             return guarded;
         }
@@ -237,15 +237,15 @@ impl<A: Malloc> DebugHooks<A> {
     /// Checks that `p` is a live, intact block of these hooks; reports it otherwise.
     fn verify(&self, state: &State, p: NonNull<u8>, call: Call) -> Option<Verified> {
         let address = p.as_ptr().addr();
-        let guarded = if guard::contains(address) { Some(guard::at(address)) } else { None };
+        let guarded = if pool::contains(address) { Some(pool::at(address)) } else { None };
         // Inside of a guarded block of other hooks lies what those have handed to these as plain memory.
         let is_nested = guarded.flatten().is_some_and(|outer| outer.encloses(address));
         if let Some(guarded) = guarded.filter(|_| !is_nested || self.intact_size(p).is_none()) {
-            let Some(kind) = guard::check(address, guarded.as_ref(), self.domain) else {
+            let Some(kind) = pool::check(address, guarded.as_ref(), self.domain) else {
                 return guarded.map(Verified::Guarded);
             };
             let guarded = guarded.as_ref();
-            let report = guard::violation(kind, call, address, guarded, self.domain, &self.host);
+            let report = pool::violation(kind, call, address, guarded, self.domain, &self.host);
             (self.host.handler)(&report);
             return None;
         }
@@ -304,7 +304,7 @@ impl<A: Malloc> DebugHooks<A> {
 
     /// Reports a block whose header or guard is not intact.
     #[cold]
-    fn report(&self, state: &State, p: NonNull<u8>, call: Call, entry: Option<Entry>) {
+    pub(crate) fn report(&self, state: &State, p: NonNull<u8>, call: Call, entry: Option<Entry>) {
         if let Some(entry) = entry {
             let facts = self.facts(p);
             // It is live: whatever its header looks like, somebody wrote there.
@@ -333,7 +333,7 @@ impl<A: Malloc> DebugHooks<A> {
     #[cold]
     fn freed_meanwhile(&self, p: NonNull<u8>, guarded: &Guarded, call: Call) {
         let (kind, address) = (ViolationKind::DoubleFree, p.as_ptr().addr());
-        self.tell(guard::violation(kind, call, address, Some(guarded), self.domain, &self.host));
+        self.tell(pool::violation(kind, call, address, Some(guarded), self.domain, &self.host));
     }
 
     fn facts(&self, p: NonNull<u8>) -> BlockFacts {
@@ -370,7 +370,7 @@ impl<A: Malloc> DebugHooks<A> {
         let (size, allocated) = match *verified {
             Verified::Block { size, allocated } => (size, allocated),
             Verified::Guarded(guarded) => {
-                if !guard::free(&guarded, freed) {
+                if !pool::free(&guarded, freed) {
                     self.freed_meanwhile(p, &guarded, call);
                 }
                 return;
@@ -436,7 +436,7 @@ impl<A: Malloc> DebugHooks<A> {
 
     /// Verifies a block that leaves the quarantine, and gives it back to its allocator.
     #[inline]
-    fn leave(&self, state: &State, quarantine: &Quarantine, held: &Held) {
+    pub(crate) fn leave(&self, state: &State, quarantine: &Quarantine, held: &Held) {
         if let Some(report) = quarantine.owner.verify(held, Call::Check) {
             (self.host.handler)(&report);
         }

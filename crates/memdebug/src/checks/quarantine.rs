@@ -13,13 +13,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::annotated;
 use crate::block::{HEADER_BYTES, base_of, overhead};
-use crate::facts::BlockFacts;
 use crate::host::Host;
-use crate::mapping::{MappedSlice, Zeroed};
 use crate::options::QuarantineBounds;
+use crate::os::mapping::{MappedSlice, Zeroed};
 use crate::pattern::{DEADBYTE, INLINE_BYTES, first_other, is_all};
-use crate::sites::Site;
-use crate::violation::{Call, Violation, ViolationKind};
+use crate::report::facts::BlockFacts;
+use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// Rings of small blocks, at most.

@@ -7,7 +7,7 @@ use core::ptr;
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::load::thread_pointer;
+use crate::os::load::thread_pointer;
 
 thread_local! {
     /// Allocations until the next guarded one; 0 at first.
@@ -151,7 +151,7 @@ mod tests {
             let threads: Vec<_> = (0..16).map(|_| scope.spawn(one)).collect();
             threads.into_iter().map(|t| t.join().unwrap()).collect::<std::collections::HashSet<_>>()
         });
-        if crate::load::HAS_THREAD_POINTER {
+        if crate::os::load::HAS_THREAD_POINTER {
             assert!(own.len() >= 8, "16 threads have {} counters", own.len());
         }
     }

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 
-use crate::capture::Outermost;
-use crate::configure::ConfigureError;
-use crate::guard::{self, Guarded};
+use crate::error::ConfigureError;
+use crate::guard::countdown::Countdowns;
+use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
 use crate::options::Options;
-use crate::sampling::Countdowns;
-use crate::sites::Site;
-use crate::violation::{Call, ViolationKind};
+use crate::report::violation::{Call, ViolationKind};
+use crate::sites::capture::Outermost;
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// Puts about one block in N between guard pages, and hands every other call to the allocator `A` as it is.
@@ -143,9 +143,9 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if self.setting.get().is_some() {
             return Err(ConfigureError::AlreadySet);
         }
-        let host = guard::enlist(&self.host)?;
+        let host = pool::enlist(&self.host)?;
         // Before the setting, by which a thread comes to have a guarded block.
-        let (start, bytes) = guard::range();
+        let (start, bytes) = pool::range();
         self.start.store(start, Relaxed);
         self.bytes.store(bytes, Relaxed);
         let setting = Setting { rate, frames: options.backtrace, host };
@@ -165,7 +165,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if !self.countdowns.is_due(setting.map(|setting| setting.rate)) {
             return None;
         }
-        guard::malloc(size, self.domain, zero, setting?.host, self.site(entry))
+        pool::malloc(size, self.domain, zero, setting?.host, self.site(entry))
     }
 
     fn site(&self, entry: Outermost) -> Option<Site> {
@@ -178,8 +178,8 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
     /// Checks that `p` is the start of a live guarded block of this domain; reports it otherwise.
     fn verify(&self, p: NonNull<u8>, call: Call) -> Option<Guarded> {
         let address = p.as_ptr().addr();
-        let block = guard::at(address);
-        match guard::check(address, block.as_ref(), self.domain) {
+        let block = pool::at(address);
+        match pool::check(address, block.as_ref(), self.domain) {
             None => block,
             Some(kind) => {
                 self.tell(kind, call, p, block.as_ref());
@@ -190,13 +190,13 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
 
     fn tell(&self, kind: ViolationKind, call: Call, p: NonNull<u8>, block: Option<&Guarded>) {
         let address = p.as_ptr().addr();
-        let report = guard::violation(kind, call, address, block, self.domain, &self.host);
+        let report = pool::violation(kind, call, address, block, self.domain, &self.host);
         (self.host.handler)(&report);
     }
 
     /// Frees a verified block.
     fn release(&self, p: NonNull<u8>, block: &Guarded, call: Call, entry: Outermost) {
-        if !guard::free(block, self.site(entry)) {
+        if !pool::free(block, self.site(entry)) {
             // Another thread freed it since it was verified.
             self.tell(ViolationKind::DoubleFree, call, p, Some(block));
         }

@@ -19,17 +19,18 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use malloc_api::MIN_ALIGN;
 
-use crate::configure::ConfigureError;
-use crate::facts::BlockFacts;
+use crate::error::ConfigureError;
+use crate::fork;
+use crate::guard::countdown::random;
+use crate::guard::fault;
 use crate::host::Host;
-use crate::load;
-use crate::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
+use crate::os::load;
+use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
-use crate::sampling::random;
-use crate::sites::Site;
-use crate::stderr::Stderr;
-use crate::violation::{Call, Violation, ViolationKind};
-use crate::{fault, fork};
+use crate::report::facts::BlockFacts;
+use crate::report::stderr::Stderr;
+use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// Slots in the pool: address space, not memory; only live blocks have any.

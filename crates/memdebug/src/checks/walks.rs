@@ -4,9 +4,9 @@ use core::ptr::{self, NonNull};
 
 use malloc_api::Malloc;
 
+use crate::checks::registry::{Entry, LIVE};
 use crate::hooks::DebugHooks;
-use crate::registry::{Entry, LIVE};
-use crate::violation::Call;
+use crate::report::violation::Call;
 
 impl<A: Malloc> DebugHooks<A> {
     /// Gives all blocks in the quarantine back to the allocator, each verified first; gives how many there were.

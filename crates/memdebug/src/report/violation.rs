@@ -3,10 +3,10 @@
 
 use core::fmt;
 
-use crate::dump;
-use crate::facts::BlockFacts;
 use crate::host::{Host, Traceback};
-use crate::sites::Site;
+use crate::report::dump;
+use crate::report::facts::BlockFacts;
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// The function of the hooks that met a violation.

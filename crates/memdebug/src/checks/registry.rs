@@ -14,8 +14,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::mapping::MappedSlice;
-use crate::sites::Site;
+use crate::os::mapping::MappedSlice;
+use crate::sites::sites::Site;
 use malloc_api::Domain;
 
 /// The process's live blocks.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::violation::DumpSink;
+use crate::report::violation::DumpSink;
 
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 1024;

@@ -2,8 +2,8 @@
 //! Leaves how to read memory that may be gone to `probe.rs`, and what the bytes mean to `hooks.rs` and `dump.rs`.
 
 use crate::block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES, max_request};
+use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
-use crate::probe;
 
 /// Bytes shown from each end of the data.
 pub(crate) const SHOWN_BYTES: usize = 8;

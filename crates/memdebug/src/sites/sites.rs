@@ -11,12 +11,12 @@ use core::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::capture::{self, Outermost};
-use crate::dump::Ascii;
 use crate::host::{CurrentFrames, FrameSink};
-use crate::mapping::{MappedSlice, Mapping};
 use crate::options::Options;
-use crate::symbols;
+use crate::os::mapping::{MappedSlice, Mapping};
+use crate::report::dump::Ascii;
+use crate::sites::capture::{self, Outermost};
+use crate::sites::symbols;
 
 /// Where a block was allocated or freed: a backtrace that is kept for the life of the process.
 ///

@@ -7,8 +7,8 @@ use core::ptr;
 use std::io;
 use std::sync::{Once, OnceLock};
 
-use crate::guard;
-use crate::load;
+use crate::guard::pool;
+use crate::os::load;
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
@@ -71,7 +71,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         });
         // SAFETY: 1: this signal's context.
         let write = unsafe { load::was_write(context) };
-        guard::on_fault(address, write);
+        pool::on_fault(address, write);
     // SAFETY: 1: this signal's context.
     } else if code == libc::SI_TKILL && unsafe { from_signal_stack(context) } {
         // A handler passes a fault on by raising it again; the access that faulted happens again when it returns.
