@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{DebugHooks, Domain, Options};
+use memdebug::{DebugHooks, Domain, GuardSampler, Options};
 
 /// Blocks that are live at a time.
 const LIVE: usize = 1000;
@@ -45,8 +45,13 @@ fn run(text: &str, rounds: usize) {
         return program(&LibcMalloc, rounds);
     }
     let options: Options = text.parse().expect("an option's word");
-    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&options).expect("memory");
-    program(&hooks, rounds);
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem);
+    let hooks = hooks.with_options(&options.for_hooks()).expect("memory");
+    if options.guard.is_none() {
+        return program(&hooks, rounds);
+    }
+    let sampler = GuardSampler::new(hooks, Domain::Mem);
+    program(&sampler.with_options(&options.for_sampler()).expect("pages"), rounds);
 }
 
 fn main() {

@@ -5,11 +5,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{DebugHooks, Domain};
+use memdebug::{Domain, GuardSampler};
 
 fn buggy() -> Result<u8, Box<dyn Error>> {
     // One block in one; a long-running program would take one in a few thousand.
-    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&"guard=1/1".parse()?)?;
+    let hooks = GuardSampler::new(LibcMalloc, Domain::Mem).with_options(&"guard=1/1".parse()?)?;
     let block = hooks.malloc(100).ok_or("no memory")?;
     // SAFETY: live.
     unsafe { hooks.free(Some(block)) };

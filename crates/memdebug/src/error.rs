@@ -40,6 +40,22 @@ pub enum ConfigureError {
         /// The option's word.
         option: &'static str,
     },
+    /// Hooks were asked for guard pages, which are a layer around them.
+    #[error("`guard` is no option of the debug hooks: put a GuardSampler around them")]
+    NeedsSampler,
+    /// More than 1,021 hooks of the process keep a registry.
+    #[error(
+        "too many hooks with `registry`: at most 1021 in a process, so drop some or let threads share them"
+    )]
+    TooManyHooks,
+    /// A value that was set by field is none that the option's word accepts.
+    #[error("`{option}` is out of range: expected {expected}")]
+    OutOfRange {
+        /// The option's word.
+        option: &'static str,
+        /// What it accepts.
+        expected: &'static str,
+    },
     /// The option needs the `std` feature.
     #[error("`{option}` needs an operating system: build memdebug with its `std` feature")]
     Unsupported {

@@ -1,35 +1,21 @@
-//! Owns `DebugHooks`: its parts, its options, and which path each of the four calls takes.
-//! Leaves the path without options to `plain.rs`, serial numbers and full erasing to `numbered.rs`, every other option to
-//! `checked.rs`, and the naming of a violation to `verdict.rs`.
+//! Owns `DebugHooks`: its options, and which way each of the four calls takes.
+//! Leaves blocks with a header to `calls.rs`, and the options beyond CPython's to `checks/checked.rs`.
 
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::{Domain, Malloc, annotate};
+use malloc_api::{Domain, Malloc};
 
-use crate::block::{self, HEADER_BYTES};
-use crate::checks::checked::{Checked, is_guarded};
+use crate::calls::{Blocks, CHECKED, FULL_ERASE, SERIAL};
+use crate::checks::checked::Checked;
+use crate::error::ConfigureError;
 use crate::host::Host;
 use crate::options::Options;
-use crate::os::load;
 use crate::report::dump::BlockDump;
 use crate::report::facts::BlockFacts;
-use crate::report::verdict;
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::violation::{Call, ViolationKind};
 use crate::sites::capture::Outermost;
 use crate::thread::ThreadGate;
-
-/// Serial numbers are on.
-pub(crate) const SERIAL: u8 = 1;
-/// Every byte that leaves a block is filled dead.
-pub(crate) const FULL_ERASE: u8 = 2;
-/// The host's `debug_offset` rules.
-pub(crate) const FREE_THREADED: u8 = 4;
-/// An option of `checked.rs` is on.
-pub(crate) const CHECKED: u8 = 8;
-/// Guard pages are on, and nothing else: blocks without them take the plain path.
-pub(crate) const SAMPLED: u8 = 16;
 
 /// CPython's debug hooks around the allocator `A`: each block gets a size, a domain letter and guards, is filled when
 /// handed out and when freed, and is verified when it comes back.
@@ -40,7 +26,8 @@ pub(crate) const SAMPLED: u8 = 16;
 /// the block moves. The layout, the fills and the reports are CPython's byte for byte (`Objects/obmalloc.c`).
 ///
 /// A violation goes to the [`Host`]'s handler, which by default writes a report and aborts. If the handler returns, the
-/// call has no effect: the block is not freed, and `realloc` gives `None`. Options beyond CPython's are in [`Options`].
+/// call has no effect: the block is not freed, and `realloc` gives `None`. Options beyond CPython's are in [`Options`];
+/// guard pages are a layer of their own, [`GuardSampler`](crate::GuardSampler), which goes around the hooks.
 ///
 /// The hooks never find by themselves what no check looks at: a write into a live neighbour, a read of freed memory, a
 /// write to freed memory without the quarantine.
@@ -49,7 +36,7 @@ pub(crate) const SAMPLED: u8 = 16;
 ///
 /// ```
 /// use malloc_api::{LibcMalloc, Malloc};
-/// use memdebug::{Domain, DebugHooks};
+/// use memdebug::{DebugHooks, Domain};
 ///
 /// static HOOKS: DebugHooks<LibcMalloc> = DebugHooks::new(LibcMalloc, Domain::Mem);
 ///
@@ -59,161 +46,60 @@ pub(crate) const SAMPLED: u8 = 16;
 /// // SAFETY: live, and not used again.
 /// unsafe { HOOKS.free(Some(block)) };
 /// ```
-pub struct DebugHooks<A> {
-    pub(crate) inner: A,
-    pub(crate) domain: Domain,
-    /// The second header word of an intact block.
-    pub(crate) id_word: u64,
-    /// Lets calls take the plain path: shut while an option is on.
+pub struct DebugHooks<A: Malloc> {
+    blocks: Blocks<A>,
+    /// Lets calls take the plain way: shut while an option is on.
     gate: ThreadGate,
-    pub(crate) host: Host,
-    flags: AtomicU8,
-    serial: AtomicUsize,
-    pub(crate) checked: Checked,
+    checked: Checked,
 }
 
-impl<A> DebugHooks<A> {
+impl<A: Malloc> DebugHooks<A> {
     /// Plain hooks of `domain` around `inner`, with a host that supplies nothing.
     #[must_use]
     pub const fn new(inner: A, domain: Domain) -> Self {
         Self {
-            inner,
-            domain,
-            id_word: block::id_word(domain),
+            blocks: Blocks::new(inner, domain),
             gate: ThreadGate::open(),
-            host: Host::new(),
-            flags: AtomicU8::new(0),
-            serial: AtomicUsize::new(0),
             checked: Checked::new(),
         }
     }
 
-    /// Sets what the surroundings supply.
+    /// Sets what the surroundings supply; options that are on stay on.
     #[must_use]
     pub const fn with_host(mut self, host: Host) -> Self {
-        let gate = match (self.domain, host.thread_check) {
+        let is_plain = self.blocks.set_host(host);
+        let gate = match (self.blocks.domain, host.thread_check) {
             (Domain::Raw, _) | (_, None) => ThreadGate::open(),
             (Domain::Mem | Domain::Obj, Some(check)) => ThreadGate::new(check, host.thread_word),
         };
-        let free_threaded = host.debug_offset.is_some();
-        self.gate = if free_threaded { gate.into_shut() } else { gate };
-        self.flags = AtomicU8::new(if free_threaded { FREE_THREADED } else { 0 });
-        self.host = host;
+        self.gate = if is_plain { gate } else { gate.into_shut() };
         self
     }
 
     /// The allocator below.
     #[must_use]
     pub const fn inner(&self) -> &A {
-        &self.inner
+        &self.blocks.inner
     }
 
     /// The domain whose letter the blocks carry.
     #[must_use]
     pub const fn domain(&self) -> Domain {
-        self.domain
+        self.blocks.domain
     }
 
     /// How many allocations and resizes were numbered: 0 unless serial numbers are on.
     #[must_use]
     pub fn serial(&self) -> usize {
-        self.serial.load(Relaxed)
+        self.blocks.serial()
     }
 
-    #[inline]
-    pub(crate) fn flags(&self) -> u8 {
-        self.flags.load(Relaxed)
-    }
-
-    #[inline]
-    pub(crate) fn has_serial(&self) -> bool {
-        self.flags() & SERIAL != 0
-    }
-
-    /// Whether a new block is as without options: no number, and all of it filled.
-    #[cfg(feature = "std")]
-    #[inline]
-    pub(crate) fn makes_plain_blocks(&self) -> bool {
-        self.flags() & (SERIAL | FREE_THREADED) == 0
-    }
-
-    /// The next serial number, where they are on.
-    pub(crate) fn next_serial(&self) -> Option<u64> {
-        self.has_serial().then(|| self.serial.fetch_add(1, Relaxed) as u64 + 1)
-    }
-
-    /// Data bytes at the front of a block that fills leave alone.
-    pub(crate) fn unfilled(&self, base: Option<NonNull<u8>>, size: usize) -> usize {
-        match self.host.debug_offset {
-            Some(offset) if self.domain == Domain::Obj => {
-                offset(base).saturating_sub(HEADER_BYTES).min(size)
-            }
-            _ => 0,
-        }
-    }
-
-    /// Whether a call may take the plain path: no option is on, and the thread is known to be allowed.
-    #[inline(always)]
-    fn is_plain(&self) -> bool {
-        self.gate.passes()
-    }
-
-    /// Checks the thread of a call that may not take the plain path at once, in full.
-    fn check_thread(&self, call: Call) {
-        if !self.gate.ask(self.flags() != 0) {
-            self.wrong_thread(call);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn wrong_thread(&self, call: Call) {
-        let kind = ViolationKind::WrongThread;
-        (self.host.handler)(&Violation::new(kind, call, self.domain, None, &self.host));
-    }
-
-    /// Reports a block that failed its check.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn bad_block(&self, p: NonNull<u8>, call: Call) {
-        let violation = verdict::on_block(p, call, self.domain, self.has_serial(), &self.host);
-        (self.host.handler)(&violation);
-    }
-
-    /// Describes the block at `ptr` as it is now, in CPython's words. Any pointer may be asked for.
-    #[must_use]
-    pub fn dump(&self, ptr: Option<NonNull<u8>>) -> BlockDump {
-        let address = ptr.map_or(0, |p| p.as_ptr().addr());
-        BlockDump::new(BlockFacts::read(address, self.has_serial()), self.host.traceback)
-    }
-
-    /// The size of the block at `p` if its id, its pads and its guard are intact.
-    ///
-    /// Nothing is believed before it is checked: a pointer to nowhere and a size that leads to nowhere are no intact block,
-    /// where the fault handler is installed.
-    #[inline(always)]
-    pub(crate) fn intact_size(&self, p: NonNull<u8>) -> Option<usize> {
-        let size = annotate::unreported(|| load::intact_size(p.as_ptr(), self.id_word));
-        (size != usize::MAX).then_some(size)
-    }
-
-    /// [`intact_size`](Self::intact_size), with a report of a block that is not intact.
-    pub(crate) fn verified_size(&self, p: NonNull<u8>, call: Call) -> Option<usize> {
-        let size = self.intact_size(p);
-        if size.is_none() {
-            self.bad_block(p, call);
-        }
-        size
-    }
-}
-
-impl<A: Malloc> DebugHooks<A> {
     /// Switches `options` on.
     ///
     /// # Errors
     ///
-    /// What cannot be had on this system, or was switched on before.
-    pub fn with_options(self, options: &Options) -> Result<Self, crate::ConfigureError> {
+    /// What cannot be had on this system, what is out of range, or was switched on before.
+    pub fn with_options(self, options: &Options) -> Result<Self, ConfigureError> {
         // SAFETY: 1: the hooks are still the caller's alone, and blocks of them would borrow them.
         unsafe { self.configure(options) }?;
         Ok(self)
@@ -228,59 +114,76 @@ impl<A: Malloc> DebugHooks<A> {
     /// # Safety
     ///
     /// 1. No block of these hooks is live, and no other thread uses them during the call: options change the layout.
-    pub unsafe fn configure(&self, options: &Options) -> Result<(), crate::ConfigureError> {
-        let mut flags = self.flags();
+    pub unsafe fn configure(&self, options: &Options) -> Result<(), ConfigureError> {
+        options.check()?;
+        if options.guard.is_some() {
+            return Err(ConfigureError::NeedsSampler);
+        }
+        let mut flags = 0;
         if options.serial {
             flags |= SERIAL;
         }
         if options.full_erase {
             flags |= FULL_ERASE;
         }
-        if self.checked.configure(options, self.domain, &self.host)? {
-            flags |= if flags == 0 && options.is_guard_alone() { SAMPLED } else { CHECKED };
+        if self.checked.configure(options, self.blocks.domain)? {
+            flags |= CHECKED;
         }
-        self.flags.store(flags, Relaxed);
-        if flags != 0 {
+        self.blocks.add_flags(flags);
+        if self.blocks.flags() != 0 {
             self.gate.shut();
         }
         Ok(())
     }
 
-    /// Whether a block is freed and resized on the plain path with these flags.
-    #[inline(always)]
-    fn is_plain_block(&self, p: NonNull<u8>, flags: u8) -> bool {
-        flags == 0 || flags == SAMPLED && !is_guarded(p)
+    /// Describes the block at `ptr` as it is now, in CPython's words. Any pointer may be asked for.
+    #[must_use]
+    pub fn dump(&self, ptr: Option<NonNull<u8>>) -> BlockDump {
+        let address = ptr.map_or(0, |p| p.as_ptr().addr());
+        let facts = BlockFacts::read(address, self.blocks.has_serial());
+        BlockDump::new(facts, self.blocks.host.traceback)
     }
 
-    /// `malloc` when it cannot take the plain path at once.
+    /// Checks the thread of a call that may not take the plain way at once, in full.
+    fn check_thread(&self, call: Call) {
+        if !self.gate.ask(self.blocks.flags() != 0) {
+            self.wrong_thread(call);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wrong_thread(&self, call: Call) {
+        let blocks = &self.blocks;
+        blocks.host.tell(&blocks.violation(ViolationKind::WrongThread, call, None));
+    }
+
+    /// `malloc` when it cannot take the plain way at once.
     #[cold]
     #[inline(never)]
     fn malloc_unsure(&self, size: usize) -> Option<NonNull<u8>> {
         self.check_thread(Call::Malloc);
-        match self.flags() {
-            0 => self.malloc_plain(size),
-            SAMPLED => self.malloc_guarded(size).or_else(|| self.malloc_plain(size)),
-            flags if flags & CHECKED != 0 => self.malloc_checked(size, Outermost::here()),
-            _ => self.malloc_numbered(size),
+        match (self.blocks.flags(), self.checked.state()) {
+            (0, _) => self.blocks.malloc_plain(size),
+            (_, Some(checks)) => checks.allocate(&self.blocks, size, false, Outermost::here()),
+            _ => self.blocks.malloc(size),
         }
     }
 
-    /// `calloc` when it cannot take the plain path at once.
+    /// `calloc` when it cannot take the plain way at once.
     #[cold]
     #[inline(never)]
     fn calloc_unsure(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         self.check_thread(Call::Calloc);
         let size = nelem.checked_mul(elsize)?;
-        match self.flags() {
-            0 => self.calloc_plain(size),
-            flags if flags & (CHECKED | SAMPLED) != 0 => {
-                self.calloc_checked(size, Outermost::here())
-            }
-            _ => self.calloc_bytes(size),
+        match (self.blocks.flags(), self.checked.state()) {
+            (0, _) => self.blocks.calloc::<true>(size),
+            (_, Some(checks)) => checks.allocate(&self.blocks, size, true, Outermost::here()),
+            _ => self.blocks.calloc::<false>(size),
         }
     }
 
-    /// `realloc` when it cannot take the plain path at once.
+    /// `realloc` when it cannot take the plain way at once.
     ///
     /// # Safety
     ///
@@ -290,25 +193,23 @@ impl<A: Malloc> DebugHooks<A> {
     unsafe fn realloc_unsure(&self, ptr: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
         // CPython names the malloc it falls through to only after the check of the call itself.
         self.check_thread(Call::Realloc);
-        let flags = self.flags();
-        match ptr {
+        let blocks = &self.blocks;
+        match (blocks.flags(), self.checked.state(), ptr) {
+            (0, _, None) => blocks.malloc_plain(size),
             // SAFETY: 1 and 2: the caller's.
-            Some(p) if self.is_plain_block(p, flags) => unsafe { self.realloc_plain(p, size) },
-            None if flags == 0 => self.malloc_plain(size),
-            None if flags & (CHECKED | SAMPLED) != 0 => {
-                self.malloc_checked(size, Outermost::here())
-            }
-            None => self.malloc_numbered(size),
+            (0, _, Some(p)) => unsafe { blocks.realloc::<true>(p, size) },
+            (_, Some(checks), None) => checks.allocate(blocks, size, false, Outermost::here()),
             // SAFETY: 1 and 2: the caller's.
-            Some(p) if flags & (CHECKED | SAMPLED) != 0 => unsafe {
-                self.realloc_checked(p, size, Outermost::here())
+            (_, Some(checks), Some(p)) => unsafe {
+                checks.realloc(blocks, p, size, Outermost::here())
             },
+            (_, None, None) => blocks.malloc(size),
             // SAFETY: 1 and 2: the caller's.
-            Some(p) => unsafe { self.realloc_numbered(p, size) },
+            (_, None, Some(p)) => unsafe { blocks.realloc::<false>(p, size) },
         }
     }
 
-    /// `free` when it cannot take the plain path at once.
+    /// `free` when it cannot take the plain way at once.
     ///
     /// # Safety
     ///
@@ -320,72 +221,117 @@ impl<A: Malloc> DebugHooks<A> {
         let Some(p) = ptr else {
             return;
         };
-        match self.flags() {
+        match (self.blocks.flags(), self.checked.state()) {
             // SAFETY: 1 and 2: the caller's.
-            flags if self.is_plain_block(p, flags) => unsafe { self.free_plain(p) },
+            (0, _) => unsafe { self.blocks.free_plain(p) },
             // SAFETY: 1 and 2: the caller's.
-            flags if flags & (CHECKED | SAMPLED) != 0 => unsafe {
-                self.free_checked(p, Outermost::here())
-            },
-            _ => {
-                if let Some(size) = self.verified_size(p, Call::Free) {
-                    // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
-                    unsafe { self.free_numbered(p, size) };
-                }
-            }
+            (_, Some(checks)) => unsafe { checks.free(&self.blocks, p, Outermost::here()) },
+            // SAFETY: 1 and 2: the caller's.
+            _ => unsafe { self.blocks.free(p) },
+        }
+    }
+}
+
+#[cfg(feature = "std")]
+impl<A: Malloc> DebugHooks<A> {
+    /// Gives all blocks in the quarantine back to the allocator, each verified first; gives how many there were.
+    ///
+    /// Where the allocator below needs a lock that its callers hold, so does this. A drop of the hooks does it too.
+    pub fn release_quarantine(&self) -> usize {
+        self.checked.state().map_or(0, |checks| checks.release_quarantine(&self.blocks))
+    }
+
+    /// Bytes and blocks that the quarantine holds.
+    #[must_use]
+    pub fn quarantined(&self) -> (usize, usize) {
+        self.checked.state().map_or((0, 0), crate::checks::checked::State::quarantined)
+    }
+
+    /// Verifies all blocks that can be found: those in the quarantine, and with a registry the live ones of these hooks.
+    /// Each violation goes to the handler; gives how many there were.
+    ///
+    /// A block that another thread is writing past the end of right now may be missed; no intact block is reported.
+    pub fn check_all(&self) -> usize {
+        self.checked.state().map_or(0, |checks| checks.check_all(&self.blocks))
+    }
+
+    /// Verifies the blocks in the quarantine when the process exits, too. For up to 64 hooks of a process; further ones
+    /// verify blocks as these leave the quarantine.
+    pub fn verify_at_exit(&'static self)
+    where
+        A: Sync,
+    {
+        crate::at_exit::verify(self);
+    }
+}
+
+#[cfg(feature = "std")]
+impl<A: Malloc + Sync> crate::at_exit::Verify for DebugHooks<A> {
+    fn verify_held(&self) {
+        if let Some(checks) = self.checked.state() {
+            checks.verify_held(&self.blocks);
+        }
+    }
+}
+
+/// What the quarantine holds is verified and goes back to the allocator.
+impl<A: Malloc> Drop for DebugHooks<A> {
+    fn drop(&mut self) {
+        if let Some(checks) = self.checked.state() {
+            checks.close(&self.blocks);
         }
     }
 }
 
 // SAFETY: a block of the hooks is the data part of a block of `A`, which keeps promises 1-3 for it (16 bytes of header keep
-// its alignment, `resize` keeps content and restores a block whose resize failed); 4: no method unwinds unless the
+// its alignment, `Blocks::realloc` keeps content and restores a block whose resize failed); 4: no method unwinds unless the
 // host's handler does on a violation, after which no promise is owed; no method allocates but from `A`.
 unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        if self.is_plain() { self.malloc_plain(size) } else { self.malloc_unsure(size) }
+        if self.gate.passes() { self.blocks.malloc_plain(size) } else { self.malloc_unsure(size) }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        if !self.is_plain() {
+        if !self.gate.passes() {
             return self.calloc_unsure(nelem, elsize);
         }
-        self.calloc_plain(nelem.checked_mul(elsize)?)
+        self.blocks.calloc::<true>(nelem.checked_mul(elsize)?)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        if !self.is_plain() {
+        if !self.gate.passes() {
             // SAFETY: 1 and 2: the caller's.
             return unsafe { self.realloc_unsure(ptr, new_size) };
         }
         match ptr {
-            None => self.malloc_plain(new_size),
+            None => self.blocks.malloc_plain(new_size),
             // SAFETY: 1 and 2: the caller's.
-            Some(p) => unsafe { self.realloc_plain(p, new_size) },
+            Some(p) => unsafe { self.blocks.realloc::<true>(p, new_size) },
         }
     }
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        if !self.is_plain() {
+        if !self.gate.passes() {
             // SAFETY: 1 and 2: the caller's.
             return unsafe { self.free_unsure(ptr) };
         }
         if let Some(p) = ptr {
             // SAFETY: 1 and 2: the caller's.
-            unsafe { self.free_plain(p) };
+            unsafe { self.blocks.free_plain(p) };
         }
     }
 }
 
-impl<A: fmt::Debug> fmt::Debug for DebugHooks<A> {
+impl<A: Malloc + fmt::Debug> fmt::Debug for DebugHooks<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DebugHooks")
-            .field("inner", &self.inner)
-            .field("domain", &self.domain)
-            .field("host", &self.host)
+            .field("inner", &self.blocks.inner)
+            .field("domain", &self.blocks.domain)
+            .field("host", &self.blocks.host)
             .finish_non_exhaustive()
     }
 }

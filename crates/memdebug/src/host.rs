@@ -4,43 +4,13 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::report::handler;
-use crate::report::violation::Violation;
+use malloc_api::Domain;
+
+use crate::report::facts::BlockFacts;
+use crate::report::frames::{CurrentFrames, Traceback};
+use crate::report::handler::{self, ViolationHandler};
+use crate::report::violation::{Call, Violation, ViolationKind};
 use crate::thread::{ThreadCheck, ThreadWord};
-
-/// Decides what follows a violation: it may end the process, panic, or return to go on.
-///
-/// After a return the faulty call has no effect: a bad block is neither freed nor resized, and a call from the wrong
-/// thread is carried out.
-pub type ViolationHandler = fn(&Violation);
-
-/// Takes traceback lines one by one, most recent call first.
-pub trait FrameSink {
-    /// Adds one frame: a file, a line counted from 1, and the function where it is known.
-    fn frame(&mut self, file: &str, line: u32, function: Option<&str>);
-}
-
-/// What a [`Traceback`] supplier knows of a block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tracing {
-    /// Allocations are not traced.
-    Off,
-    /// They are, but not this block: it is older than the tracing.
-    Unknown,
-    /// They are, and its frames were given to the sink.
-    Known,
-}
-
-/// Gives where the block at this address (the caller's pointer) was allocated, as `tracemalloc` does.
-///
-/// It is called while a violation is being reported. It must not allocate from the hooks.
-pub type Traceback = fn(usize, &mut dyn FrameSink) -> Tracing;
-
-/// Gives the calling thread's current frames, for the sites of allocations and frees.
-///
-/// It is called on each allocation and free while backtraces are on, and must cope with a thread that has no frames. What
-/// it allocates from the hooks is served, and has no site.
-pub type CurrentFrames = fn(&mut dyn FrameSink);
 
 /// Bytes from the start of the underlying block that a fill must leave alone, for blocks of the obj domain in a
 /// free-threaded host: readers without a lock may still read these fields.
@@ -145,6 +115,33 @@ impl Host {
     pub const fn with_debug_offset(mut self, offset: DebugOffset) -> Self {
         self.debug_offset = Some(offset);
         self
+    }
+}
+
+impl Host {
+    /// A violation of `domain` met in `call`, about the block of `block`.
+    pub(crate) fn violation(
+        &self,
+        kind: ViolationKind,
+        call: Call,
+        domain: Domain,
+        block: Option<BlockFacts>,
+    ) -> Violation {
+        Violation {
+            kind,
+            call,
+            domain,
+            block,
+            allocated: None,
+            freed: None,
+            traceback: self.traceback,
+            thread_message: self.thread_message,
+        }
+    }
+
+    /// Hands a violation to the handler.
+    pub(crate) fn tell(&self, violation: &Violation) {
+        (self.handler)(violation);
     }
 }
 

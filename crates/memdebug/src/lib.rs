@@ -2,20 +2,20 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod annotated;
 #[cfg(feature = "std")]
 mod at_exit;
 mod block;
+mod calls;
 mod erase;
 mod error;
 #[cfg(feature = "std")]
 mod fork;
 mod hooks;
 mod host;
-mod numbered;
+#[cfg(not(feature = "std"))]
+mod no_std;
 mod options;
 mod pattern;
-mod plain;
 #[cfg(test)]
 #[path = "../tests/it/sanitizer.rs"]
 mod sanitizer;
@@ -23,7 +23,7 @@ mod thread;
 
 /// What goes beyond CPython's checks.
 mod checks {
-    #[cfg_attr(not(feature = "std"), path = "../checked_core.rs")]
+    #[cfg(feature = "std")]
     pub(crate) mod checked;
     #[cfg(feature = "std")]
     pub(crate) mod leaks;
@@ -31,8 +31,9 @@ mod checks {
     pub(crate) mod quarantine;
     #[cfg(feature = "std")]
     pub(crate) mod registry;
-    #[cfg(feature = "std")]
-    pub(crate) mod walks;
+
+    #[cfg(not(feature = "std"))]
+    pub(crate) use crate::no_std::checked;
 }
 
 /// Blocks between pages that fault.
@@ -48,9 +49,8 @@ mod guard {
 mod report {
     pub(crate) mod dump;
     pub(crate) mod facts;
+    pub(crate) mod frames;
     pub mod handler;
-    #[cfg(feature = "std")]
-    pub(crate) mod report;
     #[cfg(feature = "std")]
     pub(crate) mod stderr;
     pub(crate) mod verdict;
@@ -59,13 +59,16 @@ mod report {
 
 /// Where blocks were allocated and freed.
 mod sites {
-    #[cfg_attr(not(feature = "std"), path = "../capture_core.rs")]
+    #[cfg(feature = "std")]
     pub(crate) mod capture;
-    #[cfg_attr(not(feature = "std"), path = "../sites_core.rs")]
+    #[cfg(feature = "std")]
     pub(crate) mod sites;
     #[cfg(feature = "std")]
     #[cfg_attr(feature = "backtrace", path = "symbols_backtrace.rs")]
     pub(crate) mod symbols;
+
+    #[cfg(not(feature = "std"))]
+    pub(crate) use crate::no_std::{capture, sites};
 }
 
 /// What the machine and the system offer.
@@ -95,10 +98,13 @@ mod os {
     pub(crate) mod load;
     #[cfg(feature = "std")]
     pub(crate) mod mapping;
-    #[cfg_attr(not(feature = "std"), path = "../region_core.rs")]
+    #[cfg(feature = "std")]
     pub(crate) mod maps;
-    #[cfg_attr(not(feature = "std"), path = "../probe_core.rs")]
+    #[cfg(feature = "std")]
     pub(crate) mod probe;
+
+    #[cfg(not(feature = "std"))]
+    pub(crate) use crate::no_std::{maps, probe};
 }
 
 #[cfg(feature = "std")]
@@ -112,12 +118,14 @@ pub use guard::fault::install_fault_handler;
 #[cfg(feature = "std")]
 pub use guard::sampler::GuardSampler;
 pub use hooks::DebugHooks;
-pub use host::{CurrentFrames, DebugOffset, FrameSink, Host, Traceback, Tracing, ViolationHandler};
+pub use host::{DebugOffset, Host};
 pub use malloc_api::Domain;
 pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
-pub use report::dump::BlockDump;
+pub use report::dump::{BlockDump, DumpSink, Message};
+pub use report::frames::{CurrentFrames, FrameSink, Traceback, Tracing};
 pub use report::handler;
-pub use report::violation::{Call, DumpSink, Message, Violation, ViolationKind};
+pub use report::handler::ViolationHandler;
+pub use report::violation::{Call, Violation, ViolationKind};
 pub use sites::sites::Site;
 pub use thread::{ThreadCheck, ThreadWord};

@@ -6,6 +6,8 @@ use core::str::FromStr;
 
 use thiserror::Error;
 
+use crate::error::ConfigureError;
+
 /// How much freed memory the quarantine holds before the oldest block goes back to the allocator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QuarantineBounds {
@@ -16,6 +18,9 @@ pub struct QuarantineBounds {
 }
 
 impl QuarantineBounds {
+    /// Most blocks that can be asked for.
+    pub(crate) const MOST_BLOCKS: usize = 1 << 32;
+
     /// 4 MiB or 4,096 blocks, whichever is reached first.
     pub const DEFAULT: Self = Self::of_bytes(4 << 20);
 
@@ -119,9 +124,32 @@ impl Options {
         Self { registry: true, quarantine: Some(QuarantineBounds::DEFAULT), ..Self::new() }
     }
 
-    /// Whether guard pages are all that is asked for.
-    pub(crate) const fn is_guard_alone(&self) -> bool {
-        self.guard.is_some() && self.quarantine.is_none() && !self.needs_registry()
+    /// Refuses values that were set by field and that no text can have.
+    pub(crate) fn check(&self) -> Result<(), ConfigureError> {
+        let out_of_range = |option, expected| Err(ConfigureError::OutOfRange { option, expected });
+        if self.backtrace > Self::MAX_FRAMES {
+            return out_of_range("backtrace", "at most 32 frames");
+        }
+        let is_room = |bounds: QuarantineBounds| {
+            (1..=isize::MAX as usize).contains(&bounds.bytes)
+                && (1..=QuarantineBounds::MOST_BLOCKS).contains(&bounds.blocks)
+        };
+        if !self.quarantine.is_none_or(is_room) {
+            return out_of_range("quarantine", "bytes and blocks above 0");
+        }
+        Ok(())
+    }
+
+    /// The part that a [`GuardSampler`](crate::GuardSampler) serves: `guard`, and `backtrace` for its blocks.
+    #[must_use]
+    pub const fn for_sampler(&self) -> Self {
+        Self { guard: self.guard, backtrace: self.backtrace, ..Self::new() }
+    }
+
+    /// The part that [`DebugHooks`](crate::DebugHooks) serve: all but `guard`.
+    #[must_use]
+    pub const fn for_hooks(&self) -> Self {
+        Self { guard: None, ..*self }
     }
 
     /// The first option on that needs the debug hooks: any but `guard` and `backtrace`.

@@ -1,6 +1,6 @@
 //! Owns how a set of domains makes its debug hooks and its samplers of guard pages. Leaves both to `memdebug`.
 
-use malloc_api::{AllocatorRecord, Domain, Malloc};
+use malloc_api::{AllocatorRecord, Domain, Malloc, immortal};
 use memdebug::{ConfigureError, DebugHooks, GuardSampler, Host, Options};
 
 /// What the debug hooks of a set of domains are to do, wherever a row or a later call puts them.
@@ -37,7 +37,7 @@ impl DebugConfig {
     /// Whether a row without debug hooks gets guard pages for one block in N: the options ask for `guard`, with `backtrace`
     /// or without, and for nothing that needs hooks.
     #[must_use]
-    pub const fn samples(&self) -> bool {
+    pub fn samples(&self) -> bool {
         self.options.guard.is_some() && self.options.needs_hooks().is_none()
     }
 
@@ -49,11 +49,7 @@ impl DebugConfig {
         inner: A,
     ) -> Result<AllocatorRecord, ConfigureError> {
         match checks {
-            Checks::Hooks => {
-                let hooks = DebugHooks::new(inner, domain).with_host(self.host);
-                let hooks = hooks.with_options(&self.options);
-                hooks.map(AllocatorRecord::leak)
-            }
+            Checks::Hooks => hooks_over(inner, domain, self.host, &self.options),
             Checks::Sampler => {
                 let sampler = GuardSampler::new(inner, domain).with_host(self.host);
                 let sampler = sampler.with_options(&self.options);
@@ -66,6 +62,30 @@ impl DebugConfig {
             }
         }
     }
+}
+
+/// The debug hooks over `inner`, as a record that lives for ever, and guard pages around them where the options ask for some.
+///
+/// # Errors
+///
+/// What cannot be had.
+pub fn hooks_over<A: Malloc + Sync + 'static>(
+    inner: A,
+    domain: Domain,
+    host: Host,
+    options: &Options,
+) -> Result<AllocatorRecord, ConfigureError> {
+    let hooks = DebugHooks::new(inner, domain).with_host(host);
+    let hooks = immortal::leak(hooks.with_options(&options.for_hooks())?);
+    if options.quarantine.is_some() {
+        hooks.verify_at_exit();
+    }
+    if options.guard.is_none() {
+        return Ok(AllocatorRecord::new(hooks));
+    }
+    let sampler = GuardSampler::new(&*hooks, domain).with_host(host).with_thread_rule();
+    let sampler = sampler.with_options(&options.for_sampler())?;
+    Ok(AllocatorRecord::new(immortal::leak(sampler)))
 }
 
 /// What looks after the blocks of a domain.

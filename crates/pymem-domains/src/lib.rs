@@ -20,7 +20,7 @@ mod table;
 mod typed;
 
 pub use backend::pymalloc::PoolStats;
-pub use debug::DebugConfig;
+pub use debug::{DebugConfig, hooks_over};
 pub use domain_allocator::DomainAllocator;
 pub use domains::Domains;
 pub use error::{DomainsError, GlobalError, SetAllocatorError};

@@ -1,53 +1,38 @@
-//! Owns the four calls with options beyond CPython's: registry, quarantine, backtraces, guard pages.
-//! Leaves each of these to the file of its name, and what goes over all blocks to `checked/walks.rs`. Built without `std`
-//! its twin `checked_core.rs` stands here.
+//! Owns the four calls with options beyond CPython's, and what goes over all blocks that these know: registry, quarantine,
+//! backtraces. Leaves each of these to the file of its name. Built without `std` its twin in `no_std.rs` stands here.
 
-use core::num::NonZeroU32;
 use core::ptr::{self, NonNull};
 
 use std::sync::OnceLock;
 
-use malloc_api::Malloc;
+use malloc_api::{Domain, Malloc};
 
-use crate::annotated;
-use crate::at_exit::{self, VerifiedAtExit};
-use crate::block::base_of;
+use crate::block::{self, base_of};
+use crate::calls::Blocks;
 use crate::checks::leaks;
-use crate::checks::quarantine::{Held, Offer, Owner, Quarantine, pointer, underlying};
-use crate::checks::registry::{Entry, LIVE};
+use crate::checks::quarantine::{self, Held, Offer, Quarantine, pointer, underlying};
+use crate::checks::registry::{Entry, LIVE, OwnerId};
 use crate::error::ConfigureError;
 use crate::fork;
-use crate::guard::countdown;
-use crate::guard::pool::{self, Guarded};
-use crate::hooks::DebugHooks;
-use crate::host::Host;
 use crate::options::Options;
 use crate::report::facts::BlockFacts;
 use crate::report::verdict;
 use crate::report::violation::{Call, Violation, ViolationKind};
 use crate::sites::capture::Outermost;
 use crate::sites::sites::Site;
-use malloc_api::Domain;
 
 /// The options of this file, once they are set.
 #[derive(Debug)]
 pub(crate) struct Checked(OnceLock<State>);
 
+/// What is on.
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) registry: bool,
+    /// Whose blocks these are in the registry, where there is one.
+    registry: Option<OwnerId>,
     /// Frames of a site, 0 for none.
     backtrace: u8,
-    guard: Option<Guard>,
-    pub(crate) quarantine: Option<VerifiedAtExit>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Guard {
-    /// One block in how many.
-    rate: NonZeroU32,
-    /// Whom a fault is reported to.
-    host: u32,
+    quarantine: Option<Quarantine>,
 }
 
 impl Checked {
@@ -60,28 +45,22 @@ impl Checked {
         &self,
         options: &Options,
         domain: Domain,
-        host: &Host,
     ) -> Result<bool, ConfigureError> {
         let registry = options.needs_registry();
-        if !registry && options.quarantine.is_none() && options.guard.is_none() {
+        if !registry && options.quarantine.is_none() {
             return Ok(self.0.get().is_some());
         }
         if self.0.get().is_some() {
             return Err(ConfigureError::AlreadySet);
         }
-        let guard = options.guard.map(|rate| Ok(Guard { rate, host: pool::enlist(host)? }));
-        let guard = guard.transpose()?;
-        let owner = Owner { domain, serial: options.serial, host: *host };
-        let quarantine = options.quarantine.map(|bounds| {
-            at_exit::verify(Quarantine::new(bounds, owner))
-                .ok_or(ConfigureError::NoMemory { option: "quarantine" })
-        });
-        let quarantine = quarantine.transpose()?;
+        let registry = registry.then(|| OwnerId::new(domain).ok_or(ConfigureError::TooManyHooks));
+        let registry = registry.transpose()?;
+        let quarantine = options.quarantine.map(|bounds| Quarantine::new(bounds, options.serial));
         if let Some(report) = options.leaks {
             leaks::report_leaks_at_exit(report);
         }
         fork::install();
-        let state = State { registry, backtrace: options.backtrace, guard, quarantine };
+        let state = State { registry, backtrace: options.backtrace, quarantine };
         self.0.set(state).map(|()| true).map_err(|_| ConfigureError::AlreadySet)
     }
 
@@ -91,343 +70,237 @@ impl Checked {
 }
 
 /// A verified block that is about to be freed or resized.
-enum Verified {
-    /// With header and guard bytes.
-    Block { size: usize, allocated: Option<Site> },
-    /// Between guard pages.
-    Guarded(Guarded),
-}
-
-impl Verified {
-    fn size(&self) -> usize {
-        match self {
-            Self::Block { size, .. } => *size,
-            Self::Guarded(guarded) => guarded.size,
-        }
-    }
+struct Verified {
+    size: usize,
+    allocated: Option<Site>,
 }
 
 impl State {
     #[inline]
-    fn site(&self, host: &Host, entry: Outermost) -> Option<Site> {
+    fn site<A>(&self, blocks: &Blocks<A>, entry: Outermost) -> Option<Site> {
         match self.backtrace {
             0 => None,
-            depth => Site::here(depth, host.current_frames, entry),
+            depth => Site::here(depth, blocks.host.current_frames, entry),
         }
     }
-}
 
-/// Whether the block lies between guard pages.
-#[inline(always)]
-pub(crate) fn is_guarded(p: NonNull<u8>) -> bool {
-    pool::contains(p.as_ptr().addr())
-}
-
-impl<A: Malloc> DebugHooks<A> {
-    /// A block between guard pages, if it is this block's turn and there are pages for it.
-    #[inline(always)]
-    pub(crate) fn malloc_guarded(&self, size: usize) -> Option<NonNull<u8>> {
-        let guard = self.checked.state()?.guard?;
-        if !countdown::sampled(guard.rate) {
-            return None;
-        }
-        pool::malloc(size, self.domain, false, guard.host, None)
-    }
-
+    /// `malloc`, and `calloc` if `zero`.
     #[inline(never)]
-    pub(crate) fn malloc_checked(&self, size: usize, entry: Outermost) -> Option<NonNull<u8>> {
-        self.allocate(size, false, entry)
-    }
-
-    #[inline(never)]
-    pub(crate) fn calloc_checked(&self, size: usize, entry: Outermost) -> Option<NonNull<u8>> {
-        self.allocate(size, true, entry)
-    }
-
-    #[inline]
-    fn allocate(&self, size: usize, zero: bool, entry: Outermost) -> Option<NonNull<u8>> {
-        let state = self.checked.state()?;
-        let site = state.site(&self.host, entry);
-        let guarded = state
-            .guard
-            .filter(|guard| countdown::sampled(guard.rate))
-            .and_then(|guard| pool::malloc(size, self.domain, zero, guard.host, site));
-        if guarded.is_some() {
-            return guarded;
-        }
+    pub(crate) fn allocate<A: Malloc>(
+        &self,
+        blocks: &Blocks<A>,
+        size: usize,
+        zero: bool,
+        entry: Outermost,
+    ) -> Option<NonNull<u8>> {
+        let site = self.site(blocks, entry);
         let p = match zero {
-            true => self.calloc_bytes(size),
-            false if self.makes_plain_blocks() => self.malloc_plain(size),
-            false => self.malloc_numbered(size),
+            true => blocks.calloc::<false>(size),
+            false if blocks.makes_plain_blocks() => blocks.malloc_plain(size),
+            false => blocks.malloc(size),
         }?;
-        if state.registry {
+        if let Some(owner) = self.registry {
             let address = p.as_ptr().expose_provenance();
-            let entry = Entry { address, size, domain: self.domain, site, freed: false };
-            if !LIVE.insert(entry) {
+            if !LIVE.insert(Entry { address, size, owner, site, freed: false }) {
                 // SAFETY: 1: just allocated, and nobody has it.
-                unsafe { self.free_numbered(p, size) };
+                unsafe { blocks.free_intact(p, size) };
                 return None;
             }
         }
         Some(p)
     }
 
+    /// `realloc`: always a new block, so that a stale pointer to the old one meets dead bytes that the quarantine verifies.
+    ///
     /// # Safety
     ///
     /// As [`Malloc::realloc`].
     #[inline(never)]
-    pub(crate) unsafe fn realloc_checked(
+    pub(crate) unsafe fn realloc<A: Malloc>(
         &self,
+        blocks: &Blocks<A>,
         p: NonNull<u8>,
         new: usize,
         entry: Outermost,
     ) -> Option<NonNull<u8>> {
-        let state = self.checked.state()?;
-        let verified = self.verify(state, p, Call::Realloc)?;
-        // Always a new block: a stale pointer to the old one then meets dead bytes that the quarantine verifies.
-        let fresh = self.allocate(new, false, entry)?;
-        let kept = verified.size().min(new);
+        let verified = self.verify(blocks, p)?;
+        let fresh = self.allocate(blocks, new, false, entry)?;
         // SAFETY: two live blocks that do not overlap, each of at least this size.
-        unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), kept) };
+        unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), verified.size.min(new)) };
+        let freed = self.site(blocks, entry);
+        if let Some(owner) = self.registry {
+            let hold = self.quarantine.is_some();
+            if let Err(known) = LIVE.take(p.as_ptr().addr(), owner, hold, freed) {
+                // Another thread freed it since it was verified.
+                self.reject(blocks, p, Call::Realloc, known);
+                return Some(fresh);
+            }
+        }
         // SAFETY: 1: verified above; 2: the caller's duty 2.
-        unsafe { self.release(state, p, &verified, Call::Realloc, entry) };
+        unsafe { self.retire(blocks, p, verified, freed) };
         Some(fresh)
     }
 
+    /// `free`. One look at the registry both finds the block and takes it out.
+    ///
     /// # Safety
     ///
     /// As [`Malloc::free`].
     #[inline(never)]
-    pub(crate) unsafe fn free_checked(&self, p: NonNull<u8>, entry: Outermost) {
-        let Some(state) = self.checked.state() else {
-            return;
-        };
-        if state.registry && !is_guarded(p) {
-            // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.free_registered(state, p, entry) };
-        }
-        if let Some(verified) = self.verify(state, p, Call::Free) {
-            // SAFETY: 1: verified above; 2: the caller's duty 2.
-            unsafe { self.release(state, p, &verified, Call::Free, entry) };
-        }
-    }
-
-    /// `free` of what the registry must know: one look at it both finds the block and takes it out.
-    ///
-    /// # Safety
-    ///
-    /// As [`Malloc::free`].
-    #[inline]
-    unsafe fn free_registered(&self, state: &State, p: NonNull<u8>, entry: Outermost) {
-        let freed = state.site(&self.host, entry);
-        let address = p.as_ptr().expose_provenance();
-        let entry = match LIVE.take(address, self.domain, state.quarantine.is_some(), freed) {
-            Ok(entry) => entry,
-            Err(rejection) => return self.reject(state, p, Call::Free, rejection.entry()),
-        };
-        if self.intact_size(p) != Some(entry.size) {
-            // It stays live, in the place that it has only just left.
-            LIVE.insert(entry);
-            return self.report(state, p, Call::Free, Some(entry));
-        }
-        // SAFETY: 1: registered and intact; 2: the caller's duties 1 and 2.
-        unsafe { self.retire(state, p, entry.size, entry.site, freed) };
-    }
-
-    /// Checks that `p` is a live, intact block of these hooks; reports it otherwise.
-    fn verify(&self, state: &State, p: NonNull<u8>, call: Call) -> Option<Verified> {
-        let address = p.as_ptr().addr();
-        let guarded = if pool::contains(address) { Some(pool::at(address)) } else { None };
-        // Inside of a guarded block of other hooks lies what those have handed to these as plain memory.
-        let is_nested = guarded.flatten().is_some_and(|outer| outer.encloses(address));
-        if let Some(guarded) = guarded.filter(|_| !is_nested || self.intact_size(p).is_none()) {
-            let Some(kind) = pool::check(address, guarded.as_ref(), self.domain) else {
-                return guarded.map(Verified::Guarded);
-            };
-            let guarded = guarded.as_ref();
-            let report = pool::violation(kind, call, address, guarded, self.domain, &self.host);
-            (self.host.handler)(&report);
-            return None;
-        }
-        let entry = if state.registry {
-            match LIVE.get(address) {
-                Some(entry) if entry.domain == self.domain && !entry.freed => Some(entry),
-                other => {
-                    self.reject(state, p, call, other);
-                    return None;
-                }
+    pub(crate) unsafe fn free<A: Malloc>(
+        &self,
+        blocks: &Blocks<A>,
+        p: NonNull<u8>,
+        entry: Outermost,
+    ) {
+        let verified = match self.registry {
+            None => {
+                let Some(size) = blocks.intact_size(p) else {
+                    return self.damaged(blocks, p, Call::Free, None);
+                };
+                Verified { size, allocated: None }
             }
-        } else {
-            None
+            Some(owner) => {
+                let freed = self.site(blocks, entry);
+                let address = p.as_ptr().expose_provenance();
+                let known = match LIVE.take(address, owner, self.quarantine.is_some(), freed) {
+                    Ok(known) => known,
+                    Err(known) => return self.reject(blocks, p, Call::Free, known),
+                };
+                if blocks.intact_size(p) != Some(known.size) {
+                    // It stays live, in the place that it has only just left.
+                    LIVE.insert(known);
+                    return self.damaged(blocks, p, Call::Free, Some(known));
+                }
+                let verified = Verified { size: known.size, allocated: known.site };
+                // SAFETY: 1: registered and intact; 2: the caller's duties 1 and 2.
+                return unsafe { self.retire(blocks, p, verified, freed) };
+            }
         };
-        let allocated = entry.and_then(|entry| entry.site);
-        let size = match (self.intact_size(p), entry) {
-            (Some(size), None) => size,
-            (Some(size), Some(entry)) if size == entry.size => size,
-            _ => {
-                self.report(state, p, call, entry);
+        // SAFETY: 1: intact (the caller's duty 1); 2: the caller's duty 2.
+        unsafe { self.retire(blocks, p, verified, None) };
+    }
+
+    /// Checks that `p` is a live, intact block of these hooks, before it is resized; reports it otherwise.
+    fn verify<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>) -> Option<Verified> {
+        let mut known = None;
+        if let Some(owner) = self.registry {
+            known = LIVE.get(p.as_ptr().addr());
+            if known.is_none_or(|known| known.owner != owner || known.freed) {
+                self.reject(blocks, p, Call::Realloc, known);
                 return None;
             }
-        };
-        Some(Verified::Block { size, allocated })
+        }
+        let size = blocks.intact_size(p);
+        match size.filter(|&size| known.is_none_or(|known| known.size == size)) {
+            Some(size) => Some(Verified { size, allocated: known.and_then(|known| known.site) }),
+            None => {
+                self.damaged(blocks, p, Call::Realloc, known);
+                None
+            }
+        }
     }
 
-    /// Reports a pointer that the registry does not know as a live block of this domain.
+    /// Reports a pointer that the registry does not know as a live block of these hooks.
     #[cold]
-    fn reject(&self, state: &State, p: NonNull<u8>, call: Call, known: Option<Entry>) {
+    fn reject<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>, call: Call, known: Option<Entry>) {
         let address = p.as_ptr().addr();
-        let facts = self.facts(p);
-        let mut allocated = None;
+        let facts = blocks.facts(p);
+        let mut allocated = known.and_then(|known| known.site);
         let mut freed = None;
         let kind = match known {
-            Some(entry) if entry.freed => {
-                freed = entry.site;
-                allocated = self.held(state, address).and_then(|h| Site::from_bits(h.allocated));
+            Some(known) if known.freed => {
+                freed = known.site;
+                allocated = self.held(address).and_then(|held| Site::from_bits(held.allocated));
                 ViolationKind::DoubleFree
             }
-            Some(entry) => {
-                allocated = entry.site;
-                ViolationKind::WrongDomain { allocated: entry.domain }
+            Some(known) if known.owner.domain() != blocks.domain => {
+                ViolationKind::WrongDomain { allocated: known.owner.domain() }
             }
+            // A block of other hooks of this domain.
+            Some(_) => ViolationKind::ForeignPointer,
             None => match LIVE.enclosing(address) {
-                Some(entry) => {
-                    allocated = entry.site;
-                    ViolationKind::InteriorPointer { block: entry.address, size: entry.size }
+                Some(outer) => {
+                    allocated = outer.site;
+                    ViolationKind::InteriorPointer { block: outer.address, size: outer.size }
                 }
                 // A block that has left the quarantine, or was never in one.
                 None if verdict::looks_freed(&facts) => ViolationKind::DoubleFree,
                 None => ViolationKind::ForeignPointer,
             },
         };
-        self.tell(Violation { allocated, freed, ..self.violation(kind, call, facts) });
+        let violation = blocks.violation(kind, call, Some(facts));
+        blocks.host.tell(&Violation { allocated, freed, ..violation });
     }
 
     /// Reports a block whose header or guard is not intact.
     #[cold]
-    pub(crate) fn report(&self, state: &State, p: NonNull<u8>, call: Call, entry: Option<Entry>) {
-        if let Some(entry) = entry {
-            let facts = self.facts(p);
+    fn damaged<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>, call: Call, known: Option<Entry>) {
+        let mut violation = blocks.verdict(p, call);
+        if let Some(known) = known {
             // It is live: whatever its header looks like, somebody wrote there.
-            let header_is_intact = facts.id() == Some(self.domain.letter())
-                && facts.pads_intact()
-                && facts.size() == Some(entry.size as u64);
-            let kind = match header_is_intact {
+            let header_is_intact = violation.block.as_ref().is_some_and(|facts| {
+                facts.id() == Some(blocks.domain.letter())
+                    && facts.pads_intact()
+                    && facts.size() == Some(known.size as u64)
+            });
+            violation.kind = match header_is_intact {
                 true => ViolationKind::TrailingPad,
                 false => ViolationKind::LeadingPad,
             };
-            let allocated = entry.site;
-            return self.tell(Violation { allocated, ..self.violation(kind, call, facts) });
+            violation.allocated = known.site;
+        } else if let Some(held) = self.held(p.as_ptr().addr()) {
+            violation.kind = ViolationKind::DoubleFree;
+            violation.allocated = Site::from_bits(held.allocated);
+            violation.freed = Site::from_bits(held.freed);
         }
-        let report = match self.held(state, p.as_ptr().addr()) {
-            Some(held) => Violation {
-                allocated: Site::from_bits(held.allocated),
-                freed: Site::from_bits(held.freed),
-                ..self.violation(ViolationKind::DoubleFree, call, self.facts(p))
-            },
-            None => verdict::on_block(p, call, self.domain, self.has_serial(), &self.host),
-        };
-        self.tell(report);
+        blocks.host.tell(&violation);
     }
 
-    /// Reports a guarded block that another thread freed since it was verified.
-    #[cold]
-    fn freed_meanwhile(&self, p: NonNull<u8>, guarded: &Guarded, call: Call) {
-        let (kind, address) = (ViolationKind::DoubleFree, p.as_ptr().addr());
-        self.tell(pool::violation(kind, call, address, Some(guarded), self.domain, &self.host));
-    }
-
-    fn facts(&self, p: NonNull<u8>) -> BlockFacts {
-        BlockFacts::read(p.as_ptr().addr(), self.has_serial())
-    }
-
-    fn violation(&self, kind: ViolationKind, call: Call, facts: BlockFacts) -> Violation {
-        Violation::new(kind, call, self.domain, Some(facts), &self.host)
-    }
-
-    fn tell(&self, report: Violation) {
-        (self.host.handler)(&report);
-    }
-
-    fn held(&self, state: &State, address: usize) -> Option<Held> {
-        state.quarantine.as_ref()?.find(address)
-    }
-
-    /// Frees a verified block, into the quarantine where there is one.
-    ///
-    /// # Safety
-    ///
-    /// 1. `p` is the block that `verified` was made of.
-    /// 2. It is not used again.
-    unsafe fn release(
-        &self,
-        state: &State,
-        p: NonNull<u8>,
-        verified: &Verified,
-        call: Call,
-        entry: Outermost,
-    ) {
-        let freed = state.site(&self.host, entry);
-        let (size, allocated) = match *verified {
-            Verified::Block { size, allocated } => (size, allocated),
-            Verified::Guarded(guarded) => {
-                if !pool::free(&guarded, freed) {
-                    self.freed_meanwhile(p, &guarded, call);
-                }
-                return;
-            }
-        };
-        let address = p.as_ptr().expose_provenance();
-        let hold = state.quarantine.is_some();
-        let taken = state.registry.then(|| LIVE.take(address, self.domain, hold, freed));
-        if let Some(Err(rejection)) = taken {
-            // Another thread freed it since it was verified.
-            return self.reject(state, p, call, rejection.entry());
-        }
-        // SAFETY: 1 and 2: duties 1 and 2.
-        unsafe { self.retire(state, p, size, allocated, freed) };
+    fn held(&self, address: usize) -> Option<Held> {
+        self.quarantine.as_ref()?.find(address)
     }
 
     /// Fills a block that is out of the registry dead, and gives it to the quarantine or back to its allocator.
     ///
     /// # Safety
     ///
-    /// 1. `p` is a live, intact block of these hooks of `size` bytes, with header and guard.
+    /// 1. `p` is a live, intact block of these hooks, which `verified` describes.
     /// 2. It is not used again.
     #[inline]
-    unsafe fn retire(
+    unsafe fn retire<A: Malloc>(
         &self,
-        state: &State,
+        blocks: &Blocks<A>,
         p: NonNull<u8>,
-        size: usize,
-        allocated: Option<Site>,
+        verified: Verified,
         freed: Option<Site>,
     ) {
-        let address = p.as_ptr().expose_provenance();
+        let size = verified.size;
         // SAFETY: 1: duties 1 and 2.
-        let unfilled = unsafe { self.fill_dead(p, size) };
-        let Some(quarantine) = &state.quarantine else {
+        let unfilled = unsafe { blocks.fill_dead::<false>(p, size) };
+        let Some(quarantine) = &self.quarantine else {
             // SAFETY: duties 1 and 2: the underlying block is live, and never used again.
-            return unsafe { self.inner.free(NonNull::new(base_of(p))) };
+            return unsafe { blocks.inner.free(NonNull::new(base_of(p))) };
         };
         let held = Held {
-            p: address,
+            p: p.as_ptr().expose_provenance(),
             size,
             unfilled,
-            allocated: Site::to_bits(allocated),
+            allocated: Site::to_bits(verified.allocated),
             freed: Site::to_bits(freed),
         };
-        annotated::held(base_of(p), size, self.has_serial());
+        block::held(base_of(p), size, quarantine.serial);
         loop {
             match quarantine.offer(&held) {
                 Offer::Held(evicted) => {
                     if let Some(oldest) = evicted {
-                        self.leave(state, quarantine, &oldest);
+                        self.leave(blocks, &oldest);
                     }
                     break;
                 }
-                Offer::Again(oldest) => self.leave(state, quarantine, &oldest),
+                Offer::Again(oldest) => self.leave(blocks, &oldest),
                 Offer::Refused => {
-                    self.leave(state, quarantine, &held);
+                    self.leave(blocks, &held);
                     break;
                 }
             }
@@ -436,17 +309,90 @@ impl<A: Malloc> DebugHooks<A> {
 
     /// Verifies a block that leaves the quarantine, and gives it back to its allocator.
     #[inline]
-    pub(crate) fn leave(&self, state: &State, quarantine: &Quarantine, held: &Held) {
-        if let Some(report) = quarantine.owner.verify(held, Call::Check) {
-            (self.host.handler)(&report);
+    fn leave<A: Malloc>(&self, blocks: &Blocks<A>, held: &Held) {
+        let serial = blocks.has_serial();
+        if let Some(kind) = quarantine::verify(held, serial) {
+            used_after_free(blocks, held, kind);
         }
-        if state.registry {
+        if self.registry.is_some() {
             LIVE.remove(held.p);
         }
         if let Some(p) = pointer(held) {
-            annotated::unheld(base_of(p), held.size, self.has_serial());
+            block::unheld(base_of(p), held.size, serial);
         }
         // SAFETY: the block was freed by its owner, and nobody but the quarantine has had it since.
-        unsafe { self.inner.free(underlying(held)) };
+        unsafe { blocks.inner.free(underlying(held)) };
     }
+
+    pub(crate) fn release_quarantine<A: Malloc>(&self, blocks: &Blocks<A>) -> usize {
+        let Some(quarantine) = &self.quarantine else {
+            return 0;
+        };
+        core::iter::from_fn(|| quarantine.pop()).map(|held| self.leave(blocks, &held)).count()
+    }
+
+    pub(crate) fn quarantined(&self) -> (usize, usize) {
+        self.quarantine.as_ref().map_or((0, 0), Quarantine::held)
+    }
+
+    /// Verifies what the quarantine holds, and leaves it held; gives how many blocks were written to.
+    pub(crate) fn verify_held<A>(&self, blocks: &Blocks<A>) -> usize {
+        let tell = |held: &Held, kind| used_after_free(blocks, held, kind);
+        self.quarantine.as_ref().map_or(0, |quarantine| quarantine.verify_all(tell))
+    }
+
+    pub(crate) fn check_all<A>(&self, blocks: &Blocks<A>) -> usize {
+        let mut found = self.verify_held(blocks);
+        let Some(owner) = self.registry else {
+            return found;
+        };
+        // The handler runs without the registry's lock, so that one violation a walk is carried out of it.
+        let mut after = 0;
+        while let Some(known) = next_damaged(blocks, owner, after) {
+            after = known.address;
+            if let Some(p) = block_at(known.address) {
+                self.damaged(blocks, p, Call::Check, Some(known));
+                found += 1;
+            }
+        }
+        found
+    }
+
+    /// The hooks go: what they hold is verified and goes back, and what is live belongs to nobody.
+    pub(crate) fn close<A: Malloc>(&self, blocks: &Blocks<A>) {
+        self.release_quarantine(blocks);
+        if let Some(owner) = self.registry {
+            LIVE.disown(owner);
+        }
+    }
+}
+
+/// The damaged live block of `owner` with the lowest address above `after`.
+fn next_damaged<A>(blocks: &Blocks<A>, owner: OwnerId, after: usize) -> Option<Entry> {
+    let mut lowest: Option<Entry> = None;
+    LIVE.for_each(|entry| {
+        let candidate = entry.owner == owner
+            && !entry.freed
+            && entry.address > after
+            && lowest.is_none_or(|l| entry.address < l.address);
+        let size = || block_at(entry.address).and_then(|p| blocks.intact_size(p));
+        if candidate && size() != Some(entry.size) {
+            lowest = Some(entry);
+        }
+    });
+    lowest
+}
+
+fn block_at(address: usize) -> Option<NonNull<u8>> {
+    NonNull::new(ptr::with_exposed_provenance_mut(address))
+}
+
+/// Reports a write to a held block.
+#[cold]
+fn used_after_free<A>(blocks: &Blocks<A>, held: &Held, kind: ViolationKind) {
+    let facts = BlockFacts::of_freed(held.p, held.size, blocks.domain);
+    let violation = blocks.violation(kind, Call::Check, Some(facts));
+    let allocated = Site::from_bits(held.allocated);
+    let freed = Site::from_bits(held.freed);
+    blocks.host.tell(&Violation { allocated, freed, ..violation });
 }

@@ -166,7 +166,7 @@ impl LiveBlocks {
 fn each(mut f: impl FnMut(Domain, u32, usize)) {
     LIVE.for_each(|entry| {
         if !entry.freed {
-            f(entry.domain, Site::to_bits(entry.site), entry.size);
+            f(entry.owner.domain(), Site::to_bits(entry.site), entry.size);
         }
     });
     pool::for_each(|guarded| f(guarded.domain, Site::to_bits(guarded.allocated), guarded.size));

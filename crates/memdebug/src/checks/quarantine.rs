@@ -11,16 +11,11 @@ use core::ptr::NonNull;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use crate::annotated;
-use crate::block::{HEADER_BYTES, base_of, overhead};
-use crate::host::Host;
+use crate::block::{self, HEADER_BYTES, base_of, overhead};
 use crate::options::QuarantineBounds;
 use crate::os::mapping::{MappedSlice, Zeroed};
 use crate::pattern::{DEADBYTE, INLINE_BYTES, first_other, is_all};
-use crate::report::facts::BlockFacts;
-use crate::report::violation::{Call, Violation, ViolationKind};
-use crate::sites::sites::Site;
-use malloc_api::Domain;
+use crate::report::violation::ViolationKind;
 
 /// Rings of small blocks, at most.
 const SMALL_RINGS: usize = 8;
@@ -38,7 +33,7 @@ pub(crate) struct Held {
     pub(crate) size: usize,
     /// Bytes at the front of the data that were not filled.
     pub(crate) unfilled: usize,
-    /// [`Site::to_bits`] of where it was allocated.
+    /// `Site::to_bits` of where it was allocated.
     pub(crate) allocated: u32,
     /// And freed.
     pub(crate) freed: u32,
@@ -47,59 +42,38 @@ pub(crate) struct Held {
 // SAFETY: 1: integers.
 unsafe impl Zeroed for Held {}
 
-/// What a quarantine must know to verify and report a block by itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Owner {
-    pub(crate) domain: Domain,
-    pub(crate) serial: bool,
-    pub(crate) host: Host,
+/// Checks that nobody wrote to a freed block.
+#[inline]
+pub(crate) fn verify(held: &Held, serial: bool) -> Option<ViolationKind> {
+    let data = core::ptr::with_exposed_provenance::<u8>(held.p);
+    let base = data.wrapping_sub(HEADER_BYTES);
+    let bytes = held.size + overhead(serial);
+    block::unheld(base, held.size, serial);
+    // SAFETY: 1: a block that its allocator has not got back yet, whose address `Held` exposed; 2: tested, and a block
+    // has a header.
+    if held.unfilled == 0 && bytes <= INLINE_BYTES && unsafe { is_all(base, DEADBYTE, bytes) } {
+        return None;
+    }
+    verify_in_full(held, base, bytes)
 }
 
-impl Owner {
-    /// Checks that nobody wrote to a freed block.
-    #[inline]
-    pub(crate) fn verify(&self, held: &Held, call: Call) -> Option<Violation> {
-        let data = core::ptr::with_exposed_provenance::<u8>(held.p);
-        let base = data.wrapping_sub(HEADER_BYTES);
-        let bytes = held.size + overhead(self.serial);
-        annotated::unheld(base, held.size, self.serial);
-        // SAFETY: 1: a block that its allocator has not got back yet, whose address `Held` exposed; 2: tested, and a block
-        // has a header.
-        if held.unfilled == 0 && bytes <= INLINE_BYTES && unsafe { is_all(base, DEADBYTE, bytes) } {
-            return None;
-        }
-        self.verify_in_full(held, base, bytes, call)
+/// [`verify`] of a block that is large, or not all dead. It is `bytes` long from `base` on.
+#[inline(never)]
+fn verify_in_full(held: &Held, base: *const u8, bytes: usize) -> Option<ViolationKind> {
+    // SAFETY: a block that its allocator has not got back yet, whose address `Held` exposed.
+    let block = unsafe { core::slice::from_raw_parts(base, bytes) };
+    if held.unfilled == 0 && first_other(block, DEADBYTE).is_none() {
+        return None;
     }
-
-    /// [`verify`](Self::verify) of a block that is large, or not all dead. It is `bytes` long from `base` on.
-    #[inline(never)]
-    fn verify_in_full(
-        &self,
-        held: &Held,
-        base: *const u8,
-        bytes: usize,
-        call: Call,
-    ) -> Option<Violation> {
-        // SAFETY: a block that its allocator has not got back yet, whose address `Held` exposed.
-        let block = unsafe { core::slice::from_raw_parts(base, bytes) };
-        if held.unfilled == 0 && first_other(block, DEADBYTE).is_none() {
-            return None;
-        }
-        let (header, data) = block.split_at(HEADER_BYTES);
-        let rest = &data[held.unfilled..];
-        let (offset, found) = match (first_other(header, DEADBYTE), first_other(rest, DEADBYTE)) {
-            (Some(at), _) => (at as isize - HEADER_BYTES as isize, header[at]),
-            (None, Some(at)) => ((at + held.unfilled) as isize, rest[at]),
-            (None, None) => return None,
-        };
-        let changed = header.iter().chain(rest).filter(|&&b| b != DEADBYTE).count();
-        let kind = ViolationKind::UseAfterFree { offset, found, changed };
-        let facts = BlockFacts::of_freed(held.p, held.size, self.domain);
-        let mut violation = Violation::new(kind, call, self.domain, Some(facts), &self.host);
-        violation.allocated = Site::from_bits(held.allocated);
-        violation.freed = Site::from_bits(held.freed);
-        Some(violation)
-    }
+    let (header, data) = block.split_at(HEADER_BYTES);
+    let rest = &data[held.unfilled..];
+    let (offset, found) = match (first_other(header, DEADBYTE), first_other(rest, DEADBYTE)) {
+        (Some(at), _) => (at as isize - HEADER_BYTES as isize, header[at]),
+        (None, Some(at)) => ((at + held.unfilled) as isize, rest[at]),
+        (None, None) => return None,
+    };
+    let changed = header.iter().chain(rest).filter(|&&b| b != DEADBYTE).count();
+    Some(ViolationKind::UseAfterFree { offset, found, changed })
 }
 
 #[derive(Debug)]
@@ -209,11 +183,12 @@ pub(crate) struct Quarantine {
     small_rings: usize,
     small_room: Room,
     large_room: Room,
-    pub(crate) owner: Owner,
+    /// Whether blocks have serial numbers.
+    pub(crate) serial: bool,
 }
 
 impl Quarantine {
-    pub(crate) const fn new(bounds: QuarantineBounds, owner: Owner) -> Self {
+    pub(crate) const fn new(bounds: QuarantineBounds, serial: bool) -> Self {
         let wanted = bounds.blocks / 2 / RING_BLOCKS;
         let small_rings = if wanted == 0 {
             1
@@ -232,15 +207,15 @@ impl Quarantine {
             small_rings,
             small_room: Room { bytes: bounds.bytes / 2 / small_rings, blocks: small_blocks },
             large_room: Room { bytes: bounds.bytes / 2, blocks: large_blocks },
-            owner,
+            serial,
         }
     }
 
     /// Offers a freed block, filled dead.
     #[inline]
     pub(crate) fn offer(&self, held: &Held) -> Offer {
-        let footprint = held.size + overhead(self.owner.serial);
-        let serial = self.owner.serial;
+        let footprint = held.size + overhead(self.serial);
+        let serial = self.serial;
         let offer =
             |mut ring: MutexGuard<'_, Ring>, room: Room| ring.offer(held, footprint, room, serial);
         if footprint > self.large_room.bytes {
@@ -268,7 +243,7 @@ impl Quarantine {
 
     /// Takes any block out.
     pub(crate) fn pop(&self) -> Option<Held> {
-        self.rings().find_map(|ring| try_lock(ring)?.pop(self.owner.serial))
+        self.rings().find_map(|ring| try_lock(ring)?.pop(self.serial))
     }
 
     /// The held block at `p`: for reports.
@@ -283,27 +258,31 @@ impl Quarantine {
             .fold((0, 0), |(bytes, blocks), ring| (bytes + ring.bytes, blocks + ring.len))
     }
 
-    /// Verifies every held block, and leaves it held; gives how many were written to.
-    pub(crate) fn verify_all(&self) -> usize {
+    /// Verifies every held block, and leaves it held; calls `tell` with each that was written to, and gives how many.
+    pub(crate) fn verify_all(&self, tell: impl Fn(&Held, ViolationKind)) -> usize {
         let mut found = 0;
         for ring in self.rings() {
             // One at a time, so that the handler runs without the lock.
             let mut from = 0;
-            while let Some((next, violation)) = self.first_damaged(ring, from) {
+            while let Some((next, held, kind)) = self.first_damaged(ring, from) {
                 from = next;
                 found += 1;
-                (self.owner.host.handler)(&violation);
+                tell(&held, kind);
             }
         }
         found
     }
 
-    /// What was done to the first damaged block of `ring` from number `from` on, and the number after it.
-    fn first_damaged(&self, ring: &Mutex<Ring>, from: usize) -> Option<(usize, Violation)> {
+    /// The first damaged block of `ring` from number `from` on, and the number after it.
+    fn first_damaged(
+        &self,
+        ring: &Mutex<Ring>,
+        from: usize,
+    ) -> Option<(usize, Held, ViolationKind)> {
         // The lock is what keeps the block held while it is read.
         let ring = lock_soon(ring)?;
         let mut held = (from..).map_while(|index| Some((index + 1, ring.get(index)?)));
-        held.find_map(|(next, held)| Some((next, self.owner.verify(&held, Call::Check)?)))
+        held.find_map(|(next, held)| Some((next, held, verify(&held, self.serial)?)))
     }
 }
 

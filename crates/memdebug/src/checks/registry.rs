@@ -1,10 +1,10 @@
-//! Owns the record of live blocks outside of them: which addresses are blocks, of what size, domain and site.
+//! Owns the record of live blocks outside of them: which addresses are blocks, of what size, of which hooks, and from where.
 //!
 //! One process-wide table in 64 shards, each behind its own lock, with 16 bytes an entry:
 //!
 //! ```text
-//!   bits 0..44   44..92   92..124   124..126   126                           127
-//!   address/16   size     site      domain     freed (held in a quarantine)  gone
+//!   bits 0..44   44..88   88..116   116..126   126                           127
+//!   address/16   size     site      owner      freed (held in a quarantine)  gone
 //! ```
 //!
 //! A shard is an open-addressed table with linear probing that grows by a quarter when more than two thirds full, so that a
@@ -12,10 +12,11 @@
 //! hand out the same addresses again. Those that are not handed out again go when the table is full, before it grows.
 //! Its memory is mapped, never allocated. Leaves what an answer means to `checked.rs`.
 
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::os::mapping::MappedSlice;
-use crate::sites::sites::Site;
+use crate::sites::sites::{SITE_BITS, Site};
 use malloc_api::Domain;
 
 /// The process's live blocks.
@@ -26,27 +27,67 @@ const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 /// Entries of a shard's first table: one page.
 const FIRST_ENTRIES: usize = 256;
 
+/// The hooks that a block belongs to, as a number: 0, 1 and 2 are nobody's in the domain of that number, since their hooks
+/// are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OwnerId(u16);
+
+const OWNERS: usize = 1 << OWNER_BITS;
+const NOBODIES: u16 = Domain::ALL.len() as u16;
+
+/// The domain of each owner that there is, as its number and 1; 0 where there is none.
+static OWNED: [AtomicU8; OWNERS] = [const { AtomicU8::new(0) }; OWNERS];
+
+impl OwnerId {
+    /// A new owner in `domain`; `None` if there are 1,021 already.
+    pub(crate) fn new(domain: Domain) -> Option<Self> {
+        let mark = domain.index() as u8 + 1;
+        let is_taken = |place: &AtomicU8| place.compare_exchange(0, mark, Relaxed, Relaxed).is_ok();
+        let others = usize::from(NOBODIES);
+        let place = OWNED[others..].iter().position(is_taken)?;
+        Some(Self((others + place) as u16))
+    }
+
+    /// Nobody in the domain of this owner.
+    fn nobody(self) -> Self {
+        Self(self.domain().index() as u16)
+    }
+
+    /// The domain of the blocks.
+    pub(crate) fn domain(self) -> Domain {
+        let index = match self.0 {
+            nobody @ ..NOBODIES => usize::from(nobody),
+            owner => usize::from(OWNED[usize::from(owner)].load(Relaxed)).saturating_sub(1),
+        };
+        Domain::ALL[index.min(Domain::ALL.len() - 1)]
+    }
+}
+
 /// A block: live, or freed and held in a quarantine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub(crate) address: usize,
+    /// At most 2^44 - 1.
     pub(crate) size: usize,
-    pub(crate) domain: Domain,
+    pub(crate) owner: OwnerId,
     /// Where it was allocated, or freed if `freed`.
     pub(crate) site: Option<Site>,
     pub(crate) freed: bool,
 }
 
 const ADDRESS_BITS: u32 = 44;
-const SIZE_BITS: u32 = 48;
+const SIZE_BITS: u32 = 44;
+const OWNER_BITS: u32 = 10;
+const SITE_SHIFT: u32 = ADDRESS_BITS + SIZE_BITS;
+const OWNER_SHIFT: u32 = SITE_SHIFT + SITE_BITS;
 
 impl Entry {
     #[inline]
     fn pack(self) -> u128 {
         u128::from(key(self.address))
             | (self.size as u128) << ADDRESS_BITS
-            | u128::from(Site::to_bits(self.site)) << (ADDRESS_BITS + SIZE_BITS)
-            | (self.domain.index() as u128) << 124
+            | u128::from(Site::to_bits(self.site)) << SITE_SHIFT
+            | u128::from(self.owner.0) << OWNER_SHIFT
             | u128::from(self.freed) << 126
     }
 
@@ -55,8 +96,8 @@ impl Entry {
         Self {
             address: ((packed & mask(ADDRESS_BITS)) as usize) << 4,
             size: (packed >> ADDRESS_BITS & mask(SIZE_BITS)) as usize,
-            domain: Domain::ALL[((packed >> 124) as usize & 3).min(2)],
-            site: Site::from_bits((packed >> (ADDRESS_BITS + SIZE_BITS)) as u32),
+            owner: OwnerId((packed >> OWNER_SHIFT & mask(OWNER_BITS)) as u16),
+            site: Site::from_bits((packed >> SITE_SHIFT & mask(SITE_BITS)) as u32),
             freed: packed >> 126 & 1 == 1,
         }
     }
@@ -68,7 +109,14 @@ const fn mask(bits: u32) -> u128 {
 
 const FREED: u128 = 1 << 126;
 const GONE: u128 = 1 << 127;
-const SITE: u128 = mask(32) << (ADDRESS_BITS + SIZE_BITS);
+const SITE: u128 = mask(SITE_BITS) << SITE_SHIFT;
+const OWNER: u128 = mask(OWNER_BITS) << OWNER_SHIFT;
+
+/// Whether an address can be that of an entry.
+#[inline]
+fn has_key(address: usize) -> bool {
+    address % 16 == 0 && address as u64 >> (ADDRESS_BITS + 4) == 0
+}
 
 /// An address as the low bits of an entry. Only multiples of 16 are ever inserted, and 0 never.
 #[inline]
@@ -80,27 +128,6 @@ fn key(address: usize) -> u64 {
 #[inline]
 fn key_of(packed: u128) -> u64 {
     packed as u64 & mask(ADDRESS_BITS) as u64
-}
-
-/// Why an address is not a live block of the domain that asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rejection {
-    /// It is no block.
-    Missing,
-    /// It is another domain's.
-    WrongDomain(Entry),
-    /// It was freed, and is held in a quarantine.
-    Freed(Entry),
-}
-
-impl Rejection {
-    /// The block that is there.
-    pub(crate) fn entry(self) -> Option<Entry> {
-        match self {
-            Self::Missing => None,
-            Self::Freed(entry) | Self::WrongDomain(entry) => Some(entry),
-        }
-    }
 }
 
 pub(crate) struct Registry {
@@ -120,38 +147,40 @@ impl Registry {
         lock(&self.shards[(hash >> (64 - SHARD_BITS)) as usize])
     }
 
-    /// Records a live block; `false` if there is no memory for it. An entry of the same address is replaced.
+    /// Records a live block; `false` if there is no memory for it, or if it is none that an entry can describe. An entry of
+    /// the same address is replaced.
     #[inline]
     pub(crate) fn insert(&self, entry: Entry) -> bool {
+        if !has_key(entry.address) || entry.size as u128 > mask(SIZE_BITS) {
+            return false;
+        }
         let hash = hash(key(entry.address));
         self.shard(hash).insert(entry.pack(), hash)
     }
 
-    /// Takes the live block of `domain` at `address` out, or marks it freed at `freed_at` if `hold`.
+    /// Takes the live block of `owner` at `address` out, or marks it freed at `freed_at` if `hold`. An error is what stands
+    /// there instead.
     #[inline]
     pub(crate) fn take(
         &self,
         address: usize,
-        domain: Domain,
+        owner: OwnerId,
         hold: bool,
         freed_at: Option<Site>,
-    ) -> Result<Entry, Rejection> {
-        if address % 16 != 0 {
-            return Err(Rejection::Missing);
+    ) -> Result<Entry, Option<Entry>> {
+        if !has_key(address) {
+            return Err(None);
         }
         let hash = hash(key(address));
         let mut shard = self.shard(hash);
-        let place = shard.known(key(address), hash).ok_or(Rejection::Missing)?;
+        let place = shard.known(key(address), hash).ok_or(None)?;
         let packed = *place;
         let entry = Entry::unpack(packed);
-        if entry.freed {
-            return Err(Rejection::Freed(entry));
-        }
-        if entry.domain != domain {
-            return Err(Rejection::WrongDomain(entry));
+        if entry.freed || entry.owner != owner {
+            return Err(Some(entry));
         }
         *place = if hold {
-            let freed_at = u128::from(Site::to_bits(freed_at)) << (ADDRESS_BITS + SIZE_BITS);
+            let freed_at = u128::from(Site::to_bits(freed_at)) << SITE_SHIFT;
             packed & !SITE | freed_at | FREED
         } else {
             packed | GONE
@@ -161,7 +190,7 @@ impl Registry {
 
     /// The block at `address`, live or held.
     pub(crate) fn get(&self, address: usize) -> Option<Entry> {
-        if address % 16 != 0 {
+        if !has_key(address) {
             return None;
         }
         let hash = hash(key(address));
@@ -194,6 +223,19 @@ impl Registry {
             let shard = lock(shard);
             shard.known_entries().for_each(|entry| f(Entry::unpack(entry)));
         }
+    }
+
+    /// Leaves the blocks of `owner` to nobody, and ends the owner.
+    pub(crate) fn disown(&self, owner: OwnerId) {
+        let nobody = u128::from(owner.nobody().0) << OWNER_SHIFT;
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            let entries = shard.entries_mut().iter_mut();
+            entries.filter(|packed| Entry::unpack(**packed).owner == owner).for_each(|packed| {
+                *packed = *packed & !OWNER | nobody;
+            });
+        }
+        OWNED[usize::from(owner.0)].store(0, Relaxed);
     }
 
     /// Locks all shards, for a fork.
@@ -319,14 +361,14 @@ mod tests {
     use super::*;
 
     fn entry(address: usize, size: usize) -> Entry {
-        let site = Site::from_bits((address >> 4) as u32);
-        Entry { address, size, domain: Domain::ALL[size % 3], site, freed: size % 2 == 1 }
+        let site = Site::from_bits((address >> 4) as u32 & ((1 << SITE_BITS) - 1));
+        Entry { address, size, owner: OwnerId((size % OWNERS) as u16), site, freed: size % 2 == 1 }
     }
 
     #[test]
     fn an_entry_survives_packing() {
         for address in [16, 0x7fff_ffff_fff0, 0xffff_ffff_fff0] {
-            for size in [0, 1, 512, (1 << 48) - 1] {
+            for size in [0, 1, 512, (1 << 44) - 1] {
                 let entry = entry(address, size);
                 assert_eq!(Entry::unpack(entry.pack()), entry);
             }

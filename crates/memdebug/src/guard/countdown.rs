@@ -1,5 +1,5 @@
 //! Owns whose turn it is to be guarded: about one allocation in N, at random distances.
-//! Leaves the guarded block itself to `guard.rs`.
+//! Leaves the guarded block itself to `pool.rs`.
 
 use core::cell::Cell;
 use core::num::NonZeroU32;
@@ -8,35 +8,6 @@ use core::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::os::load::thread_pointer;
-
-thread_local! {
-    /// Allocations until the next guarded one; 0 at first.
-    static LEFT: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Whether the next block of this thread is to be guarded: about one in `rate`, at random distances.
-#[inline(always)]
-pub(crate) fn sampled(rate: NonZeroU32) -> bool {
-    if rate.get() == 1 {
-        return true;
-    }
-    LEFT.try_with(|left| match left.get() {
-        n @ 2.. => {
-            left.set(n - 1);
-            false
-        }
-        n => end_of_distance(rate, left, n),
-    })
-    .unwrap_or(false)
-}
-
-/// [`sampled`] for the last allocation of a distance, and for a thread's first.
-#[cold]
-#[inline(never)]
-fn end_of_distance(rate: NonZeroU32, left: &Cell<u32>, n: u32) -> bool {
-    left.set(distance(rate));
-    n == 1
-}
 
 /// Allocations to the next one that is guarded, itself included: `rate` on average.
 fn distance(rate: NonZeroU32) -> u32 {

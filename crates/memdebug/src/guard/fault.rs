@@ -2,15 +2,50 @@
 //! missed, and hands every other fault on to the handler before it.
 
 use core::ffi::{c_int, c_void};
+use core::fmt::Write as _;
 use core::ptr;
 
 use std::io;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Once, OnceLock};
 
-use crate::guard::pool;
+use malloc_api::Domain;
+
+use crate::error::ConfigureError;
+use crate::guard::pool::{self, Guarded};
+use crate::host::Host;
 use crate::os::load;
+use crate::os::mapping::Mapping;
+use crate::report::facts::BlockFacts;
+use crate::report::stderr::Stderr;
+use crate::report::violation::{Call, Violation, ViolationKind};
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// Whom faults are reported to. Slots name a host by its place.
+static HOSTS: [OnceLock<Host>; MAX_HOSTS] = [const { OnceLock::new() }; MAX_HOSTS];
+const MAX_HOSTS: usize = 64;
+
+/// Makes ready for guarded blocks.
+pub(crate) fn set_up() -> Result<(), ConfigureError> {
+    const NO_MEMORY: ConfigureError = ConfigureError::NoMemory { option: "guard" };
+    install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
+        errno: error.raw_os_error().unwrap_or_default(),
+    })?;
+    if REPORT_STACK.get().is_none() {
+        // Another thread may have set one meanwhile.
+        let _ = REPORT_STACK.set(Mapping::zeroed(REPORT_STACK_BYTES).ok_or(NO_MEMORY)?);
+    }
+    if pool::set_up() { Ok(()) } else { Err(NO_MEMORY) }
+}
+
+/// The number by which slots know `host`; `None` if there are too many hosts.
+pub(crate) fn number_of(host: &Host) -> Option<u32> {
+    let mine = |place: &OnceLock<Host>| {
+        place.get().is_some_and(|known| known.is_same(host)) || place.set(*host).is_ok()
+    };
+    HOSTS.iter().position(mine).map(|index| index as u32)
+}
 
 static PREVIOUS: [OnceLock<libc::sigaction>; SIGNALS.len()] = [const { OnceLock::new() }; 2];
 
@@ -71,7 +106,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         });
         // SAFETY: 1: this signal's context.
         let write = unsafe { load::was_write(context) };
-        pool::on_fault(address, write);
+        report_access(address, write);
     // SAFETY: 1: this signal's context.
     } else if code == libc::SI_TKILL && unsafe { from_signal_stack(context) } {
         // A handler passes a fault on by raising it again; the access that faulted happens again when it returns.
@@ -118,4 +153,72 @@ fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
             unsafe { libc::raise(signal) };
         }
     }
+}
+
+/// The violation of a guarded block.
+pub(crate) fn violation(
+    kind: ViolationKind,
+    call: Call,
+    p: usize,
+    guarded: Option<&Guarded>,
+    domain: Domain,
+    host: &Host,
+) -> Violation {
+    let facts = guarded.map(|g| BlockFacts::guarded(p, g.size, g.domain));
+    let mut violation = host.violation(kind, call, domain, facts);
+    violation.allocated = guarded.and_then(|g| g.allocated);
+    violation.freed = guarded.and_then(|g| g.freed).filter(|_| guarded.is_some_and(|g| !g.live));
+    violation
+}
+
+/// Bytes of the stack that reports of faults are made on: signal stacks are small.
+const REPORT_STACK_BYTES: usize = 512 << 10;
+
+static REPORT_STACK: OnceLock<Mapping> = OnceLock::new();
+
+/// An access that faulted.
+struct Fault {
+    address: usize,
+    write: Option<bool>,
+}
+
+/// Reports the access to `address` that faulted, if it is in the pool. One thread at a time; others wait.
+fn report_access(address: usize, write: Option<bool>) {
+    /// The thread that reports; 0 is none.
+    static REPORTING: AtomicI32 = AtomicI32::new(0);
+    let Some(stack) = REPORT_STACK.get().filter(|_| pool::contains(address)) else {
+        return;
+    };
+    // SAFETY: no memory is involved.
+    let me = unsafe { libc::gettid() };
+    while let Err(reporter) = REPORTING.compare_exchange(0, me, Relaxed, Relaxed) {
+        if reporter == me {
+            // The handler, or the host in its last words, looked at a freed block itself.
+            let _ =
+                Stderr::new().write_str("memdebug: the report of this access made another one.\n");
+            // SAFETY: no memory is involved.
+            unsafe { libc::abort() };
+        }
+        // SAFETY: no memory is involved.
+        unsafe { libc::sched_yield() };
+    }
+    let top = stack.start().as_ptr().wrapping_add(stack.bytes());
+    let mut fault = Fault { address, write };
+    // SAFETY: 1: a mapping's end, and `REPORTING` keeps others off it; 2: `report_fault` takes a `Fault`.
+    unsafe { load::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
+    REPORTING.store(0, Relaxed);
+}
+
+extern "C" fn report_fault(fault: *mut libc::c_void) {
+    // SAFETY: `report_access` passed it, and waits.
+    let Fault { address, write } = *unsafe { &*fault.cast::<Fault>() };
+    let Some(guarded) = pool::nearest(address) else {
+        return;
+    };
+    let Some(host) = HOSTS.get(guarded.host).and_then(OnceLock::get) else {
+        return;
+    };
+    let offset = address.wrapping_sub(guarded.block) as isize;
+    let kind = ViolationKind::GuardPage { offset, freed: !guarded.live, write };
+    host.tell(&violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.domain, host));
 }

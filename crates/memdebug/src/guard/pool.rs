@@ -8,28 +8,20 @@
 //!
 //! A freed slot faults on any access until it is reused; slots are reused in the order of their frees. The block has no
 //! header and no tail: what they would say is in the slot's record. The rest of its pages is FORBIDDENBYTE and checked
-//! when it comes back. Leaves whose turn it is to `sampling.rs`,
-//! when to ask to `checked.rs` and `sampler.rs`, and the signal to `fault.rs`.
+//! when it comes back. Leaves whose turn it is to `countdown.rs`,
+//! when to ask to `sampler.rs`, and the signal to `fault.rs`.
 
-use core::fmt::Write as _;
 use core::ptr::{self, NonNull};
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use malloc_api::MIN_ALIGN;
 
-use crate::error::ConfigureError;
-use crate::fork;
 use crate::guard::countdown::random;
-use crate::guard::fault;
-use crate::host::Host;
-use crate::os::load;
 use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
-use crate::report::facts::BlockFacts;
-use crate::report::stderr::Stderr;
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::violation::ViolationKind;
 use crate::sites::sites::Site;
 use malloc_api::Domain;
 
@@ -39,10 +31,6 @@ const SLOTS: usize = 4096;
 pub(crate) const MAX_GUARDED: usize = 16 << 10;
 
 static POOL: OnceLock<Option<Pool>> = OnceLock::new();
-/// Hosts of the hooks with guards: what a fault is reported to. Slots name one by its place.
-static HOSTS: [OnceLock<Host>; MAX_HOSTS] = [const { OnceLock::new() }; MAX_HOSTS];
-const MAX_HOSTS: usize = 64;
-
 pub(crate) struct Pool {
     pages: Mapping,
     page: usize,
@@ -50,7 +38,6 @@ pub(crate) struct Pool {
     stride: usize,
     slots: MappedSlice<Slot>,
     free: Mutex<Free>,
-    report_stack: Mapping,
 }
 
 /// Free slots, oldest first. Slots that were never used come before any other.
@@ -69,6 +56,7 @@ struct Slot {
     size: AtomicUsize,
     domain: AtomicU32,
     host: AtomicU32,
+    sampler: AtomicU32,
     live: AtomicBool,
     allocated: AtomicU32,
     freed: AtomicU32,
@@ -87,7 +75,10 @@ pub(crate) struct Guarded {
     pub(crate) allocated: Option<Site>,
     pub(crate) freed: Option<Site>,
     slot: usize,
-    host: usize,
+    /// Whom a fault is reported to.
+    pub(crate) host: usize,
+    /// The number of the sampler whose block it is.
+    pub(crate) sampler: u32,
 }
 
 impl Guarded {
@@ -112,6 +103,7 @@ impl Slot {
             freed: Site::from_bits(self.freed.load(Relaxed)),
             slot,
             host: self.host.load(Relaxed) as usize,
+            sampler: self.sampler.load(Relaxed),
         })
     }
 }
@@ -121,7 +113,6 @@ impl Pool {
         let page = page_bytes();
         let stride = MAX_GUARDED.next_multiple_of(page) + page;
         Some(Self {
-            report_stack: Mapping::zeroed(REPORT_STACK_BYTES)?,
             pages: Mapping::reserved(stride * SLOTS + page)?,
             page,
             stride,
@@ -186,20 +177,8 @@ fn pool() -> Option<&'static Pool> {
     POOL.get()?.as_ref()
 }
 
-/// Makes ready for guarded blocks whose faults `host` is told of; gives the number that slots know it by.
-pub(crate) fn enlist(host: &Host) -> Result<u32, ConfigureError> {
-    fault::install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
-        errno: error.raw_os_error().unwrap_or_default(),
-    })?;
-    if !set_up() {
-        return Err(ConfigureError::NoMemory { option: "guard" });
-    }
-    fork::install();
-    add_host(*host).ok_or(ConfigureError::TooManyHosts)
-}
-
 /// Makes the pool; `false` if the system has no address space for it.
-fn set_up() -> bool {
+pub(crate) fn set_up() -> bool {
     let Some(pool) = POOL.get_or_init(Pool::new) else {
         return false;
     };
@@ -211,14 +190,6 @@ fn set_up() -> bool {
 /// The pool's lock, for a fork.
 pub(crate) fn lock_all() -> Option<MutexGuard<'static, Free>> {
     pool().map(Pool::lock)
-}
-
-/// Remembers whom to tell of faults in blocks of these hooks; `None` if there are too many hooks.
-fn add_host(host: Host) -> Option<u32> {
-    let mine = |place: &OnceLock<Host>| {
-        place.get().is_some_and(|known| known.is_same(&host)) || place.set(host).is_ok()
-    };
-    HOSTS.iter().position(mine).map(|index| index as u32)
 }
 
 /// The pool's first address, and its bytes: 0 before it is made. Written once, while nobody has a block of it.
@@ -241,7 +212,7 @@ pub(crate) fn malloc(
     size: usize,
     domain: Domain,
     zero: bool,
-    host: u32,
+    (host, sampler): (u32, u32),
     allocated: Option<Site>,
 ) -> Option<NonNull<u8>> {
     let pool = pool()?;
@@ -270,6 +241,7 @@ pub(crate) fn malloc(
     record.size.store(size, Relaxed);
     record.domain.store(u32::from(domain.letter()), Relaxed);
     record.host.store(host, Relaxed);
+    record.sampler.store(sampler, Relaxed);
     record.allocated.store(Site::to_bits(allocated), Relaxed);
     record.freed.store(0, Relaxed);
     record.live.store(true, Relaxed);
@@ -341,76 +313,9 @@ pub(crate) fn for_each(mut f: impl FnMut(Guarded)) {
     }
 }
 
-/// The violation of a guarded block.
-pub(crate) fn violation(
-    kind: ViolationKind,
-    call: Call,
-    p: usize,
-    guarded: Option<&Guarded>,
-    domain: Domain,
-    host: &Host,
-) -> Violation {
-    let facts = guarded.map(|g| BlockFacts::guarded(p, g.size, g.domain));
-    let mut violation = Violation::new(kind, call, domain, facts, host);
-    violation.allocated = guarded.and_then(|g| g.allocated);
-    violation.freed = guarded.and_then(|g| g.freed).filter(|_| guarded.is_some_and(|g| !g.live));
-    violation
-}
-
-/// Bytes of the stack that reports of faults are made on: signal stacks are small.
-const REPORT_STACK_BYTES: usize = 512 << 10;
-
-/// An access that faulted.
-struct Fault {
-    address: usize,
-    write: Option<bool>,
-}
-
-/// Reports the access to `address` that faulted, if it is in the pool. One thread at a time; others wait.
-pub(crate) fn on_fault(address: usize, write: Option<bool>) {
-    /// The thread that reports; 0 is none.
-    static REPORTING: AtomicI32 = AtomicI32::new(0);
-    let Some(pool) = pool().filter(|_| contains(address)) else {
-        return;
-    };
-    // SAFETY: no memory is involved.
-    let me = unsafe { libc::gettid() };
-    while let Err(reporter) = REPORTING.compare_exchange(0, me, Relaxed, Relaxed) {
-        if reporter == me {
-            // The handler, or the host in its last words, looked at a freed block itself.
-            let _ =
-                Stderr::new().write_str("memdebug: the report of this access made another one.\n");
-            // SAFETY: no memory is involved.
-            unsafe { libc::abort() };
-        }
-        // SAFETY: no memory is involved.
-        unsafe { libc::sched_yield() };
-    }
-    let top = pool.report_stack.start().as_ptr().wrapping_add(pool.report_stack.bytes());
-    let mut fault = Fault { address, write };
-    // SAFETY: 1: a mapping's end, and `REPORTING` keeps others off it; 2: `report_fault` takes a `Fault`.
-    unsafe { load::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
-    REPORTING.store(0, Relaxed);
-}
-
-extern "C" fn report_fault(fault: *mut libc::c_void) {
-    // SAFETY: `on_fault` passed it, and waits.
-    let Fault { address, write } = *unsafe { &*fault.cast::<Fault>() };
-    let Some(guarded) = nearest(address) else {
-        return;
-    };
-    let Some(host) = HOSTS.get(guarded.host).and_then(OnceLock::get) else {
-        return;
-    };
-    let offset = address.wrapping_sub(guarded.block) as isize;
-    let kind = ViolationKind::GuardPage { offset, freed: !guarded.live, write };
-    let report = violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.domain, host);
-    (host.handler)(&report);
-}
-
 /// The block that an access to `address` most likely meant: of the slots on both sides of a guard page the one whose block
 /// is nearer.
-fn nearest(address: usize) -> Option<Guarded> {
+pub(crate) fn nearest(address: usize) -> Option<Guarded> {
     let pool = pool()?;
     let right = pool.slot_at(address)?;
     let offset = address - pool.pages.start().addr().get();

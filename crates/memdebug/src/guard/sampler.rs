@@ -1,17 +1,19 @@
-//! Owns `GuardSampler`: guard pages without hooks, for programs in production.
-//! Leaves guarded blocks to `guard.rs`, and whose turn it is to `sampling.rs`.
+//! Owns `GuardSampler`, the layer of guard pages: around any allocator in production, or around the debug hooks.
+//! Leaves guarded blocks to `pool.rs`, whose turn it is to `countdown.rs`, and faults to `fault.rs`.
 
 use core::fmt;
 use core::num::NonZeroU32;
 use core::ptr::{self, NonNull};
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 
 use crate::error::ConfigureError;
+use crate::fork;
 use crate::guard::countdown::Countdowns;
+use crate::guard::fault;
 use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
 use crate::options::Options;
@@ -31,7 +33,7 @@ use malloc_api::Domain;
 /// each, at most 4,096 live ones of up to 16 KiB; what is larger, or comes when none is free, is not guarded.
 ///
 /// What follows a violation is the [`Host`]'s; if its handler returns, the faulty call had no effect. The host's rule for
-/// threads is not applied.
+/// threads is applied only [where asked for](Self::with_thread_rule).
 ///
 /// The idea and the name of the sampling are GWP-ASan's (Serebryany et al., "GWP-ASan: Sampling-Based Detection of
 /// Memory-Safety Bugs in Production", 2024).
@@ -59,6 +61,8 @@ pub struct GuardSampler<A, const THREAD_GROUPS: usize = 64> {
     start: AtomicUsize,
     bytes: AtomicUsize,
     countdowns: Countdowns<THREAD_GROUPS>,
+    /// Whether the host's rule for threads holds for guarded blocks.
+    has_thread_rule: bool,
     setting: OnceLock<Setting>,
 }
 
@@ -69,9 +73,12 @@ struct Setting {
     rate: NonZeroU32,
     /// Frames of a site, 0 for none.
     frames: u8,
-    /// Whom a fault is reported to.
-    host: u32,
+    /// The number of this sampler, from 1 on.
+    sampler: u32,
 }
+
+/// How many samplers were switched on.
+static SAMPLERS: AtomicU32 = AtomicU32::new(0);
 
 impl<A> GuardSampler<A> {
     /// A sampler of blocks of `domain` over `inner`, which guards nothing yet, with a host that supplies nothing.
@@ -99,6 +106,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
             start: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             countdowns: Countdowns::new(),
+            has_thread_rule: false,
             setting: OnceLock::new(),
         }
     }
@@ -107,6 +115,14 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
     #[must_use]
     pub const fn with_host(mut self, host: Host) -> Self {
         self.host = host;
+        self
+    }
+
+    /// Applies the host's rule for threads to guarded blocks too, as [`DebugHooks`](crate::DebugHooks) below apply it to
+    /// all others.
+    #[must_use]
+    pub const fn with_thread_rule(mut self) -> Self {
+        self.has_thread_rule = true;
         self
     }
 
@@ -134,6 +150,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
     /// [`ConfigureError::NeedsHooks`] for an option other than `guard` and `backtrace`, [`ConfigureError::AlreadySet`] for a
     /// second `guard`, and what cannot be had on this system.
     pub fn configure(&self, options: &Options) -> Result<(), ConfigureError> {
+        options.check()?;
         if let Some(option) = options.needs_hooks() {
             return Err(ConfigureError::NeedsHooks { option });
         }
@@ -143,29 +160,58 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if self.setting.get().is_some() {
             return Err(ConfigureError::AlreadySet);
         }
-        let host = pool::enlist(&self.host)?;
+        fault::set_up()?;
+        fork::install();
+        fault::number_of(&self.host).ok_or(ConfigureError::TooManyHosts)?;
         // Before the setting, by which a thread comes to have a guarded block.
         let (start, bytes) = pool::range();
         self.start.store(start, Relaxed);
         self.bytes.store(bytes, Relaxed);
-        let setting = Setting { rate, frames: options.backtrace, host };
+        let sampler = SAMPLERS.fetch_add(1, Relaxed) + 1;
+        let setting = Setting { rate, frames: options.backtrace, sampler };
         self.setting.set(setting).map_err(|_| ConfigureError::AlreadySet)
     }
 
     /// Whether the pointer is among the guard pages, so that it cannot be a block of the allocator below.
     #[inline(always)]
-    fn is_guarded(&self, ptr: Option<NonNull<u8>>) -> bool {
-        let address = ptr.map_or(0, |p| p.as_ptr().addr());
-        address.wrapping_sub(self.start.load(Relaxed)) < self.bytes.load(Relaxed)
+    fn is_guarded(&self, p: NonNull<u8>) -> bool {
+        p.as_ptr().addr().wrapping_sub(self.start.load(Relaxed)) < self.bytes.load(Relaxed)
     }
 
     /// A guarded block, if it is this one's turn and there are pages for it.
-    fn guarded(&self, size: usize, zero: bool, entry: Outermost) -> Option<NonNull<u8>> {
+    #[inline(always)]
+    fn due(&self, size: usize, zero: bool) -> Option<NonNull<u8>> {
+        if self.countdowns.passes() { None } else { self.guarded(size, zero) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn guarded(&self, size: usize, zero: bool) -> Option<NonNull<u8>> {
+        let entry = Outermost::here();
         let setting = self.setting.get();
         if !self.countdowns.is_due(setting.map(|setting| setting.rate)) {
             return None;
         }
-        pool::malloc(size, self.domain, zero, setting?.host, self.site(entry))
+        let owner = (fault::number_of(&self.host)?, setting?.sampler);
+        let block = pool::malloc(size, self.domain, zero, owner, self.site(entry))?;
+        self.check_thread(if zero { Call::Calloc } else { Call::Malloc });
+        Some(block)
+    }
+
+    /// Reports the call of a thread that must not call this domain now.
+    fn check_thread(&self, call: Call) {
+        let rule = self.host.thread_check.filter(|_| self.has_thread_rule);
+        if self.domain != Domain::Raw && rule.is_some_and(|passes| !passes()) {
+            let host = &self.host;
+            host.tell(&host.violation(ViolationKind::WrongThread, call, self.domain, None));
+        }
+    }
+
+    /// Whether `p` lies inside a block of another sampler: an allocator below got that block, and made `p` of its memory.
+    fn is_nested(&self, p: NonNull<u8>) -> bool {
+        let own = self.setting.get().map_or(0, |setting| setting.sampler);
+        let address = p.as_ptr().addr();
+        pool::at(address).is_some_and(|outer| outer.sampler != own && outer.encloses(address))
     }
 
     fn site(&self, entry: Outermost) -> Option<Site> {
@@ -190,8 +236,8 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
 
     fn tell(&self, kind: ViolationKind, call: Call, p: NonNull<u8>, block: Option<&Guarded>) {
         let address = p.as_ptr().addr();
-        let report = pool::violation(kind, call, address, block, self.domain, &self.host);
-        (self.host.handler)(&report);
+        let host = &self.host;
+        host.tell(&fault::violation(kind, call, address, block, self.domain, host));
     }
 
     /// Frees a verified block.
@@ -201,40 +247,22 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
             self.tell(ViolationKind::DoubleFree, call, p, Some(block));
         }
     }
-
-    /// `free` of an address among the guard pages.
-    #[cold]
-    #[inline(never)]
-    fn free_guarded(&self, ptr: Option<NonNull<u8>>) {
-        let Some(p) = ptr else {
-            return;
-        };
-        if let Some(block) = self.verify(p, Call::Free) {
-            self.release(p, &block, Call::Free, Outermost::here());
-        }
-    }
 }
 
 impl<A: Malloc, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
-    #[cold]
-    #[inline(never)]
-    fn malloc_due(&self, size: usize) -> Option<NonNull<u8>> {
-        let guarded = self.guarded(size, false, Outermost::here());
-        guarded.or_else(|| self.inner.malloc(size))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn calloc_due(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let size = nelem.checked_mul(elsize)?;
-        let guarded = self.guarded(size, true, Outermost::here());
-        guarded.or_else(|| self.inner.calloc(nelem, elsize))
-    }
-
     /// `realloc` of an address among the guard pages: always to a new block.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::realloc`].
     #[cold]
     #[inline(never)]
-    fn realloc_guarded(&self, p: NonNull<u8>, new_size: usize) -> Option<NonNull<u8>> {
+    unsafe fn realloc_guarded(&self, p: NonNull<u8>, new_size: usize) -> Option<NonNull<u8>> {
+        if self.is_nested(p) {
+            // SAFETY: 1 and 2: the caller's; the block is `A`'s.
+            return unsafe { self.inner.realloc(Some(p), new_size) };
+        }
+        self.check_thread(Call::Realloc);
         let block = self.verify(p, Call::Realloc)?;
         let fresh = self.malloc(new_size)?;
         let kept = block.size.min(new_size);
@@ -242,6 +270,24 @@ impl<A: Malloc, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), kept) };
         self.release(p, &block, Call::Realloc, Outermost::here());
         Some(fresh)
+    }
+
+    /// `free` of an address among the guard pages.
+    ///
+    /// # Safety
+    ///
+    /// As [`Malloc::free`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_guarded(&self, p: NonNull<u8>) {
+        if self.is_nested(p) {
+            // SAFETY: 1 and 2: the caller's; the block is `A`'s.
+            return unsafe { self.inner.free(Some(p)) };
+        }
+        self.check_thread(Call::Free);
+        if let Some(block) = self.verify(p, Call::Free) {
+            self.release(p, &block, Call::Free, Outermost::here());
+        }
     }
 }
 
@@ -252,15 +298,19 @@ impl<A: Malloc, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
 unsafe impl<A: Malloc, const THREAD_GROUPS: usize> Malloc for GuardSampler<A, THREAD_GROUPS> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        if self.countdowns.passes() { self.inner.malloc(size) } else { self.malloc_due(size) }
+        // One call of `A`, so that a line of the program is one site whether its turn came or not.
+        match self.due(size, false) {
+            None => self.inner.malloc(size),
+            guarded => guarded,
+        }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        if self.countdowns.passes() {
-            self.inner.calloc(nelem, elsize)
-        } else {
-            self.calloc_due(nelem, elsize)
+        let size = nelem.saturating_mul(elsize);
+        match self.due(size, true) {
+            None => self.inner.calloc(nelem, elsize),
+            guarded => guarded,
         }
     }
 
@@ -268,7 +318,8 @@ unsafe impl<A: Malloc, const THREAD_GROUPS: usize> Malloc for GuardSampler<A, TH
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
         match ptr {
             None => self.malloc(new_size),
-            Some(p) if self.is_guarded(ptr) => self.realloc_guarded(p, new_size),
+            // SAFETY: 1 and 2: the caller's.
+            Some(p) if self.is_guarded(p) => unsafe { self.realloc_guarded(p, new_size) },
             // SAFETY: 1 and 2: the caller's; outside of the guard pages every block is `A`'s.
             Some(_) => unsafe { self.inner.realloc(ptr, new_size) },
         }
@@ -276,11 +327,12 @@ unsafe impl<A: Malloc, const THREAD_GROUPS: usize> Malloc for GuardSampler<A, TH
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        if self.is_guarded(ptr) {
-            return self.free_guarded(ptr);
+        match ptr {
+            // SAFETY: 1 and 2: the caller's.
+            Some(p) if self.is_guarded(p) => unsafe { self.free_guarded(p) },
+            // SAFETY: 1 and 2: the caller's; outside of the guard pages every block is `A`'s.
+            _ => unsafe { self.inner.free(ptr) },
         }
-        // SAFETY: 1 and 2: the caller's; outside of the guard pages every block is `A`'s.
-        unsafe { self.inner.free(ptr) }
     }
 }
 

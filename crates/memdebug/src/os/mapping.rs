@@ -116,37 +116,3 @@ impl<T: Zeroed> core::ops::DerefMut for MappedSlice<T> {
         unsafe { core::slice::from_raw_parts_mut(self.pages.start().cast().as_ptr(), self.len) }
     }
 }
-
-/// A `T` in pages of its own, at an address that never changes.
-#[derive(Debug)]
-pub(crate) struct Mapped<T> {
-    pages: Mapping,
-    of: core::marker::PhantomData<T>,
-}
-
-impl<T> Mapped<T> {
-    /// `None` if the system has no memory.
-    pub(crate) fn new(value: T) -> Option<Self> {
-        const { assert!(align_of::<T>() <= 4096) };
-        let pages = Mapping::zeroed(size_of::<T>())?;
-        // SAFETY: page-aligned memory of at least this size.
-        unsafe { pages.start().cast::<T>().write(value) };
-        Some(Self { pages, of: core::marker::PhantomData })
-    }
-}
-
-impl<T> core::ops::Deref for Mapped<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        // SAFETY: `new` wrote it, and `drop` alone ends it.
-        unsafe { self.pages.start().cast().as_ref() }
-    }
-}
-
-impl<T> Drop for Mapped<T> {
-    fn drop(&mut self) {
-        // SAFETY: `new` wrote it, and nobody can refer to it any more. The pages go after it.
-        unsafe { self.pages.start().cast::<T>().drop_in_place() };
-    }
-}

@@ -3,13 +3,121 @@
 
 use core::fmt::{self, Write};
 
-use crate::host::{FrameSink, Traceback, Tracing};
 use crate::pattern::FORBIDDENBYTE;
 use crate::report::facts::{BlockFacts, SHOWN_BYTES, Shape};
-use crate::report::violation::{Call, DumpSink, Message, Violation, ViolationKind};
+use crate::report::frames::{Ascii, FrameSink, Traceback, Tracing};
+use crate::report::violation::{Call, Violation, ViolationKind};
+
+impl Violation {
+    /// The message in CPython's fatal error.
+    #[must_use]
+    pub fn message(&self) -> Message {
+        message(self)
+    }
+
+    /// Writes the dump as CPython prints it, byte for byte, without allocating.
+    ///
+    /// `Display` gives the same as text: a byte of the block that is no ASCII character is shown as its Latin-1 one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn write_dump(&self, out: &mut dyn DumpSink) -> fmt::Result {
+        write(self, out)
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write(self, &mut Latin1(f))
+    }
+}
+
+impl core::error::Error for Violation {}
+
+/// Takes a dump: text, and single bytes that need not be UTF-8.
+pub trait DumpSink: fmt::Write {
+    /// Writes one byte as it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of the place written to.
+    fn write_byte(&mut self, byte: u8) -> fmt::Result;
+
+    /// Passes on what is gathered so far. Called before text whose making may go wrong: names of functions.
+    ///
+    /// # Errors
+    ///
+    /// Those of the place written to.
+    fn pass_on(&mut self) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// Bytes in the longest message, with room for its closing NUL.
+const MESSAGE_BYTES: usize = 192;
+
+/// The message of a fatal error: bytes, as an id byte of a corrupt block is printed as it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    bytes: [u8; MESSAGE_BYTES],
+    len: usize,
+}
+
+impl Message {
+    const fn new() -> Self {
+        Self { bytes: [0; MESSAGE_BYTES], len: 0 }
+    }
+
+    /// The message without a closing NUL.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The message as a C string.
+    #[must_use]
+    pub fn as_c_str(&self) -> &core::ffi::CStr {
+        // The last byte is never written, so a NUL is always found.
+        core::ffi::CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Message {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let free = MESSAGE_BYTES - 1 - self.len;
+        let take = text.len().min(free);
+        self.bytes[self.len..self.len + take].copy_from_slice(&text.as_bytes()[..take]);
+        self.len += take;
+        Ok(())
+    }
+}
+
+impl DumpSink for Message {
+    fn write_byte(&mut self, byte: u8) -> fmt::Result {
+        if self.len < MESSAGE_BYTES - 1 {
+            self.bytes[self.len] = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Latin1(f);
+        self.as_bytes().iter().try_for_each(|&b| text.write_byte(b))
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
 
 /// A text sink as a sink of bytes: a byte that is no ASCII character becomes its Latin-1 character.
-pub(crate) struct Latin1<'a, W: Write>(pub(crate) &'a mut W);
+struct Latin1<'a, W: Write>(&'a mut W);
 
 impl<W: Write> Write for Latin1<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -24,7 +132,7 @@ impl<W: Write> DumpSink for Latin1<'_, W> {
 }
 
 /// The message after `FUNC: `.
-pub(crate) fn message(violation: &Violation) -> Message {
+fn message(violation: &Violation) -> Message {
     let mut message = Message::new();
     // A `Message` takes what fits and never fails.
     let _ = write_message(violation, &mut message);
@@ -95,7 +203,7 @@ fn write_stock(
 }
 
 /// The whole dump.
-pub(crate) fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
+fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
     if let Some(block) = &violation.block {
         write_stock(block, violation.traceback, out)?;
     }
@@ -234,23 +342,6 @@ impl FrameSink for AllocationFrames<'_> {
         self.result = self
             .result
             .and_then(|()| writeln!(self.out, "  File \"{}\", line {line}", Ascii(file)));
-    }
-}
-
-/// Text with everything but ASCII escaped, as CPython writes file names to a file descriptor.
-pub(crate) struct Ascii<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Ascii<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match u32::from(c) {
-                0x20..0x7f => f.write_char(c)?,
-                n @ 0..0x100 => write!(f, "\\x{n:02x}")?,
-                n @ 0x100..0x1_0000 => write!(f, "\\u{n:04x}")?,
-                n => write!(f, "\\U{n:08x}")?,
-            }
-        }
-        Ok(())
     }
 }
 

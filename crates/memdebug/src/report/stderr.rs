@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::report::violation::DumpSink;
+use crate::report::dump::DumpSink;
 
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 1024;

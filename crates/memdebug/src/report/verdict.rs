@@ -1,17 +1,14 @@
 //! Owns naming what is wrong with a block that failed its check, from nothing but memory.
 //! Leaves reading to `facts.rs`; where a registry knows better, `checked.rs` asks it first.
 
-use core::ptr::NonNull;
-
 use malloc_api::MIN_ALIGN;
 
 use crate::block::{HEADER_BYTES, TAIL_BYTES, max_request};
-use crate::host::Host;
 use crate::os::maps;
 use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
 use crate::report::facts::BlockFacts;
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::violation::ViolationKind;
 use malloc_api::Domain;
 
 /// Bytes searched in front of a pointer for the block that it may point into.
@@ -19,20 +16,8 @@ const SEARCH_BYTES: usize = 4 << 20;
 /// Bytes read at a time in that search.
 const WINDOW_BYTES: usize = 4096;
 
-/// The violation of a block that failed its check.
-pub(crate) fn on_block(
-    p: NonNull<u8>,
-    call: Call,
-    domain: Domain,
-    serial: bool,
-    host: &Host,
-) -> Violation {
-    let facts = BlockFacts::read(p.as_ptr().addr(), serial);
-    Violation::new(kind(&facts, domain), call, domain, Some(facts), host)
-}
-
 /// CPython's order of checks, each refined by what the memory around it shows.
-fn kind(facts: &BlockFacts, domain: Domain) -> ViolationKind {
+pub(crate) fn kind(facts: &BlockFacts, domain: Domain) -> ViolationKind {
     let Some(id) = facts.id() else {
         return ViolationKind::ForeignPointer;
     };

@@ -1,11 +1,10 @@
 //! Owns what a violation is: its kind, the call that met it, and the facts about the block, taken once.
-//! Leaves the text to `dump.rs` and what follows from it to `handler.rs`.
+//! Leaves making one to `host.rs`, the text to `dump.rs` and what follows from it to `handler.rs`.
 
 use core::fmt;
 
-use crate::host::{Host, Traceback};
-use crate::report::dump;
 use crate::report::facts::BlockFacts;
+use crate::report::frames::Traceback;
 use crate::sites::sites::Site;
 use malloc_api::Domain;
 
@@ -94,26 +93,6 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// A violation of `domain` met in `call`, about the block of `block`.
-    pub(crate) fn new(
-        kind: ViolationKind,
-        call: Call,
-        domain: Domain,
-        block: Option<BlockFacts>,
-        host: &Host,
-    ) -> Self {
-        Self {
-            kind,
-            call,
-            domain,
-            block,
-            allocated: None,
-            freed: None,
-            traceback: host.traceback,
-            thread_message: host.thread_message,
-        }
-    }
-
     /// What was found.
     #[must_use]
     pub fn kind(&self) -> ViolationKind {
@@ -173,29 +152,6 @@ impl Violation {
             (Call::Access, _) => "_PyMem_DebugGuardPage",
         }
     }
-
-    /// The message in CPython's fatal error.
-    #[must_use]
-    pub fn message(&self) -> Message {
-        dump::message(self)
-    }
-
-    /// Writes the dump as CPython prints it, byte for byte, without allocating.
-    ///
-    /// `Display` gives the same as text: a byte of the block that is no ASCII character is shown as its Latin-1 one.
-    ///
-    /// # Errors
-    ///
-    /// Those of `out`.
-    pub fn write_dump(&self, out: &mut dyn DumpSink) -> fmt::Result {
-        dump::write(self, out)
-    }
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        dump::write(self, &mut dump::Latin1(f))
-    }
 }
 
 impl fmt::Debug for Violation {
@@ -206,88 +162,5 @@ impl fmt::Debug for Violation {
             .field("domain", &self.domain)
             .field("block", &self.block)
             .finish_non_exhaustive()
-    }
-}
-
-impl core::error::Error for Violation {}
-
-/// Takes a dump: text, and single bytes that need not be UTF-8.
-pub trait DumpSink: fmt::Write {
-    /// Writes one byte as it is.
-    ///
-    /// # Errors
-    ///
-    /// Those of the place written to.
-    fn write_byte(&mut self, byte: u8) -> fmt::Result;
-
-    /// Passes on what is gathered so far. Called before text whose making may go wrong: names of functions.
-    ///
-    /// # Errors
-    ///
-    /// Those of the place written to.
-    fn pass_on(&mut self) -> fmt::Result {
-        Ok(())
-    }
-}
-
-/// Bytes in the longest message, with room for its closing NUL.
-const MESSAGE_BYTES: usize = 192;
-
-/// The message of a fatal error: bytes, as an id byte of a corrupt block is printed as it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Message {
-    bytes: [u8; MESSAGE_BYTES],
-    len: usize,
-}
-
-impl Message {
-    pub(crate) const fn new() -> Self {
-        Self { bytes: [0; MESSAGE_BYTES], len: 0 }
-    }
-
-    /// The message without a closing NUL.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    /// The message as a C string.
-    #[must_use]
-    pub fn as_c_str(&self) -> &core::ffi::CStr {
-        // The last byte is never written, so a NUL is always found.
-        core::ffi::CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for Message {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let free = MESSAGE_BYTES - 1 - self.len;
-        let take = text.len().min(free);
-        self.bytes[self.len..self.len + take].copy_from_slice(&text.as_bytes()[..take]);
-        self.len += take;
-        Ok(())
-    }
-}
-
-impl DumpSink for Message {
-    fn write_byte(&mut self, byte: u8) -> fmt::Result {
-        if self.len < MESSAGE_BYTES - 1 {
-            self.bytes[self.len] = byte;
-            self.len += 1;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = dump::Latin1(f);
-        self.as_bytes().iter().try_for_each(|&b| text.write_byte(b))
-    }
-}
-
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
     }
 }

@@ -11,10 +11,9 @@ use core::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::host::{CurrentFrames, FrameSink};
 use crate::options::Options;
 use crate::os::mapping::{MappedSlice, Mapping};
-use crate::report::dump::Ascii;
+use crate::report::frames::{Ascii, CurrentFrames, FrameSink};
 use crate::sites::capture::{self, Outermost};
 use crate::sites::symbols;
 
@@ -31,6 +30,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 const UNITS_PER_CHUNK: usize = CHUNK_BYTES / UNIT_BYTES;
 /// Most chunks: 2 GiB of backtraces. After that new ones are not kept.
 const MAX_CHUNKS: usize = 2048;
+/// Bits of a site's number: the registry has room for so many.
+pub(crate) const SITE_BITS: u32 = 28;
+const _: () = assert!(MAX_CHUNKS * UNITS_PER_CHUNK == 1 << SITE_BITS);
 const SHARDS: usize = 16;
 /// Hash chains of a shard.
 const CHAINS: usize = 4096;

@@ -3,10 +3,10 @@
 use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{DebugHooks, Domain, Violation, ViolationKind, install_fault_handler};
+use memdebug::{Domain, Violation, ViolationKind, install_fault_handler};
 use rstest::rstest;
 
-use crate::support::{Bug, COLLECTING, SIZES, another, hooks, options, seen};
+use crate::support::{Bug, COLLECTING, Layered, SIZES, another, hooks, seen};
 
 /// Whether `kind` is the class that `bug` must be given. `certain` with a registry: nothing is guessed then.
 fn is_right(bug: Bug, kind: ViolationKind, domain: Domain, size: usize, certain: bool) -> bool {
@@ -113,10 +113,8 @@ fn guarded_blocks_hold_other_hooks_blocks(
     #[values("quarantine", "strict", "guard=1/3")] options_above: &str,
 ) {
     install_fault_handler().unwrap();
-    let below = DebugHooks::new(LibcMalloc, Domain::Raw).with_host(COLLECTING);
-    let below = below.with_options(&options("guard=1/1")).unwrap();
-    let above = DebugHooks::new(&below, Domain::Obj).with_host(COLLECTING);
-    let above = above.with_options(&options(options_above)).unwrap();
+    let below = Layered::new(LibcMalloc, COLLECTING, Domain::Raw, "guard=1/1");
+    let above = Layered::new(&below, COLLECTING, Domain::Obj, options_above);
     for size in SIZES {
         let block = above.malloc(size).unwrap();
         // SAFETY: live.

@@ -101,13 +101,14 @@ fn ends_of_a_process(#[case] end: &str, #[case] status: i32, #[case] reports: us
 pub(crate) fn child_that_writes() {
     let host = Host::new().with_handler(memdebug::handler::report);
     let hooks = hooks_of(host, Domain::Mem, "quarantine,leaks,leak_exit=7");
+    let hooks: &'static Hooks = Box::leak(Box::new(hooks));
+    hooks.verify_at_exit();
     let p = hooks.malloc(32).expect("memory");
     // SAFETY: live; the quarantine keeps it.
     unsafe { hooks.free(Some(p)) };
     // SAFETY: a planted bug, into a held block.
     unsafe { p.write(0x58) };
-    leaky_function(&hooks, 100);
-    std::mem::forget(hooks);
+    leaky_function(hooks, 100);
 }
 
 /// The status of a leak does not come before the last look at the held blocks, which is taken once.

@@ -7,7 +7,7 @@ use memdebug::{DebugHooks, Domain};
 use proptest::prelude::*;
 use rstest::rstest;
 
-use crate::support::{COLLECTING, hooks, options, seen};
+use crate::support::{COLLECTING, Layered, hooks, options, seen};
 
 const OPTIONS: [&str; 8] = [
     "",
@@ -44,8 +44,7 @@ fn conforms_in_a_free_threaded_host() {
 #[rstest]
 fn random_programs(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
     let counting = Counting::new(LibcMalloc);
-    let hooks = DebugHooks::new(&counting, Domain::Obj).with_host(COLLECTING);
-    let hooks = hooks.with_options(&options(OPTIONS[index])).unwrap();
+    let hooks = Layered::new(&counting, COLLECTING, Domain::Obj, OPTIONS[index]);
     for seed in 0..8 {
         let ops = generate::random(seed, 4000, 3000);
         run(&ops, &hooks).unwrap();
@@ -85,8 +84,7 @@ fn out_of_memory(#[values(0, 1, 2, 3, 4, 5, 6, 7)] index: usize) {
     let ops = generate::random(11, 120, 600);
     for start in 0.. {
         let failing = FailAfter::new(Counting::new(LibcMalloc), start);
-        let hooks = DebugHooks::new(&failing, Domain::Mem).with_host(COLLECTING);
-        let hooks = hooks.with_options(&options(OPTIONS[index])).unwrap();
+        let hooks = Layered::new(&failing, COLLECTING, Domain::Mem, OPTIONS[index]);
         run(&ops, &hooks).unwrap();
         hooks.release_quarantine();
         assert!(seen().is_empty());

@@ -111,6 +111,7 @@ fn a_walk_beside_frees_reports_nothing() {
 pub(crate) fn child(options: &str) {
     static HELD: std::sync::OnceLock<crate::support::Hooks> = std::sync::OnceLock::new();
     let hooks = HELD.get_or_init(|| hooks_of(Host::new(), Domain::Mem, options));
+    hooks.verify_at_exit();
     let p = hooks.malloc(32).unwrap();
     // SAFETY: live; the quarantine keeps it.
     unsafe { hooks.free(Some(p)) };

@@ -94,16 +94,16 @@ fn long_frames_end_the_list() {
 #[test]
 fn backtraces_begin_with_the_caller() {
     #[inline(never)]
-    fn make(hooks: &Hooks) -> NonNull<u8> {
+    fn make(hooks: &DebugHooks<LibcMalloc>) -> NonNull<u8> {
         std::hint::black_box(hooks.malloc(3)).unwrap()
     }
     #[inline(never)]
-    fn resize(hooks: &Hooks, p: NonNull<u8>) -> NonNull<u8> {
+    fn resize(hooks: &DebugHooks<LibcMalloc>, p: NonNull<u8>) -> NonNull<u8> {
         // SAFETY: live, and not used again.
         std::hint::black_box(unsafe { hooks.realloc(Some(p), 4) }).unwrap()
     }
     #[inline(never)]
-    fn give(hooks: &Hooks, p: NonNull<u8>) -> usize {
+    fn give(hooks: &DebugHooks<LibcMalloc>, p: NonNull<u8>) -> usize {
         // SAFETY: live at first; then a planted bug.
         unsafe { hooks.free(Some(p)) };
         std::hint::black_box(1)
@@ -119,7 +119,8 @@ fn backtraces_begin_with_the_caller() {
         let calls = calls(&site.unwrap(), function);
         assert!(calls[0] || cfg!(debug_assertions) && calls[1], "{function:#x}: {}", site.unwrap());
     };
-    let hooks = hooks_of(COLLECTING, Domain::Mem, "backtrace=8,quarantine");
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_host(COLLECTING);
+    let hooks = hooks.with_options(&options("backtrace=8,quarantine")).unwrap();
     let violation = |p: NonNull<u8>| {
         give(&hooks, p);
         give(&hooks, p);

@@ -1,10 +1,11 @@
 //! Hooks whose violations are collected by thread, and the seeded bugs.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::ptr::NonNull;
 
-use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{DebugHooks, Domain, Host, Options, Violation};
+use malloc_api::{Forward, LibcMalloc, Malloc};
+use memdebug::{DebugHooks, Domain, GuardSampler, Host, Options, Violation};
 
 thread_local! {
     static SEEN: RefCell<Vec<Violation>> = const { RefCell::new(Vec::new()) };
@@ -35,16 +36,45 @@ pub(crate) fn without_gil<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-pub(crate) type Hooks = DebugHooks<LibcMalloc>;
+pub(crate) type Hooks = Layered<LibcMalloc>;
 
 pub(crate) fn options(text: &str) -> Options {
     text.parse().expect("an option's word")
 }
 
+/// Debug hooks below guard pages, which stand only where the options ask for them.
+pub(crate) struct Layered<A: Malloc>(GuardSampler<DebugHooks<A>>);
+
+impl<A: Malloc> Layered<A> {
+    pub(crate) fn new(inner: A, host: Host, domain: Domain, text: &str) -> Self {
+        let options = options(text);
+        let hooks = DebugHooks::new(inner, domain).with_host(host);
+        let hooks = hooks.with_options(&options.for_hooks()).expect("memory for the options");
+        let sampler = GuardSampler::new(hooks, domain).with_host(host).with_thread_rule();
+        Self(sampler.with_options(&options.for_sampler()).expect("pages"))
+    }
+}
+
+// SAFETY: 1 and 2: the sampler that the value owns, of which there is no clone; 3: a reference.
+unsafe impl<A: Malloc> Forward for Layered<A> {
+    type Target = GuardSampler<DebugHooks<A>>;
+
+    fn target(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<A: Malloc> Deref for Layered<A> {
+    type Target = DebugHooks<A>;
+
+    fn deref(&self) -> &DebugHooks<A> {
+        self.0.inner()
+    }
+}
+
 /// Hooks over the C library that report to `host`.
 pub(crate) fn hooks_of(host: Host, domain: Domain, text: &str) -> Hooks {
-    let hooks = DebugHooks::new(LibcMalloc, domain).with_host(host);
-    hooks.with_options(&options(text)).expect("memory for the options")
+    Layered::new(LibcMalloc, host, domain, text)
 }
 
 /// Hooks over the C library that collect.

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use malloc_api::testing::{Counting, MemoryCall, Refusals, test_process};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{ShadowModel, generate};
-use memdebug::{ConfigureError, DebugHooks, Domain, Host, Options, Violation};
+use memdebug::{ConfigureError, DebugHooks, Domain, GuardSampler, Host, Options, Violation};
 use rstest::rstest;
 
 malloc_api::refuse_memory_calls!();
@@ -33,8 +33,10 @@ const COLLECTING: Host = Host::new().with_handler(collect).with_thread_check(|| 
 fn program(options: &Options, ops: usize) -> Result<usize, ConfigureError> {
     let counting = Counting::new(LibcMalloc);
     let hooks = DebugHooks::new(&counting, Domain::Obj).with_host(COLLECTING);
-    let hooks = hooks.with_options(options)?;
-    let mut model = ShadowModel::new([&hooks; 3]);
+    let hooks = hooks.with_options(&options.for_hooks())?;
+    let sampler = GuardSampler::new(&hooks, Domain::Obj).with_host(COLLECTING);
+    let sampler = sampler.with_options(&options.for_sampler())?;
+    let mut model = ShadowModel::new([&sampler; 3]);
     for op in generate::random(29, ops, 3_000) {
         model.step(op).expect("no fault");
     }
@@ -136,7 +138,7 @@ fn pages_that_cannot_be_changed_cost_no_block(
 /// The slot of a guarded block whose pages stayed open serves other blocks.
 #[test]
 fn slots_that_stay_open_serve_again() {
-    let hooks = DebugHooks::new(LibcMalloc, Domain::Obj).with_host(COLLECTING);
+    let hooks = GuardSampler::new(LibcMalloc, Domain::Obj).with_host(COLLECTING);
     let hooks = hooks.with_options(&"guard=1/1".parse().expect("an option")).expect("pages");
     // More blocks than there are slots.
     for _ in 0..5_000 {

@@ -8,10 +8,10 @@ use std::ffi::CString;
 use std::sync::OnceLock;
 
 use memdebug::{
-    ConfigureError, DebugHooks, DebugOffset, FrameSink, GuardSampler, Host as HooksHost, Options,
-    Tracing, Violation, handler,
+    ConfigureError, DebugOffset, FrameSink, GuardSampler, Host as HooksHost, Options, Tracing,
+    Violation, handler,
 };
-use pymem_domains::{AllocatorRecord, DebugConfig, Domain};
+use pymem_domains::{AllocatorRecord, DebugConfig, Domain, hooks_over};
 
 use crate::host::capi::{PyObject, TraceApi};
 use crate::host::python::host;
@@ -56,9 +56,7 @@ pub(crate) fn over_hosts(
         Domain::Mem => filled_whole,
         Domain::Raw => filled_whole,
     };
-    let hooks = DebugHooks::new(record, domain).with_host(hooks_host().with_debug_offset(front));
-    let hooks = hooks.with_options(&options)?;
-    Ok(AllocatorRecord::leak(hooks))
+    hooks_over(record, domain, hooks_host().with_debug_offset(front), &options)
 }
 
 /// A sampler of guard pages over a free-threaded host's own record of mem. Objects have none: its collector finds them by

@@ -1,0 +1,149 @@
+//! Owns what stands in for the operating system in a build without one: each module has the names of its twin in the rooms.
+
+/// Twin of `checks/checked.rs`: the options that need an operating system are refused.
+pub(crate) mod checked {
+    use core::ptr::NonNull;
+
+    use malloc_api::{Domain, Malloc};
+
+    use super::capture::Outermost;
+    use crate::calls::Blocks;
+    use crate::error::ConfigureError;
+    use crate::options::Options;
+
+    #[derive(Debug)]
+    pub(crate) struct Checked;
+
+    /// Checks that are on: there are none.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum State {}
+
+    impl Checked {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+
+        pub(crate) fn state(&self) -> Option<&State> {
+            None
+        }
+
+        /// `Ok(false)`: nothing of this module is on.
+        pub(crate) fn configure(
+            &self,
+            options: &Options,
+            _: Domain,
+        ) -> Result<bool, ConfigureError> {
+            let asked = [
+                ("quarantine", options.quarantine.is_some()),
+                ("registry", options.needs_registry()),
+            ];
+            match asked.iter().find(|(_, asked)| *asked) {
+                Some(&(option, _)) => Err(ConfigureError::Unsupported { option }),
+                None => Ok(false),
+            }
+        }
+    }
+
+    impl State {
+        pub(crate) fn allocate<A: Malloc>(
+            &self,
+            _: &Blocks<A>,
+            _: usize,
+            _: bool,
+            _: Outermost,
+        ) -> Option<NonNull<u8>> {
+            match *self {}
+        }
+
+        pub(crate) fn close<A: Malloc>(&self, _: &Blocks<A>) {
+            match *self {}
+        }
+
+        /// # Safety
+        ///
+        /// 1. None.
+        pub(crate) unsafe fn realloc<A: Malloc>(
+            &self,
+            _: &Blocks<A>,
+            _: NonNull<u8>,
+            _: usize,
+            _: Outermost,
+        ) -> Option<NonNull<u8>> {
+            match *self {}
+        }
+
+        /// # Safety
+        ///
+        /// 1. None.
+        pub(crate) unsafe fn free<A: Malloc>(&self, _: &Blocks<A>, _: NonNull<u8>, _: Outermost) {
+            match *self {}
+        }
+    }
+}
+
+/// Twin of `sites/capture.rs`: nobody asks for backtraces.
+pub(crate) mod capture {
+    #[derive(Clone, Copy)]
+    pub(crate) struct Outermost;
+
+    impl Outermost {
+        #[inline(always)]
+        pub(crate) fn here() -> Self {
+            Self
+        }
+    }
+}
+
+/// Twin of `sites/sites.rs`: there are no sites.
+pub(crate) mod sites {
+    use core::fmt;
+
+    /// Where a block was allocated or freed. Without the `std` feature there is no value of this type.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub enum Site {}
+
+    impl fmt::Display for Site {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match *self {}
+        }
+    }
+}
+
+/// Twin of `os/probe.rs`: an address is read as it is.
+///
+/// Pads and sizes are still checked before they are trusted, but a pointer into memory that is not there faults.
+pub(crate) mod probe {
+    /// Reads the bytes at `address`; `false` for addresses that no block can have.
+    pub(crate) fn read(address: usize, bytes: &mut [u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        let Some(last) = address.checked_add(bytes.len() - 1) else {
+            return false;
+        };
+        if address == 0 || last > isize::MAX as usize {
+            return false;
+        }
+        let start = core::ptr::with_exposed_provenance::<u8>(address);
+        for (offset, byte) in bytes.iter_mut().enumerate() {
+            // SAFETY: a freed or live block's memory on systems without memory protection. A pointer to nowhere is the
+            // remaining case, which has no answer here.
+            *byte = unsafe { start.wrapping_add(offset).read_volatile() };
+        }
+        true
+    }
+
+    /// Reads `N` bytes at `address`.
+    pub(crate) fn peek<const N: usize>(address: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        read(address, &mut bytes).then_some(bytes)
+    }
+}
+
+/// Twin of `os/maps.rs`.
+pub(crate) mod maps {
+    /// Whether no heap can be at `address`: not known here.
+    pub(crate) fn is_no_heap(_address: usize) -> bool {
+        false
+    }
+}
