@@ -1,4 +1,4 @@
-//! Tells memory checkers about blocks that an allocator cuts from larger pieces of memory.
+//! Owns what memory checkers are told about blocks that an allocator cuts from larger pieces of memory.
 //!
 //! AddressSanitizer and Valgrind's memcheck know the C library's blocks. A piece that comes from `mmap` is one piece to
 //! them: an overrun from one block into the next, or the use of a freed block, goes unseen. An allocator that calls these
@@ -113,10 +113,21 @@ pub fn freed(block: NonNull<u8>, extent: usize) {
 
 /// Calls `f`, of which memcheck reports no error: for reads through a pointer that may be wild. AddressSanitizer reports
 /// them where they are instrumented.
+///
+/// Memcheck reports again when `f` returns or panics.
 #[inline(always)]
 pub fn unreported<T>(f: impl FnOnce() -> T) -> T {
     memcheck::pause_reports();
-    let value = f();
-    memcheck::resume_reports();
-    value
+    let _paused = Paused;
+    f()
+}
+
+/// Lets memcheck report again when it is dropped.
+struct Paused;
+
+impl Drop for Paused {
+    #[inline(always)]
+    fn drop(&mut self) {
+        memcheck::resume_reports();
+    }
 }

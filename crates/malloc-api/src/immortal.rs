@@ -1,4 +1,4 @@
-//! Values that live for ever, in memory of the C library.
+//! Owns values that live for ever, in memory of the C library.
 //!
 //! Allocator records, and the allocators behind them, are never given back. Their memory comes from the C library and not
 //! from the program's global allocator, which may be the allocator that is being set up.

@@ -7,8 +7,9 @@ use crate::Malloc;
 
 /// Counts the calls of each method and the live blocks of the allocator that it wraps.
 ///
-/// Blocks are counted, not bytes: a `free` does not say how many bytes it returns. Counters are independent of each
-/// other; read them while no other thread calls to get a consistent [`Counts`].
+/// Blocks are counted, not bytes: a `free` does not say how many bytes it returns. A block that came from
+/// [`inner`](Counting::inner) is not counted until it is freed here. Counters are independent of each other; read them while no
+/// other thread calls to get a consistent [`Counts`].
 ///
 /// # Examples
 ///
@@ -107,7 +108,8 @@ impl<A> Counting<A> {
 
     fn handed_out(&self, block: Option<NonNull<u8>>) -> Option<NonNull<u8>> {
         if block.is_some() {
-            let live = self.live.fetch_add(1, Relaxed) + 1;
+            // A block that came from `inner` may have been freed here, so that the count can be below zero.
+            let live = self.live.fetch_add(1, Relaxed).wrapping_add(1);
             self.peak.fetch_max(live, Relaxed);
         } else {
             self.failed.fetch_add(1, Relaxed);

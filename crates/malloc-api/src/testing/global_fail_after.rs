@@ -20,11 +20,20 @@ std::thread_local! {
 
 impl GlobalFailAfter {
     /// Runs `body`, in which the calling thread's first `count` allocations succeed and all others fail; 0 fails all.
+    ///
+    /// The limit before it holds again when `body` returns or panics.
     pub fn with<T>(count: usize, body: impl FnOnce() -> T) -> T {
-        LEFT.set(count);
-        let result = body();
-        LEFT.set(usize::MAX);
-        result
+        let _before = Restore(LEFT.replace(count));
+        body()
+    }
+}
+
+/// Restores a limit when it is dropped.
+struct Restore(usize);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        LEFT.set(self.0);
     }
 }
 

@@ -4,6 +4,7 @@
 extern crate std;
 
 use core::cell::Cell;
+use core::marker::PhantomData;
 
 #[doc(hidden)]
 pub use libc;
@@ -37,7 +38,8 @@ impl MemoryCall {
 /// C library's own calls, as those of its `malloc`, do not come this way. Other threads are not concerned.
 #[derive(Debug)]
 pub struct Refusals {
-    _private: (),
+    /// The calls are those of the thread that made the value, which is where it must be dropped.
+    _of_thread: PhantomData<*const ()>,
 }
 
 #[derive(Clone, Copy)]
@@ -66,7 +68,7 @@ impl Refusals {
     pub fn of(kinds: &[MemoryCall], start: usize, stop: usize) -> Self {
         let kinds = kinds.iter().fold(0, |bits, kind| bits | kind.bit());
         PLAN.set(Plan { kinds, start, stop, ..Plan::NONE });
-        Self { _private: () }
+        Self { _of_thread: PhantomData }
     }
 
     /// Calls so far, failed ones included.

@@ -3,11 +3,16 @@
 mod aligned;
 mod allocator_api2_0_2;
 mod allocator_api2_0_4;
+mod auto_traits;
 mod broken;
 mod collections;
 mod conformance;
+mod counting;
+mod domain;
 mod fail_after;
 mod global;
+mod global_fail_after;
 mod libc_malloc;
+mod record;
 mod refusals;
 mod toy;
