@@ -1,6 +1,7 @@
 //! Limits, order, re-entry and hand-over of the delayed queue.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -214,6 +215,61 @@ fn a_stopped_world_reclaims_at_once() {
     assert_eq!(delayed.pending(), Pending::default());
     assert!(!delayed.should_process());
     reader.detach();
+}
+
+/// Panics when it is reclaimed as number 1; notes its number when it is dropped, however that comes.
+struct Fragile {
+    number: usize,
+    dropped: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Reclaim for Fragile {
+    fn reclaim(self) {
+        assert_ne!(self.number, 1, "on purpose");
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        self.dropped.lock().unwrap().push(self.number);
+    }
+}
+
+/// Items behind one that unwinds wait for their own goals: a reader may still see them.
+#[rstest]
+#[case::of_the_domain(false)]
+#[case::of_the_queue(true)]
+fn a_reclaim_that_unwinds_drops_nothing_else(#[case] own: bool) {
+    let domain = Domain::new();
+    let dropped = Arc::<Mutex<Vec<usize>>>::default();
+    let item = |number| Fragile { number, dropped: Arc::clone(&dropped) };
+    let reader = Participant::register(domain.collector()).unwrap();
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
+    retire(&delayed, item(0));
+    retire(&delayed, item(1));
+    retire(&delayed, item(2));
+    reader.attach();
+    if own {
+        let unwound = catch_unwind(AssertUnwindSafe(|| delayed.flush()));
+        assert!(unwound.is_ok(), "the reader is attached");
+        reader.quiescent_state();
+        retire(&delayed, item(3));
+        assert!(catch_unwind(AssertUnwindSafe(|| delayed.process())).is_err());
+        assert_eq!(*dropped.lock().unwrap(), [0, 1], "what lies behind stays");
+        drop(delayed);
+    } else {
+        drop(delayed);
+        reader.quiescent_state();
+        let late = Delayed::new(&domain, Limits::default()).unwrap();
+        retire(&late, item(3));
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(late))).is_err());
+        assert_eq!(*dropped.lock().unwrap(), [0, 1], "what lies behind stays");
+        domain.process();
+    }
+    assert_eq!(*dropped.lock().unwrap(), [0, 1, 2], "the reader may still see the last");
+    reader.detach();
+    domain.process();
+    assert_eq!(*dropped.lock().unwrap(), [0, 1, 2, 3]);
 }
 
 /// One thread retires 3 MB items for ever while the others poll: CPython held 6.7 GB before it had limits.

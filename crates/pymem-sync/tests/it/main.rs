@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod abandoned_pool;
+mod auto_traits;
 mod delayed;
 mod fork;
 mod lock;
