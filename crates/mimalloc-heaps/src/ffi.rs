@@ -1,4 +1,4 @@
-//! Owns every C declaration that `libmimalloc-sys` lacks, and the only `extern` block of the crate.
+//! Owns the crate's view of mimalloc: every C function that it calls, and the declarations that `libmimalloc-sys` lacks.
 //!
 //! All of them are non-static symbols of the mimalloc 3.3.2 that `libmimalloc-sys` 0.1.49 bundles. Some are internal
 //! (leading underscore), which is why that crate is pinned to one version and why [`linked_version`] is compared before the
@@ -70,7 +70,6 @@ impl Stats {
 
 unsafe extern "C" {
     pub(crate) fn mi_heap_theap(heap: *mut mi_heap_t) -> *mut mi_theap_t;
-    pub(crate) fn mi_heap_of(ptr: *const c_void) -> *mut mi_heap_t;
     pub(crate) fn mi_heap_stats_get(heap: *mut mi_heap_t, stats: *mut Stats) -> bool;
     pub(crate) fn mi_stats_get(stats: *mut Stats) -> bool;
     pub(crate) fn mi_theap_malloc(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
@@ -121,17 +120,13 @@ pub(crate) fn empty_theap() -> *mut mi_theap_t {
     (&raw const _mi_theap_empty_wrong).cast_mut().cast()
 }
 
-/// Ends mimalloc's part of the calling thread, as its exit handler would do later, and keeps that from doing it again.
+/// Keeps mimalloc's exit handler from ending the calling thread, which `thread.rs` does.
 ///
-/// # Safety
-///
-/// 1. Nobody uses a theap of the calling thread any more, and it is not the main thread.
-pub(crate) unsafe fn end_thread() {
-    // SAFETY: (1).
-    unsafe { mi_thread_done() };
+/// Also after it was ended: mimalloc leaves the default theap, which is freed by then, under the key, and the handler would
+/// end the thread a second time, whoever has that memory then.
+pub(crate) fn leave_thread_to_us() {
     // SAFETY: mimalloc has made the key when the process started, and does not change it.
     let key = unsafe { _mi_heap_default_key };
-    // The value is the default theap that has just been freed, and would be ended a second time, whoever has its memory then.
     // SAFETY: a live key; no destructor runs for null.
     unsafe { libc::pthread_setspecific(key, core::ptr::null()) };
 }
@@ -182,7 +177,6 @@ mod tests {
             let zeroed = mi_theap_zalloc(theap, 64);
             let aligned = mi_theap_malloc_aligned(theap, 64, 256);
             let block = mi_theap_realloc(theap, mi_theap_malloc(theap, 100), 5000);
-            assert!([small, zeroed, aligned, block].iter().all(|block| mi_heap_of(*block) == heap));
             assert_eq!(aligned.addr() % 256, 0);
             assert!(_mi_arenas_contain(block));
             assert!(!_mi_arenas_contain(ptr::null()));

@@ -1,55 +1,13 @@
-//! Owns what a fork needs: handlers that keep the child from inheriting one of mimalloc's locks taken, and the reclaiming of
-//! what the threads that do not exist in the child have owned.
-//!
-//! mimalloc has no fork handlers. The registry's lock is held around everything that takes a lock of mimalloc's, so holding
-//! it across the fork is enough; the one lock that is left is taken when mimalloc asks the system for a new arena.
+//! Owns what a child of a fork needs: the reclaiming of what the threads that do not exist in the child have owned.
+//! Leaves to `registry.rs` that no lock of mimalloc's is inherited taken.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::ptr;
 
 use pymem_sync::qsbr::Participant;
 
-use crate::HeapError;
-use crate::adopt::{HeapSet, NOBODY};
-use crate::delayed::ThreadState;
+use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
 use crate::{registry, thread};
-
-/// Set by the negative control alone.
-static WITHOUT_HANDLERS: AtomicBool = AtomicBool::new(false);
-
-/// Lets heaps be used without fork handlers, to see that the fork test then fails. Before the first heap.
-#[doc(hidden)]
-pub fn control_without_fork_handlers() {
-    WITHOUT_HANDLERS.store(true, Ordering::Relaxed);
-}
-
-/// Registers the handlers; once a process.
-pub(crate) fn register_handlers() -> Result<(), HeapError> {
-    if WITHOUT_HANDLERS.load(Ordering::Relaxed) {
-        return Ok(());
-    }
-    // SAFETY: three functions that live as long as the process: a library that registers handlers is never unloaded by
-    // glibc while they are registered.
-    let errno = unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
-    if errno == 0 { Ok(()) } else { Err(HeapError::ForkHandlers { errno }) }
-}
-
-/// Before the fork: waits until no thread makes or frees a heap, and keeps it so.
-extern "C" fn prepare() {
-    registry::raw().lock();
-}
-
-/// After the fork, in the parent.
-extern "C" fn in_parent() {
-    // SAFETY: (1) locked by `prepare` on this thread, and nothing was touched since.
-    unsafe { registry::raw().unlock() };
-}
-
-/// After the fork, in the child.
-extern "C" fn in_child() {
-    // SAFETY: (1) locked by `prepare` on the thread that forked, which this one is in the child.
-    unsafe { registry::raw().unlock() };
-}
 
 /// Takes over what the threads that a fork has left behind had, in the child.
 ///
@@ -62,40 +20,35 @@ extern "C" fn in_child() {
 /// 1. The process was forked, and the calling thread is its only one so far.
 /// 2. When it was forked, no other thread was inside mimalloc or this crate: the world was stopped.
 pub unsafe fn after_fork_in_child() {
-    let this_thread = thread::number();
-    let mut last = None;
-    loop {
-        let interpreter = match last {
-            None => registry::lock().first_interpreter(),
-            Some(interpreter) => Interpreter::next(interpreter),
-        };
-        let Some(interpreter) = interpreter else { break };
-        last = Some(interpreter);
-        let survivor = thread::state_in(interpreter.id());
-        // SAFETY: the calling thread's own state, which lives until it detaches.
-        let survivor = survivor.map(|state| &unsafe { state.as_ref() }.participant);
+    let interpreters = Interpreter::all(&registry::lock());
+    for interpreter in interpreters {
+        // SAFETY: (1) the calling thread owns it.
+        let survivor = thread::set_in(interpreter.id()).and_then(|set| unsafe { set.state() });
+        let survivor = survivor.map(|state| &state.participant);
+        let collector = interpreter.domain.collector();
         // SAFETY: (1) is the same there; (2) the calling thread's own; (3) dead threads use nothing, and their states are
         // only dropped below.
-        unsafe { Participant::after_fork_in_child(interpreter.domain.collector(), survivor) };
+        unsafe { Participant::after_fork_in_child(collector, survivor) };
     }
-    loop {
-        let mut registry = registry::lock();
-        let orphan = registry.sets().find(|set| ![NOBODY, this_thread].contains(&set.owner()));
-        let Some(orphan) = orphan else { break };
-        let interpreter =
-            registry.interpreters().find(|interpreter| interpreter.id() == orphan.interpreter());
-        // SAFETY: (1) the owner is another thread, none of which exists (1); it was not inside (2).
-        let (set, state) = unsafe { HeapSet::end_for_dead_owner(orphan, &mut registry) };
-        let Some(interpreter) = interpreter else {
-            HeapSet::park(set, &mut registry);
+    let sets = HeapSet::all(&registry::lock());
+    for set in sets.filter(|set| set.is_owned()) {
+        if thread::sets().any(|own| ptr::eq(own, set)) {
             continue;
-        };
-        drop(registry);
-        // SAFETY: from `ThreadState::into_raw` in `ThreadHeaps::attach`, and its thread does not exist; it was not using it (2).
-        drop(unsafe { ThreadState::from_raw(state) });
-        interpreter.pool.give(set);
-        if interpreter.release(&mut registry::lock()) {
-            interpreter.end();
+        }
+        // SAFETY: (1) the owner is another thread, none of which exists (1), and it was not using it (2).
+        drop(unsafe { set.take_state() });
+        let mut registry = registry::lock();
+        let interpreter =
+            Interpreter::all(&registry).find(|interpreter| interpreter.id() == set.interpreter());
+        // SAFETY: (1) the owner is another thread, none of which exists (1); it was not inside (2).
+        let set = unsafe { set.end_for_dead_owner(&mut registry) };
+        match interpreter {
+            Some(interpreter) => {
+                drop(registry);
+                interpreter.pool.give(set);
+                interpreter.leave();
+            }
+            None => HeapSet::park(set, &mut registry),
         }
     }
 }

@@ -6,8 +6,8 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::ffi;
 use crate::registry::Registry;
-use crate::{ffi, heap_index};
 
 /// One mimalloc heap, made when the first block is asked of it. Deleted only while the world is stopped.
 ///
@@ -117,10 +117,9 @@ impl Heap {
     /// # Safety
     ///
     /// 1. No thread is inside mimalloc with a block of the heap: the world is stopped.
-    pub(crate) unsafe fn delete_if_empty(&self, registry: &mut Registry) {
+    pub(crate) unsafe fn delete_if_empty(&self, _registry: &mut Registry) {
         if let Some(heap) = self.get().filter(|_| !self.is_open() && self.pages() == 0) {
             self.heap.store(ptr::null_mut(), Ordering::Relaxed);
-            heap_index::remove(registry, heap);
             // SAFETY: it has no theap, as it is closed, and no page, so nobody reaches it but this call: the last free of a
             // page, which may still be at work when the count is down, is over (1).
             unsafe { ffi::mi_heap_delete(heap.as_ptr()) };

@@ -59,15 +59,6 @@ impl HeapKind {
             Self::GcPre => "gc_pre",
         }
     }
-
-    /// Bytes from a block's start to the object in it on 64-bit CPython: two words for `GcPre`, else 0.
-    #[must_use]
-    pub const fn pre_header_bytes(self) -> usize {
-        match self {
-            Self::GcPre => 2 * size_of::<usize>(),
-            _ => 0,
-        }
-    }
 }
 
 impl fmt::Display for HeapKind {

@@ -1,35 +1,38 @@
-//! Owns the one lock of the crate, and what it guards: every heap set and every interpreter of the process.
+//! Owns the one lock of the crate, and what must be done once before it is first taken.
 //!
 //! The lock is held around each call that takes one of mimalloc's own locks (heaps and theaps made and freed, threads that
-//! start and end), and `fork.rs` holds it across a fork, so that no child inherits one of them taken. Nothing under it
-//! allocates through Rust's global allocator, which may be one of ours.
+//! start and end), and over a fork, so that no child inherits one of them taken. mimalloc has no fork handlers; the one lock
+//! that is left is taken when mimalloc asks the system for a new arena. Nothing under the lock allocates through Rust's
+//! global allocator, which may be one of ours.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use pymem_sync::{Lock, LockGuard};
+use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
-use crate::adopt::HeapSet;
-use crate::interpreter::Interpreter;
-use crate::{HeapError, ffi, fork};
+use crate::error::HeapError;
+use crate::ffi;
 
-/// What exists, in lists that only grow.
+/// No owner or interpreter has this number.
+pub(crate) const NOBODY: u64 = 0;
+
+/// The numbers given so far; with `&mut Registry` a function asks that the lock is held.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    sets: Option<&'static HeapSet>,
-    interpreters: Option<&'static Interpreter>,
-    last_thread: u64,
+    last_owner: u64,
     last_interpreter: u64,
 }
 
 static REGISTRY: Lock<Registry> =
-    Lock::new(Registry { sets: None, interpreters: None, last_thread: 0, last_interpreter: 0 });
+    Lock::new(Registry { last_owner: NOBODY, last_interpreter: NOBODY });
+static HELD_OVER_FORKS: ForkLock = ForkLock::new(Rank::Allocator, &REGISTRY);
 
-/// Set once, under the lock.
-static IS_READY: AtomicBool = AtomicBool::new(false);
+/// Set by the negative control alone.
+static WITHOUT_HANDLERS: AtomicBool = AtomicBool::new(false);
 
-/// The lock itself, for the fork handlers.
-pub(crate) fn raw() -> &'static pymem_sync::RawLock {
-    REGISTRY.raw()
+/// Lets heaps be used without fork handlers, to see that the fork test then fails. Before the first heap.
+#[doc(hidden)]
+pub fn control_without_fork_handlers() {
+    WITHOUT_HANDLERS.store(true, Ordering::Relaxed);
 }
 
 /// Waits for the lock.
@@ -37,65 +40,31 @@ pub(crate) fn lock() -> LockGuard<'static, Registry> {
     REGISTRY.lock()
 }
 
-/// Prepares the process: checks mimalloc's version, sets its options and registers the fork handlers, once.
+/// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`].
 pub(crate) fn prepare() -> Result<(), HeapError> {
-    if IS_READY.load(Ordering::Relaxed) {
-        return Ok(());
-    }
     let found = ffi::linked_version();
     if found != ffi::SUPPORTED_VERSION {
         return Err(HeapError::Version { found, expected: ffi::SUPPORTED_VERSION });
     }
-    let _registry = lock();
-    if !IS_READY.load(Ordering::Relaxed) {
-        // SAFETY: an option of 3.3.2; takes effect for pages that are made from now on.
-        unsafe { ffi::mi_option_set(ffi::MI_OPTION_VISIT_ABANDONED, 1) };
-        fork::register_handlers()?;
-        IS_READY.store(true, Ordering::Relaxed);
+    if !WITHOUT_HANDLERS.load(Ordering::Relaxed) {
+        hold_over_forks(&HELD_OVER_FORKS).map_err(|errno| HeapError::ForkHandlers { errno })?;
     }
+    let _registry = lock();
+    // SAFETY: an option of 3.3.2; takes effect for pages that are made from now on.
+    unsafe { ffi::mi_option_set(ffi::MI_OPTION_VISIT_ABANDONED, 1) };
     Ok(())
 }
 
 impl Registry {
-    /// A number that no other thread has.
-    pub(crate) fn next_thread(&mut self) -> u64 {
-        self.last_thread += 1;
-        self.last_thread
+    /// A number that no other owner of a heap set has.
+    pub(crate) fn next_owner(&mut self) -> u64 {
+        self.last_owner += 1;
+        self.last_owner
     }
 
     /// A number that no other interpreter has.
     pub(crate) fn next_interpreter(&mut self) -> u64 {
         self.last_interpreter += 1;
         self.last_interpreter
-    }
-
-    /// The set that was added last; links to the one before.
-    pub(crate) fn first_set(&self) -> Option<&'static HeapSet> {
-        self.sets
-    }
-
-    /// Adds a set, which already links to the first one, for ever.
-    pub(crate) fn add_set(&mut self, set: &'static HeapSet) {
-        self.sets = Some(set);
-    }
-
-    /// Every set, of any interpreter, newest first.
-    pub(crate) fn sets(&self) -> impl Iterator<Item = &'static HeapSet> + use<> {
-        core::iter::successors(self.sets, |set| set.next())
-    }
-
-    /// The interpreter that was added last; links to the one before.
-    pub(crate) fn first_interpreter(&self) -> Option<&'static Interpreter> {
-        self.interpreters
-    }
-
-    /// Adds an interpreter, which already links to the first one, for ever.
-    pub(crate) fn add_interpreter(&mut self, interpreter: &'static Interpreter) {
-        self.interpreters = Some(interpreter);
-    }
-
-    /// Every interpreter, live or ended, newest first.
-    pub(crate) fn interpreters(&self) -> impl Iterator<Item = &'static Interpreter> + use<> {
-        core::iter::successors(self.interpreters, |interpreter| interpreter.next())
     }
 }

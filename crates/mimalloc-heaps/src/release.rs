@@ -1,68 +1,56 @@
-//! Owns `release`: giving memory back to the system now, instead of when mimalloc's timers say so.
+//! Owns the release of memory: giving it back to the system now, instead of when mimalloc's timers say so.
 
 use malloc_api::ReleaseLevel;
 
 use crate::ffi;
-use crate::heap_kind::HeapKind;
-use crate::interpreter::InterpreterHeaps;
+use crate::heap_set::HeapSet;
 use crate::registry;
-use crate::thread::ThreadHeaps;
 use crate::world::{Stopped, World};
 
 /// Whether to collect by force: each page without a block goes back, and every free byte of the process's arenas with it.
 ///
 /// Below [`ReleaseLevel::Pages`], what goes is what mimalloc's timers say, and pages that have been empty for a while: its
 /// arenas and pages have no counterpart of the other two levels.
-fn is_forced(level: ReleaseLevel) -> bool {
+pub(crate) fn is_forced(level: ReleaseLevel) -> bool {
     level == ReleaseLevel::Pages
 }
 
-impl ThreadHeaps {
-    /// Gives memory back to the system, and returns how many bytes.
-    ///
-    /// At [`ReleaseLevel::Pages`] every page without a block goes back; below that, what mimalloc's timers say is due.
-    /// Collects the calling thread's heaps alone: empty pages that other threads keep are theirs to release, or
-    /// [`InterpreterHeaps::release`]'s. Freed memory in mimalloc's arenas is the process's, so it goes back whoever freed it.
-    pub fn release(&self, level: ReleaseLevel) -> usize {
-        if is_forced(level) {
-            self.flush_delayed();
+/// Gives back what the heaps of `set` keep, and returns how many bytes.
+///
+/// # Safety
+///
+/// 1. The calling thread owns `set`.
+pub(crate) unsafe fn own(set: &HeapSet, level: ReleaseLevel) -> usize {
+    measured(|| {
+        for (_, heap) in set.heaps() {
+            // SAFETY: (1) is the same there.
+            unsafe { heap.collect(is_forced(level)) };
         }
-        measured(|| {
-            for kind in HeapKind::ALL {
-                // SAFETY: (1) the calling thread owns the heap.
-                unsafe { self.heap(kind).collect(is_forced(level)) };
-            }
-            collect_default(level);
-        })
-    }
+        collect_default(level);
+    })
 }
 
-impl InterpreterHeaps {
-    /// Gives memory of every thread's heaps back to the system, and returns how many bytes; stops the world meanwhile.
-    ///
-    /// At [`ReleaseLevel::Pages`], blocks that wait for a delayed free are freed before, and empty heaps without an owner are deleted
-    /// after: one heap's records take some 200 KiB.
-    pub fn release<W: World + ?Sized>(&self, world: &W, level: ReleaseLevel) -> usize {
-        if is_forced(level) {
-            self.reclaim_delayed(world);
-        }
-        let _stopped = Stopped::stop(world);
-        measured(|| {
-            let mut registry = registry::lock();
-            for set in registry.sets().filter(|set| set.interpreter() == self.id()) {
-                for (_, heap) in set.heaps() {
-                    // SAFETY: (1) the owner is stopped, or is the caller.
-                    unsafe { heap.collect(is_forced(level)) };
-                    if is_forced(level) {
-                        // SAFETY: (1) the world is stopped.
-                        unsafe { heap.delete_if_empty(&mut registry) };
-                    }
+/// Gives back what the heaps of the interpreter with this number keep, and returns how many bytes.
+pub(crate) fn all<W: World + ?Sized>(
+    _stopped: &Stopped<'_, W>,
+    interpreter: u64,
+    level: ReleaseLevel,
+) -> usize {
+    measured(|| {
+        let mut registry = registry::lock();
+        for set in HeapSet::all(&registry).filter(|set| set.interpreter() == interpreter) {
+            for (_, heap) in set.heaps() {
+                // SAFETY: (1) the owner is stopped, or is the caller.
+                unsafe { heap.collect(is_forced(level)) };
+                if is_forced(level) {
+                    // SAFETY: (1) the world is stopped.
+                    unsafe { heap.delete_if_empty(&mut registry) };
                 }
             }
-            drop(registry);
-            collect_default(level);
-        })
-    }
+        }
+        drop(registry);
+        collect_default(level);
+    })
 }
 
 /// Collects the calling thread's default heap, and purges the process's arenas.

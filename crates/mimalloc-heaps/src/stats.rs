@@ -5,7 +5,7 @@ use core::ops::{AddAssign, ControlFlow};
 use pymem_sync::qsbr::Pending;
 
 use crate::heap_kind::HeapKind;
-use crate::interpreter::InterpreterHeaps;
+use crate::heap_set::HeapSet;
 use crate::registry;
 use crate::visit::{self, Area};
 use crate::world::{Stopped, World};
@@ -59,7 +59,7 @@ pub struct Statistics {
     /// Threads that are attached.
     pub attached_threads: usize,
     /// Heap sets that wait for a thread.
-    pub ownerless_sets: usize,
+    pub abandoned_sets: usize,
     /// Blocks in the attached threads' queues for delayed free.
     pub delayed_blocks: usize,
     /// Bytes of those blocks.
@@ -86,33 +86,29 @@ impl Statistics {
     }
 }
 
-impl InterpreterHeaps {
-    /// What the heaps hold, exactly; stops the world meanwhile.
-    #[must_use]
-    pub fn statistics<W: World + ?Sized>(&self, world: &W) -> Statistics {
-        let mut statistics = Statistics::default();
-        let stopped = Stopped::stop(world);
-        for set in registry::lock().sets().filter(|set| set.interpreter() == self.id()) {
-            // SAFETY: an owner's state lives until it detaches, and it is stopped.
-            match unsafe { set.state().as_ref() } {
-                None => statistics.ownerless_sets += 1,
-                Some(state) => {
-                    let Pending { items, bytes } = state.delayed.pending();
-                    statistics.attached_threads += 1;
-                    statistics.delayed_blocks += items;
-                    statistics.delayed_bytes += bytes;
-                }
+/// What the heaps of the interpreter with this number hold.
+pub(crate) fn count<W: World + ?Sized>(stopped: &Stopped<'_, W>, interpreter: u64) -> Statistics {
+    let mut statistics = Statistics::default();
+    for set in HeapSet::all(&registry::lock()).filter(|set| set.interpreter() == interpreter) {
+        // SAFETY: (1) the owner is the caller, or stopped.
+        match unsafe { set.state() } {
+            None => statistics.abandoned_sets += 1,
+            Some(state) => {
+                let Pending { items, bytes } = state.delayed.pending();
+                statistics.attached_threads += 1;
+                statistics.delayed_blocks += items;
+                statistics.delayed_bytes += bytes;
             }
         }
-        // Before the walk: during it nothing may be allocated, as the global allocator may be one of ours.
-        let sets = statistics.ownerless_sets + statistics.attached_threads;
-        let mut heaps = Vec::with_capacity(sets * HeapKind::COUNT);
-        let _all = visit::visit_areas_of(&stopped, self.interpreter, &mut |area| {
-            add(&mut heaps, area);
-            ControlFlow::Continue(())
-        });
-        Statistics { heaps, ..statistics }
     }
+    // Before the walk: during it nothing may be allocated, as the global allocator may be one of ours.
+    let sets = statistics.abandoned_sets + statistics.attached_threads;
+    let mut heaps = Vec::with_capacity(sets * HeapKind::COUNT);
+    let _all = visit::areas(stopped, interpreter, &mut |area| {
+        add(&mut heaps, area);
+        ControlFlow::Continue(())
+    });
+    Statistics { heaps, ..statistics }
 }
 
 /// Adds `area` to its heap, which is the last one or a new one.

@@ -1,75 +1,24 @@
-//! Owns [`ThreadHeaps`]: one thread's four heaps, from attach to detach, and the order of things at thread exit.
-//!
-//! At exit Rust's thread-local destructors run first, ours among them, which lets mimalloc end the thread as soon as its last
-//! `ThreadHeaps` is gone: under the registry's lock, so that no fork meets mimalloc's own locks taken. mimalloc's exit handler
-//! comes later and mostly finds nothing to do. If a C host drops a `ThreadHeaps` even later, that finds its theaps gone and
-//! only gives its set back.
+//! Owns [`ThreadHeaps`]: one thread's four heaps, from attach to detach.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
-use core::mem::ManuallyDrop;
 use core::ptr::{self, NonNull};
 
-use malloc_api::MIN_ALIGN;
+use malloc_api::{MIN_ALIGN, ReleaseLevel};
+use pymem_sync::qsbr::{Limits, OutOfMemory, Participant, Pending};
 
-use crate::adopt::{HeapSet, NOBODY, OwnedSet};
-use crate::delayed::ThreadState;
-use crate::heap::Heap;
+use crate::error::HeapError;
+use crate::ffi;
 use crate::heap_kind::HeapKind;
+use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
 use crate::mi_malloc::{as_c, request, request_array};
-use crate::{HeapError, ffi, heap_index, registry};
+use crate::thread_state::{RetiredBlock, ThreadState};
+use crate::{registry, release, thread};
 
 thread_local! {
-    /// The calling thread's number; [`NOBODY`] before its first attach. No destructor, so it works until the very end.
-    static NUMBER: Cell<u64> = const { Cell::new(NOBODY) };
-    /// The state of the thread's last attach, which links to the one before.
-    static STATES: Cell<*const ThreadState> = const { Cell::new(ptr::null()) };
-    /// Whether the destructor of `EXIT` has run.
-    static IS_EXITING: Cell<bool> = const { Cell::new(false) };
-    static EXIT: Exit = const { Exit };
-}
-
-/// Its destructor says that the thread is ending.
-struct Exit;
-
-impl Drop for Exit {
-    fn drop(&mut self) {
-        IS_EXITING.set(true);
-        end_thread_if_exiting();
-    }
-}
-
-/// Lets mimalloc end an exiting thread without heaps; it begins again should the thread allocate once more.
-fn end_thread_if_exiting() {
-    // SAFETY: no preconditions.
-    if IS_EXITING.get() && STATES.get().is_null() && !unsafe { ffi::_mi_is_main_thread() } {
-        let _registry = registry::lock();
-        // SAFETY: (1) no theap of ours is left on this thread. The lock keeps a fork out of mimalloc's own locks.
-        unsafe { ffi::end_thread() };
-    }
-}
-
-/// The calling thread's number; [`NOBODY`] if it has never attached.
-pub(crate) fn number() -> u64 {
-    NUMBER.get()
-}
-
-/// Every state of the calling thread, one for each interpreter that it is attached to.
-fn states() -> impl Iterator<Item = NonNull<ThreadState>> {
-    core::iter::successors(NonNull::new(STATES.get().cast_mut()), |state| {
-        // SAFETY: a state is on the list from its attach to its detach, both by this thread, and lives for as long.
-        let next = unsafe { state.as_ref() }.next.get();
-        NonNull::new(next.cast_mut())
-    })
-}
-
-/// The calling thread's state in the interpreter of this number.
-pub(crate) fn state_in(interpreter: u64) -> Option<NonNull<ThreadState>> {
-    states().find(|state| {
-        // SAFETY: as in `states`.
-        unsafe { state.as_ref() }.interpreter == interpreter
-    })
+    /// The heaps that this thread's calls without a handle use; null for none. No destructor.
+    pub(crate) static CURRENT: Cell<*const ThreadHeaps> = const { Cell::new(ptr::null()) };
 }
 
 /// One thread's heaps in one interpreter: what [`InterpreterHeaps::attach`](crate::InterpreterHeaps::attach) gives.
@@ -96,12 +45,12 @@ pub struct ThreadHeaps {
     /// (T1) The owner's theap, as the set's heap has it; null until the first block of the kind.
     theaps: [Cell<*mut ffi::mi_theap_t>; HeapKind::COUNT],
     /// The kind of calls that name none.
-    pub(crate) current: Cell<HeapKind>,
-    /// Taken out by `drop` alone.
-    set: ManuallyDrop<OwnedSet>,
-    /// (T2) From `ThreadState::into_raw`; freed by `drop`, or in a forked child that the thread does not live in.
-    state: NonNull<ThreadState>,
-    pub(crate) interpreter: &'static Interpreter,
+    current: Cell<HeapKind>,
+    /// (T2) The calling thread's, from attach to drop.
+    set: &'static HeapSet,
+    /// The number under which this thread owns the set.
+    owner: u64,
+    interpreter: &'static Interpreter,
     /// Theaps belong to their thread.
     _not_send: PhantomData<*mut ()>,
 }
@@ -109,58 +58,33 @@ pub struct ThreadHeaps {
 impl ThreadHeaps {
     /// Attaches the calling thread to `interpreter`.
     pub(crate) fn attach(interpreter: &'static Interpreter) -> Result<Self, HeapError> {
-        if state_in(interpreter.id()).is_some() {
+        if thread::set_in(interpreter.id()).is_some() {
             return Err(HeapError::AlreadyAttached);
         }
-        // An error says that the thread is ending already, which `IS_EXITING` says too.
-        let _ending = EXIT.try_with(|_| ());
-        let state = ThreadState::new(interpreter, STATES.get())?.into_raw()?;
-        let set = match Self::begin(interpreter, state) {
-            Ok(set) => set,
-            Err(error) => {
-                // SAFETY: from `into_raw` just now, and known to nobody else.
-                drop(unsafe { ThreadState::from_raw(state.as_ptr()) });
-                return Err(error);
-            }
-        };
-        STATES.set(state.as_ptr());
-        // SAFETY: (T2).
-        unsafe { state.as_ref() }.participant.attach();
-        Ok(Self {
-            theaps: [const { Cell::new(ptr::null_mut()) }; HeapKind::COUNT],
-            current: Cell::new(HeapKind::Object),
-            set: ManuallyDrop::new(set),
-            state,
-            interpreter,
-            _not_send: PhantomData,
-        })
-    }
-
-    /// Takes a set for the calling thread, and a handle to the interpreter.
-    fn begin(
-        interpreter: &'static Interpreter,
-        state: NonNull<ThreadState>,
-    ) -> Result<OwnedSet, HeapError> {
+        // Before the lock, and dropped after it in case of an error: both may allocate.
+        let state = ThreadState::new(&interpreter.domain, interpreter.limits());
+        let state = state.ok_or(HeapError::OutOfMemory)?;
         let mut registry = registry::lock();
-        // Also for a thread that only ever frees: mimalloc keeps the blocks that it frees better together then.
-        // SAFETY: no preconditions; the lock keeps a fork out of mimalloc's own locks.
-        unsafe { ffi::mi_thread_init() };
+        thread::begin(&mut registry).ok_or(HeapError::OutOfMemory)?;
         let set = match interpreter.pool.take() {
             Some(set) => set,
             None => HeapSet::unpark_or_create(&mut registry, interpreter.id())
                 .ok_or(HeapError::OutOfMemory)?,
         };
-        if NUMBER.get() == NOBODY {
-            NUMBER.set(registry.next_thread());
-        }
-        set.begin(&mut registry, NUMBER.get(), state.as_ptr());
+        let (set, owner) = HeapSet::begin(set, &mut registry, state);
         interpreter.retain(&mut registry);
-        Ok(set)
-    }
-
-    pub(crate) fn state(&self) -> &ThreadState {
-        // SAFETY: (T2): alive until `drop`.
-        unsafe { self.state.as_ref() }
+        drop(registry);
+        thread::add(set);
+        let heaps = Self {
+            theaps: [const { Cell::new(ptr::null_mut()) }; HeapKind::COUNT],
+            current: Cell::new(HeapKind::Object),
+            set,
+            owner,
+            interpreter,
+            _not_send: PhantomData,
+        };
+        heaps.state().participant.attach();
+        Ok(heaps)
     }
 
     #[inline]
@@ -304,12 +228,6 @@ impl ThreadHeaps {
         unsafe { ffi::mi_usable_size(ptr.as_ptr().cast()) }
     }
 
-    /// The heap of `kind`.
-    pub(crate) fn heap(&self, kind: HeapKind) -> &'static Heap {
-        let set: &'static HeapSet = **self.set;
-        set.heap(kind)
-    }
-
     fn is_open(&self, kind: HeapKind) -> bool {
         !self.theap(kind).is_null()
     }
@@ -320,50 +238,170 @@ impl ThreadHeaps {
         if self.is_open(kind) {
             return None;
         }
-        let heap = self.heap(kind);
-        let mut registry = registry::lock();
-        let is_new = heap.get().is_none();
-        let theap = heap.open(&mut registry)?;
-        if is_new {
-            heap_index::insert(&mut registry, heap.get()?, **self.set);
-        }
+        let theap = self.set.heap(kind).open(&mut registry::lock())?;
         self.theaps[kind.tag()].set(theap);
         Some(())
+    }
+
+    /// Calls `work`, during which this thread's [`ThreadMalloc`] calls use these heaps.
+    ///
+    /// Nests; what was used before is used again afterwards, also when `work` unwinds.
+    pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _restore = Restore { cell: &CURRENT, before: CURRENT.replace(self) };
+        work()
+    }
+
+    /// The kind that [`ThreadMalloc::CURRENT`] calls on these heaps get; [`HeapKind::Object`] at first.
+    #[must_use]
+    pub fn current_kind(&self) -> HeapKind {
+        self.current.get()
+    }
+
+    /// Changes the kind that [`ThreadMalloc::CURRENT`] calls get, and returns the one before.
+    ///
+    /// For C callers, which set a kind, allocate, and set the old one again. In Rust pass the kind to each call.
+    pub fn set_current_kind(&self, kind: HeapKind) -> HeapKind {
+        self.current.replace(kind)
+    }
+
+    /// Calls `work`, during which [`ThreadMalloc::CURRENT`] calls on these heaps get `kind`; nests, also when `work` unwinds.
+    pub fn with_kind<R>(&self, kind: HeapKind, work: impl FnOnce() -> R) -> R {
+        struct Back<'a>(&'a ThreadHeaps, HeapKind);
+        impl Drop for Back<'_> {
+            fn drop(&mut self) {
+                self.0.set_current_kind(self.1);
+            }
+        }
+        let _back = Back(self, self.set_current_kind(kind));
+        work()
+    }
+
+    #[inline]
+    fn state(&self) -> &ThreadState {
+        // SAFETY: (1) this thread owns the set (T2).
+        let state = unsafe { self.set.state() };
+        // SAFETY: there from attach to drop (T2).
+        unsafe { state.unwrap_unchecked() }
+    }
+
+    /// Frees the block at `ptr` once no lock-free reader can see it; `None` does nothing.
+    ///
+    /// The block waits in this thread's queue, at most as many and as much as the limits say before this thread asks for a
+    /// new grace period and frees what is due. It may be of any heap and thread of the process.
+    ///
+    /// # Errors
+    ///
+    /// The block, still live and not queued, if there is no memory for the queue: stop the world and free it, or try again.
+    ///
+    /// # Safety
+    ///
+    /// 1. `ptr` is `None` or a live block of any heap of the process, which nobody else frees or resizes.
+    /// 2. It has been unlinked: nobody who attaches or is quiescent after this call can reach it.
+    /// 3. Those who still can are attached to this interpreter, and drop their references before they are
+    ///    [quiescent](Self::quiescent), [offline](Self::offline) or detached.
+    #[inline]
+    pub unsafe fn free_delayed(&self, ptr: Option<NonNull<u8>>) -> Result<(), NonNull<u8>> {
+        let Some(block) = ptr else { return Ok(()) };
+        // SAFETY: (1).
+        let block = unsafe { RetiredBlock::new(block) };
+        // SAFETY: (1) and (2) are (2) and (3) here; (3): no handle is left when the domain is dropped, so nobody is
+        // attached.
+        let queued = unsafe { self.state().delayed.retire(block) };
+        queued.map_err(|OutOfMemory(block)| block.into_block())
+    }
+
+    /// Frees the blocks that are due, of this thread and of those that have exited, and returns how many.
+    ///
+    /// Call it after a quiescent state when [`should_process`](Self::should_process) says so.
+    pub fn process_delayed(&self) -> usize {
+        self.state().delayed.process()
+    }
+
+    /// Asks for a new grace period for what waits, then frees what is due, and returns how many: before a long wait.
+    pub fn flush_delayed(&self) -> usize {
+        self.state().delayed.flush()
+    }
+
+    /// Whether blocks wait that have a goal: [`process_delayed`](Self::process_delayed) may find some due.
+    #[must_use]
+    pub fn should_process(&self) -> bool {
+        self.state().delayed.should_process()
+    }
+
+    /// How many blocks wait in this thread's queue, and their bytes.
+    #[must_use]
+    pub fn pending_delayed(&self) -> Pending {
+        self.state().delayed.pending()
+    }
+
+    /// The limits of this thread's queue.
+    #[must_use]
+    pub fn delayed_limits(&self) -> Limits {
+        self.state().delayed.limits()
+    }
+
+    /// Changes the limits of this thread's queue from the next block on.
+    pub fn set_delayed_limits(&self, limits: Limits) {
+        self.state().delayed.set_limits(limits);
+    }
+
+    /// Reports that this thread holds no reference, from before this call, to anything that others may retire.
+    #[inline]
+    pub fn quiescent(&self) {
+        self.state().participant.quiescent_state();
+    }
+
+    /// Calls `work`, during which nobody waits for this thread to be quiescent, such as a blocking system call.
+    ///
+    /// Neither before nor during it may the thread hold references to what others may retire. Nests.
+    pub fn offline<R>(&self, work: impl FnOnce() -> R) -> R {
+        struct Online<'a>(Option<&'a Participant<'static>>);
+        impl Drop for Online<'_> {
+            fn drop(&mut self) {
+                if let Some(participant) = self.0 {
+                    participant.attach();
+                }
+            }
+        }
+        let participant = &self.state().participant;
+        let _online = Online(participant.is_attached().then_some(participant));
+        participant.detach();
+        work()
+    }
+
+    /// Gives memory back to the system, and returns how many bytes.
+    ///
+    /// At [`ReleaseLevel::Pages`] every page without a block goes back; below that, what mimalloc's timers say is due.
+    /// Collects the calling thread's heaps alone: empty pages that other threads keep are theirs to release, or
+    /// [`InterpreterHeaps::release`](crate::InterpreterHeaps::release)'s. Freed memory in mimalloc's arenas is the process's,
+    /// so it goes back whoever freed it.
+    pub fn release(&self, level: ReleaseLevel) -> usize {
+        if release::is_forced(level) {
+            self.flush_delayed();
+        }
+        // SAFETY: (1) this thread owns the set (T2).
+        unsafe { release::own(self.set, level) }
     }
 }
 
 impl Drop for ThreadHeaps {
     fn drop(&mut self) {
-        let state = self.state();
-        // Offline first: this thread holds back none of its own retired blocks.
-        state.participant.detach();
-        unlink(state);
-        // SAFETY: this is the drop: taken out once, and not used afterwards.
-        let set = unsafe { ManuallyDrop::take(&mut self.set) };
-        set.leave_state();
-        // SAFETY: (T2), and nobody reaches it any more: not this thread's list, not the set.
-        drop(unsafe { ThreadState::from_raw(self.state.as_ptr()) });
-        set.end(&mut registry::lock());
-        self.interpreter.pool.give(set);
-        let is_last = self.interpreter.release(&mut registry::lock());
-        if is_last {
-            self.interpreter.end();
+        // A C host may drop the heaps after the thread's end has detached them.
+        if self.set.owner() == self.owner {
+            // SAFETY: (1) this thread owns the set (T2), and these heaps end here.
+            unsafe { thread::detach(self.set, self.interpreter) };
         }
-        end_thread_if_exiting();
     }
 }
 
-/// Takes `state` off the calling thread's list.
-fn unlink(state: &ThreadState) {
-    let next = state.next.get();
-    if ptr::eq(STATES.get(), state) {
-        STATES.set(next);
-    }
-    for other in states() {
-        // SAFETY: as in `states`.
-        let link = &unsafe { other.as_ref() }.next;
-        if ptr::eq(link.get(), state) {
-            link.set(next);
-        }
+/// Puts the old heaps back.
+struct Restore {
+    cell: &'static std::thread::LocalKey<Cell<*const ThreadHeaps>>,
+    before: *const ThreadHeaps,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        self.cell.set(self.before);
     }
 }

@@ -6,13 +6,11 @@ use core::ptr::{self, NonNull};
 use malloc_api::Malloc;
 
 use crate::heap_kind::HeapKind;
-use crate::interpreter::InterpreterHeaps;
+use crate::interpreter_heaps::InterpreterHeaps;
 use crate::mi_malloc::MiMalloc;
-use crate::thread::ThreadHeaps;
+use crate::thread_heaps::{CURRENT, ThreadHeaps};
 
 thread_local! {
-    /// The heaps that this thread's calls use; null before the first one and after the last. No destructor.
-    static CURRENT: Cell<*const ThreadHeaps> = const { Cell::new(ptr::null()) };
     /// Whether calls must do without: the thread is attaching, or ending.
     static IS_WITHOUT: Cell<bool> = const { Cell::new(false) };
     /// The heaps of a thread that nobody attached.
@@ -30,53 +28,6 @@ impl Drop for Own {
     }
 }
 
-impl ThreadHeaps {
-    /// Calls `work`, during which this thread's [`ThreadMalloc`] calls use these heaps.
-    ///
-    /// Nests; what was used before is used again afterwards, also when `work` unwinds.
-    pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
-        let _restore = Restore { cell: &CURRENT, before: CURRENT.replace(self) };
-        work()
-    }
-
-    /// The kind that [`ThreadMalloc::CURRENT`] calls on these heaps get; [`HeapKind::Object`] at first.
-    #[must_use]
-    pub fn current_kind(&self) -> HeapKind {
-        self.current.get()
-    }
-
-    /// Changes the kind that [`ThreadMalloc::CURRENT`] calls get, and returns the one before.
-    ///
-    /// For C callers, which set a kind, allocate, and set the old one again. In Rust pass the kind to each call.
-    pub fn set_current_kind(&self, kind: HeapKind) -> HeapKind {
-        self.current.replace(kind)
-    }
-
-    /// Calls `work`, during which [`ThreadMalloc::CURRENT`] calls on these heaps get `kind`; nests, also when `work` unwinds.
-    pub fn with_kind<R>(&self, kind: HeapKind, work: impl FnOnce() -> R) -> R {
-        struct Back<'a>(&'a ThreadHeaps, HeapKind);
-        impl Drop for Back<'_> {
-            fn drop(&mut self) {
-                self.0.set_current_kind(self.1);
-            }
-        }
-        let _back = Back(self, self.set_current_kind(kind));
-        work()
-    }
-}
-
-/// Puts the old heaps back.
-struct Restore {
-    cell: &'static std::thread::LocalKey<Cell<*const ThreadHeaps>>,
-    before: *const ThreadHeaps,
-}
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        self.cell.set(self.before);
-    }
-}
-
 /// The malloc family on the calling thread's heaps of one kind: a value of one byte that statics can hold.
 ///
 /// Sizes are in bytes. A thread that calls it inside [`ThreadHeaps::enter`] uses those heaps. Any other thread is attached
@@ -87,13 +38,11 @@ impl Drop for Restore {
 ///
 /// ```
 /// use malloc_api::Malloc;
-/// use mimalloc_heaps::{HeapKind, InterpreterHeaps, ThreadMalloc};
+/// use mimalloc_heaps::ThreadMalloc;
 ///
 /// let block = ThreadMalloc::MEM.malloc(100).expect("100 bytes");
-/// assert_eq!(InterpreterHeaps::main()?.kind_of(block), Some(HeapKind::Mem));
 /// // SAFETY: (1) `block` is live and (2) not used afterwards.
 /// unsafe { ThreadMalloc::MEM.free(Some(block)) };
-/// # Ok::<(), mimalloc_heaps::HeapError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadMalloc {
@@ -123,7 +72,7 @@ impl ThreadMalloc {
     fn kind(self, heaps: &ThreadHeaps) -> HeapKind {
         match self.kind {
             Some(kind) => kind,
-            None => heaps.current.get(),
+            None => heaps.current_kind(),
         }
     }
 }

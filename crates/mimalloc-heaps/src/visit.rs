@@ -11,11 +11,10 @@ use core::ptr::NonNull;
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 
-use crate::adopt::{HeapSet, NOBODY};
 use crate::ffi;
 use crate::heap::Heap;
 use crate::heap_kind::HeapKind;
-use crate::interpreter::{Interpreter, InterpreterHeaps};
+use crate::heap_set::HeapSet;
 use crate::registry;
 use crate::world::{Stopped, World};
 
@@ -52,53 +51,24 @@ pub struct Area {
     pub is_owned: bool,
 }
 
-impl InterpreterHeaps {
-    /// Calls `visitor` for every live block of `kind`, of every thread and of those that have exited; it can break off.
-    ///
-    /// Stops the world meanwhile. Blocks that wait for a delayed free are live. `visitor` must not allocate from or free into
-    /// this interpreter's heaps, nor attach, detach or fork; it may write to the blocks' contents.
-    pub fn visit_blocks<W: World + ?Sized>(
-        &self,
-        world: &W,
-        kind: HeapKind,
-        mut visitor: impl FnMut(Block) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let stopped = Stopped::stop(world);
-        for_each_set(self.interpreter, |set| {
-            visit_heap_blocks(&stopped, set.heap(kind), &mut |start, bytes| {
-                visitor(Block { start, bytes, kind })
-            })
+/// Calls `visitor` for every live block of `kind` of the interpreter with this number.
+pub(crate) fn blocks<W: World + ?Sized>(
+    stopped: &Stopped<'_, W>,
+    interpreter: u64,
+    kind: HeapKind,
+    visitor: &mut dyn FnMut(Block) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for_each_set(interpreter, |set| {
+        visit_heap_blocks(stopped, set.heap(kind), &mut |start, bytes| {
+            visitor(Block { start, bytes, kind })
         })
-    }
-
-    /// How many live blocks of `kind` there are, exactly; stops the world meanwhile.
-    #[must_use]
-    pub fn count_blocks<W: World + ?Sized>(&self, world: &W, kind: HeapKind) -> usize {
-        let mut blocks = 0;
-        let _all = self.visit_areas(world, |area| {
-            blocks += if area.kind == kind { area.used_blocks } else { 0 };
-            ControlFlow::Continue(())
-        });
-        blocks
-    }
-
-    /// Calls `visitor` for every area of every heap, with an exact count of its blocks; it can break off.
-    ///
-    /// Stops the world meanwhile; `visitor`'s duties are those of [`visit_blocks`](Self::visit_blocks).
-    pub fn visit_areas<W: World + ?Sized>(
-        &self,
-        world: &W,
-        mut visitor: impl FnMut(Area) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let stopped = Stopped::stop(world);
-        visit_areas_of(&stopped, self.interpreter, &mut visitor)
-    }
+    })
 }
 
-/// Calls `visitor` for every area of every heap of `interpreter`.
-pub(crate) fn visit_areas_of<W: World + ?Sized>(
+/// Calls `visitor` for every area of every heap of the interpreter with this number.
+pub(crate) fn areas<W: World + ?Sized>(
     stopped: &Stopped<'_, W>,
-    interpreter: &Interpreter,
+    interpreter: u64,
     visitor: &mut dyn FnMut(Area) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     for_each_set(interpreter, |set| {
@@ -112,20 +82,20 @@ pub(crate) fn visit_areas_of<W: World + ?Sized>(
                     reserved_bytes: area.reserved,
                     kind,
                     set: set.number(),
-                    is_owned: set.owner() != NOBODY,
+                    is_owned: set.is_owned(),
                 })
             })
         })
     })
 }
 
-/// Calls `work` with every set of `interpreter`, newest first, under the registry's lock.
+/// Calls `work` with every set of the interpreter with this number, newest first, under the registry's lock.
 fn for_each_set(
-    interpreter: &Interpreter,
+    interpreter: u64,
     work: impl FnMut(&'static HeapSet) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let registry = registry::lock();
-    registry.sets().filter(|set| set.interpreter() == interpreter.id()).try_for_each(work)
+    HeapSet::all(&registry).filter(|set| set.interpreter() == interpreter).try_for_each(work)
 }
 
 /// What a C visitor is called with.

@@ -4,6 +4,8 @@ use malloc_api::{Malloc, testing};
 use mimalloc_heaps::{HeapKind, InterpreterHeaps, MiMalloc, ThreadMalloc};
 use rstest::rstest;
 
+use crate::visit::kind_of;
+
 #[test]
 fn plain_mimalloc_keeps_the_contract() {
     testing::conformance(&MiMalloc);
@@ -25,12 +27,12 @@ fn blocks_know_their_kind() {
     let heaps = interpreter.attach().unwrap();
     for kind in HeapKind::ALL {
         let block = heaps.malloc(kind, 24).unwrap();
-        assert_eq!(interpreter.kind_of(block), Some(kind));
+        assert_eq!(kind_of(&interpreter, block), Some(kind));
         // SAFETY: (1) live and (2) not used afterwards.
         unsafe { heaps.free(Some(block)) };
     }
     let foreign = MiMalloc.malloc(24).unwrap();
-    assert_eq!(interpreter.kind_of(foreign), None);
+    assert_eq!(kind_of(&interpreter, foreign), None);
     // SAFETY: (1) live and (2) not used afterwards.
     unsafe { MiMalloc.free(Some(foreign)) };
 }

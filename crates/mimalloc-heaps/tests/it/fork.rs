@@ -244,7 +244,7 @@ fn a_child_reclaims_what_its_dead_threads_had() {
                 unsafe { mimalloc_heaps::after_fork_in_child() };
                 main.start_in_child();
                 let before = interpreter.statistics(&main);
-                assert_eq!((before.attached_threads, before.ownerless_sets), (1, 3));
+                assert_eq!((before.attached_threads, before.abandoned_sets), (1, 3));
                 assert_eq!(before.of_kind(HeapKind::Gc).blocks, 3 * BLOCKS);
                 heaps.quiescent();
                 heaps.process_delayed();

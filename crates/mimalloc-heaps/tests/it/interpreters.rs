@@ -7,7 +7,7 @@ use std::thread;
 use mimalloc_heaps::{HeapKind, InterpreterHeaps};
 
 use crate::threads::Parcel;
-use crate::visit::{blocks_of, quiet_world};
+use crate::visit::{blocks_of, kind_of, quiet_world};
 
 #[test]
 fn no_block_of_one_is_handed_out_by_or_visited_in_another() {
@@ -47,7 +47,7 @@ fn no_block_of_one_is_handed_out_by_or_visited_in_another() {
         let heaps = interpreter.attach().unwrap();
         for size in 1..2000 {
             let block = heaps.malloc(HeapKind::Object, size).unwrap();
-            assert_eq!(interpreter.kind_of(block), Some(HeapKind::Object));
+            assert_eq!(kind_of(interpreter, block), Some(HeapKind::Object));
             assert!(blocks.iter().all(|blocks| !blocks.contains(&block.addr().get())));
         }
     }
@@ -76,7 +76,7 @@ fn heaps_of_an_ended_interpreter_are_used_again_once_they_are_empty() {
     let block = heaps.malloc(HeapKind::Gc, 100).unwrap();
     assert_eq!(blocks_of(&second, HeapKind::Gc), 1, "the first one's block is not visited");
     assert_ne!(set_of(&second), first_set);
-    assert_eq!(second.kind_of(kept), None);
+    assert_eq!(kind_of(&second, kept), None);
     // SAFETY: (1) live and (2) not used afterwards: a block outlives its interpreter.
     unsafe { heaps.free(Some(kept)) };
     // SAFETY: (1) live and (2) not used afterwards.

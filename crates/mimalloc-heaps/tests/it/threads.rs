@@ -5,10 +5,10 @@ use std::ptr::NonNull;
 use std::sync::mpsc;
 use std::thread;
 
-use malloc_api::Malloc;
+use malloc_api::{Malloc, ReleaseLevel};
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, ThreadHeaps, ThreadMalloc};
 
-use crate::visit::{blocks_of, quiet_world};
+use crate::visit::{blocks_of, kind_of, quiet_world};
 
 /// A block on its way to another thread.
 pub(crate) struct Parcel(pub(crate) NonNull<u8>);
@@ -48,7 +48,7 @@ fn one_thread_can_serve_two_interpreters() {
     let (in_one, in_two) = (one.attach().unwrap(), two.attach().unwrap());
     let (a, b) =
         (in_one.malloc(HeapKind::Gc, 48).unwrap(), in_two.malloc(HeapKind::Gc, 48).unwrap());
-    assert_eq!((one.kind_of(a), one.kind_of(b)), (Some(HeapKind::Gc), None));
+    assert_eq!((kind_of(&one, a), kind_of(&one, b)), (Some(HeapKind::Gc), None));
     drop(in_one); // not the last one that was attached
     assert_eq!(one.attach().map(drop), Ok(()));
     free(&in_two, a);
@@ -94,7 +94,7 @@ fn the_next_thread_adopts_the_heaps_and_what_is_left_in_them() {
 }
 
 #[test]
-fn the_last_remote_free_into_ownerless_heaps_gives_the_pages_back() {
+fn the_last_remote_free_into_abandoned_heaps_gives_the_pages_back() {
     let interpreter = InterpreterHeaps::new().unwrap();
     let (to_freer, from_leaver) = mpsc::channel();
     thread::scope(|scope| {
@@ -135,7 +135,7 @@ fn heaps_dropped_by_a_late_thread_local_destructor_are_given_back_too() {
         });
     }
     let statistics = interpreter.statistics(&quiet_world());
-    assert_eq!((statistics.ownerless_sets, statistics.attached_threads), (1, 0));
+    assert_eq!((statistics.abandoned_sets, statistics.attached_threads), (1, 0));
 }
 
 /// A C host keeps its per-thread state under a pthread key, whose destructors run beside mimalloc's own.
@@ -161,8 +161,32 @@ fn heaps_dropped_after_mimalloc_has_ended_the_thread_are_given_back_too() {
         });
     }
     let statistics = interpreter.statistics(&quiet_world());
-    assert_eq!((statistics.ownerless_sets, statistics.attached_threads), (1, 0));
+    assert_eq!((statistics.abandoned_sets, statistics.attached_threads), (1, 0));
     assert_eq!(statistics.total().blocks, 3);
+}
+
+/// Heaps in a leaked box, or forgotten by unwinding code of a host: their theaps die with the thread.
+#[test]
+fn heaps_that_were_forgotten_are_given_back_at_the_end_of_the_thread() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let other = InterpreterHeaps::new().unwrap();
+    for round in 1..=3 {
+        thread::scope(|scope| {
+            let leaver = scope.spawn(|| {
+                let heaps = interpreter.attach().unwrap();
+                assert!(heaps.malloc(HeapKind::Object, 64).is_some());
+                std::mem::forget(heaps);
+                // Not the first one of the thread's list.
+                std::mem::forget(other.attach().unwrap());
+            });
+            leaver.join().unwrap();
+        });
+        let statistics = interpreter.statistics(&quiet_world());
+        assert_eq!((statistics.abandoned_sets, statistics.attached_threads), (1, 0));
+        assert_eq!(statistics.total().blocks, round);
+        interpreter.release(&quiet_world(), ReleaseLevel::Pages);
+        other.release(&quiet_world(), ReleaseLevel::Pages);
+    }
 }
 
 #[test]
@@ -172,7 +196,7 @@ fn calls_without_a_handle_use_the_entered_heaps_and_kind() {
     let main = InterpreterHeaps::main().unwrap();
     let kind_in = |interpreter: &InterpreterHeaps, malloc: ThreadMalloc| {
         let block = malloc.malloc(32).unwrap();
-        let kind = interpreter.kind_of(block);
+        let kind = kind_of(interpreter, block);
         // SAFETY: (1) live and (2) not used afterwards.
         unsafe { malloc.free(Some(block)) };
         kind
@@ -219,7 +243,7 @@ fn aligned_blocks_are_aligned_and_live_in_their_heap() {
         for size in [0, 1, 24, 1000, 70_000] {
             let block = heaps.malloc_aligned(HeapKind::Gc, size, align).unwrap();
             assert_eq!(block.addr().get() % align.max(malloc_api::MIN_ALIGN), 0, "{size} {align}");
-            assert_eq!(interpreter.kind_of(block), Some(HeapKind::Gc));
+            assert_eq!(kind_of(&interpreter, block), Some(HeapKind::Gc));
             // SAFETY: (1) live.
             assert!(unsafe { heaps.usable_size(block) } >= size);
             fill(block, size, 1);
@@ -244,5 +268,5 @@ fn sets_are_pooled_not_piled_up() {
             }
         });
     }
-    assert!(interpreter.statistics(&quiet_world()).ownerless_sets <= 4);
+    assert!(interpreter.statistics(&quiet_world()).abandoned_sets <= 4);
 }

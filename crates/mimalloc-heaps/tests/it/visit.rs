@@ -24,6 +24,17 @@ pub(crate) fn quiet_world() -> QuietWorld {
     QuietWorld
 }
 
+/// Which heap of `interpreter` the block at this address lives in.
+pub(crate) fn kind_of(interpreter: &InterpreterHeaps, block: NonNull<u8>) -> Option<HeapKind> {
+    HeapKind::ALL.into_iter().find(|&kind| {
+        let visited = interpreter.visit_blocks(&quiet_world(), kind, |visited| {
+            let offset = block.addr().get().wrapping_sub(visited.start.addr().get());
+            if offset < visited.bytes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        visited.is_break()
+    })
+}
+
 /// Counts by walking the blocks, and checks that walking the areas gives the same.
 pub(crate) fn blocks_of(interpreter: &InterpreterHeaps, kind: HeapKind) -> usize {
     let mut starts = BTreeSet::new();
@@ -89,7 +100,7 @@ fn blocks_from_outside_the_arenas_are_visited_owned_and_abandoned() {
     });
     assert_eq!(blocks_of(&interpreter, HeapKind::Object), 1);
     let heaps = interpreter.attach().unwrap();
-    assert_eq!(interpreter.kind_of(block), Some(HeapKind::Object));
+    assert_eq!(kind_of(&interpreter, block), Some(HeapKind::Object));
     // SAFETY: (1) live and (2) not used afterwards.
     unsafe { heaps.free(Some(block)) };
     assert_eq!(interpreter.statistics(&world).total().blocks, 0);

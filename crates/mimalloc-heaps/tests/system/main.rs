@@ -60,7 +60,7 @@ fn an_attach_without_memory_is_an_error() {
         }
         drop(to_go);
     });
-    assert_eq!(failures, [2, 2], "slots and a queue, then a queue and a state");
+    assert_eq!(failures, [2, 1], "slots and a queue, then a queue");
 }
 
 /// The documented error at each allocation of a queue: the block comes back live, and later all of them are freed.
