@@ -26,11 +26,20 @@ pub unsafe trait World {
     fn stop(&self);
 
     /// Lets the other threads go on.
-    fn start(&self);
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread has called [`stop`](Self::stop) on `self`, and has not started the world since.
+    unsafe fn start(&self);
 
     /// In the child of a fork that happened while the world was stopped: only the caller exists.
-    fn start_in_child(&self) {
-        self.start();
+    ///
+    /// # Safety
+    ///
+    /// 1. As for [`start`](Self::start), where the calling thread stands for the one that forked.
+    unsafe fn start_in_child(&self) {
+        // SAFETY: (1) is ours.
+        unsafe { self.start() };
     }
 }
 
@@ -46,7 +55,8 @@ impl<'w, W: World + ?Sized> Stopped<'w, W> {
 
 impl<W: World + ?Sized> Drop for Stopped<'_, W> {
     fn drop(&mut self) {
-        self.0.start();
+        // SAFETY: (1) stopped when this was made.
+        unsafe { self.0.start() };
     }
 }
 
@@ -109,22 +119,13 @@ impl BarrierWorld {
     ///    `join` and the drop of the result, and not inside [`WorldThread::blocking`]; no thread uses them without joining.
     /// 2. What lock-free readers of this thread hold, they drop before each checkpoint and each `blocking`.
     pub unsafe fn join(&self) -> WorldThread<'_> {
-        self.resume();
-        WorldThread { world: self, _not_sync: Cell::new(()) }
+        let thread = WorldThread { world: self, runs: Cell::new(false), ran: Cell::new(false) };
+        thread.resume();
+        thread
     }
 
     fn lock(&self) -> LockGuard<'_, usize> {
         self.running.lock_with(wait)
-    }
-
-    /// The calling thread, which is running, comes to stand still.
-    fn pause(&self) {
-        *self.lock() -= 1;
-    }
-
-    /// The calling thread, which stands still, runs again as soon as the world does.
-    fn resume(&self) {
-        *self.lock() += 1;
     }
 }
 
@@ -133,12 +134,16 @@ impl BarrierWorld {
 #[must_use = "the thread leaves the world when this is dropped"]
 pub struct WorldThread<'w> {
     world: &'w BarrierWorld,
-    /// Used by the thread that joined.
-    _not_sync: Cell<()>,
+    /// Whether the world counts this thread among those that run. Used by the thread that joined.
+    runs: Cell<bool>,
+    /// Whether it did when it stopped the world.
+    ran: Cell<bool>,
 }
 
 impl WorldThread<'_> {
     /// Stands still while somebody stops the world. One relaxed load while nobody wants to.
+    ///
+    /// Does nothing inside [`blocking`](Self::blocking), and nothing in a visitor.
     #[inline]
     pub fn checkpoint(&self) {
         if self.world.stoppers.load(Ordering::Relaxed) != 0 {
@@ -147,32 +152,63 @@ impl WorldThread<'_> {
     }
 
     /// Calls `work`, which uses no heap and no block, without holding up a stop; then waits while the world is stopped.
+    ///
+    /// Nests.
     pub fn blocking<R>(&self, work: impl FnOnce() -> R) -> R {
-        struct Resume<'w>(&'w BarrierWorld);
+        struct Resume<'a>(&'a WorldThread<'a>);
         impl Drop for Resume<'_> {
             fn drop(&mut self) {
                 self.0.resume();
             }
         }
-        self.world.pause();
-        let _resume = Resume(self.world);
+        let _resume = self.pause().then(|| Resume(self));
         work()
+    }
+
+    /// The calling thread comes to stand still; false if it did already.
+    fn pause(&self) -> bool {
+        let ran = self.runs.replace(false);
+        if ran {
+            *self.world.lock() -= 1;
+        }
+        ran
+    }
+
+    /// The calling thread, which stands still, runs again as soon as the world does.
+    fn resume(&self) {
+        *self.world.lock() += 1;
+        self.runs.set(true);
+    }
+
+    /// Gives the lock back that `stop` has kept, the thread as it was before.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread has stopped the world, and not started it since.
+    unsafe fn restart(&self) {
+        self.world.stoppers.fetch_sub(1, Ordering::Relaxed);
+        self.runs.set(self.ran.get());
+        // A stopped world has no other running thread.
+        // SAFETY: `stop` has kept the lock for this thread (1), so nobody else reads or writes the value.
+        unsafe { self.world.running.as_ptr().write(usize::from(self.ran.get())) };
+        // SAFETY: (1) kept since `stop` (1), and the value is not touched below.
+        unsafe { self.world.running.raw().unlock() };
     }
 }
 
 impl Drop for WorldThread<'_> {
     fn drop(&mut self) {
-        self.world.pause();
+        self.pause();
     }
 }
 
 // SAFETY: 1: `stop` returns when no joined thread runs, and `join` (its 1) says that others use nothing; running again needs
-// the lock, which the stopper keeps. 2: through the lock. 3: `join` (its 2).
+// the lock, which the stopper keeps, and a thread counts once, however its calls nest. 2: through the lock. 3: `join` (its 2).
 unsafe impl World for WorldThread<'_> {
     fn stop(&self) {
         self.world.stoppers.fetch_add(1, Ordering::Relaxed);
         // Stands still itself, for another stopper that may come first.
-        self.world.pause();
+        self.ran.set(self.pause());
         for round in 0.. {
             let running = self.world.lock();
             if *running == 0 {
@@ -184,26 +220,14 @@ unsafe impl World for WorldThread<'_> {
         }
     }
 
-    fn start(&self) {
-        self.restart(|running| running + 1);
+    unsafe fn start(&self) {
+        // SAFETY: (1) is ours.
+        unsafe { self.restart() };
     }
 
-    fn start_in_child(&self) {
+    unsafe fn start_in_child(&self) {
         self.world.stoppers.store(1, Ordering::Relaxed);
-        self.restart(|_| 1);
-    }
-}
-
-impl WorldThread<'_> {
-    /// Gives the lock back that `stop` has kept, with this thread running.
-    fn restart(&self, running: impl FnOnce(usize) -> usize) {
-        self.world.stoppers.fetch_sub(1, Ordering::Relaxed);
-        let count = self.world.running.as_ptr();
-        // SAFETY: `stop` has kept the lock for this thread, so nobody else reads or writes the value.
-        let before = unsafe { count.read() };
-        // SAFETY: as above.
-        unsafe { count.write(running(before)) };
-        // SAFETY: (1) kept since `stop`, and the value is not touched below.
-        unsafe { self.world.running.raw().unlock() };
+        // SAFETY: (1) is ours.
+        unsafe { self.restart() };
     }
 }

@@ -242,7 +242,8 @@ fn a_child_reclaims_what_its_dead_threads_had() {
             let status = in_fork(|| {
                 // SAFETY: (1) just forked; (2) the world was stopped.
                 unsafe { mimalloc_heaps::after_fork_in_child() };
-                main.start_in_child();
+                // SAFETY: (1) stopped before the fork.
+                unsafe { main.start_in_child() };
                 let before = interpreter.statistics(&main);
                 assert_eq!((before.attached_threads, before.abandoned_sets), (1, 3));
                 assert_eq!(before.of_kind(HeapKind::Gc).blocks, 3 * BLOCKS);
@@ -262,7 +263,8 @@ fn a_child_reclaims_what_its_dead_threads_had() {
                 assert_eq!((after.blocks, after.areas), (0, 0), "pages of dead threads are kept");
                 0
             });
-            main.start();
+            // SAFETY: (1) stopped above.
+            unsafe { main.start() };
             assert_eq!(status, Some(0));
             // The parent goes on as before.
             assert_eq!(interpreter.count_blocks(&main, HeapKind::Gc), 3 * BLOCKS);

@@ -17,7 +17,7 @@ pub(crate) struct QuietWorld;
 // SAFETY: 1-3: used only while the test's one thread exists, or its others have been joined.
 unsafe impl World for QuietWorld {
     fn stop(&self) {}
-    fn start(&self) {}
+    unsafe fn start(&self) {}
 }
 
 pub(crate) fn quiet_world() -> QuietWorld {
@@ -240,4 +240,50 @@ fn a_thread_that_exits_during_a_visit_leaves_its_blocks() {
         }
         assert_eq!(interpreter.count_blocks(&thread, HeapKind::Object), 0);
     });
+}
+
+/// A thread counts once among those that run, however its calls nest.
+#[test]
+fn a_world_waits_for_a_thread_that_has_blocked_twice_at_once() {
+    let world = BarrierWorld::new();
+    let (blocked, runs) = (AtomicBool::new(false), AtomicBool::new(true));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: (1), (2) this thread uses no heaps.
+            let thread = unsafe { world.join() };
+            thread.blocking(|| thread.blocking(|| thread.checkpoint()));
+            blocked.store(true, Ordering::Relaxed);
+            thread::sleep(std::time::Duration::from_millis(50));
+            runs.store(false, Ordering::Relaxed);
+        });
+        // SAFETY: (1), (2) this thread uses no heaps.
+        let stopper = unsafe { world.join() };
+        while !blocked.load(Ordering::Relaxed) {
+            stopper.checkpoint();
+        }
+        stopper.blocking(|| {
+            stopper.stop();
+            assert!(!runs.load(Ordering::Relaxed), "stopped while a thread was running");
+            // SAFETY: (1) stopped above.
+            unsafe { stopper.start() };
+        });
+    });
+}
+
+/// A visitor stands in a stopped world, and cannot leave it.
+#[test]
+fn a_visitor_passes_checkpoints() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let world = BarrierWorld::new();
+    // SAFETY: (1) the heaps are used between checkpoints only; (2) nothing is read lock-free.
+    let thread = unsafe { world.join() };
+    let heaps = interpreter.attach().unwrap();
+    assert!(heaps.malloc(HeapKind::Gc, 64).is_some());
+    let mut visited = 0;
+    let _all = interpreter.visit_blocks(&thread, HeapKind::Gc, |_| {
+        thread.checkpoint();
+        visited += thread.blocking(|| 1);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(visited, 1);
 }

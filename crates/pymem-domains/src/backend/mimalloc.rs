@@ -94,7 +94,7 @@ struct Alone;
 unsafe impl World for Alone {
     fn stop(&self) {}
 
-    fn start(&self) {}
+    unsafe fn start(&self) {}
 }
 
 /// What the default heaps of all threads hold, those that have exited included; stops `world` meanwhile.
@@ -111,7 +111,8 @@ fn plain_stats<W: World + ?Sized>(world: &W) -> HeapStats {
             (&raw mut stats).cast(),
         )
     };
-    world.start();
+    // SAFETY: (1) stopped above.
+    unsafe { world.start() };
     stats
 }
 

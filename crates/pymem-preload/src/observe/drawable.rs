@@ -113,8 +113,8 @@ unsafe impl World for LockedWorld {
         WORLD.raw().lock();
     }
 
-    fn start(&self) {
-        // SAFETY: 1: locked by `stop` of the same thread.
+    unsafe fn start(&self) {
+        // SAFETY: 1: locked by `stop` (duty 1).
         unsafe { WORLD.raw().unlock() };
     }
 }
