@@ -14,6 +14,8 @@ mod layout;
 #[cfg(feature = "libc")]
 mod libc_malloc;
 mod malloc;
+#[cfg(feature = "std")]
+mod new_file;
 mod record;
 mod release;
 #[cfg(feature = "testing")]
@@ -28,6 +30,8 @@ pub use layout::{aligned_calloc, aligned_free, aligned_malloc, aligned_realloc};
 #[cfg(feature = "libc")]
 pub use libc_malloc::LibcMalloc;
 pub use malloc::{MAX_REQUEST, MIN_ALIGN, Malloc};
+#[cfg(feature = "std")]
+pub use new_file::NewFile;
 pub use record::{
     AllocatorRecord, CallocFn, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
     ThreadSafety,

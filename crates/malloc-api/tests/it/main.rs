@@ -13,6 +13,8 @@ mod fail_after;
 mod global;
 mod global_fail_after;
 mod libc_malloc;
+#[cfg(feature = "std")]
+mod new_file;
 mod record;
 mod refusals;
 mod toy;

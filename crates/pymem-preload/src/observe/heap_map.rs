@@ -7,13 +7,12 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::Relaxed};
-use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{self, Path, PathBuf};
 use std::sync::OnceLock;
 
 use heap_report::Svg;
-use malloc_api::Malloc;
+use malloc_api::{Malloc, NewFile};
 use pymem_domains::AllocatorRecord;
 
 use crate::host::capi::{AtExitApi, PyMethodDef, PyObject};
@@ -109,10 +108,9 @@ pub(crate) fn draw_into(path: &Path) -> Option<io::Result<()>> {
 
 /// Writes a file such that a reader finds the old one or the new one.
 fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".tmp");
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)
+    let mut new = NewFile::beside(path)?;
+    new.file().write_all(text.as_bytes())?;
+    new.publish()
 }
 
 /// The record of `inner`, whose calls look for notes first.
