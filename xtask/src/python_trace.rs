@@ -27,8 +27,8 @@ pub(crate) fn run(mut command: Command, trace: &Path, limit_mib: u64) -> Result<
     let log = PathBuf::from(log);
     command.env("PYMEM_TRACE", &log).env("PYMEM_TRACE_LIMIT", (limit_mib * MIB).to_string());
     let status = wait(&mut command)?;
-    if log.exists() {
-        let summary = convert(&log, trace)?;
+    for (log, trace) in logs(&log, trace)? {
+        let summary = convert(&log, &trace)?;
         fs::remove_file(&log)?;
         eprintln!("{summary}");
     }
@@ -102,6 +102,26 @@ impl std::fmt::Display for Summary {
         }
         Ok(())
     }
+}
+
+/// The log and those of forked children, `LOG.PID`, with the traces that they become.
+fn logs(log: &Path, trace: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let folder = log.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let own = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(ending) = name.strip_prefix(own.as_str()) else { continue };
+        let digits = ending.strip_prefix('.').unwrap_or_default();
+        if ending.is_empty() || digits.parse::<u32>().is_ok() {
+            let mut trace = trace.as_os_str().to_owned();
+            trace.push(ending);
+            logs.push((path, trace.into()));
+        }
+    }
+    logs.sort();
+    Ok(logs)
 }
 
 /// Makes the log at `log` the trace at `trace`, with a bar on a terminal.

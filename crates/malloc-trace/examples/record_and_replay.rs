@@ -9,7 +9,7 @@ use malloc_trace::{CallLog, Domain, LogReader, Op, Recorder, Replay, run};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::temp_dir().join(format!("list-{}.log", std::process::id()));
-    let log = CallLog::create(&path, 1 << 24)?;
+    let log = CallLog::create(&path, 1 << 24, || ())?;
     let recorder = Recorder::new(LibcMalloc, Domain::Obj, &log);
     let mut list = None;
     for length in (0..100).map(|n| 56 + 8 * n) {

@@ -9,6 +9,8 @@ pub mod generate;
 #[cfg(target_os = "linux")]
 mod log;
 mod log_reader;
+#[cfg(target_os = "linux")]
+mod mapping;
 mod op;
 #[cfg(target_os = "linux")]
 mod recorder;

@@ -1,22 +1,24 @@
 //! Owns `CallLog`: calls as fixed records in a mapped file, for programs that must hardly notice that they are recorded.
 //! Leaves the bytes, and the way to a trace, to `log_reader.rs`.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
-use malloc_api::Domain;
+use malloc_api::{Domain, NewFile};
+use pymem_sync::{HeldOverFork, Lock};
 
 use crate::caller::thread_number;
 use crate::log_reader::{
     DROPPED_WORD, HEAD_BYTES, LIMIT, MAGIC, RECORD_BYTES, STOPPED_WORD, SYSTEM, THREADS_WORD, Told,
     record,
 };
+use crate::mapping::Mapping;
 
 /// Bytes of the file that are mapped at one time, besides the head.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -28,114 +30,205 @@ const WINDOW_RECORDS: usize = WINDOW_BYTES / RECORD_BYTES;
 /// until then, and nothing is to be flushed. 1 MiB of the file is mapped at a time, and nothing else grows, however many
 /// blocks live. No file descriptor is kept: the program numbers its own, and may close any.
 ///
-/// A log stops growing at its limit, or when the file cannot grow; the calls after that are counted in its head.
-/// Linux only.
+/// A log stops growing at its limit, or when the file cannot grow; the calls after that are counted in its head. A log whose
+/// file is cut short by others stops too. Neither ends the program: a handler of SIGBUS, which [`create`](CallLog::create)
+/// installs, sees to that. Linux only.
+///
+/// **Fork**: hold the log over every fork ([`HeldOverFork`]). A forked child then goes on with a log of its own: the path of
+/// the log, a dot, and the number of the process. The child's first call makes the file, so that a child that only executes
+/// another program has none. A log that is not held must be [abandoned](CallLog::abandon) in a child.
 #[derive(Debug)]
 pub struct CallLog {
-    state: Mutex<State>,
-    head: Mapping,
+    state: Lock<State>,
+    /// The process that writes the log.
+    owner: AtomicU32,
     /// Relaxed: a call that sees the old value is recorded, or not, as if it had come earlier.
-    active: AtomicBool,
+    mode: AtomicU8,
 }
+
+/// Calls are recorded.
+const RECORDS: u8 = 0;
+/// The next call starts the file of this process, which was forked.
+const STARTS: u8 = 1;
+/// Calls are neither recorded nor counted.
+const IS_OVER: u8 = 2;
 
 #[derive(Debug)]
 struct State {
+    /// The file of the process that created the log; a child's has the process's number behind it.
+    base: PathBuf,
+    max_bytes: u64,
+    on_failure: fn(),
+    file: LogFile,
+}
+
+#[derive(Debug)]
+struct LogFile {
     path: PathBuf,
     /// Device and number of the file: what the path must still lead to.
-    file: (u64, u64),
+    identity: (u64, u64),
+    head: Mapping,
     /// The part of the file that ends with it; `None` before the first call.
     window: Option<Mapping>,
     /// Records in the window.
     written: usize,
-    file_bytes: u64,
-    max_bytes: u64,
+    bytes: u64,
     threads: u64,
 }
 
 impl CallLog {
-    /// Starts a log in a new file, or in place of what `path` was, of at most about `max_bytes`.
+    /// Starts a log in a new file, or in place of the regular file that `path` is, of at most about `max_bytes`.
+    ///
+    /// `on_failure` is called once if the system stops the log: its file was cut short or replaced, or cannot grow. It is
+    /// called within a call of the program, under the lock of the log, and may neither allocate nor unwind: a line on stderr
+    /// is what it can do.
     ///
     /// # Errors
     ///
-    /// What the system says about the file.
-    pub fn create(path: &Path, max_bytes: u64) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-        let head = Mapping::extend(&file, 0, HEAD_BYTES)?;
-        head.word(0).store(u64::from_le_bytes(MAGIC), Relaxed);
-        let metadata = file.metadata()?;
-        let state = State {
-            // The program may change its folder.
-            path: path.canonicalize()?,
-            file: (metadata.dev(), metadata.ino()),
-            window: None,
-            written: 0,
-            file_bytes: HEAD_BYTES as u64,
-            max_bytes,
-            threads: 0,
-        };
-        Ok(Self { state: Mutex::new(state), head, active: AtomicBool::new(true) })
+    /// What the system says about the file; [`NewFile::beside`] says which files are refused.
+    pub fn create(path: &Path, max_bytes: u64, on_failure: fn()) -> io::Result<Self> {
+        let file = LogFile::create(path)?;
+        let state = State { base: file.path.clone(), max_bytes, on_failure, file };
+        let owner = AtomicU32::new(std::process::id());
+        Ok(Self { state: Lock::new(state), owner, mode: AtomicU8::new(RECORDS) })
     }
 
-    /// Stops recording without waiting: what the child of a `fork` must call, since its parent goes on writing the same
-    /// file. Calls are counted no more either.
+    /// Stops recording. Calls are counted no more either.
     pub fn abandon(&self) {
-        self.active.store(false, Relaxed);
+        self.mode.store(IS_OVER, Relaxed);
     }
 
     /// Calls since the log stopped growing.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.head.word(DROPPED_WORD).load(Relaxed)
+        self.state.lock().file.head.word(DROPPED_WORD).load(Relaxed)
     }
 
     /// Appends a record of the calling thread; `size` in bytes.
     #[inline]
     pub(crate) fn append(&self, told: Told, domain: Domain, block: NonNull<u8>, size: usize) {
-        if !self.active.load(Relaxed) {
+        if self.mode.load(Relaxed) == IS_OVER {
             return;
         }
         let thread = thread_number();
         let words = record(told, block, domain, thread, size);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if u64::from(thread) >= state.threads {
-            state.threads = u64::from(thread) + 1;
-            self.head.word(THREADS_WORD).store(state.threads, Relaxed);
+        let mut state = self.state.lock();
+        if self.mode.load(Relaxed) != RECORDS && !self.start_again(&mut state) {
+            return;
         }
-        if !state.write(words) {
-            self.append_to_next_window(&mut state, told, words);
+        if u64::from(thread) >= state.file.threads {
+            state.file.threads = u64::from(thread) + 1;
+            state.file.head.word(THREADS_WORD).store(state.file.threads, Relaxed);
+        }
+        if !state.file.write(words) {
+            self.append_otherwise(&mut state, told, words);
         }
     }
 
+    /// Starts the file of a forked child; false if that cannot be had.
     #[cold]
-    fn append_to_next_window(&self, state: &mut State, told: Told, words: [u64; 2]) {
-        let stopped = self.head.word(STOPPED_WORD);
-        if stopped.load(Relaxed) == 0 {
-            match state.next_window() {
+    fn start_again(&self, state: &mut State) -> bool {
+        if self.mode.load(Relaxed) != STARTS {
+            return false;
+        }
+        let mut path = OsString::with_capacity(state.base.as_os_str().len() + 11);
+        path.push(&state.base);
+        path.push(Number::of(std::process::id()).text());
+        let file = LogFile::create(Path::new(&path));
+        self.mode.store(if file.is_ok() { RECORDS } else { IS_OVER }, Relaxed);
+        match file {
+            Ok(file) => {
+                state.file = file;
+                true
+            }
+            Err(_) => {
+                (state.on_failure)();
+                false
+            }
+        }
+    }
+
+    /// Appends a record for which there is no room in the window, or which was lost.
+    #[cold]
+    fn append_otherwise(&self, state: &mut State, told: Told, words: [u64; 2]) {
+        if state.file.is_lost() {
+            self.abandon();
+            (state.on_failure)();
+            return;
+        }
+        if state.file.head.word(STOPPED_WORD).load(Relaxed) == 0 {
+            match state.file.next_window(state.max_bytes) {
                 Ok(()) => {
-                    state.write(words);
+                    state.file.write(words);
                     return;
                 }
-                Err(reason) => stopped.store(reason, Relaxed),
+                Err(reason) => {
+                    state.file.head.word(STOPPED_WORD).store(reason, Relaxed);
+                    if reason >= SYSTEM {
+                        (state.on_failure)();
+                    }
+                }
             }
         }
         // A realloc is told twice, and counts once.
         if told != Told::Moving {
-            self.head.word(DROPPED_WORD).fetch_add(1, Relaxed);
+            state.file.head.word(DROPPED_WORD).fetch_add(1, Relaxed);
         }
     }
 }
 
-impl State {
-    /// Writes a record; false if the window is full.
+/// Held over a fork, so that the child has a whole log whatever the parent's other threads were doing.
+impl HeldOverFork for CallLog {
+    fn hold(&self) {
+        self.state.hold();
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: (1) `hold` took it, on behalf of this thread (1).
+        unsafe { self.state.release() };
+        let process = std::process::id();
+        if self.owner.swap(process, Relaxed) != process {
+            // A log that is over stays so.
+            let _ = self.mode.compare_exchange(RECORDS, STARTS, Relaxed, Relaxed);
+        }
+    }
+}
+
+impl LogFile {
+    /// A new file with a head and no records.
+    fn create(path: &Path) -> io::Result<Self> {
+        let mut new = NewFile::beside(path)?;
+        let head = Mapping::extend(new.file(), 0, HEAD_BYTES)?;
+        head.word(0).store(u64::from_le_bytes(MAGIC), Relaxed);
+        let metadata = new.file().metadata()?;
+        new.publish()?;
+        Ok(Self {
+            // The program may change its folder.
+            path: path.canonicalize()?,
+            identity: (metadata.dev(), metadata.ino()),
+            head,
+            window: None,
+            written: 0,
+            bytes: HEAD_BYTES as u64,
+            threads: 0,
+        })
+    }
+
+    /// Writes a record; false if the window is full or lost.
     #[inline]
-    fn write(&mut self, words: [u64; 2]) -> bool {
-        let Some(window) = self.window.as_ref().filter(|_| self.written < WINDOW_RECORDS) else {
+    fn write(&mut self, [block, call]: [u64; 2]) -> bool {
+        let Some(window) = self.window.as_mut().filter(|_| self.written < WINDOW_RECORDS) else {
             return false;
         };
-        window.write(self.written, words);
+        // The first word, by which a reader knows that the record is there, comes last.
+        window.set(2 * self.written + 1, call);
+        window.set(2 * self.written, block);
         self.written += 1;
-        true
+        !window.is_lost()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.head.is_lost() || self.window.as_ref().is_some_and(Mapping::is_lost)
     }
 
     /// Extends the file by a window, and maps that in place of the last one.
@@ -143,91 +236,62 @@ impl State {
     /// # Errors
     ///
     /// The reason as the head has it.
-    fn next_window(&mut self) -> Result<(), u64> {
-        if self.file_bytes + WINDOW_BYTES as u64 > self.max_bytes {
+    fn next_window(&mut self, max_bytes: u64) -> Result<(), u64> {
+        if self.bytes + WINDOW_BYTES as u64 > max_bytes {
             return Err(LIMIT);
         }
-        let extend = || {
-            let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-            let metadata = file.metadata()?;
-            if (metadata.dev(), metadata.ino()) != self.file {
-                return Err(io::Error::from_raw_os_error(libc::ESTALE));
-            }
-            Mapping::extend(&file, self.file_bytes, WINDOW_BYTES)
-        };
-        let window = extend().map_err(|error| {
+        let window = self.extend().map_err(|error| {
             SYSTEM + u64::from(error.raw_os_error().unwrap_or(libc::EIO).unsigned_abs())
         })?;
         self.window = Some(window);
         self.written = 0;
-        self.file_bytes += WINDOW_BYTES as u64;
+        self.bytes += WINDOW_BYTES as u64;
         Ok(())
     }
-}
 
-/// Pages of a file in memory, shared with it.
-///
-/// Invariant 1: `bytes` bytes from `start`, the start of a page, are mapped, readable and writable, until the drop.
-#[derive(Debug)]
-struct Mapping {
-    start: NonNull<u64>,
-    bytes: usize,
-}
+    fn extend(&self) -> io::Result<Mapping> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.path)?;
+        self.check(&file)?;
+        Mapping::extend(&file, self.bytes, WINDOW_BYTES)
+    }
 
-// SAFETY: the memory is the mapping's own and bound to no thread.
-unsafe impl Send for Mapping {}
-// SAFETY: shared references reach its words by atomics; `write` is called under the lock of the state alone.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// Makes `file` longer by `bytes` of zeros, and maps those.
-    fn extend(file: &File, file_bytes: u64, bytes: usize) -> io::Result<Self> {
-        let (offset, length) = (file_bytes as libc::off_t, bytes as libc::off_t);
-        // Room on the disk now: a page for which there is none later is a fault of the program.
-        // SAFETY: an open file, and numbers.
-        let errno = unsafe { libc::posix_fallocate(file.as_raw_fd(), offset, length) };
-        if errno != 0 {
-            return Err(io::Error::from_raw_os_error(errno));
+    /// Checks that `file` is the log, and as long as it was left.
+    fn check(&self, file: &File) -> io::Result<()> {
+        let metadata = file.metadata()?;
+        let is_log = (metadata.dev(), metadata.ino()) == self.identity;
+        if is_log && metadata.len() == self.bytes {
+            return Ok(());
         }
-        let (access, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
-        // SAFETY: a new mapping, wherever there is room.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, file.as_raw_fd(), offset) };
-        match NonNull::new(start) {
-            Some(mapped) if start != libc::MAP_FAILED => Ok(Self { start: mapped.cast(), bytes }),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    /// Word number `index` of the head.
-    fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.bytes / size_of::<u64>());
-        // SAFETY: within the mapping, as asserted.
-        let word = unsafe { self.start.add(index) };
-        // SAFETY: mapped and aligned (invariant 1), and reached by atomics alone.
-        unsafe { AtomicU64::from_ptr(word.as_ptr()) }
-    }
-
-    /// Writes record number `index`. Its first word, by which a reader knows that it is there, comes last.
-    #[inline]
-    fn write(&self, index: usize, [block, call]: [u64; 2]) {
-        assert!(index < self.bytes / RECORD_BYTES);
-        // SAFETY: within the mapping, as asserted.
-        let first = unsafe { self.start.add(2 * index) };
-        // SAFETY: as above; a record has two words.
-        let second = unsafe { first.add(1) };
-        // SAFETY: mapped and aligned (invariant 1); nobody else reads or writes the window, under the state's lock. Volatile
-        // writes are not reordered, and a program that dies between two has made the first.
-        unsafe { second.write_volatile(call) };
-        // SAFETY: as above.
-        unsafe { first.write_volatile(block) };
+        Err(io::Error::from_raw_os_error(libc::ESTALE))
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `extend`, and nobody has a reference into it.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+/// A dot and a number in decimals, without allocating.
+struct Number {
+    digits: [u8; 11],
+    start: usize,
+}
+
+impl Number {
+    fn of(mut number: u32) -> Self {
+        let mut digits = [0; 11];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        start -= 1;
+        digits[start] = b'.';
+        Self { digits, start }
+    }
+
+    fn text(&self) -> &OsStr {
+        OsStr::from_bytes(&self.digits[self.start..])
     }
 }

@@ -33,7 +33,6 @@
 //! | 7 | after the call | the same thread's block of kind 5, which is what it was |
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io::{self, Read};
 use std::ptr::NonNull;
 
@@ -175,7 +174,7 @@ pub struct Unread {
 /// use malloc_trace::{CallLog, Domain, LogReader, Op, Recorder};
 ///
 /// let path = std::env::temp_dir().join(format!("calls-{}.log", std::process::id()));
-/// let log = CallLog::create(&path, 1 << 24)?;
+/// let log = CallLog::create(&path, 1 << 24, || ())?;
 /// let obj = Recorder::new(LibcMalloc, Domain::Obj, &log);
 /// let block = obj.malloc(24);
 /// // SAFETY: (1) `block` is live and (2) not used afterwards.
@@ -353,7 +352,8 @@ impl<R: Read> Iterator for LogReader<R> {
 /// Which slot stands for which address.
 #[derive(Debug, Default)]
 struct Slots {
-    live: HashMap<u64, u32, BuildHasherDefault<AddressHasher>>,
+    /// With a seeded hash: a log may come from anywhere, and addresses that collide would take time without bound.
+    live: HashMap<u64, u32>,
     free: Vec<u32>,
     used: u32,
 }
@@ -390,26 +390,5 @@ impl Slots {
 
     fn release(&mut self, slot: u32) {
         self.free.push(slot);
-    }
-}
-
-/// Fibonacci hashing: the product's high bits depend on all bits of the address.
-#[derive(Debug, Default)]
-struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        // The table takes its index from the low bits and its tag from the high ones.
-        self.0.rotate_left(32)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(self.0 ^ u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, address: u64) {
-        self.0 = address.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }

@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The log lives for ever, as every record does.
     let path = env::temp_dir().join(format!("calls-{}.log", process::id()));
-    let log: &'static CallLog = Box::leak(Box::new(CallLog::create(&path, 1 << 24)?));
+    let log: &'static CallLog = Box::leak(Box::new(CallLog::create(&path, 1 << 24, || ())?));
     let recorder = |inner| AllocatorRecord::leak(Recorder::new(inner, Domain::Obj, log));
     // SAFETY: a recorder serves the very blocks of what it wraps.
     let inner = unsafe { domains.wrap_allocator(Domain::Obj, recorder) };

@@ -4,14 +4,15 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::testing::{FailAfter, conformance};
+use malloc_api::testing::{FailAfter, alone, conformance};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{
     CallLog, Domain, Event, LogError, LogHead, LogReader, Op, Recorder, Replay, ThreadedReplay,
     Trace, Unread, generate, run,
 };
+use pymem_sync::{ForkLock, Rank, hold_over_forks};
 use rstest::rstest;
 
 const HEAD_BYTES: u64 = 4096;
@@ -87,7 +88,7 @@ fn read(path: &Path) -> Read {
 
 fn logged(name: &str, max_bytes: u64, ops: &[Op]) -> Read {
     let file = LogFile::new(name);
-    let log = CallLog::create(&file.0, max_bytes).expect("a file");
+    let log = CallLog::create(&file.0, max_bytes, || ()).expect("a file");
     run(ops, &Recorder::new(LibcMalloc, Domain::Mem, &log)).expect("a correct allocator");
     read(&file.0)
 }
@@ -95,7 +96,7 @@ fn logged(name: &str, max_bytes: u64, ops: &[Op]) -> Read {
 #[test]
 fn a_recorder_of_a_log_conforms() {
     let file = LogFile::new("conforms");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     conformance(&Recorder::new(LibcMalloc, Domain::Raw, &log));
 }
 
@@ -125,7 +126,7 @@ fn sizes_domains_and_kinds_are_kept() {
 #[test]
 fn failures_are_not_logged_and_lose_no_block() {
     let file = LogFile::new("failures");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     let failing = FailAfter::new(LibcMalloc, 1);
     fail_and_go_on(&Recorder::new(&failing, Domain::Obj, &log), &failing);
     assert_eq!(read(&file.0).ops(), WHAT_SUCCEEDED);
@@ -135,7 +136,7 @@ fn failures_are_not_logged_and_lose_no_block() {
 #[test]
 fn nested_calls_are_logged_once() {
     let file = LogFile::new("nested");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     let obj = Recorder::new(Recorder::new(LibcMalloc, Domain::Raw, &log), Domain::Obj, &log);
     let block = obj.malloc(100);
     // SAFETY: (1) the block is live; (2) only the answer is used afterwards.
@@ -163,7 +164,7 @@ fn a_log_stops_at_its_limit_and_counts_the_rest() {
 #[test]
 fn a_file_that_is_gone_stops_the_log_and_not_the_program() {
     let file = LogFile::new("gone");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     let recorder = Recorder::new(LibcMalloc, Domain::Raw, &log);
     fs::remove_file(&file.0).expect("it was there");
     fs::write(&file.0, "another file").expect("a writable folder");
@@ -175,7 +176,7 @@ fn a_file_that_is_gone_stops_the_log_and_not_the_program() {
 #[test]
 fn after_abandon_calls_are_only_served() {
     let file = LogFile::new("abandon");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     let recorder = Recorder::new(LibcMalloc, Domain::Raw, &log);
     let block = recorder.malloc(10);
     log.abandon();
@@ -211,7 +212,7 @@ unsafe impl Malloc for Scripted {
 #[test]
 fn what_was_not_seen_is_counted_and_still_replays() {
     let file = LogFile::new("unseen");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     let recorder = Recorder::new(Scripted(AtomicUsize::new(0)), Domain::Raw, &log);
     let at = |address: usize| recorder.inner().0.store(address, Relaxed);
     let [first, second] = [0x1000, 0x2000]
@@ -245,7 +246,7 @@ fn what_was_not_seen_is_counted_and_still_replays() {
 #[test]
 fn threads_are_logged_in_an_order_that_replays() {
     let file = LogFile::new("threads");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     let recorder = Recorder::new(LibcMalloc, Domain::Obj, &log);
     let mut load = ThreadedReplay::new(generate::mstress(1, 4, 40_000));
     load.passes([&recorder; 3], 1).expect("memory and threads");
@@ -265,7 +266,7 @@ fn threads_are_logged_in_an_order_that_replays() {
 #[test]
 fn damaged_logs_are_errors() {
     let file = LogFile::new("damaged");
-    let log = CallLog::create(&file.0, NO_LIMIT).expect("a file");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
     run(&[Op::malloc(0, Domain::Raw, 8)], &Recorder::new(LibcMalloc, Domain::Raw, &log))
         .expect("a correct allocator");
     let good = fs::read(&file.0).expect("a file");
@@ -281,4 +282,169 @@ fn damaged_logs_are_errors() {
         bad[at] |= byte;
         assert!(matches!(read(&bad), Err(LogError::BadRecord { index: 0, .. })), "{at} {byte}");
     }
+}
+
+/// How often a log of the process failed.
+static FAILURES: AtomicUsize = AtomicUsize::new(0);
+
+fn count_failure() {
+    FAILURES.fetch_add(1, Relaxed);
+}
+
+/// Somebody cuts the file short between two calls: a fault for whoever writes to its pages.
+#[rstest]
+#[case::all_of_it(0)]
+#[case::its_records(HEAD_BYTES)]
+fn a_log_that_is_cut_short_ends_and_not_the_program(#[case] length: u64) {
+    let name = match length {
+        0 => "all_of_it",
+        _ => "its_records",
+    };
+    let number = if length == 0 { 1 } else { 2 };
+    let test =
+        format!("log::a_log_that_is_cut_short_ends_and_not_the_program::case_{number}_{name}");
+    alone(&test, || {
+        let file = LogFile::new("short");
+        let log = CallLog::create(&file.0, NO_LIMIT, count_failure).expect("a file");
+        let recorder = Recorder::new(LibcMalloc, Domain::Raw, &log);
+        run(&generate::random(1, 1000, 100), &recorder).expect("a correct allocator");
+        let cut = File::options().write(true).open(&file.0).expect("a file");
+        cut.set_len(length).expect("a shorter file");
+        run(&generate::random(2, 200_000, 100), &recorder).expect("a correct allocator");
+        assert_eq!(FAILURES.load(Relaxed), 1);
+        assert_eq!(fs::metadata(&file.0).expect("a file").len(), length);
+    });
+}
+
+/// A fault and a signal that are none of the log's do what they did.
+#[test]
+fn other_bus_errors_still_end_the_program() {
+    use std::os::unix::process::ExitStatusExt;
+    let name = "log::other_bus_errors_still_end_the_program";
+    if std::env::var_os("PYMEM_TEST_RAISES").is_some() {
+        // As in a C program: Rust's own handler takes a signal that was sent for a stack overflow that was none.
+        // SAFETY: the default action needs no function.
+        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+        let file = LogFile::new("raise");
+        let _log = CallLog::create(&file.0, NO_LIMIT, count_failure).expect("a file");
+        fs::remove_file(&file.0).expect("it was there");
+        // SAFETY: no preconditions.
+        unsafe { libc::raise(libc::SIGBUS) };
+        return;
+    }
+    let mut process = malloc_api::testing::test_process(name);
+    let status = process.env("PYMEM_TEST_RAISES", "1").status().expect("the test can start itself");
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
+}
+
+/// The kernel ends a program that writes a file beyond the limit; the log stays below.
+#[test]
+fn a_limit_of_file_sizes_stops_the_log_and_not_the_program() {
+    alone("log::a_limit_of_file_sizes_stops_the_log_and_not_the_program", || {
+        let limit = libc::rlimit { rlim_cur: 3 << 19, rlim_max: 3 << 19 };
+        // SAFETY: a filled limit; the process is the test's own.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) }, 0);
+        let file = LogFile::new("limited");
+        let log = CallLog::create(&file.0, NO_LIMIT, count_failure).expect("a file");
+        let recorder = Recorder::new(LibcMalloc, Domain::Raw, &log);
+        run(&generate::random(1, 100_000, 100), &recorder).expect("a correct allocator");
+        let read = read(&file.0);
+        assert_eq!(read.head.system_error, Some(libc::EFBIG));
+        // A realloc has two records.
+        let held = (WINDOW_BYTES / 32) as usize..=(WINDOW_BYTES / 16) as usize;
+        assert!(held.contains(&read.events.len()) && read.head.dropped > 10_000);
+        assert_eq!(FAILURES.load(Relaxed), 1);
+    });
+}
+
+/// A log replaces a regular file, and refuses what is none.
+#[test]
+fn links_and_devices_are_refused() {
+    let (file, target) = (LogFile::new("link"), LogFile::new("target"));
+    fs::write(&target.0, "precious").expect("a writable folder");
+    std::os::unix::fs::symlink(&target.0, &file.0).expect("a link");
+    CallLog::create(&file.0, NO_LIMIT, || ()).expect_err("a link");
+    CallLog::create(Path::new("/dev/null"), NO_LIMIT, || ()).expect_err("a device");
+    assert_eq!(fs::read(&target.0).expect("the target"), b"precious");
+    CallLog::create(&target.0, NO_LIMIT, || ()).expect("a regular file to replace");
+    assert_eq!(fs::metadata(&target.0).expect("the log").len(), HEAD_BYTES);
+}
+
+/// While another thread records, the process forks: each child, and a child of that, has a log of its own calls.
+#[test]
+fn a_forked_child_goes_on_with_a_log_of_its_own() {
+    alone("log::a_forked_child_goes_on_with_a_log_of_its_own", || {
+        let file = LogFile::new("fork");
+        let log = CallLog::create(&file.0, NO_LIMIT, count_failure).expect("a file");
+        let log: &'static CallLog = Box::leak(Box::new(log));
+        let lock = Box::leak(Box::new(ForkLock::new(Rank::Wrapper, log)));
+        hold_over_forks(lock).expect("memory for a handler");
+        let recorder: &'static _ = Box::leak(Box::new(Recorder::new(LibcMalloc, Domain::Raw, log)));
+        let ops = generate::random(1, 500, 100);
+        let is_over: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
+        let other = std::thread::spawn(move || {
+            while !is_over.load(Relaxed) {
+                let block = recorder.malloc(4321);
+                // SAFETY: (1) the block is live; (2) it is not used afterwards.
+                unsafe { recorder.free(block) };
+            }
+        });
+        for _ in 0..50 {
+            let child = in_child(|| {
+                let grandchild = in_child(|| assert!(recorder.malloc(7777).is_some()));
+                let path = format!("{}.{grandchild}", file.0.display());
+                assert_eq!(read(Path::new(&path)).ops(), [Op::malloc(0, Domain::Raw, 7777)]);
+                fs::remove_file(path).expect("it was there");
+                run(&ops, recorder).expect("a correct allocator");
+                // A child without a call has no file.
+                let idle = in_child(|| ());
+                assert!(!Path::new(&format!("{}.{idle}", file.0.display())).exists());
+            });
+            let path = PathBuf::from(format!("{}.{child}", file.0.display()));
+            let expected = logged(&format!("alone-{child}"), NO_LIMIT, &ops).ops();
+            let sizes = |ops: Vec<Op>| ops.into_iter().map(Op::size).collect::<Vec<_>>();
+            assert_eq!(sizes(read(&path).ops()), sizes(expected));
+            fs::remove_file(path).expect("it was there");
+        }
+        is_over.store(true, Relaxed);
+        other.join().expect("no panic");
+        let own = read(&file.0);
+        assert!(own.ops().iter().all(|op| [0, 4321].contains(&op.size())), "the parent's alone");
+        assert_eq!((FAILURES.load(Relaxed), own.head.dropped), (0, 0));
+    });
+}
+
+/// Runs `body` in a forked child, and waits for it; its number. A child that panics ends with a status of its own.
+fn in_child(body: impl FnOnce()) -> i32 {
+    // SAFETY: the child runs `body` and exits.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(result.is_err())) };
+    }
+    let mut status = -1;
+    // SAFETY: a child of this process, and a place for its status.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "a child panicked or hung");
+    child
+}
+
+/// Addresses that agree in all bits by which a table with a known hash finds them: reading takes no longer than with others.
+#[test]
+fn colliding_addresses_are_read_in_time() {
+    const BLOCKS: u64 = 60_000;
+    // The inverse of 2^64 divided by the golden ratio: multiples of it were once hashed to small numbers.
+    const INVERSE: u64 = 0xf1de_83e1_9937_733d;
+    let mut bytes = b"PYMLOG01".to_vec();
+    bytes.resize(HEAD_BYTES as usize, 0);
+    for k in 1..=BLOCKS {
+        let block = (k << 44).wrapping_mul(INVERSE) & ((1 << 60) - 1);
+        bytes.extend_from_slice(&(block << 4 | 1).to_le_bytes());
+        bytes.extend_from_slice(&(8_u64 << 18).to_le_bytes());
+    }
+    let start = std::time::Instant::now();
+    let reader = LogReader::new(&bytes[..]).expect("a head");
+    assert_eq!(reader.filter(Result::is_ok).count() as u64, BLOCKS);
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use malloc_api::testing::{Counting, FailAfter};
+use malloc_api::testing::{Counting, FailAfter, alone};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{Domain, Event, Op, Replay, ThreadedReplay, ThreadsError, generate, run};
 use rstest::rstest;
@@ -183,4 +183,27 @@ fn threads_stop_when_one_runs_out_of_memory() {
     let counting = Counting::new(LibcMalloc);
     replay.passes([&counting; 3], 1).expect("memory and threads");
     assert_eq!(counting.counts().live_blocks, 0);
+}
+
+/// More threads than the memory of the process allows: an error, and no wait for threads that never come.
+#[test]
+fn too_many_threads_are_an_error() {
+    alone("replay::too_many_threads_are_an_error", || {
+        let events = (0..2000).map(|thread| Event {
+            op: Op::malloc(u32::from(thread), Domain::Raw, 8),
+            thread,
+            nanos: 0,
+        });
+        let mut replay = ThreadedReplay::new(events);
+        let limit = libc::rlimit { rlim_cur: 1 << 30, rlim_max: 1 << 30 };
+        // SAFETY: a filled limit; the process is the test's own.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
+        let counting = Counting::new(LibcMalloc);
+        let error = replay.passes([&counting; 3], 1).expect_err("2 MiB of stack a thread");
+        assert!(
+            matches!(error, ThreadsError::Threads { started: 1..2000, wanted: 2000, .. }),
+            "{error}"
+        );
+        assert_eq!(counting.counts().malloc, 0);
+    });
 }

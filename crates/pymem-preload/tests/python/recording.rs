@@ -10,7 +10,7 @@ use rstest::rstest;
 
 use crate::process::{free_threaded, interpreters, plain, preloaded, python, run, succeed};
 
-/// Objects of all sizes, threads whose blocks wander, and a child that goes on without being logged.
+/// Objects of all sizes, threads whose blocks wander, and a child with a log of its own.
 const PROGRAM: &str = r"
 import json, os, queue, sys, threading, warnings
 warnings.simplefilter('ignore')
@@ -181,4 +181,71 @@ fn a_free_threaded_program_is_logged_too() {
         succeed(command.env("PYMEM_TRACE", &path).args(["-c", "x = bytes(123_457)"]));
         assert!(read(&path).ops.len() > 10_000, "{interpreter}");
     }
+}
+
+/// A forked child's calls are in a file of its own; a child that executes another program has that program's log.
+#[test]
+fn a_child_has_a_log_of_its_own() {
+    const FORK: &str = r"
+import os
+child = os.fork()
+if child == 0:
+    x = bytes(123_457)
+    os._exit(0)
+os.waitpid(child, 0)
+x = bytes(234_567)
+print(child)
+";
+    let has = |path: &Path, size: usize| {
+        let sizes = size..size + 150;
+        read(path).ops.iter().any(|op| op.kind() != OpKind::Free && sizes.contains(&op.size()))
+    };
+    for interpreter in interpreters() {
+        let (_folder, path) = folder();
+        let mut command = preloaded(&interpreter.path);
+        let child = succeed(command.env("PYMEM_TRACE", &path).args(["-c", FORK]));
+        let own = PathBuf::from(format!("{}.{}", path.display(), child.trim()));
+        assert_eq!((has(&own, 123_457), has(&own, 234_567)), (true, false), "{interpreter}");
+        assert_eq!((has(&path, 123_457), has(&path, 234_567)), (false, true), "{interpreter}");
+    }
+}
+
+/// Whatever others do to the file, the program goes on, and says one line.
+#[rstest]
+#[case::cut_short("open(path, 'w').close()")]
+#[case::cut_to_its_head("os.truncate(path, 4096)")]
+#[case::removed("os.remove(path)")]
+#[case::limited("resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))")]
+fn a_log_that_fails_is_one_line_and_not_the_end(#[case] what: &str) {
+    let program = format!(
+        "import os, resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_DFL)\npath = os.environ['PYMEM_TRACE_PATH']\n{what}\n\
+         x = [bytes(i % 100) for i in range(200_000)]\nprint(len(x))"
+    );
+    for interpreter in interpreters() {
+        let (_folder, path) = folder();
+        let mut command = preloaded(&interpreter.path);
+        command.env("PYMEM_TRACE", &path).env("PYMEM_TRACE_PATH", &path);
+        let outcome = run(command.args(["-c", &program]));
+        assert_eq!((outcome.status, outcome.stdout.trim()), (Some(0), "200000"), "{outcome:?}");
+        assert!(outcome.stderr.starts_with("pymem-preload: PYMEM_TRACE: the log "), "{outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{interpreter}: {outcome:?}");
+    }
+}
+
+/// Neither the log nor the heap map follows a link or replaces a device.
+#[rstest]
+#[case("PYMEM_TRACE", Some(1))]
+#[case("PYMEM_HEAP_MAP", Some(0))]
+fn a_link_is_refused(#[case] name: &str, #[case] status: Option<i32>) {
+    let interpreter = &interpreters()[0];
+    let (folder, link) = folder();
+    let target = folder.path().join("target");
+    fs::write(&target, "precious").expect("a file");
+    std::os::unix::fs::symlink(&target, &link).expect("a link");
+    let outcome = run(preloaded(&interpreter.path).env(name, &link).args(["-c", "pass"]));
+    assert_eq!((outcome.status, outcome.signal), (status, None), "{outcome:?}");
+    assert!(outcome.stderr.starts_with(&format!("pymem-preload: {name}: ")), "{outcome:?}");
+    assert!(outcome.stderr.contains("no regular file"), "{outcome:?}");
+    assert_eq!(fs::read(&target).expect("the target"), b"precious");
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2);
 }
