@@ -1,7 +1,7 @@
 //! Owns `cargo xtask bench`: builds the benchmark and what it measures, then hands over to it.
 //!
-//! What is measured and how it is shown belongs to the package `bench`; this file knows only what must be built first
-//! and where results belong: a whole run renews `docs/`, a part of one writes below the target folder.
+//! The package `bench` measures and shows. This file knows what must be built first and where results go: those of a whole run to
+//! `docs/`, those of a partial run below the target folder.
 
 use std::ffi::{OsStr, OsString};
 
@@ -10,7 +10,7 @@ use xshell::{Shell, cmd};
 
 use crate::workspace;
 
-/// Arguments after which a run says less than the documentation shows.
+/// Arguments of partial runs, which measure less than the documentation shows.
 const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output"];
 
 /// Arguments of modes that write no results.
@@ -19,7 +19,7 @@ const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions"];
 /// Builds and runs the benchmark with `arguments` (see `cargo xtask bench --help`).
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let shell = Shell::new()?;
-    // The paths among the arguments are the caller's.
+    // Paths among the arguments are relative to the caller's folder.
     let caller = shell.current_dir();
     shell.change_dir(workspace::root());
     let given = |names: &[&str]| {

@@ -1,4 +1,4 @@
-//! Owns the list of checks that must be green before a change lands, and runs them in order of cost.
+//! Owns the list of checks that must be green before a change lands, cheap ones first.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,8 +15,8 @@ use crate::{
 struct Step {
     name: &'static str,
     run: fn(&Shell) -> Result<()>,
-    /// Whether it runs at every change. The others mostly repeat a step that does, in other builds or for longer; they run by their
-    /// names, each in a job of its own in the workflow.
+    /// Whether the step runs at every change. The other steps repeat one of these in another build, or for longer. They run by name, and
+    /// in the workflow.
     always: bool,
 }
 
@@ -53,7 +53,7 @@ const STEPS: &[Step] = &[
     by_name("regrtest-rows", |_| regrtest::every_row()),
 ];
 
-/// How long each fuzz target runs: long enough for the kept inputs and some thousand others.
+/// How long each fuzz target runs: long enough for the kept inputs and some thousand new ones.
 const FUZZ_SECONDS: u32 = 10;
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
@@ -86,7 +86,7 @@ fn fmt(shell: &Shell) -> Result<()> {
     Ok(cmd!(shell, "cargo fmt --all --check").run()?)
 }
 
-/// Licences, banned crates and sources of what is depended on; not the advisories, whose database is not everywhere.
+/// Checks the licences and sources of the dependencies. Advisories are left to the workflow, since their database needs a network.
 fn deny(shell: &Shell) -> Result<()> {
     if cmd!(shell, "cargo deny --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
         println!("skipped: it needs cargo-deny; cargo install --locked cargo-deny");
@@ -111,8 +111,8 @@ fn test(shell: &Shell) -> Result<()> {
     Ok(cmd!(shell, "cargo test --workspace --lib --bins --tests").run()?)
 }
 
-/// Each crate by itself, so that no crate leans on a feature that only another one switches on. Where there are no default
-/// features to go without, the tests have run already, and that they build is enough.
+/// Tests each crate by itself, so that no crate relies on a feature that only another crate switches on. The tests of a crate
+/// without default features have run already, so that building them is enough.
 fn test_alone(shell: &Shell) -> Result<()> {
     const WITHOUT_DEFAULTS: &[&str] = &["mimalloc-heaps", "malloc-trace", "pymem-preload"];
     for name in CRATES {
@@ -120,12 +120,12 @@ fn test_alone(shell: &Shell) -> Result<()> {
         cmd!(shell, "cargo test -q -p {name} --no-default-features --lib --tests {no_run...}")
             .run()?;
     }
-    // The tests that take any profile take that of a free-threaded debug build.
+    // Some tests take the profile from this variable.
     let test = cmd!(shell, "cargo test -q -p pymem-domains --test it");
     Ok(test.env("PYMEM_TEST_PROFILE", "free-threaded debug").run()?)
 }
 
-/// Each example of each crate: they assert what they show.
+/// Runs each example of each crate. Examples assert what they show.
 fn examples(shell: &Shell) -> Result<()> {
     for name in CRATES {
         for file in shell.read_dir(workspace::root().join("crates").join(name).join("examples"))? {
@@ -136,11 +136,11 @@ fn examples(shell: &Shell) -> Result<()> {
             }
         }
     }
-    // Built as `test` builds them.
+    // With the features of `test`, which has built them.
     run_examples(shell, "--workspace")
 }
 
-/// Runs the examples of a build with `option`. What an optimised build merges or leaves out must not be what an example shows.
+/// Builds the examples with `option` and runs them. Release builds matter too: an optimiser may merge or drop what an example shows.
 fn run_examples(shell: &Shell, option: &str) -> Result<()> {
     for (name, program) in workspace::programs(cmd!(shell, "cargo build --examples {option}"))? {
         println!("{name}");
@@ -155,8 +155,8 @@ fn doc(shell: &Shell) -> Result<()> {
     Ok(cmd!(shell, "cargo test --doc --all-features").run()?)
 }
 
-/// Every crate as it would be published, built from its own package alone. In a folder that no run before has had: what cargo
-/// unpacks and builds of the packed crates it knows by folder and version, and it would take an older state for this one.
+/// Builds every crate from its package, as it would be published. Each run gets a new folder: cargo recognises an unpacked crate by
+/// folder and version, and would reuse the build of an older state.
 fn package(shell: &Shell) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let folder = workspace::root().join(format!("target/package-{now}"));
@@ -166,7 +166,7 @@ fn package(shell: &Shell) -> Result<()> {
     Ok(packaged?)
 }
 
-/// The whole benchmark at its quickest: that it runs, not how fast.
+/// Runs the whole benchmark at its quickest, to see that it runs.
 fn smoke(_shell: &Shell) -> Result<()> {
     bench::run(&["--quick".into(), "--threads=0".into()])
 }
@@ -181,7 +181,7 @@ fn short_fuzz(shell: &Shell) -> Result<()> {
     fuzz::short(FUZZ_SECONDS)
 }
 
-/// Instructions of the hot paths against the committed baseline, which callgrind counts the same on a busy machine.
+/// Compares the instruction counts of the hot paths with the committed baseline. Callgrind counts the same on a busy machine.
 fn instructions(shell: &Shell) -> Result<()> {
     if cmd!(shell, "valgrind --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
         println!("skipped: counting instructions needs valgrind, which is not installed");

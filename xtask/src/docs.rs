@@ -53,7 +53,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
     Ok(())
 }
 
-/// Gives `file` the text that `change` makes of it, but with `check`; returns the file's name if that is another text.
+/// Replaces the text of `file` by what `change` makes of it; with `check`, only compares. Returns the file's name if the texts differ.
 fn renew(
     file: &'static str,
     check: bool,
@@ -87,7 +87,7 @@ fn replace(text: &str, name: &str, part: &str) -> Result<String> {
     Ok(format!("{before}{open}\n{part}{close}{after}"))
 }
 
-/// The default configuration of each build, as the newest version has it.
+/// The default configuration of each build in the newest version.
 fn defaults() -> Result<String> {
     let builds = [
         ("Release build", Build::Gil, true, false),
@@ -109,7 +109,7 @@ fn defaults() -> Result<String> {
     Ok(markdown(&["Configuration", "Name", "raw", "mem", "obj"], &rows))
 }
 
-/// Every row of the table with the builds and versions that it is for.
+/// Every row of the table, with its builds and versions.
 fn every_row() -> Result<String> {
     let rows: Vec<Vec<String>> = TABLE
         .iter()
@@ -185,7 +185,7 @@ mod tests {
         );
     }
 
-    /// A longer one is two.
+    /// A longer note is two notes.
     #[test]
     fn a_design_note_has_at_most_200_lines() {
         for entry in fs::read_dir(workspace::root().join("docs/design")).unwrap() {

@@ -1,4 +1,4 @@
-//! Owns `cargo xtask fuzz`: every fuzz target for the same time each, in turn or all at once. Each run begins with the inputs
+//! Owns `cargo xtask fuzz`: runs every fuzz target for the same time, one by one or all at once. Each run begins with the inputs
 //! in `fuzz/kept`, which have found bugs.
 
 use std::fs;
@@ -18,11 +18,14 @@ struct Target {
     feature: Option<&'static str>,
 }
 
-/// Targets that run once more with a feature.
+/// Targets that run a second time, with a feature.
 const VARIANTS: &[(&str, &str)] = &[("pymalloc", "hardened")];
 
-/// Runs each target of `fuzz/` for `seconds`, and prints how many inputs each has run; fails on a finding, whose input
-/// libFuzzer leaves in `fuzz/artifacts`.
+/// Runs each target of `fuzz/` for `seconds` and prints how many inputs each target tried.
+///
+/// # Errors
+///
+/// A target that does not build, or that found a bug. libFuzzer leaves the input in `fuzz/artifacts`.
 pub(crate) fn run(seconds: u32, only: Option<&str>, together: bool) -> Result<()> {
     let shell = workspace::shell()?;
     ensure!(
@@ -69,7 +72,7 @@ fn run_targets(shell: &Shell, targets: &[Target], seconds: u32, together: bool) 
     Ok(())
 }
 
-/// Whether fuzzing can be done here.
+/// Are a nightly toolchain and cargo-fuzz installed?
 pub(crate) fn is_installed(shell: &Shell) -> bool {
     let version = cmd!(shell, "cargo +nightly fuzz --version").quiet();
     version.ignore_stdout().ignore_stderr().run().is_ok()
@@ -83,8 +86,8 @@ impl Target {
         }
     }
 
-    /// The arguments of `cargo` for a command of cargo-fuzz. A variant has a target folder of its own, since its program has
-    /// the same name.
+    /// The arguments of `cargo` for a command of cargo-fuzz. A variant's program has the name of the plain one, so that the variant
+    /// needs a target folder of its own.
     fn cargo_fuzz(&self, command: &str) -> Vec<String> {
         let mut arguments = ["+nightly", "fuzz", command, &self.name].map(String::from).to_vec();
         if let Some(feature) = self.feature {
@@ -97,9 +100,9 @@ impl Target {
         arguments
     }
 
-    /// Runs it; returns the number of inputs.
+    /// Runs the target; returns the number of inputs that it tried.
     fn run(&self, seconds: u32) -> Result<u64> {
-        // What libFuzzer finds goes into the first folder; it begins with what is in both.
+        // libFuzzer begins with the inputs of both folders, and adds new ones to the first.
         let [corpus, kept] = ["corpus", "kept"]
             .map(|folder| workspace::root().join("fuzz").join(folder).join(&self.name));
         fs::create_dir_all(&corpus)?;
@@ -108,7 +111,7 @@ impl Target {
         command
             .arg(format!("-max_total_time={seconds}"))
             .args(["-max_len=4096", "-print_final_stats=1"]);
-        // Records of domains live for ever by design; what a target's own blocks leak, it asserts itself.
+        // The records of domains live for ever by design. Each target asserts that it leaks no block of its own.
         command.env("ASAN_OPTIONS", "detect_leaks=0").current_dir(workspace::root());
         let output = command.stdin(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&output.stderr);
@@ -121,7 +124,8 @@ impl Target {
         let count =
             text.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
         let count = count.and_then(|count| count.trim().parse().ok());
-        count.with_context(|| format!("fuzz target {} told no statistics:\n{text}", self.title()))
+        count
+            .with_context(|| format!("fuzz target {} printed no statistics:\n{text}", self.title()))
     }
 }
 

@@ -1,6 +1,6 @@
-//! Owns `cargo xtask install`: the preload with its C interface below a prefix, and the check that others can use them there.
+//! Owns `cargo xtask install`: puts the preload and its C interface below a prefix, and checks that programs can use them there.
 //!
-//! The tree can be moved as a whole: the pkg-config file finds its prefix from its own place.
+//! The installed tree can be moved: the pkg-config file computes the prefix from its own path.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use xshell::{Shell, cmd};
 use crate::python::{self, Interpreter};
 use crate::workspace;
 
-/// What the C program of the examples prints: that it has linked what it has included.
+/// What the example in C prints if it is linked with the library of its header.
 const C_OUTPUT: &str = "13 bytes from pymem: Hello, pymem\nno interpreter to set up: -2";
 
 /// Install the preload, its C header and its pkg-config file.
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     prefix: PathBuf,
 }
 
-/// Builds the library as it ships and puts it below the prefix, with all that a C program needs.
+/// Builds the library as it ships, and installs it with its header and pkg-config file.
 ///
 /// # Errors
 ///
@@ -39,7 +39,7 @@ fn install(prefix: &Path) -> Result<()> {
     put(prefix, "lib/pkgconfig/pymem.pc", package_config().as_bytes())
 }
 
-/// Writes a file beside its place and moves it there: a process that has the old library mapped keeps the old one.
+/// Writes a file under another name and renames it, so that a process that has mapped the old library keeps the old one.
 fn put(prefix: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = prefix.join(name);
     let folder = path.parent().unwrap_or(prefix);
@@ -52,7 +52,7 @@ fn put(prefix: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The pkg-config file. Programs link the library like any other; that it is found when they start is theirs to see to.
+/// The pkg-config file. Programs must see to it themselves that the loader finds the library when they start.
 fn package_config() -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!(
@@ -69,7 +69,7 @@ Cflags: -I${{includedir}}
     )
 }
 
-/// Installs below a folder, moves that, and uses what is there as others do: a C program, and a Python.
+/// Installs below a folder, moves the folder, and runs a C program and a Python with the library.
 ///
 /// # Errors
 ///
@@ -83,7 +83,7 @@ pub(crate) fn check(shell: &Shell) -> Result<()> {
     interpreter(&prefix.join("lib/libpymem_preload.so"))
 }
 
-/// Compiles the example in C by what pkg-config says alone, and runs it.
+/// Compiles the example in C with the flags of pkg-config, and runs it.
 fn c_program(shell: &Shell, prefix: &Path) -> Result<()> {
     let _pkg_config_path = shell.push_env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig"));
     let found = cmd!(shell, "pkg-config --modversion pymem").quiet().read();
@@ -102,7 +102,7 @@ fn c_program(shell: &Shell, prefix: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs a real Python on the installed library, and asks the library whether it served.
+/// Runs a Python on the installed library, and checks that the library reports at exit.
 fn interpreter(library: &Path) -> Result<()> {
     let python = Interpreter::probe(Path::new("python3")).map_err(anyhow::Error::msg)?;
     let mut command = python::preloaded(&python.path, library);

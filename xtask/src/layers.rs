@@ -1,5 +1,5 @@
-//! Owns `cargo xtask layers`: the rules about what may stand where in the sources. Which crate may import which is the table in
-//! `docs/architecture.md`; a memory ordering stronger than Relaxed may stand in `pymem-sync` alone.
+//! Owns `cargo xtask layers`: the rules for what may stand where in the sources. The table in `docs/architecture.md` says which
+//! crate may import which. Memory orderings stronger than Relaxed are allowed in `pymem-sync` alone.
 
 mod circles;
 mod citations;

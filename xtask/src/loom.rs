@@ -1,7 +1,7 @@
 //! Owns the model runs: builds `pymem-sync` with its loom face and runs every model, or every negative control.
 //!
-//! A model counts only if it printed that it completed, since a bound would end it with success too. A control counts only
-//! if its fault was planted and the model failed on it.
+//! A model counts only if it prints that it completed, because a model that stops at a bound succeeds too. A control counts only if
+//! its fault was planted and the model failed.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use xshell::{Shell, cmd};
 
 use crate::workspace;
 
-/// Chooses a control in a model's process; `list` prints the controls.
+/// The variable that chooses the control of a model's process; `list` prints the controls.
 const CONTROL: &str = "PYMEM_LOOM_CONTROL";
 
 /// One model: a test function of a `tests/loom_*.rs`.
@@ -28,13 +28,13 @@ struct Model {
     executable: PathBuf,
 }
 
-/// A model, and the site of the fault that it must reject.
+/// A model, alone or with the fault that it must reject.
 struct Task {
     model: Model,
     control: Option<String>,
 }
 
-/// What a process said.
+/// The result of a process.
 struct Outcome {
     succeeded: bool,
     text: String,
@@ -74,7 +74,7 @@ pub(crate) fn run(controls: bool, filter: Option<String>) -> Result<()> {
     Ok(())
 }
 
-/// Builds the models and returns each file's executable, all files of the folder accounted for.
+/// Builds the models and returns the executable of each file. Every file of the folder must have one.
 fn build(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let shell = workspace::shell()?;
     let _target = shell.push_env("CARGO_TARGET_DIR", workspace::target().join("loom"));
@@ -105,7 +105,7 @@ fn models_alone(models: Vec<Model>) -> VecDeque<Task> {
     models.into_iter().map(|model| Task { model, control: None }).collect()
 }
 
-/// The controls of `models`; when they are all models, every site must have a control.
+/// The controls of `models`. If these are `all` models, every site must have a control.
 fn controls_of(root: &Path, models: Vec<Model>, all: bool) -> Result<VecDeque<Task>> {
     let mut tasks = VecDeque::new();
     let mut used = BTreeSet::new();
@@ -134,7 +134,7 @@ fn controls_of(root: &Path, models: Vec<Model>, all: bool) -> Result<VecDeque<Ta
     Ok(tasks)
 }
 
-/// The names in the site list's lines `Variant = "name",`.
+/// The names in the lines `Variant = "name",` of the list of sites.
 fn sites(source: &str) -> impl Iterator<Item = &str> {
     source.lines().filter_map(|line| {
         line.trim().strip_suffix("\",")?.split_once(" = \"").map(|(_, name)| name)

@@ -1,4 +1,4 @@
-//! Owns the check of the oldest compiler that the crates promise to build with, their `rust-version`.
+//! Owns the check that the crates build with the oldest compiler that they promise, their `rust-version`.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use xshell::{Shell, cmd};
 
 use crate::workspace;
 
-/// Checks the libraries with the oldest compiler that they promise, where this machine has it.
+/// Checks the libraries with the promised compiler, if it is installed.
 ///
 /// # Errors
 ///
-/// Crates that promise different ones, or one that does not build.
+/// Crates that promise different compilers, or a crate that does not build.
 pub(crate) fn check(shell: &Shell) -> Result<()> {
     let version = promised(shell)?;
     let Some(compiler) = find(shell, &version) else {

@@ -1,4 +1,4 @@
-//! Owns `cargo xtask python`: an interpreter of this machine under the preload.
+//! Owns `cargo xtask python`: runs an installed interpreter under the preload.
 
 use std::env;
 use std::os::unix::process::CommandExt as _;
@@ -43,12 +43,12 @@ pub(crate) struct Args {
     /// Draw the heap into this SVG file when the program is over, and whenever the process gets SIGUSR1.
     #[arg(long, value_name = "FILE")]
     heap_map: Option<PathBuf>,
-    /// What the interpreter gets.
+    /// Arguments of the interpreter.
     #[arg(last = true, value_name = "ARGS")]
     arguments: Vec<String>,
 }
 
-/// Builds the library, starts the interpreter with it, and becomes it.
+/// Builds the library and replaces this process by the interpreter, with the library preloaded.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let program = args.python.unwrap_or_else(|| PathBuf::from("python3"));
     let interpreter = match Interpreter::probe(&program) {
@@ -75,11 +75,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     if let Some(trace) = args.trace {
         return python_trace::run(command, &trace, args.trace_limit);
     }
-    // The interpreter takes this process's place: its exit status, or the signal that ends it, is ours.
+    // The exit status or signal of the interpreter is then that of this process.
     Err(command.exec()).with_context(|| format!("{} does not start", interpreter.path.display()))
 }
 
-/// A program with the library preloaded. The folders that cargo adds for its own programs are not passed on.
+/// A program with the library preloaded, without the library folders that cargo adds for its own programs.
 pub(crate) fn preloaded(program: &Path, library: &Path) -> Command {
     let mut command = Command::new(program);
     let mut libraries = library.as_os_str().to_owned();
@@ -99,7 +99,7 @@ pub(crate) fn preloaded(program: &Path, library: &Path) -> Command {
     command
 }
 
-/// Whether cargo put the folder on the search path: the toolchain's libraries, or those of the build.
+/// Did cargo add the folder to the search path, for the toolchain's libraries or for those of the build?
 fn is_toolchain(folder: &Path) -> bool {
     let toolchain = env::var_os("RUSTUP_HOME").map(PathBuf::from);
     let toolchain = toolchain.or_else(|| Some(env::home_dir()?.join(".rustup")));
@@ -107,7 +107,7 @@ fn is_toolchain(folder: &Path) -> bool {
     [toolchain, target].into_iter().flatten().any(|root| folder.starts_with(root))
 }
 
-/// The library, built with the profile that ships.
+/// Builds the library as it ships; returns its path.
 pub(crate) fn library() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
@@ -115,11 +115,11 @@ pub(crate) fn library() -> Result<PathBuf> {
     library_of(build)
 }
 
-/// The library, built by a `cargo build` of the caller's options, with the profile that ships.
+/// Builds the library as it ships by the caller's `cargo build`, which may have options; returns its path.
 pub(crate) fn library_of(mut build: Command) -> Result<PathBuf> {
     build.current_dir(workspace::root());
     build.args(["--quiet", "--profile", "preload", "--package", "pymem-preload", "--lib"]);
-    // Its messages are data, and tell where the library is whatever the target folder.
+    // Cargo's messages name the library's path in any target folder.
     build.args(["--message-format", "json-render-diagnostics"]);
     let output =
         build.stderr(std::process::Stdio::inherit()).output().context("cargo does not start")?;

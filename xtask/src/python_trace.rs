@@ -1,4 +1,4 @@
-//! Owns `cargo xtask python --trace`: runs the interpreter to its end and makes its log of calls a trace.
+//! Owns `cargo xtask python --trace`: runs the interpreter and converts its log of calls to a trace.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter};
@@ -18,9 +18,9 @@ use signal_hook::low_level::emulate_default_handler;
 
 const MIB: u64 = 1 << 20;
 
-/// Runs `command` with its calls logged beside `trace`, and makes that log the trace, however the program ended.
+/// Runs `command`, logs its calls beside `trace`, and converts the log to the trace, however the program ended.
 ///
-/// Its exit status, or the signal that ended it, becomes this process's.
+/// This process ends as the program did: with its exit status, or by its signal.
 pub(crate) fn run(mut command: Command, trace: &Path, limit_mib: u64) -> Result<ExitCode> {
     let mut log = trace.as_os_str().to_owned();
     log.push(".log");
@@ -33,16 +33,16 @@ pub(crate) fn run(mut command: Command, trace: &Path, limit_mib: u64) -> Result<
         eprintln!("{summary}");
     }
     if let Some(signal) = status.signal() {
-        // Where it does not end this process either, its number does, as a shell has it.
+        // If the signal does not end this process, exit with a shell's status for the signal.
         let _ = emulate_default_handler(signal);
         return Ok(ExitCode::from(128 + u8::try_from(signal)?));
     }
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1))?))
 }
 
-/// Waits for the program's end, and passes on the signals that a terminal does not send to both.
+/// Waits for the program, and forwards the signals that a terminal sends to this process alone.
 fn wait(command: &mut Command) -> Result<ExitStatus> {
-    // Before the start: what comes in between must not end this process alone. Handlers are not inherited.
+    // Before the program starts, so that a signal in between does not end this process alone. Children do not inherit handlers.
     let mut signals = Signals::new([SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2])?;
     let mut child: Child = command
         .spawn()
@@ -59,7 +59,7 @@ fn wait(command: &mut Command) -> Result<ExitStatus> {
                     SIGUSR2 => Signal::USR2,
                     _ => continue,
                 };
-                // The program may be over.
+                // Ignore errors: the program may have ended.
                 let _ = kill_process(process, signal);
             }
         });
@@ -70,7 +70,7 @@ fn wait(command: &mut Command) -> Result<ExitStatus> {
     status.context("the interpreter's end")
 }
 
-/// What a trace has of the calls of a program.
+/// How many of a program's calls a trace has.
 #[derive(Debug)]
 struct Summary {
     trace: PathBuf,
@@ -124,7 +124,7 @@ fn logs(log: &Path, trace: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(logs)
 }
 
-/// Makes the log at `log` the trace at `trace`, with a bar on a terminal.
+/// Converts the log at `log` to a trace at `trace`, with a progress bar on a terminal.
 fn convert(log: &Path, trace: &Path) -> Result<Summary> {
     let file = File::open(log)?;
     let bar = ProgressBar::new(file.metadata()?.len()).with_prefix(trace.display().to_string());

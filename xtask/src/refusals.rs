@@ -8,16 +8,16 @@ use syn::Item;
 
 use crate::workspace;
 
-/// Names by which a type that does not implement `Error` tells that it is printed as one.
+/// A type whose name ends so is printed as an error, even if it does not implement `Error`.
 const ENDINGS: &[&str] = &["Error", "Refusal", "Rejection"];
 
 /// Types that are not in the list, each with its reason.
 const LEFT_OUT: &[&str] = &[
     // A report of many lines, which memdebug's own tests compare byte by byte.
     "memdebug::Violation",
-    // What the registry answers to the hooks, which make a violation of it.
+    // The registry's answer to the hooks, which turn it into a violation.
     "memdebug::Rejection",
-    // Only a system without memory makes one.
+    // Occurs only when the system has no memory left.
     "pymem_sync::RegisterError",
 ];
 
@@ -105,8 +105,8 @@ fn every_refusal_is_in_a_reviewed_list() {
     let stale: Vec<_> = listed.difference(&found).collect();
     assert!(
         missing.is_empty() && stale.is_empty(),
-        "a test of the crate is to print these, and its tests/refusals.txt to have them after a review: {missing:?}\n\
-         these are no error of the sources any more: {stale:?}"
+        "no tests/refusals.txt has these; add them to the crate's list and to its test, and review the texts: {missing:?}\n\
+         these are no longer errors of the sources: {stale:?}"
     );
 }
 

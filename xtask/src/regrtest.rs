@@ -1,7 +1,7 @@
-//! Owns `cargo xtask regrtest`: CPython's own test suite under the preload, on every interpreter that has it, in every row.
+//! Owns `cargo xtask regrtest`: runs CPython's own test suite under the preload, on every interpreter that has it, in every row.
 //!
-//! Only differences count: what fails with the library and passes without it, on the same interpreter. A module that fails
-//! is run again alone, with the library and without it, since a loaded machine makes some of CPython's tests miss their time.
+//! Only differences count: a module is broken if it fails with the library and passes without it. A module that fails is run again
+//! alone, with the library and without it, because some of CPython's tests miss their time on a loaded machine.
 
 mod modules;
 mod runner;
@@ -22,14 +22,14 @@ use self::modules::{EXCLUDED, EXPECTED_FAILURES, EXPECTED_IN_ROWS, MODULES, is_e
 use self::runner::{Outcome, regrtest};
 use crate::python::{self, Interpreter};
 
-/// The rows of a run of the whole suite: the others serve by the same allocators.
+/// The rows of a run of the whole suite. The other rows use the same allocators.
 const ROWS_OF_A_FULL_RUN: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
 
-/// The rows of the short run, each on another interpreter where there are several. The pools without hooks, which those with hooks
-/// call too, run under guard pages.
+/// The rows of the short run, each on another interpreter if there are several. `pymalloc` is not among them: `pymalloc_debug` calls
+/// the same pools, and the run with guard pages uses them without hooks.
 const ROWS_AT_EVERY_CHANGE: [&str; 3] = ["pymalloc_debug", "mimalloc", "mimalloc_debug"];
 
-/// Modules that no check of the debug hooks stops, as they have no bug.
+/// Modules without a bug, so that no check may report anything.
 const WITHOUT_A_BUG: [&str; 7] = [
     "test_json",
     "test_list",
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// An interpreter; without any, every one that is installed with the test package.
     #[arg(long, value_name = "PATH")]
     python: Vec<PathBuf>,
-    /// A PYTHONMALLOC name; without any, every one that the interpreter takes, in a full run the four of the pools and mimalloc.
+    /// A PYTHONMALLOC name; without any, every name that the interpreter takes, or in a full run four of them.
     #[arg(long, value_name = "NAME")]
     row: Vec<String>,
     /// The whole suite, less what needs a network or too much of the machine; first without the library.
@@ -69,8 +69,8 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The list on the newest interpreters with a GIL that have the tests, each in rows of its own; and on the newest, under stronger
-/// checks, what exercises them without a bug.
+/// Runs the list of modules on the newest interpreters with a GIL, each in rows of its own, and some modules on the newest one under
+/// stronger checks.
 pub(crate) fn short() -> Result<()> {
     let interpreters = newest(ROWS_AT_EVERY_CHANGE.len());
     let Some(newest) = interpreters.first() else {
@@ -88,7 +88,7 @@ pub(crate) fn short() -> Result<()> {
     Ok(())
 }
 
-/// The list on the newest interpreter with a GIL that has the tests, in every row of a full run.
+/// Runs the list of modules on the newest interpreter with a GIL, in every row of a full run.
 pub(crate) fn every_row() -> Result<()> {
     let interpreters = newest(1);
     let newest =
@@ -99,7 +99,7 @@ pub(crate) fn every_row() -> Result<()> {
     Ok(())
 }
 
-/// At most `count` interpreters with a GIL that have the tests, the newest first.
+/// Up to `count` interpreters with a GIL and CPython's tests, the newest first.
 fn newest(count: usize) -> Vec<Interpreter> {
     let suits = |python: &Interpreter| python.has_tests && !python.free_threaded;
     Interpreter::installed().into_iter().rev().filter(suits).take(count).collect()
@@ -122,14 +122,14 @@ fn run_rows(
     })
 }
 
-/// Gives the children SIGINT's default: those of a shell's background job ignore it, and CPython's tests of it would fail. A handler
-/// ends with a child's exec, which leaves the default; here it does what the default does.
+/// Lets children start with SIGINT's default action. A shell's background job ignores SIGINT, and CPython's tests of it would fail. A
+/// handler of this process does that, as an exec replaces a handler by the default; the handler itself does what the default does.
 fn restore_interrupts() -> Result<()> {
     flag::register_conditional_default(SIGINT, Arc::new(AtomicBool::new(true)))?;
     Ok(())
 }
 
-/// Runs the modules; returns how many pass without the library and fail with it, all rows and interpreters taken together.
+/// Runs the modules; returns how many pass without the library and fail with it, summed over rows and interpreters.
 fn broken_modules(args: &Args) -> Result<usize> {
     let library = python::library()?;
     let pythons = if args.python.is_empty() {
@@ -254,7 +254,7 @@ impl Suite<'_> {
         Ok(outcome)
     }
 
-    /// Runs the modules in `row`; returns how many the library breaks. What `plain` failed at too is not looked at.
+    /// Runs the modules in `row`; returns how many the library breaks. Failures that `plain` has too do not count.
     fn run(&self, row: &str, modules: &[String], plain: Option<&Outcome>) -> Result<usize> {
         let begin = Instant::now();
         let outcome = regrtest(self.preloaded(), Some(row), self.jobs, modules)?;
@@ -278,7 +278,7 @@ impl Suite<'_> {
                 continue;
             }
             match self.verdict(row, module)? {
-                // The tests that miss their time on a loaded machine end in no signal.
+                // A test that misses its time is not ended by a signal.
                 Verdict::Unsteady if outcome.crashed.contains(module) => {
                     println!(
                         "    {module} CRASHED WITH THE LIBRARY, and passes when it runs alone"

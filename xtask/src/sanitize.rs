@@ -1,8 +1,8 @@
-//! Owns the runs of the tests under AddressSanitizer, LeakSanitizer and Valgrind's memcheck. Each begins with bugs on purpose
-//! that the tool must report.
+//! Owns the runs of the tests under AddressSanitizer, LeakSanitizer and Valgrind's memcheck. Each run begins with planted bugs,
+//! which the tool must report.
 //!
-//! Builds tell mimalloc to report its blocks to the tool (`MI_TRACK_ASAN`, `MI_TRACK_VALGRIND`), or the tool would take
-//! every block of a page for one piece of memory. Each build has a target folder of its own, as the C flags differ.
+//! mimalloc is built to tell the tool about its blocks (`MI_TRACK_ASAN`, `MI_TRACK_VALGRIND`); otherwise a whole page would be one
+//! block to the tool. The C flags differ, so that each tool has a target folder of its own.
 
 mod interpreter;
 
@@ -16,11 +16,11 @@ use crate::workspace;
 /// The tests of one crate under one tool.
 struct Tests {
     name: &'static str,
-    /// Beyond the default ones.
+    /// Features beyond the default ones.
     features: &'static str,
-    /// Tests that do not run, by a part of their names.
+    /// Tests whose names contain one of these do not run.
     skipped: &'static [&'static str],
-    /// Tests that do, by a part of their names; without any, all others.
+    /// If there is one, only tests whose names contain one of these run.
     only: &'static [&'static str],
 }
 
@@ -46,7 +46,7 @@ const ASAN: &[Tests] = &[
     Tests { name: "memdebug", features: "asan", skipped: &[], only: &["checkers::"] },
 ];
 
-/// Without the tests that leak what their threads share, and without the crates whose records live for ever.
+/// Left out: tests whose threads leak what they share, and crates whose records live for ever.
 const LSAN: &[Tests] = &[
     all("malloc-api", &[]),
     all("pymem-sync", &["stress::", "reclaim_may_retire_into_its_own_queue"]),
@@ -54,8 +54,8 @@ const LSAN: &[Tests] = &[
     all("pymalloc-core", &[]),
 ];
 
-/// Of `pymalloc-core` and `pymem-domains` what takes memcheck no minutes; the others of [`ANNOTATED`], and the preload, are
-/// checked below. Not `malloc-trace`, whose tests replay programs of hundreds of thousands of calls.
+/// The tests that memcheck runs in seconds. [`ANNOTATED`] crates and the preload have runs of their own. `malloc-trace` is left out:
+/// its tests replay hundreds of thousands of calls.
 const MEMCHECK: &[Tests] = &[
     all("malloc-api", &[]),
     all("pymem-sync", &[]),
@@ -72,13 +72,13 @@ const MEMCHECK: &[Tests] = &[
 /// The crates that tell memcheck about their blocks.
 const ANNOTATED: &[&str] = &["pymalloc-core", "memdebug"];
 
-/// The target that instrumented builds name, so that build scripts stay uninstrumented.
+/// The target of instrumented builds. Cargo does not instrument build scripts when a target is named.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// What a tool's run ends with when it has reported something.
+/// The exit status of a run in which the tool reported something.
 const REPORTED: i32 = 99;
 
-/// Known findings in code that is not ours, each argued in the file.
+/// Known reports about code that is not ours. The file gives the reason for each.
 const SUPPRESSIONS: &str = "crates/mimalloc-heaps/tests/valgrind.supp";
 
 /// `cargo xtask asan`: needs a nightly toolchain.
@@ -86,8 +86,8 @@ pub(crate) fn asan() -> Result<()> {
     let shell = shell("asan")?;
     let _flags = shell.push_env("RUSTFLAGS", "-Zsanitizer=address --cfg pymem_asan");
     let _cflags = shell.push_env("CFLAGS", "-fsanitize=address -DMI_TRACK_ASAN=1");
-    // Heaps are pooled and never deleted, so what they keep is reachable from statics only through mimalloc's tagged words.
-    // The tests ask the C library for more than there can be and expect null, as C says; the tool would end the process.
+    // No leak check: heaps are pooled and never deleted, and only mimalloc's tagged words lead to what they keep.
+    // Some tests ask for more memory than there can be and expect null. By default the tool would end the process.
     let options =
         format!("detect_leaks=0:abort_on_error=0:exitcode={REPORTED}:allocator_may_return_null=1");
     let _options = shell.push_env("ASAN_OPTIONS", options);
@@ -105,7 +105,7 @@ pub(crate) fn lsan() -> Result<()> {
     let _options = shell.push_env("LSAN_OPTIONS", options);
     let plant = plant(&shell, Some("leak"))?;
     must_report(&shell, &plant, "leak", "LeakSanitizer: detected memory leaks")?;
-    // Not the programs without the usual harness, which leak what their threads share.
+    // Without the programs that have no test harness: their threads leak what they share.
     nightly_tests(&shell, LSAN, "LeakSanitizer", &["--lib", "--test=it"])
 }
 
@@ -149,7 +149,7 @@ fn shell(tool: &str) -> Result<Shell> {
     Ok(shell)
 }
 
-/// Builds the program of bugs on purpose; a sanitizer needs nightly.
+/// Builds the program of planted bugs. A sanitizer needs nightly.
 fn plant(shell: &Shell, sanitizer: Option<&str>) -> Result<PathBuf> {
     let program = PathBuf::from(shell.var_os("CARGO_TARGET_DIR").unwrap_or_default()).join("bugs");
     let source = "xtask/plants/bugs.rs";
@@ -167,7 +167,7 @@ fn plant(shell: &Shell, sanitizer: Option<&str>) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Runs one bug on purpose, which the tool must report in these words.
+/// Runs one planted bug, which the tool must report in these words.
 fn must_report(shell: &Shell, program: &Path, bug: &str, words: &str) -> Result<()> {
     let under_valgrind = ["-q".into(), format!("--error-exitcode={REPORTED}")];
     let is_sanitized = shell.var_os("RUSTFLAGS").is_some();

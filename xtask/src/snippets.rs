@@ -1,7 +1,7 @@
 //! Owns `cargo xtask snippets`: runs every command of the documents and compares what it prints with what they show.
 //!
-//! A block of `sh` is run; the block of `text` right after it is its output, where `...` stands for any lines, and where
-//! numbers, addresses and widths may be others. A block after "file `NAME`" is that file, for the commands below.
+//! A block of `sh` is run. The block of `text` right after it is its output: `...` stands for any lines, and numbers, addresses and
+//! widths may differ. A block after "file `NAME`" is the content of that file, for the commands below it.
 //! Blocks of `rust` are documentation tests of the crates.
 
 use std::fs;
@@ -16,7 +16,7 @@ use crate::workspace;
 /// The documents with commands.
 const DOCUMENTS: &[&str] = &["README.md", "docs/guide.md", "crates/pymem-preload/README.md"];
 
-/// What runs this check, and so cannot be run by it.
+/// Commands that run this check, and would run it again.
 const OURSELVES: &str = "cargo xtask ci";
 
 /// A line of output that stands for any number of lines.
@@ -40,11 +40,11 @@ struct Block {
     follows: bool,
 }
 
-/// Runs the commands whose document or text contains `filter`; with `write`, puts what they print into the documents.
+/// Runs the commands whose document or text contains `filter`. With `write`, replaces the outputs in the documents.
 ///
 /// # Errors
 ///
-/// Every command that fails without its output saying so, and every output that differs.
+/// Every output that differs, and every failed command that has no output in the document.
 pub(crate) fn run(filter: &str, write: bool) -> Result<()> {
     let mut faults = Vec::new();
     let (mut commands, mut outputs) = (0, 0);
@@ -119,7 +119,7 @@ impl Scratch {
         Ok(Self(folder))
     }
 
-    /// Runs `commands` up to the first that fails; gives what they print on both streams.
+    /// Runs `commands` up to the first that fails; returns what they print on both streams.
     fn shell(&self, commands: &str) -> Result<(ExitStatus, String)> {
         let (mut reader, writer) = std::io::pipe()?;
         let mut shell = Command::new("sh");
@@ -133,7 +133,7 @@ impl Scratch {
             }
         }
         let mut child = shell.spawn().context("sh does not start")?;
-        // Its copies of the writing end would keep the pipe open.
+        // The command's copies of the writing end would keep the pipe open.
         drop(shell);
         let mut printed = Vec::new();
         std::io::Read::read_to_end(&mut reader, &mut printed)?;
@@ -183,8 +183,8 @@ fn named_file(line: &str) -> Option<String> {
     Some(rest.split_once('`')?.0.to_owned())
 }
 
-/// The lines of `printed` that `shown` has a place for: all, or as many as stand before a closing [`ANY_LINES`]. An
-/// excerpt of another form stays as it is.
+/// `printed`, cut as `shown` is: whole, or as many lines as stand before a closing [`ANY_LINES`]. Any other excerpt is returned
+/// unchanged.
 fn excerpt(shown: &str, printed: &str) -> String {
     let lines: Vec<&str> = shown.lines().collect();
     match lines.iter().position(|line| *line == ANY_LINES) {
@@ -201,7 +201,7 @@ fn excerpt(shown: &str, printed: &str) -> String {
 ///
 /// # Errors
 ///
-/// The first line of the document that is not there.
+/// The first line of the document that was not printed.
 fn compare(shown: &str, printed: &str) -> Result<(), String> {
     let printed: Vec<String> = printed.lines().map(shape).collect();
     let mut rest = &printed[..];
@@ -228,8 +228,8 @@ fn compare(shown: &str, printed: &str) -> Result<(), String> {
     }
 }
 
-/// A line without what differs from run to run: the digits of numbers and addresses, the unit of a time, widths, and a spread, which
-/// is not printed where there is none.
+/// `line` without what differs from run to run: digits of numbers and addresses, units of times, widths, and spreads, which are
+/// printed only if there is one.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     let mut rest = line.trim_end();
@@ -242,7 +242,7 @@ fn shape(line: &str) -> String {
             rest = after.trim_start_matches(|c: char| c.is_ascii_hexdigit());
             shape.push_str("0x");
         } else if first.is_ascii_digit() {
-            // What ends a sentence is not the number's.
+            // A full stop or comma after the number is not part of it.
             let length = rest.find(|c| !number(c)).unwrap_or(rest.len());
             let length = rest[..length].trim_end_matches(['.', ',']).len();
             rest = &rest[length..];
@@ -253,7 +253,7 @@ fn shape(line: &str) -> String {
                 rest = after;
             }
         } else {
-            // Runs of spaces, and of the rules of a table, are as wide as what they stand between.
+            // Spaces and the rules of a table fill a column, whose width depends on its numbers.
             let repeats = first == ' ' || "─━═".contains(first);
             let length = if repeats {
                 rest.len() - rest.trim_start_matches(first).len()

@@ -1,4 +1,4 @@
-//! Owns `cargo xtask soak`: the load of `pymem-domains`' test `soak`, for as long as one likes.
+//! Owns `cargo xtask soak`: runs the load of `pymem-domains`' test `soak` for any time.
 
 use anyhow::{Result, ensure};
 use xshell::cmd;
@@ -8,7 +8,7 @@ use crate::workspace;
 /// Seconds in which a planted bug must show.
 const CONTROL_SECONDS: u32 = 60;
 
-/// Runs the load for `minutes`; with `controls`, with planted bugs instead, each of which must make it fail.
+/// Runs the load for `minutes`. With `controls`, runs it with planted bugs instead, and each bug must make it fail.
 pub(crate) fn run(minutes: f64, controls: bool) -> Result<()> {
     let shell = workspace::shell()?;
     let test = ["test", "--release", "-p", "pymem-domains", "--test", "soak"];
@@ -23,7 +23,7 @@ pub(crate) fn run(minutes: f64, controls: bool) -> Result<()> {
         let text = String::from_utf8_lossy(&output.stderr);
         let seen = match plant {
             "leak" => text.contains("resident memory grew by"),
-            // A block of somebody else is overwritten, or the allocator's own list.
+            // The bug overwrites another thread's block, or the allocator's own list.
             _ => text.contains("soak: panicked") || text.contains("signal: "),
         };
         ensure!(!output.status.success() && seen, "the planted {plant} was not seen:\n{text}");

@@ -1,9 +1,8 @@
-//! Owns `cargo xtask third-party`: the test suite of a crate that knows nothing of us, with the obj domain as its global
-//! allocator, under every name of the table.
+//! Owns `cargo xtask third-party`: runs the test suite of a published crate with the obj domain as its global allocator, under
+//! every name of the table.
 //!
-//! The crate is taken as it was published, with its own tests. To a copy of it are added a dependency on
-//! `third_party/allocator.rs`, and one line that links it. Each test program says at exit what was served, and a last run
-//! shows that the suite notices a `realloc` that loses a byte.
+//! A copy of the crate gets a dependency on `third_party/allocator.rs` and one line that links it. Each test program prints at exit
+//! what the domain served. The last run shows that the suite notices a `realloc` that loses a byte.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -17,7 +16,7 @@ use xshell::{Shell, cmd};
 
 use crate::workspace;
 
-/// Hash tables that keep an order: many of its tests fill, grow and shrink tables of random content.
+/// Ordered hash tables. Many of the crate's tests fill, grow and shrink tables of random content.
 const NAME: &str = "indexmap";
 const VERSION: &str = "2.14.2";
 
@@ -34,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
     suite.must_notice_a_lost_byte()
 }
 
-/// The folder in which cargo has put the crate, which a package in `folder` asks it for.
+/// The folder of the published crate, which cargo fetches for a package in `folder` that depends on it.
 fn published(shell: &Shell, folder: &Path) -> Result<PathBuf> {
     let manifest = folder.join("Cargo.toml");
     let text = format!(

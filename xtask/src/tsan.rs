@@ -5,10 +5,10 @@ use xshell::cmd;
 
 use crate::workspace;
 
-/// The standard library is not instrumented, so the programs keep to what needs no instrumentation there.
+/// The standard library is not instrumented, so that the programs use only what works without.
 const FLAGS: &str = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg pymem_tsan";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// What ThreadSanitizer exits with after a report.
+/// ThreadSanitizer's exit status after a report.
 const REPORTED: i32 = 66;
 
 /// Runs each stress program for `millis` milliseconds.

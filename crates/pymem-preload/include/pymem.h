@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 #ifndef Py_PYTHON_H
-/* As in Python.h, which is to be included first where both are. */
+/* The same as in Python.h. A program that needs both includes Python.h first. */
 typedef struct {
     void *ctx;
     void *(*malloc)(void *ctx, size_t size);

@@ -68,8 +68,8 @@ pub(super) const MODULES: [&str; 61] = [
     "test_zlib",
 ];
 
-/// What a run of the whole suite leaves out, with all that is below a name: it needs the network or sockets, a compiler or a
-/// terminal, or takes minutes of this machine for what other modules show too.
+/// Modules and packages that a run of the whole suite leaves out: they need a network, sockets, a compiler or a terminal, or take
+/// minutes for what other modules show too.
 pub(super) const EXCLUDED: [(&str, &str); 49] = [
     ("test_asynchat", SOCKETS),
     ("test_asyncio", SOCKETS),
@@ -141,14 +141,14 @@ pub(super) const EXPECTED_FAILURES: [(&str, &str); 3] = [
     ("test_debugmallocstats", "looks for the statistics of the interpreter's own pools"),
 ];
 
-/// Tests that fail in the rows whose names begin so, and why.
+/// Tests that fail in rows whose names begin with the first text, and why.
 pub(super) const EXPECTED_IN_ROWS: [(&str, &str, &str); 1] = [(
     "mimalloc",
     "test.test_external_inspection.test_self_trace",
     "reads past the end of a string into memory that mimalloc has not committed; it fails on the interpreter's own mimalloc too",
 )];
 
-/// Whether a whole run leaves `module`, as `test_a` or `test.test_a.test_b`, out.
+/// Does a run of the whole suite leave out `module`, such as `test_a` or `test.test_a.test_b`?
 pub(super) fn is_excluded(module: &str) -> bool {
     let name = module.strip_prefix("test.").unwrap_or(module);
     let name = name.split('.').next().unwrap_or(name);

@@ -10,13 +10,13 @@ use super::modules::EXPECTED_FAILURES;
 /// The status of a run in which every module passed or was skipped, and of one without a test to run.
 const PASSED: [i32; 2] = [0, 4];
 
-/// What a run said.
+/// The result of a run.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) passed: bool,
-    /// The modules that failed, each with its tests that did; none for one that crashed or ran out of time.
+    /// The failed modules with their failed tests. A module that crashed or timed out has none.
     pub(super) failed: BTreeMap<String, BTreeSet<String>>,
-    /// The modules that a signal ended.
+    /// The modules whose process was ended by a signal.
     pub(super) crashed: BTreeSet<String>,
     /// The runner's own line of counts, where its version prints one.
     pub(super) totals: Option<String>,
@@ -31,7 +31,7 @@ pub(super) fn regrtest(
     modules: &[String],
 ) -> Result<Outcome> {
     let folder = std::env::temp_dir();
-    // Some tests look at what the variables of their own surroundings change.
+    // Some tests look for effects of these variables.
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"PYTHON") {
             python.env_remove(name);
@@ -40,7 +40,7 @@ pub(super) fn regrtest(
     if let Some(row) = row {
         python.env("PYTHONMALLOC", row);
     }
-    // With -W it names the tests of a module that has several failures, too.
+    // With -W the runner names every failed test of a module.
     python.args(["-m", "test", "--timeout", "900", "-W", "-j"]).arg(jobs.to_string());
     for (test, _) in EXPECTED_FAILURES {
         python.args(["-i", test]);
@@ -87,8 +87,8 @@ fn crashed_modules(report: &str) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The tests of lines like `FAIL: test_x (test.test_module.Class.test_x)`, before Python 3.11 without the last part; and the
-/// test of a module with a single failure, of which the runner prints the traceback alone.
+/// The tests of lines like `FAIL: test_x (test.test_module.Class.test_x)`; before Python 3.11 the last part is missing. For a module
+/// with a single failure, the runner prints only the traceback, which names the test.
 fn failed_tests(report: &str) -> BTreeSet<String> {
     let listed = report
         .lines()

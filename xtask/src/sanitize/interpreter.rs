@@ -1,6 +1,6 @@
 //! Owns the run of an unmodified interpreter on the preload in memcheck: a program without a bug, and with bugs on purpose.
 //!
-//! The preload's code is what the run covers: a library that is loaded into a program cannot bring AddressSanitizer along.
+//! The run covers the preload's own code, which AddressSanitizer cannot: the interpreter would have to be built for it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -17,8 +17,8 @@ const BUGS: [&str; 2] = ["overflow", "use after free"];
 /// What memcheck says of each.
 const WORDS: &str = "Invalid write of size 1";
 
-/// Runs the newest interpreter with a GIL, in each row, where one is installed. Builds in the shell's target folder, whose
-/// C flags tell memcheck about mimalloc's blocks. Memcheck is to end with the status `reported` after a report.
+/// Runs the newest installed interpreter with a GIL, in each row. The build goes to the shell's target folder, whose C flags make
+/// mimalloc tell memcheck about its blocks. After a report, memcheck ends with the status `reported`.
 pub(super) fn run(shell: &Shell, reported: i32) -> Result<()> {
     let found = Interpreter::installed().into_iter().rfind(|python| !python.free_threaded);
     let Some(python) = found else {
@@ -40,7 +40,7 @@ pub(super) fn run(shell: &Shell, reported: i32) -> Result<()> {
         for bug in BUGS {
             let found = memcheck.run(bug)?;
             let text = String::from_utf8_lossy(&found.stderr);
-            // After the report the hooks, or a damaged list of mimalloc's, may end the process.
+            // After memcheck's report, the hooks or mimalloc's damaged list may end the process.
             ensure!(
                 !found.status.success() && text.contains(WORDS),
                 "the {bug} on purpose was not reported as `{WORDS}` in {row}: {}\n{text}",
@@ -62,7 +62,7 @@ struct Memcheck<'a> {
 }
 
 impl Memcheck<'_> {
-    /// Runs the program with `bug`, and with everything switched on that the library can write at exit.
+    /// Runs the program with `bug`. Every file and report that the library can write at exit is switched on.
     fn run(&self, bug: &str) -> Result<Output> {
         let folder = self.shell.create_temp_dir()?;
         let status = format!("--error-exitcode={}", self.reported);

@@ -1,4 +1,4 @@
-//! The obj domain as the global allocator of whatever is linked with this crate. At exit it says what it has served.
+//! The obj domain as the global allocator of every program that links this crate. At exit it prints what it served.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ static SERVED: AtomicUsize = AtomicUsize::new(0);
 /// Whether each `realloc` loses the last byte that it should keep.
 static LOSES_A_BYTE: AtomicBool = AtomicBool::new(false);
 
-// SAFETY: every call is passed on to the obj domain. The lost byte is a broken promise, and meant to be one.
+// SAFETY: every call goes to the obj domain. The lost byte breaks the promise on purpose.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         SERVED.fetch_add(1, Relaxed);
@@ -65,6 +65,6 @@ extern "C" fn start() {
 
 extern "C" fn report() {
     let (row, served) = (global::domains().row().name(), SERVED.load(Relaxed));
-    // Nobody is left to tell that stderr is closed.
+    // Ignore write errors: there is nowhere to report them.
     let _ = writeln!(std::io::stderr(), "served by {row}: {served}");
 }
