@@ -10,7 +10,7 @@
 //!  |<-- huge page ---->|                                             ^ mapped
 //! ```
 //!
-//! Only what is mapped counts against a limit on addresses (`RLIMIT_AS`) and lands in a core file: an eighth more than the
+//! Only what is mapped counts against a limit on addresses (`RLIMIT_AS`) and lands in a core file: a 32nd more than the
 //! arenas in use. Go's heap grows from a fixed place in the same way.
 
 use core::ptr::NonNull;
@@ -25,7 +25,7 @@ use crate::sources::mmap;
 
 /// Arenas by `mmap`: from the process's region, and where that cannot grow from anywhere.
 ///
-/// The region is shared by all allocators of the process. It takes the addresses of the arenas in use and an eighth more,
+/// The region is shared by all allocators of the process. It takes the addresses of the arenas in use and a 32nd more,
 /// up to 64 GiB. An arena that is given back is dropped from memory at once, and its addresses soon after if no arena
 /// behind it is in use.
 #[derive(Clone, Copy, Debug, Default)]
