@@ -1,14 +1,27 @@
 //! Owns the size classes: which class serves a size, and the geometry of that class's pools.
+//!
+//! How to change a class:
+//!
+//! 1. Up to [`SMALL_MAX`] the classes are CPython's, in steps of [`GRAIN_BYTES`]. Leave them: statistics and CPython's own
+//!    tests count on them.
+//! 2. A larger class is a number of blocks in `LARGER_BLOCKS`, in falling order of block size within one kind of pool. Its
+//!    size follows: the pool's bytes by that number, rounded down to a grain.
+//! 3. `LARGER_SINGLE` says how many of the larger classes have pools of one unit; the others have two.
+//! 4. The last class must be [`POOLED_MAX`], and 254 classes are the most: both are asserted when this file is compiled.
+//! 5. Everything else is computed. `cargo test -p pymalloc-core class_table -- --nocapture` then prints the new table: look at the waste,
+//!    and put the table into `tests/it/size_classes.txt`.
+//! 6. `cargo xtask bench` says what the change costs in time and memory.
 
 use crate::config::{GRAIN_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 
 const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
 
-/// Blocks in a pool of each class above [`SMALL_MAX`]: 7 to 25 % between two sizes, little left over at the end.
+/// Blocks in a pool of each class above [`SMALL_MAX`], from the smallest class: 7 to 25 % between two sizes, little left
+/// over at the end.
 const LARGER_BLOCKS: [usize; 24] =
     [28, 25, 22, 20, 18, 16, 14, 13, 12, 11, 10, 9, 8, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4];
 
-/// Classes of these that have pools of one unit: up to 2048 bytes. The others have pairs.
+/// How many of these classes have pools of one unit: those up to 2048 bytes. The others have pairs.
 const LARGER_SINGLE: usize = 13;
 
 /// One of the [`SizeClass::COUNT`] block sizes.
