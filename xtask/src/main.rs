@@ -60,15 +60,8 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
-    /// Check that crates import only what docs/architecture.md allows.
-    Layers {
-        /// Only list the circles of files that import each other.
-        #[arg(long)]
-        circles: bool,
-        /// Only list the references of safety comments that lead nowhere.
-        #[arg(long)]
-        references: bool,
-    },
+    /// Check what may stand where: imports of crates and files, memory orderings, what safety comments cite.
+    Layers,
     /// Write the generated parts of the documentation from the code.
     Docs {
         /// Compare them instead, and fail when they differ.
@@ -157,13 +150,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Regrtest(args) => return regrtest::run(args),
         Command::Install(args) => install::run(&args)?,
         Command::Snippets { filter, write } => snippets::run(&filter, write)?,
-        Command::Layers { references: true, .. } => {
-            layers::references()?.iter().for_each(|r| println!("{r}"))
-        }
-        Command::Layers { circles: false, .. } => layers::run()?,
-        Command::Layers { circles: true, .. } => {
-            layers::all_circles()?.iter().for_each(|circle| println!("{circle}"))
-        }
+        Command::Layers => layers::run()?,
         Command::Docs { check } => docs::run(check)?,
         Command::Header { check } => header::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,

@@ -84,7 +84,7 @@ fn with_heaps<R>(work: impl FnOnce(&ThreadHeaps) -> R) -> Option<R> {
     if heaps.is_null() {
         heaps = attach_this_thread()?.as_ptr();
     }
-    // SAFETY: set by `enter`, which borrows the heaps for as long as it is set, or to `OWN`, which stays in place and resets
+    // SAFETY: set by `ThreadHeaps::enter`, which borrows the heaps for as long as it is set, or to `OWN`, which stays in place and resets
     // it in its destructor. Nothing that `work` does ends either.
     Some(work(unsafe { &*heaps }))
 }

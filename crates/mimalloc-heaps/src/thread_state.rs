@@ -43,7 +43,7 @@ impl Reclaim for RetiredBlock {
     }
 
     fn reclaim(self) {
-        // SAFETY: (D1); the caller of `free_delayed` has promised that no reader can see it once the goal is reached.
+        // SAFETY: (D1); the caller of `ThreadHeaps::free_delayed` has promised that no reader can see it once the goal is reached.
         unsafe { ffi::mi_free(self.block.as_ptr().cast()) };
     }
 }

@@ -4,7 +4,7 @@
 //! - `duty 2`, `promise 2` and a point `(2)`, `2:` or `2.` is a number of the list of the function that encloses the comment, of
 //!   what the unsafe block below it calls, of the trait that the `unsafe impl` below it implements, or of a function that the
 //!   comment names.
-//! - `invariant 2` is written `Invariant 2` in the documentation of the same file, `invariant 2 of X` in that of X's file, and
+//! - `invariant 2` is written `invariant 2:` in the documentation of the same file, `invariant 2 of X` in that of X's file, and
 //!   `(H1)` in that of the crate.
 //! - A name in backticks is declared or imported in the same file, or occurs in the enclosing function, or in a path (`Pool::open`)
 //!   whose parts occur in the workspace.

@@ -108,7 +108,7 @@ impl Source {
     }
 
     pub(super) fn has_invariant(&self, number: u8) -> bool {
-        self.docs.contains(&format!("Invariant {number}:"))
+        self.docs.contains(&format!("nvariant {number}:"))
     }
 
     pub(super) fn declares_type(&self, name: &str) -> bool {

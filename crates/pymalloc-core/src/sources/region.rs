@@ -314,9 +314,9 @@ const fn buddy(index: usize) -> usize {
     index ^ 1
 }
 
-// SAFETY: 1: `take` gives an arena once until `give_back`, and `map_arena` maps anew; 2: pages are zero when fresh and after
+// SAFETY: 1: `take` gives an arena once until `give_back`, and a mapping of its own is new; 2: pages are zero when fresh and after
 // `purge`, which drops all of them; 3: the base stays, arenas are aligned to their size, and between them are arenas; 4: a
-// new mapping; 5: `MADV_POPULATE_WRITE` keeps bytes, `purge` shrinks to whole pages of the range; 6: system calls and a lock
+// new mapping; 5: populating keeps bytes, `purge` shrinks to whole pages of the range; 6: system calls and a lock
 // alone.
 unsafe impl ArenaSource for MmapArenas {
     const IS_ZEROED: bool = true;
