@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use memdebug::{ConfigureError, ParseOptionsError};
 use mimalloc_heaps::HeapError;
-use pymem_domains::{DomainsError, SetAllocatorError};
+use pymem_domains::{Build, DomainsError, Rejection, SetAllocatorError};
 use thiserror::Error;
 
 /// A request that is not met.
@@ -22,8 +22,9 @@ pub(crate) enum Refusal {
     Domains(#[from] DomainsError),
     /// The value of `PYTHONMALLOC` is a name that a free-threaded interpreter cannot have.
     #[error(
-        "PYTHONMALLOC={0}: a free-threaded interpreter keeps mem and obj on its own heaps, which its collector walks; use \
-         default, debug, mimalloc or mimalloc_debug"
+        "PYTHONMALLOC={0}: a free-threaded interpreter keeps mem and obj on its own heaps, which its collector walks; \
+         {reason}",
+        reason = Rejection::OtherBuild(Build::FreeThreaded)
     )]
     FreeThreaded(String),
     /// `PYMEM_DEBUG` is no list of options.
