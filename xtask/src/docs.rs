@@ -185,6 +185,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn every_file_of_the_code_map_exists() {
+        let text = fs::read_to_string(workspace::root().join("docs/architecture.md")).unwrap();
+        let (_, map) = text.split_once("## Code map").unwrap();
+        let (map, _) = map.split_once("\n## ").unwrap();
+        let rows: Vec<&str> = map.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows.len(), workspace::CRATES.len());
+        for row in rows {
+            let words: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+            let source = workspace::root().join("crates").join(words[0]).join("src");
+            for file in words.iter().filter(|word| word.ends_with(".rs")) {
+                assert!(source.join(file).exists(), "{}: {file}", words[0]);
+            }
+        }
+    }
+
     /// A longer note is two notes.
     #[test]
     fn a_design_note_has_at_most_200_lines() {

@@ -1,9 +1,11 @@
 //! Owns the search for circles: files of one crate that import each other, directly or through others.
 //!
-//! A file imports the file that defines what a path in it names. A parent and a child module count like any two files; a bare
-//! `mod child;` is no import, `use child::X`, `pub use child::X` and `child::f()` are. Re-exports are followed: `lib.rs` is the
-//! crate's face, and a child that says `crate::X` of a type which `lib.rs` re-exports imports the type's own file. What `lib.rs`
-//! itself defines and a child uses is a circle as soon as `lib.rs` re-exports that child: it belongs in a file of its own.
+//! A file imports each file that defines a name in one of its paths. Parent and child modules count like any two files: a bare
+//! `mod child;` is no import, but `use child::X`, `pub use child::X` and `child::f()` are.
+//!
+//! Re-exports are followed. `lib.rs` is the crate's face: a child that says `crate::X` imports the file that defines `X`, not
+//! `lib.rs`. If `lib.rs` itself defines what a child uses, and re-exports that child, this is a circle: the definition belongs in a
+//! file of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -15,8 +17,8 @@ use super::modules::{File, Modules};
 /// What each file imports, and the line of the first import.
 type Imports = BTreeMap<File, BTreeMap<File, usize>>;
 
-/// Every circle of the crate whose root file is `root`, as `a.rs:1 -> b.rs:2 -> a.rs`: the line is that of the import. Paths are
-/// relative to `base`.
+/// Every circle of the crate with the root file `root`, as `a.rs:1 -> b.rs:2 -> a.rs`, with the lines of the imports. Paths are relative
+/// to `base`.
 pub(super) fn find(root: &Path, base: &Path) -> Result<Vec<String>> {
     let tree = Modules::read(root)?;
     let circles = circles(&imports(&tree));
@@ -45,7 +47,7 @@ fn imports(tree: &Modules) -> Imports {
     imports
 }
 
-/// The shortest circle through each file that is in one, each circle once.
+/// For each file in a circle, the shortest circle through the file; each circle once.
 fn circles(imports: &Imports) -> Vec<Vec<(File, usize)>> {
     let mut seen = BTreeSet::new();
     let shortest = imports.keys().filter_map(|&file| shortest(imports, file));
@@ -55,7 +57,7 @@ fn circles(imports: &Imports) -> Vec<Vec<(File, usize)>> {
     fresh.collect()
 }
 
-/// The shortest way from `start` back to `start`: each file with the line that leads on.
+/// The shortest way from `start` back to `start`: each file, with the line that imports the next one.
 fn shortest(imports: &Imports, start: File) -> Option<Vec<(File, usize)>> {
     let mut came_from: BTreeMap<File, File> = BTreeMap::new();
     let mut queue = VecDeque::from([start]);

@@ -1,8 +1,8 @@
-//! Owns the module tree of a crate as its sources write it: which file each module stands in, and which file defines what a
-//! path names. Leaves what files import of each other to `circles.rs`.
+//! Owns the module tree of a crate, read from its sources: the file of each module, and the file that defines what a path names.
+//! Leaves the imports between files to `circles.rs`.
 //!
-//! Names are resolved as rustc resolves them, through `use` declarations and re-exports, to the file that *defines* them. Both
-//! twins of a module that is chosen by `cfg` count. Test modules do not, and neither do methods: only a path names a file.
+//! As rustc does, it follows `use` declarations and re-exports to the file that *defines* a name. If `cfg` chooses between two files
+//! for one module, both count. Test modules do not count, and neither do method calls: only a path names a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,7 +18,7 @@ use syn::{Attribute, Expr, Ident, Item, Lit, Meta, Token, UseTree};
 pub(super) type File = usize;
 type Module = usize;
 
-/// Longer chains of `use` declarations are taken for a declaration that names itself.
+/// A longer chain of `use` declarations is taken for one that names itself.
 const MAX_CHAIN: usize = 16;
 
 /// A path in a file's code or in one of its `use` declarations.
@@ -46,7 +46,7 @@ struct Scope {
     parent: Option<Module>,
     /// The folder of the files of child modules.
     folder: PathBuf,
-    /// What a written path of a child module's file starts from.
+    /// The folder that a `#[path]` attribute is relative to.
     path_base: PathBuf,
     /// Two modules of one name are twins, chosen by `cfg`.
     children: BTreeMap<String, Vec<Module>>,
@@ -131,11 +131,11 @@ impl Modules {
             let Some(parent) = self.modules[start].parent else { return Vec::new() };
             (start, rest) = (parent, tail);
         }
-        // A name that no declaration gives, as one that a macro makes, is taken for the module's own.
+        // A name without a declaration, such as one that a macro makes, is taken for the module's own.
         self.walk(start, rest, depth, Some(self.modules[start].file))
     }
 
-    /// Follows `path` down from `module`; `unknown` stands in for a name that is not declared there.
+    /// Follows `path` down from `module`. A name that is not declared there belongs to the file `unknown`, if there is one.
     fn walk(
         &self,
         module: Module,
@@ -235,7 +235,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Every path in a macro's tokens, which are no syntax tree.
+    /// Reads the paths in the tokens of a macro.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut line = 0;

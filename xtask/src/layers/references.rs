@@ -1,5 +1,5 @@
-//! Owns the check of what safety comments refer to: a function, a duty of a `# Safety` list, a promise of a trait, an invariant.
-//! Leaves whether the argument is right to the reader.
+//! Owns the check that what a safety comment cites exists: a function, a duty of a `# Safety` list, a promise of a trait, an
+//! invariant. Leaves to the reader whether the argument is right.
 //!
 //! - `duty 2`, `promise 2` and a point `(2)`, `2:` or `2.` is a number of the list of the function that encloses the comment, of
 //!   what the unsafe block below it calls, of the trait that the `unsafe impl` below it implements, or of a function that the

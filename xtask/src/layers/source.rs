@@ -1,5 +1,5 @@
-//! Owns what one file of code says: its safety comments, the unsafe code that they stand before, its `# Safety` lists, its names.
-//! Leaves what the comments cite to `citations.rs`.
+//! Owns the reading of one file: its safety comments, the unsafe code below them, its `# Safety` lists, its names. Leaves to
+//! `citations.rs` what a comment cites.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,6 +13,9 @@ use syn::{Attribute, Expr, Ident, Lit, Meta};
 
 use super::citations::names;
 
+/// A statement may begin so many lines before its unsafe block, below the comment.
+const LINES_OF_A_STATEMENT: usize = 6;
+
 /// A `// SAFETY:` comment.
 #[derive(Debug)]
 pub(super) struct Comment {
@@ -21,12 +24,12 @@ pub(super) struct Comment {
     pub(super) text: String,
 }
 
-/// Code that a comment can be about, with what gives it its duties: a function, or a block or an `impl` that is unsafe.
+/// Code that a comment can be about: a function, an unsafe block or an unsafe `impl`.
 #[derive(Debug)]
 pub(super) struct Code {
     pub(super) lines: Range<usize>,
     pub(super) is_function: bool,
-    /// The function itself; what the block calls; the trait of the `impl`.
+    /// Whose duties count there: the function's, those of what the block calls, those of the trait of the `impl`.
     pub(super) names: Vec<String>,
 }
 
@@ -37,7 +40,7 @@ pub(super) struct Source {
     pub(super) codes: Vec<Code>,
     /// The lines of macros, whose code is only tokens.
     pub(super) macros: Vec<Range<usize>>,
-    /// Each identifier of the code, with its lines; a method's name where it is called is in `calls` alone.
+    /// Each identifier of the code with its lines, except the names of methods in calls, which are in `calls`.
     pub(super) words: BTreeMap<String, Vec<usize>>,
     pub(super) calls: BTreeMap<String, Vec<usize>>,
     pub(super) declared: BTreeSet<String>,
@@ -88,7 +91,8 @@ impl Source {
             .filter(|code| !code.is_function && code.lines.start >= comment.lines.end);
         let first = below.clone().map(|code| code.lines.start).min();
         let nearest = below.filter(move |code| {
-            Some(code.lines.start) == first && code.lines.start < comment.lines.end + 6
+            Some(code.lines.start) == first
+                && code.lines.start < comment.lines.end + LINES_OF_A_STATEMENT
         });
         around.chain(nearest)
     }
