@@ -26,39 +26,7 @@
 
 use core::ptr::NonNull;
 
-#[cfg_attr(
-    all(
-        feature = "asan",
-        target_os = "linux",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    ),
-    path = "annotate/asan.rs"
-)]
-#[cfg_attr(
-    not(all(
-        feature = "asan",
-        target_os = "linux",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    )),
-    path = "annotate/no_asan.rs"
-)]
 mod asan;
-#[cfg_attr(
-    all(
-        feature = "valgrind",
-        target_os = "linux",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    ),
-    path = "annotate/memcheck.rs"
-)]
-#[cfg_attr(
-    not(all(
-        feature = "valgrind",
-        target_os = "linux",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    )),
-    path = "annotate/no_memcheck.rs"
-)]
 mod memcheck;
 
 /// Bytes that a block needs after its own for an overrun to be seen: 16 with the feature `asan` or `valgrind`, else 0.

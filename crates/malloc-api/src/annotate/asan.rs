@@ -1,22 +1,25 @@
-//! Owns the calls to AddressSanitizer, where the program has it: its functions are weak symbols, null elsewhere.
-//! Twin: `no_asan.rs`.
+//! Owns the calls to AddressSanitizer, where the program has it: its functions are weak symbols, null elsewhere. Without the
+//! feature, and on other targets, they are null as well, and every call compiles to nothing.
 
-use core::arch::asm;
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
-pub(super) const IS_ON: bool = true;
+pub(super) const IS_ON: bool = cfg!(all(
+    feature = "asan",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+));
 
 type Mark = unsafe extern "C" fn(*const c_void, usize);
 
 /// The address of a weak function; null where nobody defines it.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "asan", target_os = "linux", target_arch = "x86_64"))]
 macro_rules! weak {
     ($name:literal) => {{
         let address: *const ();
         // SAFETY: reads the symbol's slot in the global offset table.
         unsafe {
-            asm!(
+            core::arch::asm!(
                 concat!(".weak ", $name),
                 concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"),
                 out(reg) address,
@@ -28,13 +31,13 @@ macro_rules! weak {
 }
 
 /// The address of a weak function; null where nobody defines it.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(feature = "asan", target_os = "linux", target_arch = "aarch64"))]
 macro_rules! weak {
     ($name:literal) => {{
         let address: *const ();
         // SAFETY: reads the symbol's slot in the global offset table.
         unsafe {
-            asm!(
+            core::arch::asm!(
                 concat!(".weak ", $name),
                 concat!("adrp {0}, :got:", $name),
                 concat!("ldr {0}, [{0}, :got_lo12:", $name, "]"),
@@ -44,6 +47,18 @@ macro_rules! weak {
         }
         address
     }};
+}
+
+/// The address of a function that is not there.
+#[cfg(not(all(
+    feature = "asan",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+macro_rules! weak {
+    ($name:literal) => {
+        core::ptr::null()
+    };
 }
 
 /// Calls `mark` where it is there.

@@ -1,10 +1,13 @@
 //! Owns the client requests to Valgrind's memcheck. A request is an instruction sequence that does nothing on a processor
-//! and that Valgrind recognises. Twin: `no_memcheck.rs`.
+//! and that Valgrind recognises. Without the feature, and on other targets, a request is nothing.
 
-use core::arch::asm;
 use core::ptr::NonNull;
 
-pub(super) const IS_ON: bool = true;
+pub(super) const IS_ON: bool = cfg!(all(
+    feature = "valgrind",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+));
 
 /// Numbers of requests, from `valgrind.h`.
 const MALLOCLIKE_BLOCK: usize = 0x1301;
@@ -18,13 +21,13 @@ const MAKE_MEM_UNDEFINED: usize = MEMCHECK + 1;
 const MAKE_MEM_DEFINED: usize = MEMCHECK + 2;
 
 /// Makes a request with its arguments; the answer is not needed.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "valgrind", target_os = "linux", target_arch = "x86_64"))]
 #[inline(always)]
 fn request(arguments: [usize; 6]) {
     // SAFETY: the rotations add up to two whole turns, and the exchange is of a register with itself: nothing changes
     // but flags and the answer's register. Valgrind reads the six words.
     unsafe {
-        asm!(
+        core::arch::asm!(
             "rol rdi, 3",
             "rol rdi, 13",
             "rol rdi, 61",
@@ -38,13 +41,13 @@ fn request(arguments: [usize; 6]) {
 }
 
 /// Makes a request with its arguments; the answer is not needed.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(feature = "valgrind", target_os = "linux", target_arch = "aarch64"))]
 #[inline(always)]
 fn request(arguments: [usize; 6]) {
     // SAFETY: the rotations add up to two whole turns, and the last instruction copies a register to itself: nothing
     // changes but the answer's register. Valgrind reads the six words.
     unsafe {
-        asm!(
+        core::arch::asm!(
             "ror x12, x12, #3",
             "ror x12, x12, #13",
             "ror x12, x12, #51",
@@ -56,6 +59,15 @@ fn request(arguments: [usize; 6]) {
         );
     }
 }
+
+/// No request.
+#[cfg(not(all(
+    feature = "valgrind",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+#[inline(always)]
+fn request(_arguments: [usize; 6]) {}
 
 /// Nobody may touch these bytes.
 #[inline(always)]
