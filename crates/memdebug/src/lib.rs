@@ -114,7 +114,7 @@ pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 pub use checks::leaks::{LiveBlocks, LiveGroup, report_leaks_at_exit};
 pub use error::ConfigureError;
 #[cfg(feature = "std")]
-pub use guard::fault::install_fault_handler;
+pub use guard::fault::{chain_handler, install_fault_handler};
 #[cfg(feature = "std")]
 pub use guard::sampler::GuardSampler;
 pub use hooks::DebugHooks;

@@ -20,6 +20,7 @@ mod host {
     pub(crate) mod hooks;
     pub(crate) mod python;
     pub(crate) mod python_frames;
+    pub(crate) mod signals;
     pub(crate) mod state_word;
     pub(crate) mod this_thread;
 }
@@ -38,3 +39,4 @@ pub use abi::{
     pymem_allocated_blocks, pymem_counts, pymem_get_allocator, pymem_heap_map, pymem_limit,
     pymem_release, pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
+pub use host::signals::sigaction;

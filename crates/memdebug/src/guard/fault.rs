@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 use core::ptr;
 
 use std::io;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Once, OnceLock};
 
 use malloc_api::Domain;
@@ -47,7 +47,47 @@ pub(crate) fn number_of(host: &Host) -> Option<u32> {
     HOSTS.iter().position(mine).map(|index| index as u32)
 }
 
-static PREVIOUS: [OnceLock<libc::sigaction>; SIGNALS.len()] = [const { OnceLock::new() }; 2];
+/// The action for the faults of a signal that are none of the hooks'. Words of one action may be read beside words of
+/// another while it changes: any handler may be called with three arguments.
+struct Next {
+    /// Whether our handler is installed.
+    installed: AtomicBool,
+    /// Whether [`chain_handler`] has put a handler after ours.
+    chains: AtomicBool,
+    handler: AtomicUsize,
+    flags: AtomicI32,
+}
+
+static NEXT: [Next; SIGNALS.len()] = [const { Next::new() }; 2];
+
+impl Next {
+    const fn new() -> Self {
+        Self {
+            installed: AtomicBool::new(false),
+            chains: AtomicBool::new(false),
+            handler: AtomicUsize::new(libc::SIG_DFL),
+            flags: AtomicI32::new(0),
+        }
+    }
+
+    fn set(&self, action: &libc::sigaction) {
+        self.flags.store(action.sa_flags, Relaxed);
+        self.handler.store(action.sa_sigaction, Relaxed);
+    }
+
+    fn get(&self) -> libc::sigaction {
+        // SAFETY: plain numbers and pointers, for which zero is a value.
+        let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+        action.sa_sigaction = self.handler.load(Relaxed);
+        action.sa_flags = self.flags.load(Relaxed);
+        action
+    }
+}
+
+/// The place of a signal in [`NEXT`]; `None` if it is none of a fault's.
+fn place_of(signal: c_int) -> Option<&'static Next> {
+    SIGNALS.iter().position(|&known| known == signal).map(|index| &NEXT[index])
+}
 
 /// Installs the handler of memory faults, once for the process.
 ///
@@ -55,8 +95,9 @@ static PREVIOUS: [OnceLock<libc::sigaction>; SIGNALS.len()] = [const { OnceLock:
 /// without it such a call faults, as in CPython. Guard pages need it, and install it. A fault that is none of the hooks'
 /// goes to the handler that was there before.
 ///
-/// A handler that is installed later gets a fault first. If it restores this one and lets the access happen
-/// again, or raises the signal again from its own signal stack (Python's `faulthandler` does), the report follows.
+/// A handler that is installed later gets a fault first, unless the program's `sigaction` asks [`chain_handler`]. If such a
+/// handler restores this one and lets the access happen again, or raises the signal again from its own signal stack
+/// (Python's `faulthandler` does), the report follows.
 ///
 /// # Errors
 ///
@@ -65,30 +106,64 @@ pub fn install_fault_handler() -> io::Result<()> {
     static INSTALL: Once = Once::new();
     let mut result = Ok(());
     INSTALL.call_once(|| {
-        result = (0..SIGNALS.len()).try_for_each(install);
+        result =
+            SIGNALS.into_iter().zip(&NEXT).try_for_each(|(signal, next)| install(signal, next));
     });
     result
 }
 
-fn install(index: usize) -> io::Result<()> {
-    // SAFETY: plain numbers and pointers, for which zero is a value.
-    let mut previous: libc::sigaction = unsafe { core::mem::zeroed() };
+fn install(signal: c_int, next: &Next) -> io::Result<()> {
+    let mut previous = next.get();
     // SAFETY: null asks for the present action alone.
-    if unsafe { libc::sigaction(SIGNALS[index], ptr::null(), &mut previous) } != 0 {
+    if unsafe { libc::sigaction(signal, ptr::null(), &mut previous) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // Kept before ours can run.
-    let _ = PREVIOUS[index].set(previous);
-    // SAFETY: as above.
-    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    next.set(&previous);
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_fault;
+    let mut action = previous;
+    // SAFETY: a set of signals to be written.
+    unsafe { libc::sigemptyset(&mut action.sa_mask) };
     action.sa_sigaction = (handler as *const ()).addr();
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
     // SAFETY: `on_fault` has the three arguments of SA_SIGINFO, and does what a signal handler may.
-    if unsafe { libc::sigaction(SIGNALS[index], &action, ptr::null_mut()) } != 0 {
+    if unsafe { libc::sigaction(signal, &action, ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    next.installed.store(true, Relaxed);
     Ok(())
+}
+
+/// Stands in for `sigaction` where the hooks' handler is installed: `new` comes after that handler, and not instead of it.
+///
+/// For libraries that take the place of the C library's `sigaction`: a handler that the program installs later, as Python's
+/// `faulthandler` does, then gets the faults that are none of the hooks', with the kernel's own record, and every signal that
+/// was sent. `false` if the signal is not handled here, so that the C library's function must be called. The signals
+/// that a handler wants blocked while it runs are not kept.
+///
+/// # Safety
+///
+/// 1. `new` is null or readable; its handler may be installed for `signal`.
+/// 2. `old` is null or writable.
+pub unsafe fn chain_handler(
+    signal: c_int,
+    new: *const libc::sigaction,
+    old: *mut libc::sigaction,
+) -> bool {
+    let Some(next) = place_of(signal).filter(|next| next.installed.load(Relaxed)) else {
+        return false;
+    };
+    let before = next.get();
+    // SAFETY: duty 1. It is read before `old` is written, which may be the same record.
+    if let Some(new) = unsafe { new.as_ref() } {
+        next.set(new);
+        next.chains.store(true, Relaxed);
+    }
+    // SAFETY: duty 2.
+    if let Some(old) = unsafe { old.as_mut() } {
+        *old = before;
+    }
+    true
 }
 
 extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -108,11 +183,16 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         let write = unsafe { load::was_write(context) };
         report_access(address, write);
     // SAFETY: 1: this signal's context.
-    } else if code == libc::SI_TKILL && unsafe { from_signal_stack(context) } {
+    } else if code == libc::SI_TKILL && !is_first(signal) && unsafe { from_signal_stack(context) } {
         // A handler passes a fault on by raising it again; the access that faulted happens again when it returns.
         return;
     }
     chain(signal, info, context);
+}
+
+/// Whether no handler comes before ours, since the program's `sigaction` puts them after it.
+fn is_first(signal: c_int) -> bool {
+    place_of(signal).is_some_and(|next| next.chains.load(Relaxed))
 }
 
 /// Whether the signal came while the thread ran on its alternate signal stack, which is to say in another handler.
@@ -128,29 +208,30 @@ unsafe fn from_signal_stack(context: *mut c_void) -> bool {
     pointer.wrapping_sub(stack.ss_sp.addr()) < stack.ss_size
 }
 
-/// Calls the handler that was there before ours; without one, makes the fault end the process as it would have.
+/// Takes the action that comes after ours; without a handler the signal ends the process as it would have.
 fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let index = usize::from(signal == SIGNALS[1]);
-    let previous = PREVIOUS[index].get();
-    match previous {
-        Some(action) if action.sa_sigaction > libc::SIG_IGN => {
-            let at = ptr::without_provenance::<c_void>(action.sa_sigaction);
-            if action.sa_flags & libc::SA_SIGINFO != 0 {
-                // SAFETY: an action with SA_SIGINFO has a function of three arguments.
-                let f: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
-                    unsafe { core::mem::transmute(at) };
-                f(signal, info, context);
-            } else {
-                // SAFETY: one without it has a function of one.
-                let f: extern "C" fn(c_int) = unsafe { core::mem::transmute(at) };
-                f(signal);
-            }
+    let action = place_of(signal).map_or(Next::new().get(), Next::get);
+    if action.sa_flags & libc::SA_RESETHAND != 0 {
+        if let Some(next) = place_of(signal) {
+            next.handler.store(libc::SIG_DFL, Relaxed);
         }
-        _ => {
+    }
+    // SAFETY: the kernel passes a valid record.
+    let was_sent = unsafe { (*info).si_code } <= 0;
+    match action.sa_sigaction {
+        libc::SIG_IGN if was_sent => {}
+        libc::SIG_DFL | libc::SIG_IGN => {
             // SAFETY: the default action needs no function.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
             // SAFETY: no memory is involved. A fault would come again by itself, a sent signal would not.
             unsafe { libc::raise(signal) };
+        }
+        handler => {
+            let at = ptr::without_provenance::<c_void>(handler);
+            // SAFETY: a handler takes three arguments, or one of them and leaves the others alone.
+            let f: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                unsafe { core::mem::transmute(at) };
+            f(signal, info, context);
         }
     }
 }

@@ -379,3 +379,66 @@ fn options_come_from_the_environment() {
         assert_eq!(outcome.stderr.lines().count(), 1, "{interpreter}: {outcome:?}");
     }
 }
+
+/// `faulthandler` is on, and a thread other than the main one makes the access.
+#[rstest]
+#[case::guard_page(
+    "guard=1/20",
+    "for _ in range(999): p = malloc(64); free(p); write(p, 0xdd)",
+    "use of a freed block"
+)]
+#[case::wild_pointer("", "free(0x7_0000_0040)", "bad ID")]
+fn reports_of_threads_are_not_lost_to_faulthandler(
+    #[case] options: &str,
+    #[case] bug: &str,
+    #[case] message: &str,
+) {
+    let bug = format!(
+        "import faulthandler, threading\nfaulthandler.enable()\ndef run():\n    {bug}\n\
+         thread = threading.Thread(target=run)\nthread.start()\nthread.join()\n"
+    );
+    let message = message.replace("bad ID", "pointer that is no block");
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        for row in ROWS {
+            let program = format!("{PRELUDE}{bug}");
+            let outcome = run(python(&interpreter.path, row)
+                .env("PYMEM_DEBUG", options)
+                .args(["-c", &program]));
+            assert_eq!(
+                outcome.signal,
+                Some(libc::SIGABRT),
+                "{interpreter} with {row}: {outcome:?}"
+            );
+            let fatal = "Fatal Python error: _PyMem_Debug";
+            assert!(outcome.stderr.contains(fatal), "{interpreter} with {row}: {outcome:?}");
+            assert!(outcome.stderr.contains(&message), "{interpreter} with {row}: {outcome:?}");
+        }
+    }
+}
+
+/// A signal that is sent or raised ends a process with `faulthandler` as it ends a plain one.
+#[rstest]
+fn a_signal_that_was_sent_ends_the_process(
+    #[values(("debug", ""), ("pymalloc", "guard=1/100"))] row: (&str, &str),
+    #[values(
+        "os.kill(os.getpid(), signal.{})",
+        "signal.raise_signal(signal.{})",
+        "thread = threading.Thread(target=signal.raise_signal, args=(signal.{},))\nthread.start()\nthread.join()"
+    )]
+    program: &str,
+    #[values(("SIGSEGV", libc::SIGSEGV), ("SIGBUS", libc::SIGBUS))] signal: (&str, i32),
+) {
+    let imports = "import faulthandler, os, signal, threading\n";
+    let program = program.replace("{}", signal.0);
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        for faulthandler in ["", "faulthandler.enable()\n"] {
+            let program = format!("{imports}{faulthandler}{program}");
+            let outcome = run(python(&interpreter.path, row.0)
+                .env("PYMEM_DEBUG", row.1)
+                .args(["-c", &program]));
+            assert_eq!(outcome.signal, Some(signal.1), "{interpreter}, {program}: {outcome:?}");
+            let dumped = outcome.stderr.contains("Fatal Python error: ");
+            assert_eq!(dumped, !faulthandler.is_empty(), "{interpreter}, {program}: {outcome:?}");
+        }
+    }
+}
