@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 use malloc_api::testing::test_process;
-use memdebug::{Domain, Host, Violation, handler, install_fault_handler};
+use memdebug::{Domain, Host, Violation, chain_handler, handler, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{Bug, SIZES, another, hooks_of};
@@ -54,6 +54,9 @@ fn program() {
     }
     if program == "relay" {
         return relay();
+    }
+    if let Some(rest) = program.strip_prefix("signal:") {
+        return signals(rest);
     }
     let mut words = program.split(';');
     let mut word = || words.next().unwrap();
@@ -213,4 +216,56 @@ fn guard_pages_fault_at_the_access(#[case] bug: &str, #[case] line: &str) {
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
     assert!(errors.contains(line), "{errors}");
     assert!(errors.contains("Fatal Python error: _PyMem_DebugGuardPage: "), "{errors}");
+}
+
+/// Ends the process with status 3: a handler of another library.
+extern "C" fn other_handler(_: libc::c_int) {
+    // SAFETY: no handlers run.
+    unsafe { libc::_exit(3) };
+}
+
+/// What a child does: raises a signal, or makes an access that is none of the hooks', with another handler before or after ours,
+/// or with none.
+fn signals(program: &str) {
+    let (order, cause) = program.split_once(':').expect("an order and a cause");
+    // SAFETY: plain numbers and pointers, for which zero is a value.
+    let mut other: libc::sigaction = unsafe { std::mem::zeroed() };
+    other.sa_sigaction = other_handler as extern "C" fn(libc::c_int) as usize;
+    // The standard library has a handler too, which takes a signal that was sent for a fault.
+    // SAFETY: the default action needs no function.
+    unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+    if order == "before" {
+        // SAFETY: a handler of one argument.
+        unsafe { libc::sigaction(libc::SIGSEGV, &other, std::ptr::null_mut()) };
+    }
+    install_fault_handler().unwrap();
+    if order == "after" {
+        // SAFETY: plain numbers and pointers, for which zero is a value.
+        let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: 1: a handler of one argument; 2: a local record.
+        assert!(unsafe { chain_handler(libc::SIGSEGV, &other, &mut old) });
+        assert_eq!(old.sa_sigaction, libc::SIG_DFL);
+        // SAFETY: 1: null; 2: a local record.
+        assert!(unsafe { chain_handler(libc::SIGSEGV, std::ptr::null(), &mut old) });
+        assert_eq!(old.sa_sigaction, other.sa_sigaction);
+        // SAFETY: 1: a handler of one argument; 2: null.
+        assert!(!unsafe { chain_handler(libc::SIGUSR1, &other, std::ptr::null_mut()) });
+    }
+    match cause {
+        // SAFETY: no memory is involved.
+        "raised" => assert_eq!(unsafe { libc::raise(libc::SIGSEGV) }, 0),
+        // SAFETY: a planted bug: the page is not mapped.
+        _ => unsafe { std::ptr::without_provenance_mut::<u8>(64).write_volatile(1) },
+    }
+}
+
+/// A signal that was sent, and a fault of nobody's, take the program's handler, or end the process as they would have.
+#[rstest]
+fn faults_of_others_are_handed_on(
+    #[values("none", "before", "after")] order: &str,
+    #[values("raised", "access")] cause: &str,
+) {
+    let output = run(&format!("signal:{order}:{cause}"));
+    let expected = if order == "none" { (Some(libc::SIGSEGV), None) } else { (None, Some(3)) };
+    assert_eq!((output.status.signal(), output.status.code()), expected, "{output:?}");
 }

@@ -6,6 +6,7 @@ mod checkers;
 mod child;
 mod dump;
 mod leaks;
+mod owners;
 mod plain;
 mod programs;
 mod quarantine;
