@@ -116,6 +116,8 @@ pub use error::ConfigureError;
 #[cfg(feature = "std")]
 pub use guard::fault::{chain_handler, install_fault_handler};
 #[cfg(feature = "std")]
+pub use guard::pool::GuardCoverage;
+#[cfg(feature = "std")]
 pub use guard::sampler::GuardSampler;
 pub use hooks::DebugHooks;
 pub use host::{DebugOffset, Host};

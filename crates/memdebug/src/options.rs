@@ -1,6 +1,18 @@
 //! Owns the run-time options and their text form (`PYMEM_DEBUG`).
 //! Leaves what each does to the file of that noun.
+//!
+//! To add an option:
+//!
+//! 1. Give `Options` a field whose zero or `None` is off, and name it in `Options::new`.
+//! 2. Add a row to [`WORDS`]: parser, error texts, [`Options::help`] and [`Options::needs_hooks`] follow from it.
+//! 3. Add the row to the table above `Options`; a test compares the two. Add it to the table of the README by its price.
+//! 4. If a field of the option can hold a value that no text can have, refuse it in `Options::check`.
+//! 5. If the option belongs to guard pages, add it to `for_sampler` and clear it in `for_hooks`.
+//! 6. Switch it on where its noun is: `Checked::configure` for what needs an operating system, `DebugHooks::configure` else.
+//! 7. If it needs an operating system, refuse it in `no_std.rs`.
+//! 8. Add its text to `every_word` and a faulty one to `a_faulty_word_is_named`.
 
+use core::fmt;
 use core::num::NonZeroU32;
 use core::str::FromStr;
 
@@ -60,11 +72,11 @@ pub struct LeakReport {
 /// | --- | --- | --- |
 /// | `serial` | number each allocation, and keep the number in the block | none |
 /// | `full_erase` | fill every byte that leaves a block with DEADBYTE, also when `realloc` shrinks or moves it | none |
-/// | `quarantine` | hold freed blocks and verify that nobody writes to them | `=16M`, `=16M:4096` (bytes; K, M, G; then blocks) |
 /// | `registry` | keep live blocks out of line: foreign, interior and doubly freed pointers are certain | none |
 /// | `strict` | `registry` and `quarantine` | none |
+/// | `quarantine` | hold freed blocks and verify that nobody writes to them | `=16M`, `=16M:4096` (bytes; K, M, G; then blocks) |
 /// | `backtrace` | keep where each block was allocated and freed; implies `registry` | `=8` frames, 1 to 32 |
-/// | `guard` | put one block in N between guard pages | `=1/1000` |
+/// | `guard` | put one block in N between guard pages | `=1/1000`, `=1/1000:4096` (then slots) |
 /// | `leaks` | report live blocks at exit; implies `registry` | `=text`, `=json` |
 /// | `leak_exit` | exit status if any block leaked; implies `leaks` | `=23`, 1 to 255 |
 ///
@@ -96,6 +108,8 @@ pub struct Options {
     pub backtrace: u8,
     /// Put one block in this many between guard pages.
     pub guard: Option<NonZeroU32>,
+    /// Slots for guarded blocks; `None` leaves the number to the rate. The first sampler of a process decides.
+    pub guard_slots: Option<NonZeroU32>,
     /// Report live blocks at exit.
     pub leaks: Option<LeakReport>,
 }
@@ -114,6 +128,7 @@ impl Options {
             quarantine: None,
             backtrace: 0,
             guard: None,
+            guard_slots: None,
             leaks: None,
         }
     }
@@ -140,36 +155,43 @@ impl Options {
         Ok(())
     }
 
+    /// Slots for guarded blocks where one block in `rate` is.
+    #[cfg(feature = "std")]
+    pub(crate) fn slots(&self, rate: NonZeroU32) -> usize {
+        let by_rate = ((1 << 20) / rate.get()).clamp(4096, 1 << 17);
+        self.guard_slots.map_or(by_rate, NonZeroU32::get) as usize
+    }
+
     /// The part that a [`GuardSampler`](crate::GuardSampler) serves: `guard`, and `backtrace` for its blocks.
     #[must_use]
     pub const fn for_sampler(&self) -> Self {
-        Self { guard: self.guard, backtrace: self.backtrace, ..Self::new() }
+        Self {
+            guard: self.guard,
+            guard_slots: self.guard_slots,
+            backtrace: self.backtrace,
+            ..Self::new()
+        }
     }
 
     /// The part that [`DebugHooks`](crate::DebugHooks) serve: all but `guard`.
     #[must_use]
     pub const fn for_hooks(&self) -> Self {
-        Self { guard: None, ..*self }
+        Self { guard: None, guard_slots: None, ..*self }
     }
 
     /// The first option on that needs the debug hooks: any but `guard` and `backtrace`.
     #[must_use]
-    pub const fn needs_hooks(&self) -> Option<&'static str> {
-        if self.registry && self.quarantine.is_some() {
-            Some("strict")
-        } else if self.serial {
-            Some("serial")
-        } else if self.full_erase {
-            Some("full_erase")
-        } else if self.registry {
-            Some("registry")
-        } else if self.quarantine.is_some() {
-            Some("quarantine")
-        } else if self.leaks.is_some() {
-            Some("leaks")
-        } else {
-            None
-        }
+    pub fn needs_hooks(&self) -> Option<&'static str> {
+        let is_on = |word: &&OptionWord| word.needs_hooks.is_some_and(|is_on| is_on(self));
+        // A word that stands for several options goes before these.
+        let strict = WORDS.iter().find(|word| word.name == "strict").filter(is_on);
+        strict.or_else(|| WORDS.iter().find(is_on)).map(|word| word.name)
+    }
+
+    /// Every word with what it means and takes, one a line: for a program's help.
+    #[must_use]
+    pub fn help() -> impl fmt::Display {
+        Help
     }
 
     /// Whether live blocks are kept out of line: asked for, or needed by another option.
@@ -184,7 +206,7 @@ impl Options {
 #[non_exhaustive]
 pub enum ParseOptionsError {
     /// A word that is no option.
-    #[error("unknown option `{word}`: expected one of {EXPECTED_WORDS}")]
+    #[error("unknown option `{word}`: expected one of {}", ExpectedWords)]
     UnknownOption {
         /// The word, cut to its first 32 bytes.
         word: Word,
@@ -201,8 +223,167 @@ pub enum ParseOptionsError {
     },
 }
 
-const EXPECTED_WORDS: &str = "serial, full_erase, registry, strict, quarantine=BYTES[:BLOCKS], \
-    backtrace=FRAMES, guard=1/N, leaks[=text|json], leak_exit=STATUS";
+/// One word of the text form.
+struct OptionWord {
+    name: &'static str,
+    /// Its argument, as a list of words shows it.
+    form: &'static str,
+    /// What it means.
+    means: &'static str,
+    /// Its arguments, for the table of the documents.
+    arguments: &'static str,
+    /// What it accepts, as an error says it.
+    expected: &'static str,
+    /// Takes a value in; `None` if it is none of the word's.
+    set: fn(&mut Options, Option<&str>) -> Option<()>,
+    /// Whether it is on; `None` for what needs no hooks.
+    needs_hooks: Option<fn(&Options) -> bool>,
+}
+
+/// Every word, in the order in which they are listed.
+const WORDS: [OptionWord; 9] = [
+    OptionWord {
+        name: "serial",
+        form: "",
+        means: "number each allocation, and keep the number in the block",
+        arguments: "none",
+        expected: "no value",
+        set: |options, value| flag(&mut options.serial, value),
+        needs_hooks: Some(|options| options.serial),
+    },
+    OptionWord {
+        name: "full_erase",
+        form: "",
+        means: "fill every byte that leaves a block with DEADBYTE, also when `realloc` shrinks or moves it",
+        arguments: "none",
+        expected: "no value",
+        set: |options, value| flag(&mut options.full_erase, value),
+        needs_hooks: Some(|options| options.full_erase),
+    },
+    OptionWord {
+        name: "registry",
+        form: "",
+        means: "keep live blocks out of line: foreign, interior and doubly freed pointers are certain",
+        arguments: "none",
+        expected: "no value",
+        set: |options, value| flag(&mut options.registry, value),
+        needs_hooks: Some(|options| options.registry),
+    },
+    OptionWord {
+        name: "strict",
+        form: "",
+        means: "`registry` and `quarantine`",
+        arguments: "none",
+        expected: "no value",
+        set: |options, value| {
+            options.quarantine.get_or_insert(QuarantineBounds::DEFAULT);
+            flag(&mut options.registry, value)
+        },
+        needs_hooks: Some(|options| options.registry && options.quarantine.is_some()),
+    },
+    OptionWord {
+        name: "quarantine",
+        form: "=BYTES[:BLOCKS]",
+        means: "hold freed blocks and verify that nobody writes to them",
+        arguments: "`=16M`, `=16M:4096` (bytes; K, M, G; then blocks)",
+        expected: "BYTES or BYTES:BLOCKS, as 16M or 16M:4096",
+        set: |options, value| {
+            match value {
+                // Bounds that an earlier word gave stay.
+                None => *options.quarantine.get_or_insert(QuarantineBounds::DEFAULT),
+                Some(value) => *options.quarantine.insert(bounds(value)?),
+            };
+            Some(())
+        },
+        needs_hooks: Some(|options| options.quarantine.is_some()),
+    },
+    OptionWord {
+        name: "backtrace",
+        form: "=FRAMES",
+        means: "keep where each block was allocated and freed; implies `registry`",
+        arguments: "`=8` frames, 1 to 32",
+        expected: "a number of frames from 1 to 32",
+        set: |options, value| {
+            let frames = number(value.unwrap_or("8"))?.try_into().ok()?;
+            options.backtrace =
+                Some(frames).filter(|frames| (1..=Options::MAX_FRAMES).contains(frames))?;
+            Some(())
+        },
+        needs_hooks: None,
+    },
+    OptionWord {
+        name: "guard",
+        form: "=1/N[:SLOTS]",
+        means: "put one block in N between guard pages",
+        arguments: "`=1/1000`, `=1/1000:4096` (then slots)",
+        expected: "1/N with N from 1 to 4294967295, or 1/N:SLOTS",
+        set: |options, value| {
+            let (rate, slots) = one_in(value.unwrap_or("1/1000"))?;
+            (options.guard, options.guard_slots) = (Some(rate), slots);
+            Some(())
+        },
+        needs_hooks: None,
+    },
+    OptionWord {
+        name: "leaks",
+        form: "[=text|json]",
+        means: "report live blocks at exit; implies `registry`",
+        arguments: "`=text`, `=json`",
+        expected: "text or json",
+        set: |options, value| {
+            let format = match value {
+                None | Some("text") => LeakFormat::Text,
+                Some("json") => LeakFormat::Json,
+                Some(_) => return None,
+            };
+            options.leaks.get_or_insert_default().format = format;
+            Some(())
+        },
+        needs_hooks: Some(|options| options.leaks.is_some()),
+    },
+    OptionWord {
+        name: "leak_exit",
+        form: "=STATUS",
+        means: "exit status if any block leaked; implies `leaks`",
+        arguments: "`=23`, 1 to 255",
+        expected: "an exit status from 1 to 255",
+        set: |options, value| {
+            let status = number(value?)?.try_into().ok().filter(|&status: &u8| status > 0)?;
+            options.leaks.get_or_insert_default().exit_code = Some(status);
+            Some(())
+        },
+        needs_hooks: Some(|options| options.leaks.is_some()),
+    },
+];
+
+/// Switches on what takes no value.
+fn flag(place: &mut bool, value: Option<&str>) -> Option<()> {
+    *place = true;
+    value.is_none().then_some(())
+}
+
+/// All words with their arguments, as an error lists them.
+struct ExpectedWords;
+
+impl fmt::Display for ExpectedWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, word) in WORDS.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{}{}", word.name, word.form)?;
+        }
+        Ok(())
+    }
+}
+
+struct Help;
+
+impl fmt::Display for Help {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        WORDS.iter().try_for_each(|word| {
+            writeln!(f, "{}{}\n    {}; {}", word.name, word.form, word.means, word.arguments)
+        })
+    }
+}
 
 /// The beginning of a faulty word, kept without allocating.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -233,14 +414,14 @@ impl Word {
     }
 }
 
-impl core::fmt::Display for Word {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl core::fmt::Debug for Word {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Debug for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.as_str())
     }
 }
@@ -255,60 +436,18 @@ impl FromStr for Options {
                 Some((name, value)) => (name, Some(value)),
                 None => (word, None),
             };
-            options.set(name, value)?;
+            let Some(known) = WORDS.iter().find(|known| known.name == name) else {
+                return Err(ParseOptionsError::UnknownOption { word: Word::new(name) });
+            };
+            if (known.set)(&mut options, value).is_none() {
+                return Err(ParseOptionsError::BadValue {
+                    option: known.name,
+                    value: Word::new(value.unwrap_or_default()),
+                    expected: known.expected,
+                });
+            }
         }
         Ok(options)
-    }
-}
-
-impl Options {
-    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), ParseOptionsError> {
-        let bad = |option, expected| {
-            let value = Word::new(value.unwrap_or_default());
-            Err(ParseOptionsError::BadValue { option, value, expected })
-        };
-        match (name, value) {
-            ("serial", None) => self.serial = true,
-            ("serial", Some(_)) => return bad("serial", "no value"),
-            ("full_erase", None) => self.full_erase = true,
-            ("full_erase", Some(_)) => return bad("full_erase", "no value"),
-            ("registry", None) => self.registry = true,
-            ("registry", Some(_)) => return bad("registry", "no value"),
-            ("strict", None) => {
-                self.registry = true;
-                self.quarantine.get_or_insert(QuarantineBounds::DEFAULT);
-            }
-            ("strict", Some(_)) => return bad("strict", "no value"),
-            ("quarantine", None) => self.quarantine = Some(QuarantineBounds::DEFAULT),
-            ("quarantine", Some(value)) => match bounds(value) {
-                Some(bounds) => self.quarantine = Some(bounds),
-                None => return bad("quarantine", "BYTES or BYTES:BLOCKS, as 16M or 16M:4096"),
-            },
-            ("backtrace", value) => match value.unwrap_or("8").parse() {
-                Ok(frames @ 1..=Self::MAX_FRAMES) => self.backtrace = frames,
-                _ => return bad("backtrace", "a number of frames from 1 to 32"),
-            },
-            ("guard", value) => match one_in(value.unwrap_or("1/1000")) {
-                Some(rate) => self.guard = Some(rate),
-                None => return bad("guard", "1/N with N from 1 to 4294967295"),
-            },
-            ("leaks", value) => {
-                let format = match value {
-                    None | Some("text") => LeakFormat::Text,
-                    Some("json") => LeakFormat::Json,
-                    Some(_) => return bad("leaks", "text or json"),
-                };
-                self.leaks.get_or_insert_default().format = format;
-            }
-            ("leak_exit", value) => match value.unwrap_or_default().parse() {
-                Ok(status @ 1..=u8::MAX) => {
-                    self.leaks.get_or_insert_default().exit_code = Some(status);
-                }
-                _ => return bad("leak_exit", "an exit status from 1 to 255"),
-            },
-            _ => return Err(ParseOptionsError::UnknownOption { word: Word::new(name) }),
-        }
-        Ok(())
     }
 }
 
@@ -333,13 +472,29 @@ fn size(text: &str) -> Option<usize> {
         b'g' | b'G' => (&text[..text.len() - 1], 30),
         _ => (text, 0),
     };
+    if digits.starts_with('+') {
+        return None;
+    }
     let number = digits.parse::<usize>().ok()?;
     (number > 0).then(|| number.checked_mul(1 << shift)).flatten()
 }
 
-/// `1/N`.
-fn one_in(text: &str) -> Option<NonZeroU32> {
-    text.strip_prefix("1/")?.parse().ok()
+/// `1/N` or `1/N:SLOTS`.
+fn one_in(text: &str) -> Option<(NonZeroU32, Option<NonZeroU32>)> {
+    let (rate, slots) = match text.strip_prefix("1/")?.split_once(':') {
+        Some((rate, slots)) => (rate, Some(slots)),
+        None => (&text[2..], None),
+    };
+    let slots = match slots {
+        Some(slots) => Some(number(slots)?.try_into().ok()?),
+        None => None,
+    };
+    Some((number(rate)?.try_into().ok()?, slots))
+}
+
+/// A decimal number: digits alone, without a sign.
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -364,6 +519,7 @@ mod tests {
                 quarantine: Some(QuarantineBounds { bytes: 16 << 20, blocks: 16 << 10 }),
                 backtrace: 8,
                 guard: NonZeroU32::new(1000),
+                guard_slots: None,
                 leaks: Some(LeakReport { format: LeakFormat::Text, exit_code: None }),
             }
         );
@@ -377,6 +533,31 @@ mod tests {
         assert_eq!(bounds("quarantine=64k:9,strict"), QuarantineBounds { bytes: 65536, blocks: 9 });
         assert_eq!(bounds("quarantine=1000"), QuarantineBounds { bytes: 1000, blocks: 64 });
         assert_eq!(bounds("quarantine"), QuarantineBounds::DEFAULT);
+        assert_eq!(
+            bounds("quarantine=64k:9,quarantine"),
+            QuarantineBounds { bytes: 65536, blocks: 9 }
+        );
+        let guard = parse("guard=1/50:9000").unwrap();
+        assert_eq!((guard.guard, guard.guard_slots), (NonZeroU32::new(50), NonZeroU32::new(9000)));
+    }
+
+    /// The table above `Options` has the rows of `WORDS`, and the README names every word.
+    #[test]
+    fn documents_have_every_word() {
+        let rows =
+            include_str!("options.rs").lines().filter_map(|line| line.strip_prefix("/// | `"));
+        let rows: Vec<_> = rows.map(|row| format!("| `{row}")).collect();
+        let expected =
+            WORDS.map(|word| format!("| `{}` | {} | {} |", word.name, word.means, word.arguments));
+        assert_eq!(rows, expected);
+        for word in WORDS {
+            assert!(
+                include_str!("../README.md").contains(&format!("`{}", word.name)),
+                "{}",
+                word.name
+            );
+            assert!(Options::help().to_string().contains(word.means));
+        }
     }
 
     #[test]
@@ -393,6 +574,10 @@ mod tests {
             ("backtrace=33", "bad value `33`"),
             ("guard=1000", "bad value `1000` of option `guard`: expected 1/N"),
             ("guard=1/0", "bad value `1/0`"),
+            ("guard=1/+5", "bad value `1/+5`"),
+            ("guard=1/5:0", "bad value `1/5:0`"),
+            ("quarantine=+16M", "bad value `+16M`"),
+            ("backtrace=+8", "bad value `+8`"),
             ("leaks=xml", "bad value `xml` of option `leaks`: expected text or json"),
             ("leak_exit", "bad value `` of option `leak_exit`: expected an exit status"),
             ("leak_exit=256", "bad value `256`"),

@@ -27,7 +27,7 @@ static HOSTS: [OnceLock<Host>; MAX_HOSTS] = [const { OnceLock::new() }; MAX_HOST
 const MAX_HOSTS: usize = 64;
 
 /// Makes ready for guarded blocks.
-pub(crate) fn set_up() -> Result<(), ConfigureError> {
+pub(crate) fn set_up(slots: usize) -> Result<(), ConfigureError> {
     const NO_MEMORY: ConfigureError = ConfigureError::NoMemory { option: "guard" };
     install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
         errno: error.raw_os_error().unwrap_or_default(),
@@ -36,7 +36,7 @@ pub(crate) fn set_up() -> Result<(), ConfigureError> {
         // Another thread may have set one meanwhile.
         let _ = REPORT_STACK.set(Mapping::zeroed(REPORT_STACK_BYTES).ok_or(NO_MEMORY)?);
     }
-    if pool::set_up() { Ok(()) } else { Err(NO_MEMORY) }
+    if pool::set_up(slots) { Ok(()) } else { Err(NO_MEMORY) }
 }
 
 /// The number by which slots know `host`; `None` if there are too many hosts.

@@ -11,6 +11,7 @@
 //! when it comes back. Leaves whose turn it is to `countdown.rs`,
 //! when to ask to `sampler.rs`, and the signal to `fault.rs`.
 
+use core::fmt::Write as _;
 use core::ptr::{self, NonNull};
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -21,12 +22,19 @@ use malloc_api::MIN_ALIGN;
 use crate::guard::countdown::random;
 use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
+use crate::report::stderr::Stderr;
 use crate::report::violation::ViolationKind;
 use crate::sites::sites::Site;
 use malloc_api::Domain;
 
-/// Slots in the pool: address space, not memory; only live blocks have any.
-const SLOTS: usize = 4096;
+/// Most slots of a pool: address space, not memory; only live blocks have any.
+const MOST_SLOTS: usize = 1 << 17;
+/// Fewest slots of a pool that is worth its trouble.
+const LEAST_SLOTS: usize = 64;
+/// Slots of a group, which retires as one.
+const GROUP_SLOTS: usize = 64;
+/// Live blocks between pages that fault: the kernel keeps two records for each, and gives a process 65,530.
+const MOST_GUARDED: usize = 8192;
 /// Largest block in bytes that is guarded.
 pub(crate) const MAX_GUARDED: usize = 16 << 10;
 
@@ -38,6 +46,8 @@ pub(crate) struct Pool {
     stride: usize,
     slots: MappedSlice<Slot>,
     free: Mutex<Free>,
+    /// Blocks that were not guarded though it was their turn.
+    passed_over: AtomicUsize,
 }
 
 /// Free slots, oldest first. Slots that were never used come before any other.
@@ -46,7 +56,17 @@ pub(crate) struct Free {
     first: usize,
     len: usize,
     unused: usize,
+    /// Live blocks of each group, or [`RETIRED`].
+    groups: MappedSlice<u32>,
+    /// Live blocks of the groups that are not retired.
+    guarded: usize,
+    retired: usize,
+    /// The group that is looked at next.
+    next_group: usize,
 }
+
+/// The mark of a group whose pages all stay open: its blocks have lived long, and their guard pages serve newer blocks.
+const RETIRED: u32 = u32::MAX;
 
 /// What is known of a slot's block. Written by the thread that allocates or frees it; read by whoever is handed the
 /// pointer, and by the fault handler, which takes what it finds.
@@ -109,22 +129,88 @@ impl Slot {
 }
 
 impl Pool {
-    fn new() -> Option<Self> {
+    /// A pool of `slots` slots, or of fewer where the system has less address space.
+    fn new(slots: usize) -> Option<Self> {
         let page = page_bytes();
         let stride = MAX_GUARDED.next_multiple_of(page) + page;
+        let mut count = slots.clamp(LEAST_SLOTS, MOST_SLOTS).next_multiple_of(GROUP_SLOTS);
+        let pages = loop {
+            match Mapping::reserved(stride * count + page) {
+                Some(pages) => break pages,
+                None if count > LEAST_SLOTS => count = (count / 2).next_multiple_of(GROUP_SLOTS),
+                None => return None,
+            }
+        };
+        unify(&pages);
+        let free = Free {
+            ring: MappedSlice::new(count)?,
+            first: 0,
+            len: 0,
+            unused: 0,
+            groups: MappedSlice::new(count / GROUP_SLOTS)?,
+            guarded: 0,
+            retired: 0,
+            next_group: 0,
+        };
+        let slots = MappedSlice::new(count)?;
         Some(Self {
-            pages: Mapping::reserved(stride * SLOTS + page)?,
+            pages,
             page,
             stride,
-            slots: MappedSlice::new(SLOTS)?,
-            free: Mutex::new(Free { ring: MappedSlice::new(SLOTS)?, first: 0, len: 0, unused: 0 }),
+            slots,
+            free: Mutex::new(free),
+            passed_over: AtomicUsize::new(0),
         })
+    }
+
+    /// A slot for a block whose turn it is.
+    fn take(&self) -> Option<usize> {
+        let mut free = self.lock();
+        if free.guarded >= MOST_GUARDED {
+            self.retire_one(&mut free);
+        }
+        let slots = self.slots.len();
+        let has_turn = free.guarded < 2 * MOST_GUARDED && free.has_turn(slots);
+        let slot = if has_turn { free.take(slots) } else { None };
+        drop(free);
+        if slot.is_none() && self.passed_over.fetch_add(1, Relaxed) == 0 {
+            let mut err = Stderr::new();
+            // Ignore write errors: there is nowhere to report them.
+            let _ = writeln!(
+                err,
+                "memdebug: long-lived blocks fill the {} slots of `guard`: fewer blocks are guarded from now on; \
+                 ask for more with guard=1/N:SLOTS, or for fewer blocks with a larger N.",
+                self.slots.len()
+            );
+        }
+        slot
+    }
+
+    /// Opens all pages of an old group that is mostly live, so that newer blocks may have guard pages instead.
+    fn retire_one(&self, free: &mut Free) {
+        let used = free.unused / GROUP_SLOTS;
+        for _ in 0..used {
+            let group = free.next_group % used;
+            free.next_group = group + 1;
+            let live = free.groups[group];
+            if live == RETIRED || (live as usize) < GROUP_SLOTS / 2 {
+                continue;
+            }
+            let start = self.data(group * GROUP_SLOTS);
+            let bytes = self.stride * GROUP_SLOTS - self.page;
+            if self.protect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) {
+                free.groups[group] = RETIRED;
+                free.guarded -= live as usize;
+                free.retired += GROUP_SLOTS;
+            }
+            return;
+        }
     }
 
     /// The slot whose data pages or whose left guard page `address` lies in.
     fn slot_at(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.pages.start().addr().get());
-        (offset < self.pages.bytes()).then(|| (offset / self.stride).min(SLOTS - 1))
+        (offset < self.pages.bytes()).then(|| (offset / self.stride).min(self.slots.len() - 1))
     }
 
     /// First data byte of a slot.
@@ -151,25 +237,96 @@ impl Pool {
     }
 }
 
+/// Lets the kernel keep neighbouring pages as one mapping whenever they have the same protection: pages that were first
+/// touched apart would stay apart for ever.
+fn unify(pages: &Mapping) {
+    let start = pages.start().as_ptr();
+    let protect = |protection| {
+        // SAFETY: a mapping that nobody uses yet.
+        unsafe { libc::mprotect(start.cast(), pages.bytes(), protection) == 0 }
+    };
+    if protect(libc::PROT_READ | libc::PROT_WRITE) {
+        // SAFETY: the first byte, writable now.
+        unsafe { start.write_volatile(1) };
+        // SAFETY: a page that nobody uses.
+        unsafe { libc::madvise(start.cast(), page_bytes(), libc::MADV_DONTNEED) };
+        protect(libc::PROT_NONE);
+    }
+}
+
 impl Free {
-    fn take(&mut self) -> Option<usize> {
-        if self.unused < SLOTS {
+    /// Whether a block gets a slot: always while half of them are left, and one in four each time that half of the rest is
+    /// taken, so that there are some for what is made later.
+    fn has_turn(&self, slots: usize) -> bool {
+        let left = self.len + slots - self.unused;
+        let halvings = (slots / left.max(1)).ilog2();
+        random() & ((1 << (2 * halvings).min(31)) - 1) == 0
+    }
+
+    fn take(&mut self, slots: usize) -> Option<usize> {
+        let slot = if self.unused < slots {
             self.unused += 1;
-            return Some(self.unused - 1);
-        }
-        if self.len == 0 {
-            return None;
-        }
-        let slot = self.ring[self.first] as usize;
-        self.first = (self.first + 1) % SLOTS;
-        self.len -= 1;
+            self.unused - 1
+        } else {
+            loop {
+                let left = self.len.checked_sub(1)?;
+                let slot = self.ring[self.first] as usize;
+                self.first = (self.first + 1) % slots;
+                self.len = left;
+                // It was free when its group retired.
+                if !self.is_retired(slot) {
+                    break slot;
+                }
+            }
+        };
+        self.groups[slot / GROUP_SLOTS] += 1;
+        self.guarded += 1;
         Some(slot)
     }
 
-    fn give(&mut self, slot: usize) {
-        let place = (self.first + self.len) % SLOTS;
+    fn is_retired(&self, slot: usize) -> bool {
+        self.groups[slot / GROUP_SLOTS] == RETIRED
+    }
+
+    fn give(&mut self, slot: usize, slots: usize) {
+        if self.is_retired(slot) {
+            return;
+        }
+        self.groups[slot / GROUP_SLOTS] -= 1;
+        self.guarded -= 1;
+        let place = (self.first + self.len) % slots;
         self.ring[place] = slot as u32;
         self.len += 1;
+    }
+}
+
+/// What the guard pages of a process cover.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct GuardCoverage {
+    /// Slots in all.
+    pub slots: usize,
+    /// Live blocks between pages that fault.
+    pub guarded: usize,
+    /// Slots of groups of long-lived blocks whose guard pages serve others now.
+    pub retired: usize,
+    /// Blocks that got no guard pages though it was their turn.
+    pub passed_over: usize,
+}
+
+impl GuardCoverage {
+    /// What is covered now; all zero before guard pages are switched on.
+    #[must_use]
+    pub fn now() -> Self {
+        pool().map_or_else(Self::default, |pool| {
+            let free = pool.lock();
+            Self {
+                slots: pool.slots.len(),
+                guarded: free.guarded,
+                retired: free.retired,
+                passed_over: pool.passed_over.load(Relaxed),
+            }
+        })
     }
 }
 
@@ -177,9 +334,9 @@ fn pool() -> Option<&'static Pool> {
     POOL.get()?.as_ref()
 }
 
-/// Makes the pool; `false` if the system has no address space for it.
-pub(crate) fn set_up() -> bool {
-    let Some(pool) = POOL.get_or_init(Pool::new) else {
+/// Makes the pool, once; `false` if the system has no address space for it.
+pub(crate) fn set_up(slots: usize) -> bool {
+    let Some(pool) = POOL.get_or_init(|| Pool::new(slots)) else {
         return false;
     };
     START.store(pool.pages.start().addr().get(), Relaxed);
@@ -219,7 +376,7 @@ pub(crate) fn malloc(
     if size > MAX_GUARDED {
         return None;
     }
-    let slot = pool.lock().take()?;
+    let slot = pool.take()?;
     let data = pool.data(slot);
     let whole = pool.stride - pool.page;
     let bytes = size.max(1).next_multiple_of(pool.page);
@@ -228,7 +385,8 @@ pub(crate) fn malloc(
     let offset = if right { (whole - size.max(1)) & !(MIN_ALIGN - 1) } else { 0 };
     let start = data.wrapping_add(offset / pool.page * pool.page);
     if !pool.protect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) {
-        pool.lock().give(slot);
+        pool.lock().give(slot, pool.slots.len());
+        pool.passed_over.fetch_add(1, Relaxed);
         return None;
     }
     let block = data.wrapping_add(offset);
@@ -299,9 +457,11 @@ pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) -> bool {
     let start = pool.data(guarded.slot).wrapping_add(start);
     // SAFETY: the pages of a slot that nobody may use any more.
     unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) };
-    // Pages that cannot be protected are no guard any more, but serve the next block.
-    pool.protect(start, bytes, libc::PROT_NONE);
-    pool.lock().give(guarded.slot);
+    // The pages of a retired group stay one mapping. Those that cannot be protected are no guard, but serve the next block.
+    if !pool.lock().is_retired(guarded.slot) {
+        pool.protect(start, bytes, libc::PROT_NONE);
+    }
+    pool.lock().give(guarded.slot, pool.slots.len());
     true
 }
 
@@ -319,7 +479,8 @@ pub(crate) fn nearest(address: usize) -> Option<Guarded> {
     let pool = pool()?;
     let right = pool.slot_at(address)?;
     let offset = address - pool.pages.start().addr().get();
-    let on_guard_page = offset % pool.stride < pool.page || offset / pool.stride >= SLOTS;
+    let on_guard_page =
+        offset % pool.stride < pool.page || offset / pool.stride >= pool.slots.len();
     let left = right.checked_sub(1).filter(|_| on_guard_page);
     let distance = |g: &Guarded| {
         if address < g.block { g.block - address } else { address.saturating_sub(g.block + g.size) }

@@ -29,8 +29,11 @@ use malloc_api::Domain;
 /// free of it, and a free of an address inside it. Of all other blocks nothing is seen, and nothing is changed: they have
 /// no header and are not filled. A program that runs on many machines finds so in time what no single run does.
 ///
-/// A call costs a counter and a comparison. Guarded blocks take memory of their own: two pages or more of address space
-/// each, at most 4,096 live ones of up to 16 KiB; what is larger, or comes when none is free, is not guarded.
+/// A call costs a counter and a comparison. Guarded blocks take memory of their own, each in a slot of 16 KiB and a page of
+/// address space; a larger block is not guarded. The first sampler of a process makes the slots, by default 2^20 / N of them,
+/// but from 4,096 to 131,072. Blocks that live long do not use them up: when more than 8,192 are live, old ones keep their
+/// slots without guard pages, and from half of the slots on fewer and fewer blocks get one, which
+/// [`GuardCoverage`](crate::GuardCoverage) tells, and a line on stderr once.
 ///
 /// What follows a violation is the [`Host`]'s; if its handler returns, the faulty call had no effect. The host's rule for
 /// threads is applied only [where asked for](Self::with_thread_rule).
@@ -160,7 +163,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if self.setting.get().is_some() {
             return Err(ConfigureError::AlreadySet);
         }
-        fault::set_up()?;
+        fault::set_up(options.slots(rate))?;
         fork::install();
         fault::number_of(&self.host).ok_or(ConfigureError::TooManyHosts)?;
         // Before the setting, by which a thread comes to have a guarded block.

@@ -10,6 +10,7 @@ fn faulty(text: &str) -> ParseOptionsError {
 #[test]
 fn every_error_is_as_it_was_reviewed() {
     let option = "quarantine";
+    let out_of_range = E::OutOfRange { option: "backtrace", expected: "at most 32 frames" };
     assert_reviewed(
         include_str!("../refusals.txt"),
         &[
@@ -18,6 +19,9 @@ fn every_error_is_as_it_was_reviewed() {
             ("memdebug::ConfigureError::TooManyHosts", &E::TooManyHosts),
             ("memdebug::ConfigureError::FaultHandler", &E::FaultHandler { errno: 12 }),
             ("memdebug::ConfigureError::NeedsHooks", &E::NeedsHooks { option: "strict" }),
+            ("memdebug::ConfigureError::NeedsSampler", &E::NeedsSampler),
+            ("memdebug::ConfigureError::TooManyHooks", &E::TooManyHooks),
+            ("memdebug::ConfigureError::OutOfRange", &out_of_range),
             ("memdebug::ConfigureError::Unsupported", &E::Unsupported { option }),
             ("memdebug::ParseOptionsError::UnknownOption", &faulty("stricct")),
             ("memdebug::ParseOptionsError::BadValue", &faulty("guard=1")),

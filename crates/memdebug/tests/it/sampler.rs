@@ -6,7 +6,9 @@ use std::ptr::NonNull;
 use malloc_api::testing::{Counting, FailAfter, conformance};
 use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc};
 use malloc_trace::{generate, run, run_domains};
-use memdebug::{ConfigureError, Domain, GuardSampler, Host, Violation, ViolationKind, handler};
+use memdebug::{
+    ConfigureError, Domain, GuardCoverage, GuardSampler, Host, Violation, ViolationKind, handler,
+};
 use rstest::rstest;
 
 use crate::support::{COLLECTING, SIZES, another, options, seen};
@@ -229,6 +231,9 @@ pub(crate) fn child(program: &str) {
     if program == "fork" {
         return fork_among_threads();
     }
+    if let Some(rest) = program.strip_prefix("long:") {
+        return among_long_lived_blocks(rest);
+    }
     let (bug, size) = program.split_once(':').expect("a bug and a size");
     let size: usize = size.parse().expect("a size");
     let sampler = sampler(host, Domain::Obj, "guard=1/1,backtrace=8");
@@ -326,4 +331,53 @@ fn fork_among_threads() {
 fn a_fork_finds_no_lock_held() {
     let output = crate::child::run("sampler:fork");
     assert!(output.status.success(), "{output:?}");
+}
+
+/// Blocks that stay live, and then 3,000 that come and go: how many of these are guarded.
+fn among_long_lived_blocks(program: &str) {
+    let (text, live) = program.rsplit_once(':').expect("options and a number");
+    let live: usize = live.parse().expect("a number");
+    let counting = Counting::new(LibcMalloc);
+    let sampler = GuardSampler::new(&counting, Domain::Obj);
+    let sampler = sampler.with_options(&options(text)).expect("address space for the guard pages");
+    let long_lived: Vec<_> = (0..live).map(|_| sampler.malloc(32).expect("memory")).collect();
+    let mut guarded = 0;
+    for _ in 0..3000 {
+        let before = counting.counts().calls();
+        let block = sampler.malloc(48).expect("memory");
+        guarded += usize::from(counting.counts().calls() == before);
+        // SAFETY: live, and not used again.
+        unsafe { sampler.free(Some(block)) };
+    }
+    for block in long_lived {
+        // SAFETY: live, 32 bytes.
+        unsafe { block.as_ptr().wrapping_add(31).write(1) };
+        // SAFETY: live, and not used again.
+        unsafe { sampler.free(Some(block)) };
+    }
+    assert_eq!(counting.counts().live_blocks, 0);
+    let coverage = GuardCoverage::now();
+    println!("\n{guarded} guarded {}", coverage.passed_over);
+}
+
+/// Long-lived blocks do not use up the guard pages: what is made later has some.
+#[rstest]
+#[case::small_reproducer("guard=1/1:131072", 40_000, 3000..=3000, false)]
+#[case::all_slots_taken("guard=1/1", 300_000, 1..=2999, true)]
+#[case::one_in_hundred("guard=1/100", 200_000, 10..=60, false)]
+#[case::few_slots("guard=1/1:4096", 3000, 100..=2000, true)]
+fn long_lived_blocks_leave_guard_pages(
+    #[case] options: &str,
+    #[case] live: usize,
+    #[case] expected: std::ops::RangeInclusive<usize>,
+    #[case] says: bool,
+) {
+    let output = crate::child::run(&format!("sampler:long:{options}:{live}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let line = text.lines().find_map(|line| line.split_once(" guarded ")).expect("a count");
+    let guarded: usize = line.0.parse().unwrap();
+    assert!(expected.contains(&guarded), "{guarded} of 3,000 are guarded; passed over: {}", line.1);
+    assert_eq!(errors.matches("fewer blocks are guarded from now on").count(), usize::from(says));
 }
