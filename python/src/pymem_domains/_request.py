@@ -1,0 +1,101 @@
+"""What a process is to be started with, as the variables that the library reads."""
+
+from __future__ import annotations
+
+from ._errors import USAGE, Refusal
+
+#: The names of `PYTHONMALLOC`.
+ROWS = (
+    "default",
+    "debug",
+    "malloc",
+    "malloc_debug",
+    "pymalloc",
+    "pymalloc_debug",
+    "mimalloc",
+    "mimalloc_debug",
+)
+
+
+class Request:
+    """A row of the table, checks, and what is to be written where. Every field may be left alone."""
+
+    def __init__(self) -> None:
+        #: A name of `PYTHONMALLOC`.
+        self.malloc: str | None = None
+        #: The words of `PYMEM_DEBUG`.
+        self.debug: str | None = None
+        #: A report on stderr at exit.
+        self.stats = False
+        #: The file that gets every call of the three domains.
+        self.trace: str | None = None
+        #: The file that gets a picture of the heap at exit and on SIGUSR1.
+        self.heap_map: str | None = None
+        #: Bytes of live blocks above which an allocation fails; 0 only counts them.
+        self.limit: int | None = None
+
+    def choose_row(self, inherited: str | None) -> None:
+        """Completes the row from the words: checks that need debug hooks ask for a row that has them.
+
+        `inherited` is the `PYTHONMALLOC` that the process would have anyway.
+        """
+        row = self.malloc or inherited or None
+        if self.malloc is not None and self.malloc not in ROWS:
+            raise Refusal(USAGE, f"`{self.malloc}` is no row; choose one of {', '.join(ROWS)}")
+        if not self.debug:
+            return
+        words = [word.partition("=")[0] for word in self.debug.split(",")]
+        if "guard" in words:
+            return
+        if row is None:
+            self.malloc = "debug"
+        elif not row.endswith("debug"):
+            raise Refusal(
+                USAGE,
+                f"`{self.debug}` needs debug hooks, and the row `{row}` has none; choose "
+                f"{'debug' if row == 'default' else row + '_debug'}",
+            )
+
+    def variables(self) -> dict[str, str]:
+        """The variables, but for the one that preloads the library."""
+        wanted = {
+            "PYTHONMALLOC": self.malloc,
+            "PYMEM_DEBUG": self.debug,
+            "PYMEM_STATS": "1" if self.stats else None,
+            "PYMEM_TRACE": self.trace,
+            "PYMEM_HEAP_MAP": self.heap_map,
+            "PYMEM_LIMIT": None if self.limit is None else str(self.limit or "none"),
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes: digits with an optional unit, `kB`, `MB`, `GB` in thousands and `KiB`, `MiB`, `GiB` in 1024s.
+
+    >>> parse_bytes("100 MB"), parse_bytes("1.5 KiB"), parse_bytes("0 B"), parse_bytes("77")
+    (100000000, 1536, 0, 77)
+    """
+    digits = text.strip()
+    unit = digits.lstrip("0123456789.")
+    number = digits[: len(digits) - len(unit)]
+    factor = _UNITS.get(unit.strip().lower())
+    try:
+        if factor is not None:
+            return int(float(number) * factor) if "." in number else int(number) * factor
+    except ValueError:
+        pass
+    raise Refusal(USAGE, f"`{text}` is no amount of memory; give one such as 64, 100 MB or 1.5 GiB")
+
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "tb": 1000**4,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}

@@ -1,0 +1,53 @@
+"""`env`, `map` and `doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from conftest import Run, start
+
+
+def test_a_shell_reads_it(command: Run) -> None:
+    lines = command("env", "--malloc", "debug").stdout
+    code = "import pymem_domains as p; print(p.row())"
+    result = start("sh", "-c", f"{lines}\nexec {sys.executable} -c '{code}'")
+    assert result.stderr == ""
+    assert result.stdout.rstrip().endswith("_debug")
+
+
+def test_the_forms(command: Run) -> None:
+    docker = command("env", "--debug", "strict", "--format", "docker").stdout.splitlines()
+    assert docker[:2] == ['ENV PYTHONMALLOC="debug"', 'ENV PYMEM_DEBUG="strict"']
+    assert docker[2].startswith('ENV LD_PRELOAD="/')
+    unit = command("env", "--malloc", "mimalloc", "--format", "systemd").stdout.splitlines()
+    assert unit[0] == 'Environment="PYTHONMALLOC=mimalloc"'
+
+
+def test_what_is_no_picture(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.svg").write_text("<svg></svg>")
+    result = command("map", str(tmp_path / "x.svg"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "is no heap map" in result.stderr
+    assert command("map", "/no/such.svg").returncode == 2
+
+
+def test_the_doctor(command: Run) -> None:
+    told = command("doctor")
+    lines = told.stdout.splitlines()
+    assert told.returncode == 0
+    assert len(lines) <= 12
+    assert lines[0].startswith(f"python       CPython {sys.version_info[0]}.{sys.version_info[1]}")
+    assert any(line.startswith("served       no: ") for line in lines)
+    sick = command("doctor", env={"PYMEM_LIBRARY": "/no/library.so"})
+    assert sick.returncode == 125
+    assert "to change    there is no library at" in sick.stdout
+    inside = command("run", "--malloc", "debug", "-m", "pymem_domains", "doctor")
+    assert "_debug (raw malloc + debug, " in inside.stdout
+
+
+def test_help_and_version(command: Run) -> None:
+    assert "doctor" in command("--help").stdout
+    assert command("--version").stdout == "pymem-domains 0.1.0\n"
+    assert "Status:" in command("run", "--help").stdout
+    assert command("dance").returncode == 2
