@@ -7,7 +7,7 @@ use xshell::{Shell, cmd};
 
 use crate::workspace::CRATES;
 use crate::{
-    bench, docs, fuzz, header, install, layers, loom, msrv, regrtest, snippets, third_party,
+    bench, docs, fuzz, header, install, layers, loom, msrv, regrtest, snippets, third_party, wheel,
     workspace,
 };
 
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     always("package", package),
     always("loom", |_| loom::run(false, None)),
     always("install", install::check),
+    always("wheel", wheel::step),
     always("snippets", |_| snippets::run("", false)),
     always("third-party", |_| third_party::run()),
     always("regrtest", |_| regrtest::short()),

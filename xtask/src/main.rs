@@ -23,6 +23,7 @@ mod soak;
 mod third_party;
 mod tsan;
 mod unsafe_list;
+mod wheel;
 mod workspace;
 
 use std::ffi::OsString;
@@ -51,6 +52,8 @@ enum Command {
     Regrtest(regrtest::Args),
     /// Install the preload, its C header and its pkg-config file.
     Install(install::Args),
+    /// Build the Python wheel, and check it.
+    Wheel(wheel::Args),
     /// Run every command of the documents, and compare what it prints with what they show.
     Snippets {
         /// Only commands whose text, or whose document's name, contains this.
@@ -149,6 +152,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Python(args) => return python::run(args),
         Command::Regrtest(args) => return regrtest::run(args),
         Command::Install(args) => install::run(&args)?,
+        Command::Wheel(args) => wheel::run(&args)?,
         Command::Snippets { filter, write } => snippets::run(&filter, write)?,
         Command::Layers => layers::run()?,
         Command::Docs { check } => docs::run(check)?,

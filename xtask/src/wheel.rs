@@ -1,0 +1,228 @@
+//! Owns `cargo xtask wheel`: the Python distribution, built as it ships, and the check that people can use it who have a Python
+//! and nothing else. Leaves what is packed, and how the library is built for it, to `python/hatch_build.py`.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use xshell::{Shell, cmd};
+
+use crate::python::Interpreter;
+use crate::workspace;
+
+/// The version of glibc to build for: the oldest that Rust's standard library runs on.
+const GLIBC: &str = "2.17";
+/// The newest glibc that the library may need where it cannot be built for [`GLIBC`]: what people have who have not upgraded for years.
+const NEWEST_GLIBC: (u32, u32) = (2, 28);
+/// What a wheel may weigh.
+const MAX_BYTES: u64 = 1_500_000;
+/// The oldest minor version of Python 3 that the package is for.
+const OLDEST_MINOR: u32 = 9;
+
+/// A program that is served, and says so.
+const SERVED: &str = "import pymem_domains as p, sys; s = p.stats(); \
+                      print(s.row, s.resident_bytes > 0, all(d.backend for d in s.domains))";
+
+/// Build the Python wheel.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The folder that gets the wheel and the sdist.
+    #[arg(long, value_name = "DIR", default_value = "target/wheel/dist")]
+    out: PathBuf,
+    /// Check the wheel, in an empty environment of each interpreter that is there, and run the package's tests.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Builds the wheel and the sdist, and checks them where that is asked for.
+///
+/// # Errors
+///
+/// A build that fails, or the first check.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let shell = workspace::shell()?;
+    let tools = Environment::new(&shell, Path::new("python3"), "tools")?;
+    tools.install_from(&shell, "requirements-build.txt")?;
+    let wheel = build(&shell, &tools, &args.out)?;
+    println!("{}: {} bytes", wheel.display(), fs::metadata(&wheel)?.len());
+    if args.check { check(&shell, &tools, &wheel) } else { Ok(()) }
+}
+
+/// The step of `cargo xtask ci`.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn step(shell: &Shell) -> Result<()> {
+    if cmd!(shell, "python3 -c 'import venv, ensurepip'").quiet().ignore_stderr().run().is_err() {
+        println!("skipped: the wheel needs a python3 with venv; python3-venv in Debian");
+        return Ok(());
+    }
+    run(&Args { out: workspace::target().join("wheel/dist"), check: true })
+}
+
+/// A virtual environment below the target folder.
+struct Environment(PathBuf);
+
+impl Environment {
+    /// Makes an empty environment of `python`, or takes the one of that name that is there.
+    fn new(shell: &Shell, python: &Path, name: &str) -> Result<Self> {
+        let folder = workspace::target().join("wheel").join(name);
+        let environment = Self(folder.clone());
+        if !environment.program("pip").exists() {
+            cmd!(shell, "{python} -m venv --clear {folder}").quiet().run()?;
+        }
+        Ok(environment)
+    }
+
+    /// Makes an environment with nothing in it, not even pip.
+    fn empty(shell: &Shell, python: &Path, name: &str) -> Result<Self> {
+        let folder = workspace::target().join("wheel").join(name);
+        cmd!(shell, "{python} -m venv --clear --without-pip {folder}").quiet().run()?;
+        Ok(Self(folder))
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.0.join("bin").join(name)
+    }
+
+    /// Installs what a file of the folder `python` lists.
+    fn install_from(&self, shell: &Shell, requirements: &str) -> Result<()> {
+        let pip = self.program("pip");
+        let file = workspace::root().join("python").join(requirements);
+        Ok(cmd!(shell, "{pip} install --quiet --disable-pip-version-check -r {file}").run()?)
+    }
+}
+
+/// Builds both distributions into the folder `out`, from the sources as they are; gives the wheel.
+fn build(shell: &Shell, tools: &Environment, out: &Path) -> Result<PathBuf> {
+    let old: Vec<PathBuf> = shell.read_dir(out).unwrap_or_default();
+    for file in old.iter().filter(|file| file.to_string_lossy().contains("pymem_domains-")) {
+        shell.remove_path(file)?;
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths([tools.0.join("bin")].into_iter().chain(env::split_paths(&path)))?;
+    let _path = shell.push_env("PATH", path);
+    let _glibc = shell.push_env("PYMEM_BUILD_GLIBC", GLIBC);
+    let python = tools.program("python");
+    cmd!(shell, "{python} -m build --no-isolation --wheel --sdist --outdir {out} python")
+        .ignore_stdout()
+        .run()?;
+    let built = shell.read_dir(out)?;
+    built
+        .into_iter()
+        .find(|file| file.extension().is_some_and(|end| end == "whl"))
+        .context("no wheel was built")
+}
+
+/// Everything that the wheel promises.
+fn check(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
+    let bytes = fs::metadata(wheel)?.len();
+    ensure!(bytes <= MAX_BYTES, "the wheel has {bytes} bytes; {MAX_BYTES} are the most");
+    platform(shell, tools, wheel)?;
+    sources(shell, tools, wheel)?;
+    let mut count = 0;
+    for python in Interpreter::installed() {
+        if python.minor < OLDEST_MINOR {
+            continue;
+        }
+        in_empty_environment(shell, tools, wheel, &python)
+            .with_context(|| format!("the wheel does not work on {python}"))?;
+        count += 1;
+    }
+    ensure!(count > 0, "there is no interpreter that the wheel is for");
+    println!("served on {count} interpreters");
+    tests(shell, wheel)
+}
+
+/// The tag says what the library needs of the C library, and that is old enough.
+fn platform(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
+    let auditwheel = tools.program("auditwheel");
+    let shown = cmd!(shell, "{auditwheel} show {wheel}").quiet().read()?;
+    let tag = shown.split('"').nth(1).context("auditwheel names no tag")?;
+    let name = wheel.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    ensure!(name.contains(tag), "{name} needs {tag} by its symbols:\n{shown}");
+    let mut numbers = tag.split('_').skip(1).map_while(|part| part.parse().ok());
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+        bail!("`{tag}` names no version of glibc");
+    };
+    let (newest_major, newest_minor) = NEWEST_GLIBC;
+    ensure!(
+        (major, minor) <= NEWEST_GLIBC,
+        "the library needs glibc {major}.{minor}; {newest_major}.{newest_minor} is the newest that it may need"
+    );
+    println!("needs glibc {major}.{minor}");
+    Ok(())
+}
+
+/// The sdist has all that cargo needs to build the library.
+fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
+    let folder = wheel.parent().context("a wheel's folder")?;
+    let archive = shell
+        .read_dir(folder)?
+        .into_iter()
+        .find(|file| file.extension().is_some_and(|end| end == "gz"));
+    let archive = archive.context("no sdist was built")?;
+    let scratch = shell.create_temp_dir()?;
+    let (python, into) = (tools.program("python"), scratch.path());
+    cmd!(shell, "{python} -m tarfile --filter data -e {archive} {into}").quiet().run()?;
+    let unpacked = shell.read_dir(into)?.pop().context("the sdist is empty")?;
+    let _folder = shell.push_dir(unpacked.join("workspace"));
+    let tree = cmd!(shell, "cargo metadata --quiet --locked --offline --format-version 1").quiet();
+    tree.ignore_stdout().run().context("cargo does not find all that it needs in the sdist")
+}
+
+/// Installs the wheel where nothing else is, without Rust on the path, and has programs served.
+fn in_empty_environment(
+    shell: &Shell,
+    tools: &Environment,
+    wheel: &Path,
+    interpreter: &Interpreter,
+) -> Result<()> {
+    let environment = Environment::empty(shell, &interpreter.path, "empty")?;
+    let (pip, python) = (tools.program("pip"), environment.program("python"));
+    let options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"];
+    cmd!(shell, "{pip} --python {python} install {options...} {wheel}").quiet().run()?;
+    let bare = |program: PathBuf| {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(&environment.0);
+        command
+    };
+    let mut hi = bare(python.clone());
+    hi.args(["-m", "pymem_domains", "run", "-c", "print('hi')"]);
+    expect(hi, "hi\n")?;
+    let mut script = bare(environment.program("pymem-domains"));
+    script.args(["run", "--malloc", "debug", "-c", SERVED]);
+    let row = if interpreter.free_threaded { "mimalloc_debug" } else { "pymalloc_debug" };
+    expect(script, &format!("{row} True True\n"))?;
+    println!("{interpreter}: hi, {row}");
+    Ok(())
+}
+
+fn expect(mut command: Command, text: &str) -> Result<()> {
+    let output = command.output().context("it does not start")?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && printed == text && told.is_empty(),
+        "{command:?} printed `{printed}` and `{told}`; expected `{text}` alone"
+    );
+    Ok(())
+}
+
+/// The package's own tests, types and style.
+fn tests(shell: &Shell, wheel: &Path) -> Result<()> {
+    let environment = Environment::new(shell, Path::new("python3"), "tests")?;
+    environment.install_from(shell, "requirements-test.txt")?;
+    let (pip, python) = (environment.program("pip"), environment.program("python"));
+    let options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--force-reinstall"];
+    cmd!(shell, "{pip} install {options...} {wheel}").run()?;
+    let (ruff, mypy) = (environment.program("ruff"), environment.program("mypy"));
+    let _folder = shell.push_dir(workspace::root().join("python"));
+    cmd!(shell, "{ruff} check --quiet .").run()?;
+    cmd!(shell, "{ruff} format --quiet --check .").run()?;
+    cmd!(shell, "{mypy} --no-error-summary").run()?;
+    Ok(cmd!(shell, "{python} -m pytest -q").run()?)
+}
