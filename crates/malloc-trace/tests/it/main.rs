@@ -1,5 +1,6 @@
 //! The integration tests of `malloc-trace`.
 
+mod auto_traits;
 mod codec;
 mod flawed;
 mod generate;

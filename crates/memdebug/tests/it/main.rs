@@ -1,5 +1,6 @@
 //! The debug hooks from outside: reports, bug classes, options, and programs without a bug.
 
+mod auto_traits;
 mod bugs;
 #[cfg(any(feature = "asan", feature = "valgrind"))]
 mod checkers;

@@ -5,6 +5,7 @@ use malloc_api::GlobalAdapter;
 use pymem_domains::global::Obj;
 use pymem_domains::{Build, Profile, Version};
 
+mod auto_traits;
 #[cfg(target_os = "linux")]
 mod c_records;
 mod custom;
