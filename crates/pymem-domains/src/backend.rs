@@ -16,10 +16,14 @@ use crate::debug::{Checks, DebugConfig};
 
 /// An allocator of the table, as one set of domains has it.
 ///
-/// The provided methods are those of an allocator that counts nothing, keeps nothing and has no lock of its own.
+/// The provided methods are those of an allocator that needs no preparation, counts nothing, keeps nothing and has no lock of its
+/// own.
 pub(crate) trait Serve: fmt::Debug + Sync {
     /// The record that serves `domain`; `None` when the features leave the allocator out.
     fn record(&'static self, domain: Domain) -> Option<AllocatorRecord>;
+
+    /// Called once a set of domains whose row uses the allocator, before the first call.
+    fn prepare(&self) {}
 
     /// `checks` of `domain` over `inner`, a record of this allocator's.
     ///

@@ -76,6 +76,9 @@ impl Shared {
             backends,
             default_raw,
         });
+        for backend in shared.used() {
+            backend.of(backends).prepare();
+        }
         if row.debug() {
             shared.set_hooks()?;
         } else if debug.samples() {

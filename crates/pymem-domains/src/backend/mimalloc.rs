@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use libmimalloc_sys::{mi_heap_area_t, mi_heap_t};
+use libmimalloc_sys::{mi_heap_area_t, mi_heap_t, mi_option_t};
 use malloc_api::{AllocatorRecord, Domain, ReleaseLevel};
 use mimalloc_heaps::{HeapError, InterpreterHeaps, MiMalloc, ThreadMalloc, Usage, World};
 
@@ -11,6 +11,9 @@ use super::Serve;
 use crate::heap_stats::HeapStats;
 use crate::process;
 use crate::profile::Build;
+
+/// `mi_option_allow_thp`, which the binding does not name.
+const ALLOW_THP: mi_option_t = 43;
 
 static PLAIN: MiMalloc = MiMalloc;
 static MEM: ThreadMalloc = ThreadMalloc::MEM;
@@ -68,6 +71,15 @@ impl Serve for Heaps {
             (Build::FreeThreaded, Domain::Mem) => AllocatorRecord::new(&MEM),
             (Build::FreeThreaded, Domain::Obj) => AllocatorRecord::new(&CURRENT),
         })
+    }
+
+    /// Switches huge pages off, as CPython's build of mimalloc does: with them, a small program holds twice the memory.
+    ///
+    /// The process is asked for nothing: mimalloc's own switch, an environment variable that it reads when it is loaded,
+    /// would forbid huge pages to the whole process and to its children.
+    fn prepare(&self) {
+        // SAFETY: an option of 3.3.2, which each new arena looks at.
+        unsafe { libmimalloc_sys::mi_option_set(ALLOW_THP, 0) };
     }
 
     fn allocated_blocks(&self) -> Option<usize> {

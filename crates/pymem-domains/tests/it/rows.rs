@@ -1,6 +1,8 @@
 //! Every row of the table as an allocator: the contract of each function, which hooks it carries, what it is called.
 
 use malloc_api::Malloc;
+#[cfg(all(feature = "mimalloc", target_os = "linux"))]
+use malloc_api::testing::alone;
 use malloc_api::testing::conformance;
 use malloc_trace::{generate, run_domains};
 use pymem_domains::{
@@ -77,6 +79,36 @@ fn every_row_runs_a_program_over_all_domains() {
         let ops = generate::random(1, 20_000, 4096);
         run_domains(&ops, allocators.each_ref()).unwrap();
     }
+}
+
+#[cfg(all(feature = "mimalloc", target_os = "linux"))]
+#[test]
+fn mimalloc_asks_for_no_huge_pages() {
+    alone("rows::mimalloc_asks_for_no_huge_pages", || {
+        for build in [Build::Gil, Build::FreeThreaded] {
+            let profile = Profile::new(Version::NEWEST, build, true, true, false).unwrap();
+            let obj = Domains::new(profile, Some(N::Mimalloc)).unwrap().get(Domain::Obj);
+            let block = obj.malloc(100).unwrap();
+            let flags = mapping_flags(block.as_ptr().addr());
+            assert!(!flags.split(' ').any(|flag| flag == "hg"), "{build}: {flags}");
+            // SAFETY: live, of this domain, not used again.
+            unsafe { obj.free(Some(block)) };
+        }
+    });
+}
+
+/// The line `VmFlags` of the mapping that holds `address`; `hg` in it stands for `MADV_HUGEPAGE`.
+#[cfg(all(feature = "mimalloc", target_os = "linux"))]
+fn mapping_flags(address: usize) -> String {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let holds = |line: &&str| {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let parse = |text| usize::from_str_radix(text, 16).ok();
+        let range = range.and_then(|(start, end)| Some(parse(start)?..parse(end)?));
+        range.is_some_and(|range| range.contains(&address))
+    };
+    let mut lines = maps.lines().skip_while(|line| !holds(line));
+    lines.find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
 }
 
 #[test]
