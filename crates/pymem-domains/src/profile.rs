@@ -79,6 +79,7 @@ pub struct Profile {
     pymalloc: bool,
     mimalloc: bool,
     pydebug: bool,
+    sanitizer: bool,
 }
 
 impl Profile {
@@ -89,6 +90,7 @@ impl Profile {
         pymalloc: cfg!(feature = "pymalloc"),
         mimalloc: cfg!(feature = "mimalloc"),
         pydebug: false,
+        sanitizer: false,
     };
 
     /// A profile: table version, build, whether pymalloc and mimalloc are built in, and whether it is a debug build.
@@ -121,13 +123,19 @@ impl Profile {
         if matches!(build, Build::FreeThreaded) && !mimalloc {
             return Err(ProfileError::FreeThreadedNeedsMimalloc);
         }
-        Ok(Self { version, build, pymalloc, mimalloc, pydebug })
+        Ok(Self { version, build, pymalloc, mimalloc, pydebug, sanitizer: false })
     }
 
     /// The same build with another version's table.
     #[must_use]
     pub const fn with_version(self, version: Version) -> Self {
         Self { version, ..self }
+    }
+
+    /// The same build with a sanitizer compiled in, or without one, as [`Profile::new`] makes it.
+    #[must_use]
+    pub const fn with_sanitizer(self, sanitizer: bool) -> Self {
+        Self { sanitizer, ..self }
     }
 
     /// The version whose table applies.
@@ -146,6 +154,19 @@ impl Profile {
     #[must_use]
     pub const fn pymalloc(&self) -> bool {
         self.pymalloc
+    }
+
+    /// Whether `default` is pymalloc: where it is built in, and from 3.15 on where no sanitizer is, which sees more of what
+    /// the C library serves.
+    #[must_use]
+    pub const fn defaults_to_pymalloc(&self) -> bool {
+        self.pymalloc && !(self.sanitizer && matches!(self.version, Version::V3_15))
+    }
+
+    /// Whether a sanitizer is compiled in.
+    #[must_use]
+    pub const fn sanitizer(&self) -> bool {
+        self.sanitizer
     }
 
     /// Whether mimalloc is built in.
@@ -176,7 +197,8 @@ impl fmt::Display for Profile {
             (false, true) => f.write_str(" without pymalloc"),
             (true, false) => f.write_str(" without mimalloc"),
             (false, false) => f.write_str(" without pymalloc and mimalloc"),
-        }
+        }?;
+        if self.sanitizer { f.write_str(" with a sanitizer") } else { Ok(()) }
     }
 }
 

@@ -177,7 +177,8 @@ impl Row {
         self.build
     }
 
-    /// Whether the row is for builds with pymalloc or without; `None`: for both.
+    /// Whether the row is for builds with pymalloc or without; `None`: for both. From 3.15 on, `default` and `debug` have the
+    /// rows without pymalloc in builds with a sanitizer too.
     #[must_use]
     pub const fn pymalloc(&self) -> Option<bool> {
         self.pymalloc
@@ -221,8 +222,13 @@ impl Row {
     /// Whether an interpreter of `profile` uses this row when it is given the row's name.
     #[must_use]
     pub fn applies_to(&self, profile: &Profile) -> bool {
+        let has_pymalloc = if self.name.is_relative() {
+            profile.defaults_to_pymalloc()
+        } else {
+            profile.pymalloc()
+        };
         self.build == profile.build()
-            && self.pymalloc.is_none_or(|pymalloc| pymalloc == profile.pymalloc())
+            && self.pymalloc.is_none_or(|pymalloc| pymalloc == has_pymalloc)
             && self.pydebug.is_none_or(|pydebug| pydebug == profile.pydebug())
             && (self.versions.0..=self.versions.1).contains(&profile.version())
             && self.lacks(profile).is_none()

@@ -15,11 +15,13 @@ pub(crate) fn every_profile() -> Vec<Profile> {
         for build in [Build::Gil, Build::FreeThreaded] {
             for bits in 0..8_u8 {
                 let (pymalloc, mimalloc, pydebug) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
-                profiles.extend(Profile::new(version, build, pymalloc, mimalloc, pydebug));
+                let profile = Profile::new(version, build, pymalloc, mimalloc, pydebug);
+                let sanitizer = |profile: Profile| [profile, profile.with_sanitizer(true)];
+                profiles.extend(profile.into_iter().flat_map(sanitizer));
             }
         }
     }
-    assert_eq!(profiles.len(), 3 * (8 + 4));
+    assert_eq!(profiles.len(), 3 * (8 + 4) * 2);
     profiles
 }
 
@@ -29,6 +31,7 @@ fn expected(profile: &Profile, name: N) -> Option<([Backend; 3], bool)> {
     let free_threaded = profile.build() == Build::FreeThreaded;
     let base = match name {
         N::Default | N::Debug if free_threaded => mimalloc,
+        N::Default | N::Debug if profile.sanitizer() && profile.version() >= Version::V3_15 => LIBC,
         N::Default | N::Debug if profile.pymalloc() => POOLS,
         N::Default | N::Debug => LIBC,
         N::Malloc | N::MallocDebug => (!free_threaded).then_some(LIBC)?,
