@@ -80,6 +80,9 @@ pub struct Measured {
     pub row: String,
     /// Nanoseconds of the fastest pass of each round.
     pub nanoseconds: Vec<u64>,
+    /// Page faults of that pass.
+    #[serde(default)]
+    pub faults: Vec<u64>,
     /// Growth of the resident set at the end of the operations, in bytes.
     pub end_bytes: i64,
     /// Highest growth of the resident set, in bytes.

@@ -1,6 +1,7 @@
 //! The driving half of the benchmarks: prepares traces, starts workers, and shows what they measured.
 
 mod driver;
+mod idle;
 mod inputs;
 mod instructions;
 mod measure;
@@ -50,6 +51,9 @@ struct Cli {
     /// Fresh processes a row for the cold figures.
     #[arg(long, value_parser = at_least_one())]
     cold: Option<usize>,
+    /// All allocators in turn, one pass each: what the first, second and tenth pass cost, as requests to a server would.
+    #[arg(long, conflicts_with = "passes")]
+    in_turn: bool,
     /// Numbers of threads; 0 for none of these.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
     threads: Vec<u16>,
@@ -62,6 +66,9 @@ struct Cli {
     /// With and without debug hooks, CPython's and ours, instead of rows of the table.
     #[arg(long, requires = "python")]
     hooks: bool,
+    /// Instead of programs, the memory of a process that has just started, and that idles after it has freed 500 MiB.
+    #[arg(long, requires = "python")]
+    idle: bool,
     /// The library that --python preloads.
     #[arg(long, value_name = "FILE")]
     preload: Option<PathBuf>,
@@ -91,6 +98,7 @@ impl Cli {
         } else {
             Effort { rounds: 7, passes: 3, cold: 7, threads: 3 }
         };
+        let usual = if self.in_turn { Effort { rounds: 11, passes: 1, ..usual } } else { usual };
         Effort {
             rounds: self.rounds.unwrap_or(usual.rounds),
             passes: self.passes.unwrap_or(usual.passes),
@@ -126,6 +134,10 @@ fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
         only: &cli.only,
         rounds: cli.rounds.unwrap_or(if cli.quick { 1 } else { 5 }),
     };
+    if cli.idle {
+        print!("{}", table::idle(idle::measure(&plan)?));
+        return Ok(());
+    }
     let (comparison, file) =
         if cli.hooks { (&programs::HOOKS, page::HOOKS) } else { (&programs::ROWS, page::PROGRAMS) };
     let programs = plan.run(comparison, tempfile::tempdir()?.path())?;
@@ -156,6 +168,9 @@ fn replay(cli: &Cli) -> Result<()> {
         report.threads = measure::many_threads(&driver, input, &rows, &counts, cli.effort())?;
     }
     println!("{}", table::all(&report));
+    if cli.in_turn {
+        println!("{}", table::passes(&report));
+    }
     match &cli.output {
         Some(output) => page::publish(output, page::REPLAY, &report),
         None => Ok(()),

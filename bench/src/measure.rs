@@ -65,6 +65,7 @@ fn cell(warm: Measured, cold: &[Measured]) -> Cell {
     };
     Cell {
         warm: warm.nanoseconds,
+        faults: warm.faults,
         cold: cold.iter().flat_map(|sample| sample.nanoseconds.iter().copied()).collect(),
         end_bytes: middle(|sample| sample.end_bytes),
         peak_bytes: middle(|sample| sample.peak_bytes),

@@ -1,4 +1,4 @@
-//! Owns what the system says about this process: resident bytes now and at most, and the processor time of a thread.
+//! Owns what the system says about this process: resident bytes now and at most, and a thread's processor time and faults.
 
 use std::time::Duration;
 
@@ -23,6 +23,15 @@ fn field(file: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(1024 * kilobytes)
+}
+
+/// Page faults of the calling thread that needed no disk.
+pub fn page_faults() -> u64 {
+    // SAFETY: all zeros are a valid `rusage`: it has numbers only.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is writable, and every Linux counts for threads.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_minflt.cast_unsigned()
 }
 
 /// Processor time that the calling thread has used, in user and system mode.

@@ -14,11 +14,22 @@ use crate::report::{Origin, Ratio};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
 /// One way to start the interpreter.
-struct Setup {
+pub(crate) struct Setup {
     /// The value of `PYTHONMALLOC`, if it is set.
     malloc: Option<&'static str>,
     /// Whether the library is preloaded.
     is_ours: bool,
+}
+
+impl Setup {
+    /// The name of the setup: the configuration, or that the interpreter is plain.
+    pub(crate) fn name(&self) -> &'static str {
+        match (self.is_ours, self.malloc) {
+            (true, Some(name)) => name,
+            (true, None) => "ours",
+            (false, _) => "plain CPython",
+        }
+    }
 }
 
 /// A setup beside the one that it is compared with, by their places among the setups.
@@ -32,7 +43,7 @@ pub(crate) struct Column {
 
 /// What is compared with what.
 pub(crate) struct Comparison {
-    setups: &'static [Setup],
+    pub(crate) setups: &'static [Setup],
     columns: &'static [(&'static str, usize, usize)],
 }
 
@@ -171,12 +182,18 @@ impl Plan<'_> {
 
     /// What one run used, and what it printed by way of the file `output`.
     fn process(&self, setup: &Setup, program: &Path, output: &Path) -> Result<(Usage, Vec<u8>)> {
+        let mut command = self.command(setup);
+        command.arg(program).stdout(File::create(output)?);
+        Ok((usage(&mut command)?, std::fs::read(output)?))
+    }
+
+    /// The interpreter in `setup`, without arguments.
+    pub(crate) fn command(&self, setup: &Setup) -> Command {
         let mut command = Command::new(self.interpreter);
-        command.arg(program).env("PYTHONHASHSEED", "0").env_remove("PYTHONMALLOC");
-        command.stdin(Stdio::null()).stdout(File::create(output)?);
+        command.env("PYTHONHASHSEED", "0").env_remove("PYTHONMALLOC").stdin(Stdio::null());
         command.envs(setup.malloc.map(|name| ("PYTHONMALLOC", name)));
         command.envs(setup.is_ours.then_some(("LD_PRELOAD", self.library)));
-        Ok((usage(&mut command)?, std::fs::read(output)?))
+        command
     }
 
     fn programs(&self) -> Result<Vec<PathBuf>> {

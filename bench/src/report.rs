@@ -55,6 +55,9 @@ pub(crate) struct TraceResult {
 pub(crate) struct Cell {
     /// Nanoseconds of the fastest pass of each warm round.
     pub(crate) warm: Vec<u64>,
+    /// Page faults of that pass.
+    #[serde(default)]
+    pub(crate) faults: Vec<u64>,
     /// Nanoseconds of each fresh process's only pass.
     pub(crate) cold: Vec<u64>,
     /// Growth of the resident set at the end, in bytes: the median of the fresh processes.
@@ -194,6 +197,25 @@ impl TraceResult {
 }
 
 impl Report {
+    /// A row's time in pass number `pass`, relative to that of `other`: the geometric mean over the traces of both passes'
+    /// rounds. Passes are rounds in which every row took one pass in turn.
+    pub(crate) fn passes(&self, (row, pass): (usize, usize), other: (usize, usize)) -> Option<f64> {
+        let time = |trace: &TraceResult, (row, pass): (usize, usize)| {
+            trace.cells[row].warm.get(pass).map(|&time| time as f64)
+        };
+        let ratios: Option<Vec<Ratio>> = self
+            .traces
+            .iter()
+            .map(|trace| Some(Ratio::of(&[time(trace, (row, pass))?], &[time(trace, other)?])))
+            .collect();
+        Some(Ratio::geomean(&ratios?).median)
+    }
+
+    /// A row's page faults in pass number `pass` of all traces.
+    pub(crate) fn faults(&self, row: usize, pass: usize) -> u64 {
+        self.traces.iter().filter_map(|trace| trace.cells[row].faults.get(pass)).sum()
+    }
+
     /// A row's geometric mean over the traces of programs; over the generated loads where there is nothing else.
     pub(crate) fn geomean(&self, row: usize, metric: Metric) -> Ratio {
         let all_generated = self.traces.iter().all(|trace| trace.generated);
@@ -205,7 +227,41 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ratio, median};
+    use super::{Cell, Origin, Ratio, Report, TraceResult, median};
+
+    #[test]
+    fn passes_are_compared_with_the_same_pass_or_another() {
+        let cell = |warm: [u64; 3]| Cell {
+            warm: warm.into(),
+            faults: vec![5, 6, 7],
+            cold: Vec::new(),
+            end_bytes: 0,
+            peak_bytes: 0,
+            freed_bytes: 0,
+        };
+        let trace = |cells: [Cell; 2]| TraceResult {
+            trace: String::new(),
+            operations: 1,
+            generated: false,
+            cells: cells.into(),
+        };
+        let report = Report {
+            origin: Origin { machine: String::new(), date: String::new(), commit: String::new() },
+            baseline: String::new(),
+            rows: Vec::new(),
+            traces: vec![
+                trace([cell([10, 20, 40]), cell([5, 20, 80])]),
+                trace([cell([10, 10, 10]), cell([20, 10, 20])]),
+            ],
+            threads: Vec::new(),
+        };
+        assert_eq!(report.passes((1, 0), (0, 0)), Some(1.0), "half and twice");
+        assert_eq!(report.passes((1, 2), (0, 2)), Some(2.0));
+        let slower = report.passes((1, 2), (1, 1)).unwrap();
+        assert!((slower - 8.0_f64.sqrt()).abs() < 1e-9, "{slower}");
+        assert_eq!(report.passes((1, 9), (0, 9)), None);
+        assert_eq!((report.faults(1, 2), report.faults(1, 9)), (14, 0));
+    }
 
     #[test]
     fn a_median_is_the_middle_or_the_mean_of_two() {

@@ -3,6 +3,7 @@
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, LineStyle, Table};
 
+use crate::idle::FIGURES;
 use crate::programs::Programs;
 use crate::report::{Metric, Ratio, Report, ThreadsResult, TraceResult, median};
 
@@ -73,6 +74,34 @@ fn threads(results: &[ThreadsResult]) -> String {
             libc.map_or(format!("{rate:.1}"), |libc| format!("{rate:.1} ({:.2})", rate / libc))
         });
         lines.row(name, cells.collect());
+    }
+    lines.draw()
+}
+
+/// Passes of all rows in turn: how the first, second and tenth compare with CPython's, and with each other.
+pub(crate) fn passes(report: &Report) -> String {
+    let mut lines = Lines::new("passes in turn");
+    for title in ["first", "second", "tenth", "tenth to second", "faults of second", "of tenth"] {
+        lines.column(title);
+    }
+    for (at, row) in report.rows.iter().enumerate() {
+        let ratio = |pass, other| {
+            report.passes((at, pass), other).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
+        };
+        let mut cells: Vec<String> = [0, 1, 9].map(|pass| ratio(pass, (0, pass))).into();
+        cells.push(ratio(9, (at, 1)));
+        cells.extend([1, 9].map(|pass| report.faults(at, pass).to_string()));
+        lines.row(&row.name, cells);
+    }
+    lines.draw()
+}
+
+/// Memory of a process that starts and idles, in MiB.
+pub(crate) fn idle(setups: Vec<(String, Vec<f64>)>) -> String {
+    let mut lines = Lines::new("MiB");
+    FIGURES.iter().for_each(|(title, ..)| lines.column(title));
+    for (name, figures) in setups {
+        lines.row(&name, figures.iter().map(|figure| format!("{figure:.1}")).collect());
     }
     lines.draw()
 }

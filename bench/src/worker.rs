@@ -58,16 +58,20 @@ fn warm(
 ) -> Result<Vec<Measured>> {
     let mut rows = Vec::new();
     for name in names {
-        let nanoseconds = Vec::with_capacity(rounds);
-        rows.push((open(name)?, Measured { nanoseconds, ..named(name) }));
+        let (nanoseconds, faults) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+        rows.push((open(name)?, Measured { nanoseconds, faults, ..named(name) }));
     }
     for _ in 0..rounds {
         for (records, measured) in &mut rows {
-            let mut fastest = u64::MAX;
+            let mut fastest = (u64::MAX, 0);
             for _ in 0..passes {
-                fastest = fastest.min(timed(replay, *records)?.0);
+                let before = memory::page_faults();
+                let (nanoseconds, live) = timed(replay, *records)?;
+                fastest = fastest.min((nanoseconds, memory::page_faults() - before));
+                drop(live);
             }
-            measured.nanoseconds.push(fastest);
+            measured.nanoseconds.push(fastest.0);
+            measured.faults.push(fastest.1);
         }
     }
     Ok(rows.into_iter().map(|(_, measured)| measured).collect())

@@ -11,10 +11,10 @@ use xshell::{Shell, cmd};
 use crate::workspace;
 
 /// Arguments of partial runs, which measure less than the documentation shows.
-const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output"];
+const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output", "--in-turn"];
 
 /// Arguments of modes that write no results.
-const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions"];
+const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions", "--idle"];
 
 /// Builds and runs the benchmark with `arguments` (see `cargo xtask bench --help`).
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
