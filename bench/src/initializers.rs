@@ -78,6 +78,6 @@ fn initializers(own: Initializer) -> &'static [Initializer] {
         return &[];
     }
     let array = std::ptr::with_exposed_provenance::<Initializer>(start);
-    // SAFETY: the linker laid out this array of function addresses; it is relocated, and read-only from then on.
+    // SAFETY: the linker laid out this array of function addresses, which is relocated by now, and read-only from then on.
     unsafe { std::slice::from_raw_parts(array, bytes / size_of::<Initializer>()) }
 }

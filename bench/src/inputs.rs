@@ -31,7 +31,7 @@ impl Input {
         }
     }
 
-    /// Whether it was generated, and is no program's.
+    /// Whether the input was generated, and is no program's.
     pub(crate) fn is_generated(&self) -> bool {
         matches!(self, Self::Load(_))
     }

@@ -1,4 +1,4 @@
-//! Owns `benchmarks.md`: it is written anew from the JSON files beside the plots, and never by hand.
+//! Owns `benchmarks.md`, which is written anew from the JSON files beside the plots, and never by hand.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -196,7 +196,7 @@ fn by_trace(report: &Report, metric: Metric, path: &Path) -> Result<()> {
         .traces
         .iter()
         .flat_map(|trace| shown.iter().map(|&at| trace.ratio(at, metric).median));
-    // One allocator far outside must not press all others to the wall: its bar is cut, its figure stands beside it.
+    // One allocator far outside must not press all others to the wall: the bar is cut, and the figure stands beside the bar.
     let longest = bounds(&ratios.collect::<Vec<_>>()).1;
     let x = Scale { origin: 160, pixels: 560, most: longest.clamp(1.2, 4.0) * 1.02 };
     let title = format!("{}, relative to CPython's allocators (less is better)", metric.title());

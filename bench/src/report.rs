@@ -1,4 +1,4 @@
-//! Owns what a run found, as it stands in `replay.json`: every table, plot and page is drawn from it.
+//! Owns the findings of a run, which `replay.json` holds and every table, plot and page is drawn from.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,7 @@ pub(crate) struct TraceResult {
     pub(crate) trace: String,
     /// Operations of a pass.
     pub(crate) operations: usize,
-    /// Whether it is a generated load, which is shown and left out of the means.
+    /// Whether the trace is a generated load, which is shown and left out of the means.
     pub(crate) generated: bool,
     /// One entry a row.
     pub(crate) cells: Vec<Cell>,

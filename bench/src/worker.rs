@@ -97,7 +97,7 @@ fn cold(replay: &mut Replay, name: &str) -> Result<Measured> {
     })
 }
 
-/// One pass: its nanoseconds, and what it leaves live.
+/// One pass: its nanoseconds, and the blocks that the pass leaves live.
 fn timed(replay: &mut Replay, records: Records) -> Result<(u64, Live<'_, AllocatorRecord>)> {
     let start = memory::thread_time();
     let live = replay.pass(records)?;

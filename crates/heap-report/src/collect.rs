@@ -1,4 +1,4 @@
-//! Owns how a heap is walked when the report's own memory may come from that heap.
+//! Owns the walk over a heap that the report's own memory may come from.
 
 use alloc::vec::Vec;
 

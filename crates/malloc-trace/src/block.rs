@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-/// A live block. Once filled, word `i` of it is `key(id) + i * STEP`, so that content which moved by a word is seen.
+/// A live block. Word `i` of a filled block is `pattern(id) + i * STEP`, so that content which moved by a word is seen.
 ///
 /// Invariant: a `Block` exists only while its `size` bytes are the model's to read and write, and `ptr` is aligned to
 /// `MIN_ALIGN`, which is at least the alignment of a `u64`.
@@ -56,7 +56,7 @@ impl Block {
         self.first_unlike(self, self.size)
     }
 
-    /// The first offset below `size`, which is at most that of the block, without the pattern of `other`.
+    /// The first offset below `size` without the pattern of `other`; `size` is at most the size of the block.
     pub(crate) fn first_unlike(&self, other: &Self, size: usize) -> Option<usize> {
         let mut expected = pattern(other.id);
         let (words, tail) = Self { size, ..*self }.parts::<u64, u8>();
@@ -95,7 +95,7 @@ impl Block {
     }
 }
 
-/// The first word of a block's pattern, little-endian in memory: never zero, and far from that of the next id.
+/// The first word of a block's pattern, little-endian in memory: never zero, and far from the word of the next id.
 const fn pattern(id: u64) -> u64 {
     let mixed = (id ^ id >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (mixed ^ mixed >> 27) | 1

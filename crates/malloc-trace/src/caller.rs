@@ -1,4 +1,4 @@
-//! Owns what recorders know of the calling thread: its number, and whether it is in a recorded call already.
+//! Owns what recorders know of the calling thread: its number, and whether the thread is in a recorded call already.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,19 +11,18 @@ struct Caller {
 }
 
 thread_local! {
-    // Without a destructor and an initialiser: it works at any time in a thread's life, and allocates nothing.
+    // Without a destructor and an initialiser, the value works at any time in a thread's life, and allocates nothing.
     static CALLER: Caller = const { Caller { inside: Cell::new(false), number: Cell::new(0) } };
 }
 
 /// Threads of the process that were numbered so far.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// A call that no recorded call of the same thread is around, until dropped.
+/// The outermost recorded call of a thread, until dropped.
 pub(crate) struct Outermost(());
 
 impl Outermost {
-    /// `None` within a recorded call: what an allocator, or what records, asks of another recorded allocator is no call of
-    /// the program.
+    /// `None` within a recorded call: a call that an allocator or the recording itself makes is no call of the program.
     #[inline]
     pub(crate) fn enter() -> Option<Self> {
         CALLER.with(|caller| (!caller.inside.replace(true)).then(|| Self(())))

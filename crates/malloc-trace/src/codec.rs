@@ -146,8 +146,8 @@ pub enum TraceError {
 
 /// Reads a trace file as a stream of events, in bounded memory.
 ///
-/// It reads records in small pieces: give it a `BufReader`, or a decompressor. After an error the iterator ends. It
-/// stops after the last operation that the header counts; what follows is left unread.
+/// The reader reads records in small pieces: give it a `BufReader`, or a decompressor. After an error the iterator ends. It
+/// stops after the last operation that the header counts; later bytes are left unread.
 ///
 /// # Examples
 ///
@@ -246,7 +246,7 @@ impl<R: Read> Iterator for Reader<R> {
 
 /// Writes a trace file as a stream of events, in bounded memory.
 ///
-/// It writes records in small pieces: give it a `BufWriter`. Until [`finish`](Writer::finish) the header says that the
+/// The writer writes records in small pieces: give it a `BufWriter`. Until [`finish`](Writer::finish) the header says that the
 /// trace is unfinished, which every reader accepts: a program that dies leaves a trace of what it wrote.
 #[derive(Debug)]
 pub struct Writer<W> {
@@ -398,7 +398,7 @@ pub(crate) fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES])
     })
 }
 
-/// Fills `bytes` as far as the source goes and says how far that was.
+/// Fills `bytes` until the source ends, and returns the number of bytes read.
 pub(crate) fn read_up_to(source: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < bytes.len() {

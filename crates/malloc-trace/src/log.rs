@@ -27,7 +27,7 @@ const WINDOW_RECORDS: usize = WINDOW_BYTES / RECORD_BYTES;
 /// Calls as they are made, in a file that is a log and becomes a trace afterwards, by [`LogReader`](crate::LogReader).
 ///
 /// A record is 16 bytes, written to memory that is mapped to the file: whatever ends the program, the log has every call
-/// until then, and nothing is to be flushed. 1 MiB of the file is mapped at a time, and nothing else grows, however many
+/// until then, and nothing needs to be flushed. 1 MiB of the file is mapped at a time, and nothing else grows, however many
 /// blocks live. No file descriptor is kept: the program numbers its own, and may close any.
 ///
 /// A log stops growing at its limit, or when the file cannot grow; the calls after that are counted in its head. A log whose
@@ -42,7 +42,7 @@ pub struct CallLog {
     state: Lock<State>,
     /// The process that writes the log.
     owner: AtomicU32,
-    /// Relaxed: a call that sees the old value is recorded, or not, as if it had come earlier.
+    /// Relaxed: a call that sees the old value is recorded, or not, as if the call had come earlier.
     mode: AtomicU8,
 }
 
@@ -55,7 +55,7 @@ const IS_OVER: u8 = 2;
 
 #[derive(Debug)]
 struct State {
-    /// The file of the process that created the log; a child's has the process's number behind it.
+    /// The file of the process that created the log; the file of a child has the number of the child behind this name.
     base: PathBuf,
     max_bytes: u64,
     on_failure: fn(),
@@ -68,7 +68,7 @@ struct LogFile {
     /// Device and number of the file: what the path must still lead to.
     identity: (u64, u64),
     head: Mapping,
-    /// The part of the file that ends with it; `None` before the first call.
+    /// The last part of the file; `None` before the first call.
     window: Option<Mapping>,
     /// Records in the window.
     written: usize,
@@ -184,7 +184,7 @@ impl HeldOverFork for CallLog {
     }
 
     unsafe fn release(&self) {
-        // SAFETY: (1) `hold` took it, on behalf of this thread (1).
+        // SAFETY: (1) `hold` took the lock, on behalf of this thread (1).
         unsafe { self.state.release() };
         let process = std::process::id();
         if self.owner.swap(process, Relaxed) != process {
@@ -235,7 +235,7 @@ impl LogFile {
     ///
     /// # Errors
     ///
-    /// The reason as the head has it.
+    /// The reason, as the head states reasons.
     fn next_window(&mut self, max_bytes: u64) -> Result<(), u64> {
         if self.bytes + WINDOW_BYTES as u64 > max_bytes {
             return Err(LIMIT);
@@ -257,7 +257,7 @@ impl LogFile {
         Mapping::extend(&file, self.bytes, WINDOW_BYTES)
     }
 
-    /// Checks that `file` is the log, and as long as it was left.
+    /// Checks that `file` is the log, and has the length that the log gave the file.
     fn check(&self, file: &File) -> io::Result<()> {
         let metadata = file.metadata()?;
         let is_log = (metadata.dev(), metadata.ino()) == self.identity;

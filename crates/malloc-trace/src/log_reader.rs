@@ -141,15 +141,15 @@ pub enum LogError {
 pub struct LogHead {
     /// Calls that were made after the recording had stopped.
     pub dropped: u64,
-    /// Whether it stopped because the log had reached its limit.
+    /// Whether the recording stopped because the log had reached its limit.
     pub reached_limit: bool,
-    /// The system's error number, if it stopped because the file could not grow.
+    /// The system's error number, if the recording stopped because the file could not grow.
     pub system_error: Option<i32>,
     /// How many threads made calls, at most 65,535.
     pub threads: u16,
 }
 
-/// Records of a log that are no events of its trace.
+/// What the trace of a log leaves out or adds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unread {
@@ -161,7 +161,7 @@ pub struct Unread {
 
 /// Reads a call log as a stream of events, whose times are 0.
 ///
-/// Its memory is that of a table of the blocks that live at one time. It reads records in small pieces: give it a
+/// The reader keeps a table of the blocks that live at one time. It reads records in small pieces: give it a
 /// `BufReader`. A log whose writer died is complete up to that moment. After an error the iterator ends.
 ///
 /// # Examples
@@ -311,7 +311,7 @@ impl<R: Read> LogReader<R> {
                 let slot = self.slots.take(block);
                 self.unread.unknown_blocks += u64::from(slot.is_none());
                 if let Some(Some(lost)) = self.moving.insert(thread, slot) {
-                    // The thread never told how its last call went: it may have been ended in it.
+                    // The log has no end of this thread's last `realloc`: the thread may have been ended within.
                     self.slots.release(lost);
                 }
                 None
@@ -359,7 +359,7 @@ struct Slots {
 }
 
 impl Slots {
-    /// A slot for an address, and whether it is that of a block which must have ended there.
+    /// A slot for an address, and whether an older block has the slot, which must have ended unseen.
     fn insert(&mut self, address: u64) -> Result<(u32, bool), LogError> {
         if let Some(&slot) = self.live.get(&address) {
             return Ok((slot, true));
@@ -381,7 +381,8 @@ impl Slots {
         self.live.remove(&address)
     }
 
-    /// Gives an address a slot that was taken; returns that of a block which must have ended there, and is free now.
+    /// Gives an address a slot that was taken. If an older block at the address must have ended unseen, frees and returns the
+    /// older block's slot.
     fn put(&mut self, address: u64, slot: u32) -> Option<u32> {
         let ended = self.live.insert(address, slot)?;
         self.free.push(ended);

@@ -138,7 +138,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         self.guarded.bytes.store(0, Relaxed);
-        // SAFETY: mapped by `extend`, and nobody has a reference into it.
+        // SAFETY: mapped by `extend`, and nobody has a reference into the pages.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
         self.guarded.is_used.store(false, Relaxed);
     }
@@ -199,7 +199,8 @@ fn replace(guarded: &Guarded) -> bool {
     unsafe { libc::mmap(start, bytes, access, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-/// Hands a fault that is none of the log's to the handler before; without one, lets it end the process as it would have.
+/// Hands a fault that is none of the log's to the handler that was there before. Without such a handler, the fault ends the
+/// process as if there were no log.
 fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     match PREVIOUS.get() {
         Some(action) if action.sa_sigaction > libc::SIG_IGN => {

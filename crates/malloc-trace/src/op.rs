@@ -104,7 +104,7 @@ impl Op {
         (self.slot, self.bits)
     }
 
-    /// Which method it calls.
+    /// The method that the operation calls.
     #[must_use]
     #[inline]
     pub const fn kind(self) -> OpKind {
@@ -140,19 +140,19 @@ impl Op {
         (self.bits >> 2 & 3) as usize
     }
 
-    /// Whether it is `realloc` or `free`.
+    /// Whether the operation is a `realloc` or a `free`.
     #[inline]
     pub(crate) const fn has_block(self) -> bool {
         self.bits & 2 != 0
     }
 
-    /// Whether it is `free`, given that it [has a block](Op::has_block).
+    /// Whether an operation that [has a block](Op::has_block) is a `free`.
     #[inline]
     pub(crate) const fn ends_block(self) -> bool {
         self.bits & 1 != 0
     }
 
-    /// Whether it is `calloc`, given that it has no block.
+    /// Whether an operation that has no block is a `calloc`.
     #[inline]
     pub(crate) const fn is_zeroed(self) -> bool {
         self.bits & 1 != 0
@@ -215,7 +215,7 @@ impl From<Op> for Event {
 pub struct Trace {
     /// The operations in the order of the calls.
     pub ops: Vec<Op>,
-    /// Length of the slot table that they need: greater than every slot they name.
+    /// Length of the slot table: greater than every slot that the operations name.
     pub slots: u32,
 }
 

@@ -111,13 +111,13 @@ impl Replay {
         (frees && is_empty).then(|| Self { ops: ops.into(), calls, table: Table::Lent(slots) })
     }
 
-    /// The operations as they are performed: those of the program, then the frees of what it leaves live.
+    /// The operations of a pass: the program, then the frees of the blocks that the program leaves live.
     #[must_use]
     pub fn ops(&self) -> &[Op] {
         &self.ops
     }
 
-    /// Number of calls that a pass makes before it frees the leftovers.
+    /// Number of operations of the program, without the frees behind.
     #[must_use]
     pub const fn calls(&self) -> usize {
         self.calls

@@ -39,7 +39,7 @@ pub enum Fault {
     NotZeroed {
         /// The first byte that is wrong.
         offset: usize,
-        /// What it holds.
+        /// The byte.
         found: u8,
     },
     /// `realloc` did not keep a byte within `min(old_size, new_size)`.
@@ -125,7 +125,7 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
         self.summary
     }
 
-    /// Performs one operation and checks what came of it.
+    /// Performs one operation and checks the result.
     ///
     /// # Errors
     ///
@@ -279,9 +279,9 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
 /// An allocator did something wrong: at which operation, and what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelError {
-    /// Index of the operation, from 0; the number of operations if it was seen when the remaining blocks were freed.
+    /// Index of the operation, from 0; the number of operations if the fault was seen when the remaining blocks were freed.
     pub index: usize,
-    /// The operation; `None` if it was seen when the remaining blocks were freed.
+    /// The operation; `None` if the fault was seen when the remaining blocks were freed.
     pub op: Option<Op>,
     /// What was wrong.
     pub fault: Fault,

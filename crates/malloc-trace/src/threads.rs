@@ -85,14 +85,14 @@ struct Handover {
 /// A thread, and how many of its operations come before.
 type Place = (usize, usize);
 
-/// Every so many blocks a thread says how many it has given.
+/// A thread publishes the number of blocks that it has given after so many blocks, and before it waits.
 const BATCH: usize = 64;
 
-/// The blocks that a thread gives to others, in the order in which it does.
+/// The blocks that a thread gives to others, in the order of giving.
 #[derive(Debug, Default)]
 struct Outbox {
-    /// Invariant 2: a block whose place is below `given` is for the thread to read and empty that takes it; another block is
-    /// for the giver to write.
+    /// Invariant 2: the thread that takes a block owns the block's cell once `given` is greater than the place; before, the
+    /// giver owns the cell.
     blocks: Vec<UnsafeCell<Slot>>,
     /// How many blocks were given in this pass.
     given: Mutex<usize>,
@@ -177,8 +177,8 @@ impl ThreadedReplay {
 
     /// Replays the program `count` times on the same threads, with one allocator a domain (raw, mem, obj).
     ///
-    /// A time is that from the start of the first thread to the end of the last. Each thread frees what it leaves live
-    /// afterwards, which is not part of the time.
+    /// A time lasts from the start of the first thread to the end of the last. Each thread then frees the blocks that it
+    /// leaves live, which is not part of the time.
     ///
     /// # Errors
     ///

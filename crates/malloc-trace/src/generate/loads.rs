@@ -1,5 +1,5 @@
-//! Owns the field's benchmark loads as programs: the same sequence of calls for every allocator.
-//! The originals are C programs whose threads race; here the order of the calls is part of the program.
+//! Owns the field's benchmark loads as programs: the same sequence of calls for every allocator. The originals are C
+//! programs whose threads race; here the program fixes the order of the calls.
 
 use std::collections::VecDeque;
 
@@ -98,7 +98,7 @@ fn mstress_size(rng: &mut Rng) -> usize {
 /// Producers and consumers: every block is freed by another thread than the one that allocated it.
 ///
 /// Batches of 120 blocks go from each thread to the next, which frees them in the order of their allocation. Sizes are
-/// multiples of 8 from 16 to 512 bytes. With one thread it frees its own; 0 threads count as 1.
+/// multiples of 8 from 16 to 512 bytes. A single thread frees its own blocks; 0 threads count as 1.
 ///
 /// After C. Lever and D. Boreham, "malloc() Performance in a Multithreaded Linux Environment", 2000.
 #[must_use]
