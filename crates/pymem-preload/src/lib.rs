@@ -16,6 +16,7 @@ mod request {
 /// The interpreter that is served: everything that knows CPython.
 mod host {
     pub(crate) mod capi;
+    pub(crate) mod debug_offsets;
     pub(crate) mod gil;
     pub(crate) mod hooks;
     pub(crate) mod python;

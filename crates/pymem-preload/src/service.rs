@@ -10,7 +10,7 @@ use pymem_domains::{
 };
 
 use crate::host::hooks;
-use crate::host::python::{Host, host};
+use crate::host::python::{ANY_PROFILE, Host, host};
 use crate::observe::drawable::Drawable;
 use crate::observe::{budget, counting, heap_map, tracing};
 use crate::request::environment;
@@ -91,7 +91,7 @@ impl Service {
         draws: bool,
         any_thread: bool,
     ) -> Result<Self, Refusal> {
-        let profile = host.map_or(Host::ANY_PROFILE, Host::profile);
+        let profile = host.map_or(ANY_PROFILE, Host::profile);
         let debug = hooks::config(options);
         let domains = if !any_thread && host.is_some_and(Host::one_lock_for_all) {
             // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's

@@ -7,6 +7,11 @@ use core::fmt::{self, Write as _};
 pub trait FrameSink {
     /// Adds one frame: a file, a line counted from 1, and the function where it is known.
     fn frame(&mut self, file: &str, line: u32, function: Option<&str>);
+
+    /// Whether further frames would be dropped, so that their supplier can stop.
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 /// What a [`Traceback`] supplier knows of a block.

@@ -126,6 +126,10 @@ impl FrameSink for Taken {
             self.wanted = 0;
         }
     }
+
+    fn is_full(&self) -> bool {
+        self.wanted == 0
+    }
 }
 
 impl Site {

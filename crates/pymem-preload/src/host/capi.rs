@@ -93,6 +93,13 @@ functions! {
 }
 
 functions! {
+    /// The thread state that belongs to the calling thread, whichever is current; null without one.
+    OwnStateApi {
+        own = c"PyGILState_GetThisThreadState": unsafe extern "C" fn() -> *mut PyThreadState,
+    }
+}
+
+functions! {
     /// The functions by which an interpreter that traces allocations tells where a block was allocated.
     TraceApi {
         untrack = c"PyTraceMalloc_Untrack": unsafe extern "C" fn(domain: c_uint, ptr: usize) -> c_int,

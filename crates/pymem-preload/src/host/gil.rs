@@ -1,32 +1,34 @@
-//! Owns the question whether the calling thread holds the GIL, asked on every call of mem and obj in a debug configuration.
+//! Owns the question whether the calling thread may use the interpreter: it holds the GIL, or is attached where there is
+//! none. The debug hooks ask it on every call of mem and obj.
 //!
-//! The full answer is the host's `PyGILState_Check`, which is long: the check is a function pointer that the hooks call,
-//! and most answers are shorter. Where the word with the current thread state can be found, the hooks read it themselves,
-//! by the same rules, and call the check only when it has changed.
+//! The host's own answer, `PyGILState_Check`, is always yes once a subinterpreter was made, so it decides nothing alone.
+//! What decides is the current thread state. The hooks read the word that holds it, where that can be found, and call the
+//! check only when the word has changed.
 //!
-//! - Since 3.12 the current thread state is the calling thread's own: one that has any holds the GIL, or is attached
-//!   where there is none. A thread without one is asked in full.
-//! - Before, the current thread state is the process's. The thread that last passed the full check, and the state it had,
-//!   are kept in one word: as long as both are the same, that thread still holds the GIL, or another one runs with its
-//!   state, or at its address. Both break the host's rules, or need a call without the GIL just while a thread runs that was
-//!   started after the last check.
+//! - Since 3.12 the current state is the calling thread's own: a thread that has one may call.
+//! - Before, the current state is the process's. The thread that last passed the full check, and the state it had, are
+//!   kept in one word: as long as both are the same, that thread still holds the GIL, or another one runs with its
+//!   state, or at its address. Both break the host's rules, or need a call without the GIL just while a thread runs that
+//!   was started after the last check.
 
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 use memdebug::{ThreadCheck, ThreadWord};
 use pymem_domains::Build;
 
-use crate::host::capi::{PublicThreadStateApi, PyThreadState, ThreadStateApi};
+use crate::host::capi::{OwnStateApi, PublicThreadStateApi, PyThreadState, ThreadStateApi};
 use crate::host::python::{Host, host};
-use crate::host::state_word::{self, Current, Keeps};
+use crate::host::state_word::{self, Keeps, StateFunction};
 use crate::host::this_thread;
 
 /// The first minor version in which each thread has a current thread state of its own.
 const FIRST_WITH_OWN_STATE: u32 = 12;
 
-/// A [`Current`]: the host's, and before [`thread_check`] one that knows no state.
+/// The host's function for the current thread state; before [`thread_check`] one that knows no state.
 static CURRENT: AtomicPtr<()> = AtomicPtr::new(no_state as *mut ());
+/// The host's function for the state that belongs to the calling thread; likewise.
+static OWN: AtomicPtr<()> = AtomicPtr::new(no_state as *mut ());
 
 unsafe extern "C" fn no_state() -> *mut PyThreadState {
     ptr::null_mut()
@@ -34,9 +36,16 @@ unsafe extern "C" fn no_state() -> *mut PyThreadState {
 
 /// The check for the threads of `host`.
 pub(crate) fn thread_check(host: &Host) -> ThreadCheck {
-    let Some(current) = current_function() else { return full_check };
+    let Some(current) = current_function() else { return hosts_check };
     CURRENT.store(current as *mut (), Relaxed);
-    if host.minor >= FIRST_WITH_OWN_STATE { is_attached } else { is_last_that_passed }
+    if host.minor >= FIRST_WITH_OWN_STATE {
+        OWN.store(current as *mut (), Relaxed);
+        return is_attached;
+    }
+    if let Some(api) = OwnStateApi::find() {
+        OWN.store(api.own as *mut (), Relaxed);
+    }
+    is_last_that_passed
 }
 
 /// Whether the host was loaded with the program.
@@ -64,49 +73,64 @@ pub(crate) fn thread_word(host: &Host) -> Option<ThreadWord> {
 }
 
 /// The host's function for the current thread state.
-fn current_function() -> Option<Current> {
+fn current_function() -> Option<StateFunction> {
     PublicThreadStateApi::find()
         .map(|api| api.current)
         .or_else(|| ThreadStateApi::find().map(|api| api.current))
 }
 
-/// The host's current thread state; null without one, and before [`thread_check`].
+/// The thread state that `function` gives: [`CURRENT`] or [`OWN`].
 #[inline]
-pub(crate) fn current() -> *mut PyThreadState {
+fn state_by(function: &AtomicPtr<()>) -> *mut PyThreadState {
     // SAFETY: only functions of this type are stored.
-    let current: Current = unsafe { core::mem::transmute(CURRENT.load(Relaxed)) };
+    let function: StateFunction = unsafe { core::mem::transmute(function.load(Relaxed)) };
     // SAFETY: may be called at any time from any thread; it reads one pointer.
-    unsafe { current() }
+    unsafe { function() }
+}
+
+/// The calling thread's state, if it is the current one: such a thread may call the interpreter and read its state.
+///
+/// `None` before [`thread_check`], and before 3.12 also for a thread that runs in a subinterpreter that it did not enter
+/// first: there the current state cannot be told from that of another thread.
+pub(crate) fn own_state() -> Option<NonNull<PyThreadState>> {
+    let state = NonNull::new(state_by(&CURRENT))?;
+    ptr::eq(state.as_ptr(), state_by(&OWN)).then_some(state)
 }
 
 /// The check where each thread has its own state.
 fn is_attached() -> bool {
-    !current().is_null() || full_check()
+    !state_by(&CURRENT).is_null() || is_not_running()
 }
 
 /// The check where the state is the process's.
 fn is_last_that_passed() -> bool {
     /// The last thread that passed and its state; 0 before.
     static PASSED: AtomicUsize = AtomicUsize::new(0);
-    let state = current();
+    let state = state_by(&CURRENT);
     if state.is_null() {
-        return full_check();
+        return is_not_running();
     }
     // Addresses of states differ in their low 47 bits, and the turned ones of threads in their high bits.
     let both = state.addr().wrapping_add(this_thread::id().rotate_left(usize::BITS / 2));
     if PASSED.load(Relaxed) == both {
         return true;
     }
-    let held = full_check();
+    let held = hosts_check();
     if held {
         PASSED.store(both, Relaxed);
     }
     held
 }
 
+/// Whether there is no thread state since the interpreter starts or ends: the host then has no rule for threads.
+#[cold]
+fn is_not_running() -> bool {
+    host().is_none_or(|host| !host.is_initialized() && hosts_check())
+}
+
 /// Whether the calling thread may use mem and obj, by the host's own check.
 #[cold]
-pub(crate) fn full_check() -> bool {
+fn hosts_check() -> bool {
     // SAFETY: `PyGILState_Check` may be called at any time from any thread.
     host().is_none_or(|host| unsafe { (host.api.gil_check)() } != 0)
 }

@@ -11,11 +11,14 @@ use memdebug::{
     ConfigureError, DebugOffset, FrameSink, GuardSampler, Host as HooksHost, Options, Tracing,
     Violation, handler,
 };
-use pymem_domains::{AllocatorRecord, DebugConfig, Domain, hooks_over};
+use pymem_domains::{AllocatorRecord, Build, DebugConfig, Domain, hooks_over};
 
 use crate::host::capi::{PyObject, TraceApi};
-use crate::host::python::host;
+use crate::host::python::{Host, host};
 use crate::host::{gil, python_frames};
+
+/// The first minor version whose build without the GIL asks for a thread state by name.
+const FIRST_WITH_STATE_MESSAGE: u32 = 14;
 
 /// What the hooks get from a Python host; without one there is no thread rule.
 fn hooks_host() -> HooksHost {
@@ -24,7 +27,14 @@ fn hooks_host() -> HooksHost {
         .with_traceback(allocation_traceback)
         .with_current_frames(python_frames::current_frames);
     let Some(host) = host() else { return hooks_host };
-    let hooks_host = hooks_host.with_thread_check(gil::thread_check(host));
+    let message = match host.build {
+        Build::FreeThreaded if host.minor >= FIRST_WITH_STATE_MESSAGE => {
+            HooksHost::WITHOUT_THREAD_STATE
+        }
+        Build::FreeThreaded | Build::Gil => HooksHost::WITHOUT_GIL,
+    };
+    let hooks_host =
+        hooks_host.with_thread_check(gil::thread_check(host)).with_thread_message(message);
     match gil::thread_word(host) {
         Some(word) => hooks_host.with_thread_word(word),
         None => hooks_host,
@@ -126,7 +136,7 @@ const TRACING_IS_OFF: core::ffi::c_int = -2;
 fn allocation_traceback(address: usize, frames: &mut dyn FrameSink) -> Tracing {
     static API: OnceLock<Option<TraceApi>> = OnceLock::new();
     let Some(api) = API.get_or_init(TraceApi::find) else { return Tracing::Off };
-    if !host().is_some_and(|host| host.is_initialized()) || !gil::full_check() {
+    if !host().is_some_and(Host::is_initialized) || gil::own_state().is_none() {
         return Tracing::Off;
     }
     // SAFETY: takes any numbers, from any thread that holds the GIL.

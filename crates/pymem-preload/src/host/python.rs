@@ -1,4 +1,4 @@
-//! Owns the question which Python this is: whether there is one, its version, whether it runs without the GIL.
+//! Owns the question which Python this is: whether there is one, its version, and how it was built.
 //! Leaves the lookup of functions to `capi.rs`.
 
 use core::ffi::{CStr, c_int};
@@ -8,7 +8,7 @@ use pymem_domains::{
     AllocatorRecord, Build, Domain, Profile, PyMemAllocatorEx, ThreadSafety, Version,
 };
 
-use crate::host::capi::{Api, FatalErrorApi};
+use crate::host::capi::{Api, FatalErrorApi, symbol};
 
 /// The oldest minor version of Python 3 on which the library installs anything.
 pub(crate) const OLDEST_MINOR: u32 = 8;
@@ -23,6 +23,8 @@ pub(crate) struct Host {
     /// The minor version: 13 for 3.13.
     pub(crate) minor: u32,
     pub(crate) build: Build,
+    /// Whether it is a debug build, whose default has the debug hooks.
+    pydebug: bool,
 }
 
 static HOST: OnceLock<Option<Host>> = OnceLock::new();
@@ -36,15 +38,8 @@ pub(crate) fn host() -> Option<&'static Host> {
 /// between the installed record and its own default, so both are of one heap. The next one differs in nothing else.
 const RAW_ON_LIBC: Version = Version::V3_14;
 
-const FREE_THREADED: Profile = profile(Build::FreeThreaded);
-
-/// The profile of a release build with everything that this library has.
-const fn profile(build: Build) -> Profile {
-    match Profile::new(RAW_ON_LIBC, build, true, true, false) {
-        Ok(profile) => profile,
-        Err(_) => panic!("only a build without mimalloc is refused"),
-    }
-}
+/// The table where no interpreter is there: that of a release build with everything that this library has.
+pub(crate) const ANY_PROFILE: Profile = Profile::NEWEST.with_version(RAW_ON_LIBC);
 
 impl Host {
     fn find() -> Option<Self> {
@@ -59,7 +54,7 @@ impl Host {
         }
         let build =
             if version.contains("free-threading") { Build::FreeThreaded } else { Build::Gil };
-        Some(Self { api, minor, build })
+        Some(Self { api, minor, build, pydebug: is_debug_build() })
     }
 
     /// Whether `Py_Initialize` has run: too late to replace allocators.
@@ -73,16 +68,11 @@ impl Host {
         self.build == Build::Gil && self.minor < FIRST_WITH_OWN_GIL
     }
 
-    /// The table where no interpreter is there.
-    pub(crate) const ANY_PROFILE: Profile = profile(Build::Gil);
-
     /// The table that applies.
     pub(crate) fn profile(&self) -> Profile {
-        let profile = match self.build {
-            Build::Gil => Self::ANY_PROFILE,
-            Build::FreeThreaded => FREE_THREADED,
-        };
-        profile.with_version(Version::from_minor(self.minor).min(RAW_ON_LIBC))
+        let version = Version::from_minor(self.minor).min(RAW_ON_LIBC);
+        // Only a build without mimalloc is refused.
+        Profile::new(version, self.build, true, true, self.pydebug).unwrap_or(ANY_PROFILE)
     }
 
     /// The record that serves `domain` now.
@@ -121,6 +111,14 @@ impl Host {
             None => unsafe { (self.api.fatal_error)(message.as_ptr()) },
         }
     }
+}
+
+/// Whether the interpreter counts references in all, which debug builds alone do.
+fn is_debug_build() -> bool {
+    [c"_Py_IncRefTotal_DO_NOT_USE_THIS", c"_Py_RefTotal"].into_iter().any(|name| {
+        // SAFETY: 1: whether it is there is all that is used.
+        unsafe { symbol::<*const u8>(name) }.is_some()
+    })
 }
 
 fn number(domain: Domain) -> c_int {

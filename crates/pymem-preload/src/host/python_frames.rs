@@ -2,23 +2,26 @@
 //!
 //! Nothing of the interpreter may be changed there, and no object made: before 3.12 making one can start the collector, in
 //! the middle of any operation that allocates. Up to 3.10 frames are objects already, and the interpreter's functions give
-//! them. From 3.11 on they are records, which are read where they lie; their layout is fixed for each minor version, and
-//! versions that are not listed have no frames here. The interpreter's own `tracemalloc` reads the same words in the
-//! same places.
+//! them. From 3.11 on they are records, which are read where they lie; the interpreter's own `tracemalloc` reads the same
+//! words. Their layout is known for 3.11 and 3.12, and told by the interpreter itself since 3.13: what it tells is tried
+//! on the first stack, by reads that cannot fault, before it is trusted.
 //!
 //! Leaves the question whether the thread may read them to `gil.rs`, keeping what was read to `memdebug`.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
 use core::slice;
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use memdebug::FrameSink;
 use pymem_domains::Build;
 
-use crate::host::capi::{PyObject, symbol};
+use crate::host::capi::{PyObject, PyThreadState, symbol};
+use crate::host::debug_offsets::DebugOffsets;
 use crate::host::gil;
 use crate::host::python::{Host, host};
+use crate::request::refusal;
 
 /// Most frames of one stack that are looked at: incomplete ones are passed over.
 const MAX_WALKED: usize = 200;
@@ -27,12 +30,18 @@ const MAX_WALKED: usize = 200;
 /// interpreter is initialized and after.
 pub(crate) fn current_frames(sink: &mut dyn FrameSink) {
     static READER: OnceLock<Option<Reader>> = OnceLock::new();
-    let Some(host) = host().filter(|host| host.is_initialized() && gil::full_check()) else {
-        return;
-    };
-    if let Some(reader) = READER.get_or_init(|| Reader::new(host)) {
-        // SAFETY: 1: checked above.
-        unsafe { reader.walk(sink) };
+    let Some(host) = host().filter(|host| host.is_initialized()) else { return };
+    let Some(state) = gil::own_state() else { return };
+    let reader = READER.get_or_init(|| {
+        let reader = Reader::new(host);
+        if reader.is_none() {
+            refusal::say_no_frames();
+        }
+        reader
+    });
+    if let Some(reader) = reader {
+        // SAFETY: 1 and 2: checked above.
+        unsafe { reader.walk(state.as_ptr(), sink) };
     }
 }
 
@@ -64,40 +73,180 @@ struct FrameObjects {
     release: unsafe extern "C" fn(*mut PyObject),
 }
 
-/// 3.11 to 3.13: records, by the offsets of their fields in bytes.
-struct FrameRecords {
-    layout: RecordLayout,
-    /// `PyCode_Addr2Line`.
-    line: unsafe extern "C" fn(*mut PyObject, c_int) -> c_int,
+/// The word at an address.
+///
+/// # Safety
+///
+/// 1. A word can be read there.
+unsafe fn word_at(address: usize) -> usize {
+    // SAFETY: duty 1.
+    unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }
 
-#[derive(Clone, Copy)]
-struct RecordLayout {
+/// Looks up one function by its name and the type of the place it goes to.
+macro_rules! function {
+    ($name:literal) => {
+        // SAFETY: 1: a function of CPython with this signature, in every version that exports it.
+        unsafe { symbol($name) }
+    };
+}
+
+/// 3.11 and newer: records, by the offsets of their fields in bytes.
+struct FrameRecords {
     /// From the thread state, each step by the pointer found there, to the newest record.
-    newest: &'static [usize],
+    newest: [Option<usize>; 2],
     code: usize,
     previous: usize,
-    instruction: usize,
     owner: usize,
+    line: Line,
+    /// [`UNTRIED`], [`TRUSTED`] or [`REFUSED`].
+    trust: AtomicU8,
 }
 
-/// An `owner` of records that stand for a call from C and have no code.
-const OWNED_BY_C_STACK: u8 = 3;
+/// How the line of a record is found.
+enum Line {
+    /// `PyCode_Addr2Line`, given the place of the record's instruction, at this offset, after the code's first one.
+    OfCode(unsafe extern "C" fn(*mut PyObject, c_int) -> c_int, usize),
+    /// `PyUnstable_InterpreterFrame_GetLine`, which knows a thread's own copy of the code.
+    OfFrame(unsafe extern "C" fn(*mut u8) -> c_int),
+}
 
-impl RecordLayout {
-    const V3_11: Self =
-        Self { newest: &[56, 8], code: 32, previous: 48, instruction: 56, owner: 69 };
-    const V3_12: Self = Self { newest: &[56, 0], code: 0, previous: 8, instruction: 56, owner: 70 };
-    const V3_13: Self = Self { newest: &[72], ..Self::V3_12 };
+/// The offsets were told by the interpreter, and no stack was read yet.
+const UNTRIED: u8 = 0;
+/// They are a table's, or a whole stack was read.
+const TRUSTED: u8 = 1;
+/// A stack made no sense.
+const REFUSED: u8 = 2;
 
-    fn of(minor: u32) -> Option<Self> {
-        match minor {
-            11 => Some(Self::V3_11),
-            12 => Some(Self::V3_12),
-            13 => Some(Self::V3_13),
-            _ => None,
+/// From here on an `owner` says that the record stands for a call from C, and has no code.
+const FIRST_WITHOUT_CODE: u8 = 3;
+/// The last `owner` that there is.
+const LAST_OWNER: u8 = 4;
+
+/// The bits of a reference to an object that are not of its address, since 3.14.
+const TAG: usize = 3;
+
+impl FrameRecords {
+    fn new(host: &Host, code: &CodeLayout) -> Option<Self> {
+        let of_code =
+            |instruction| Some(Line::OfCode(function!(c"PyCode_Addr2Line")?, instruction));
+        let trust = AtomicU8::new(TRUSTED);
+        match host.minor {
+            ..11 => None,
+            11 => {
+                let newest = [Some(56), Some(8)];
+                Some(Self { newest, code: 32, previous: 48, owner: 69, line: of_code(56)?, trust })
+            }
+            12 => {
+                let newest = [Some(56), Some(0)];
+                Some(Self { newest, code: 0, previous: 8, owner: 70, line: of_code(56)?, trust })
+            }
+            _ => {
+                let told = DebugOffsets::read(&DebugOffsets::words()?, host.minor, host.build)?;
+                // What the type of code objects says of its members is the same, or one of them is wrong.
+                let own = (code.type_of, code.file, code.name, code.instructions);
+                if own != (told.type_of, told.file, told.name, told.instructions) {
+                    return None;
+                }
+                Some(Self {
+                    newest: [Some(told.newest), None],
+                    code: told.code,
+                    previous: told.previous,
+                    owner: told.owner,
+                    line: Line::OfFrame(function!(c"PyUnstable_InterpreterFrame_GetLine")?),
+                    trust: AtomicU8::new(UNTRIED),
+                })
+            }
         }
     }
+
+    /// The thread's newest record, by reads of the kind of `read`; `None` where one fails.
+    fn newest(
+        &self,
+        state: *mut PyThreadState,
+        read: impl Fn(usize) -> Option<usize>,
+    ) -> Option<usize> {
+        self.newest.iter().flatten().try_fold(state.expose_provenance(), |at, offset| {
+            if at == 0 { Some(0) } else { read(at.wrapping_add(*offset)) }
+        })
+    }
+
+    /// Reads a whole stack by reads that cannot fault; whether it makes sense, `None` where the thread has no frames but
+    /// the one at the bottom, which has no code.
+    fn try_stack(&self, state: *mut PyThreadState, code: &CodeLayout) -> Option<bool> {
+        let Some(newest) = self.newest(state, careful_word) else { return Some(false) };
+        if newest == 0 {
+            return None;
+        }
+        let mut record = newest;
+        let mut has_code = false;
+        for depth in 0..MOST_TRIED {
+            let Some(owner) = careful_byte(record.wrapping_add(self.owner)) else {
+                return Some(false);
+            };
+            if owner > LAST_OWNER {
+                return Some(false);
+            }
+            if owner < FIRST_WITHOUT_CODE {
+                let object = careful_word(record.wrapping_add(self.code));
+                let type_object =
+                    object.and_then(|object| careful_word((object & !TAG) + code.type_of));
+                if type_object != Some(code.type_object) {
+                    return Some(false);
+                }
+                has_code = true;
+            }
+            match careful_word(record.wrapping_add(self.previous)) {
+                Some(0) => return (has_code || depth > 0).then_some(has_code),
+                Some(previous) => record = previous,
+                None => return Some(false),
+            }
+        }
+        // The first stack is that of a program that starts: so many frames are a circle.
+        Some(false)
+    }
+
+    /// Whether records may be read where they lie, by this thread now.
+    #[inline]
+    fn are_trusted(&self, state: *mut PyThreadState, code: &CodeLayout) -> bool {
+        self.trust.load(Relaxed) == TRUSTED || self.become_trusted(state, code)
+    }
+
+    #[cold]
+    fn become_trusted(&self, state: *mut PyThreadState, code: &CodeLayout) -> bool {
+        if self.trust.load(Relaxed) == REFUSED {
+            return false;
+        }
+        let Some(makes_sense) = self.try_stack(state, code) else { return false };
+        let trust = if makes_sense { TRUSTED } else { REFUSED };
+        if self.trust.swap(trust, Relaxed) == UNTRIED && !makes_sense {
+            refusal::say_no_frames();
+        }
+        makes_sense
+    }
+}
+
+/// Frames of the first stack that are tried.
+const MOST_TRIED: usize = 1000;
+
+/// The bytes at `address`, read by the system; `None` where nothing can be read.
+fn careful<const N: usize>(address: usize) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let to = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: N };
+    let from = libc::iovec { iov_base: ptr::with_exposed_provenance_mut(address), iov_len: N };
+    // SAFETY: `getpid` has no preconditions.
+    let this = unsafe { libc::getpid() };
+    // SAFETY: the system writes `N` bytes of our own, or says that it cannot read.
+    let count = unsafe { libc::process_vm_readv(this, &raw const to, 1, &raw const from, 1, 0) };
+    (count == N as isize).then_some(bytes)
+}
+
+fn careful_word(address: usize) -> Option<usize> {
+    careful(address).map(usize::from_ne_bytes)
+}
+
+fn careful_byte(address: usize) -> Option<u8> {
+    careful(address).map(|[byte]| byte)
 }
 
 /// Where the type of an object, and the parts of a code object, are found.
@@ -137,7 +286,7 @@ impl CodeLayout {
         // SAFETY: 1: a variable, whose address is all that is used.
         let type_object = unsafe { symbol::<*const u8>(c"PyCode_Type") }?;
         let name = type_object.wrapping_add(type_of + 16).cast::<usize>();
-        // SAFETY: a field of a type, in every version from 3.8 to 3.13.
+        // SAFETY: a field of a type, in every version since 3.8.
         let basicsize = unsafe { name.wrapping_add(BASICSIZE).read() };
         // SAFETY: as above.
         let members = unsafe { name.wrapping_add(MEMBERS).cast::<*const Member>().read() };
@@ -188,32 +337,23 @@ unsafe fn pointer_at(start: *const u8, offset: usize) -> *mut u8 {
     unsafe { start.wrapping_add(offset).cast::<*mut u8>().read() }
 }
 
-/// Looks up one function by its name and the type of the place it goes to.
-macro_rules! function {
-    ($name:literal) => {
-        // SAFETY: 1: a function of CPython with this signature, in every version that exports it.
-        unsafe { symbol($name) }
-    };
-}
-
 impl Reader {
     fn new(host: &Host) -> Option<Self> {
-        let walk = match RecordLayout::of(host.minor) {
-            Some(layout) => {
-                Walk::Records(FrameRecords { layout, line: function!(c"PyCode_Addr2Line")? })
-            }
-            None if host.minor < 11 => Walk::Objects(FrameObjects {
+        let code = CodeLayout::find(host.build)?;
+        let walk = if host.minor < 11 {
+            Walk::Objects(FrameObjects {
                 current: function!(c"PyEval_GetFrame")?,
                 back: function!(c"PyFrame_GetBack")?,
                 code: function!(c"PyFrame_GetCode")?,
                 line: function!(c"PyFrame_GetLineNumber")?,
                 release: function!(c"Py_DecRef")?,
-            }),
-            None => return None,
+            })
+        } else {
+            Walk::Records(FrameRecords::new(host, &code)?)
         };
         Some(Self {
             walk,
-            code: CodeLayout::find(host.build)?,
+            code,
             utf8: function!(c"PyUnicode_AsUTF8AndSize")?,
             fetch: function!(c"PyErr_Fetch")?,
             restore: function!(c"PyErr_Restore")?,
@@ -224,15 +364,21 @@ impl Reader {
     /// # Safety
     ///
     /// 1. The host is initialized, and the calling thread holds the GIL.
-    unsafe fn walk(&self, sink: &mut dyn FrameSink) {
+    /// 2. `state` is the thread's own state, and the current one.
+    unsafe fn walk(&self, state: *mut PyThreadState, sink: &mut dyn FrameSink) {
+        if let Walk::Records(records) = &self.walk {
+            if !records.are_trusted(state, &self.code) {
+                return;
+            }
+        }
         let [mut kind, mut value, mut trace] = [ptr::null_mut(); 3];
         // SAFETY: room for the three words of an exception that may be on its way; by duty 1.
         unsafe { (self.fetch)(&raw mut kind, &raw mut value, &raw mut trace) };
         match &self.walk {
             // SAFETY: 1: duty 1.
             Walk::Objects(objects) => unsafe { self.walk_objects(objects, sink) },
-            // SAFETY: 1: duty 1.
-            Walk::Records(records) => unsafe { self.walk_records(records, sink) },
+            // SAFETY: 1 and 2: duties 1 and 2.
+            Walk::Records(records) => unsafe { self.walk_records(records, state, sink) },
         }
         // SAFETY: what `fetch` gave, once.
         unsafe { (self.restore)(kind, value, trace) };
@@ -246,8 +392,8 @@ impl Reader {
         let newest = unsafe { (objects.current)() };
         let mut frame = newest;
         for _ in 0..MAX_WALKED {
-            if frame.is_null() {
-                return;
+            if frame.is_null() || sink.is_full() {
+                break;
             }
             // SAFETY: a live frame; its line is a number that it keeps or reads off its code.
             let line = unsafe { (objects.line)(frame) };
@@ -274,50 +420,45 @@ impl Reader {
     /// # Safety
     ///
     /// 1. As [`walk`](Self::walk).
-    unsafe fn walk_records(&self, records: &FrameRecords, sink: &mut dyn FrameSink) {
-        let layout = records.layout;
-        let mut record = gil::current().cast::<u8>();
-        for &offset in layout.newest {
-            if record.is_null() {
-                return;
-            }
-            // SAFETY: 1: the thread's own state, or what it points to, in the version of this layout.
-            record = unsafe { pointer_at(record, offset) };
-        }
+    /// 2. `state` is the thread's own state, and the current one.
+    unsafe fn walk_records(
+        &self,
+        records: &FrameRecords,
+        state: *mut PyThreadState,
+        sink: &mut dyn FrameSink,
+    ) {
+        // SAFETY: 1: the thread's own state (duty 2), or what it points to, in the version of this layout.
+        let newest = records.newest(state, |at| Some(unsafe { word_at(at) }));
+        let mut at = newest.unwrap_or(0);
         for _ in 0..MAX_WALKED {
-            if record.is_null() {
+            if at == 0 || sink.is_full() {
                 return;
             }
+            let record: *mut u8 = ptr::with_exposed_provenance_mut(at);
             // SAFETY: a field of a record on this thread's stack.
-            let owner = unsafe { record.wrapping_add(layout.owner).read() };
+            let owner = unsafe { record.wrapping_add(records.owner).read() };
             // SAFETY: 1: as above.
-            let code = unsafe { pointer_at(record, layout.code) };
-            if owner != OWNED_BY_C_STACK && !code.is_null() {
-                // SAFETY: 1: as above.
-                let at = unsafe { pointer_at(record, layout.instruction) };
-                let first = code.addr().wrapping_add(self.code.instructions);
-                let at = at.addr().wrapping_sub(first) as isize;
-                // Before the first instruction: the line of the definition.
-                let at = c_int::try_from(at).unwrap_or(-1).max(-1);
-                // SAFETY: 1: an object that a record of this thread has; 2: duty 1.
-                unsafe { self.show_at(records, code, at, sink) };
+            let code = unsafe { pointer_at(record, records.code) }.map_addr(|code| code & !TAG);
+            if owner < FIRST_WITHOUT_CODE && !code.is_null() {
+                // SAFETY: 1: a record, and an object that it has; 2: duty 1.
+                unsafe { self.show_record(records, record, code, sink) };
             }
             // SAFETY: 1: as above.
-            record = unsafe { pointer_at(record, layout.previous) };
+            at = unsafe { word_at(at.wrapping_add(records.previous)) };
         }
     }
 
-    /// Shows the place `at` bytes into the instructions of `code`, if it is a code object.
+    /// Shows where `record` is in `code`, if that is a code object.
     ///
     /// # Safety
     ///
-    /// 1. `code` is a live object.
+    /// 1. `record` is one of the thread's, and `code` a live object that it has.
     /// 2. As [`walk`](Self::walk).
-    unsafe fn show_at(
+    unsafe fn show_record(
         &self,
         records: &FrameRecords,
+        record: *mut u8,
         code: *mut u8,
-        at: c_int,
         sink: &mut dyn FrameSink,
     ) {
         // SAFETY: 1: the head of an object (duty 1).
@@ -325,8 +466,20 @@ impl Reader {
         if type_object.addr() != self.code.type_object {
             return;
         }
-        // SAFETY: a code object; it reads the table of lines, and takes any place.
-        let line = unsafe { (records.line)(code.cast(), at) };
+        let line = match records.line {
+            // SAFETY: a record with code (duty 1).
+            Line::OfFrame(line) => unsafe { line(record) },
+            Line::OfCode(line, instruction) => {
+                // SAFETY: 1: a field of the record (duty 1).
+                let at = unsafe { pointer_at(record, instruction) };
+                let first = code.addr().wrapping_add(self.code.instructions);
+                let at = at.addr().wrapping_sub(first) as isize;
+                // Before the first instruction: the line of the definition.
+                let at = c_int::try_from(at).unwrap_or(-1).max(-1);
+                // SAFETY: a code object; the function reads its table of lines, and takes any place.
+                unsafe { line(code.cast(), at) }
+            }
+        };
         // SAFETY: 1: a live code object; 2: duty 2.
         unsafe { self.show(code, line, sink) };
     }

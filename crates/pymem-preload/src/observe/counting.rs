@@ -8,11 +8,10 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::HashMap;
-use std::sync::Once;
 
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain};
-use pymem_sync::Lock;
+use pymem_sync::{ForkLock, Lock, Rank, hold_over_forks};
 
 use crate::observe::budget;
 
@@ -95,23 +94,13 @@ pub(crate) fn live(domain: Domain) -> LiveCounts {
     })
 }
 
-/// Keeps the counts usable in forked children: the forking thread holds the locks meanwhile.
-fn follow_forks() {
-    extern "C" fn lock() {
-        LIVE.iter().for_each(|live| live.raw().lock());
-    }
-    extern "C" fn unlock() {
-        // SAFETY: 1: `lock` took it on this thread, or on the parent's that the child's only thread is.
-        LIVE.iter().for_each(|live| unsafe { live.raw().unlock() });
-    }
-    // SAFETY: handlers that only lock and unlock. Without memory for them there are none, as without this call.
-    unsafe { libc::pthread_atfork(Some(lock), Some(unlock), Some(unlock)) };
-}
+/// Keeps the counts usable in forked children.
+static HELD: ForkLock = ForkLock::new(Rank::Wrapper, &LIVE);
 
 /// The record of `inner` with its calls counted as those of `domain`.
 pub(crate) fn counted(domain: Domain, inner: AllocatorRecord) -> AllocatorRecord {
-    static FORKS: Once = Once::new();
-    FORKS.call_once(follow_forks);
+    // Without memory for the handlers a child may find a lock held, as without this call.
+    let _ = hold_over_forks(&HELD);
     AllocatorRecord::leak(Counted { domain, inner })
 }
 

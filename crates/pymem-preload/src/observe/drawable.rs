@@ -12,7 +12,7 @@ use malloc_api::{LibcMalloc, Malloc};
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, MiMalloc, ThreadHeaps, World};
 use pymalloc_core::{LockedPymalloc, MmapArenas};
 use pymem_domains::{AllocatorRecord, Backend, Domain, PoolStats, ReleaseLevel};
-use pymem_sync::{Lock, LockGuard};
+use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 /// Heaps that can be walked.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,8 @@ impl Drawable {
             Backend::Pymalloc => Ok(Some(Self::Pools(&POOLS))),
             Backend::Mimalloc => {
                 let heaps = InterpreterHeaps::main()?;
-                follow_forks();
+                // Without memory for the handlers a child may find the lock held, as without this call.
+                let _ = hold_over_forks(&HELD);
                 Ok(Some(Self::Heaps(heaps)))
             }
             Backend::Malloc => Ok(None),
@@ -90,18 +91,8 @@ impl Drawable {
 /// Held in every call of mimalloc's heaps, and by who has stopped the world.
 static WORLD: Lock<()> = Lock::new(());
 
-/// Keeps the lock usable in forked children: the forking thread holds it meanwhile.
-fn follow_forks() {
-    extern "C" fn lock() {
-        WORLD.raw().lock();
-    }
-    extern "C" fn unlock() {
-        // SAFETY: 1: `lock` took it on this thread, or on the parent's that the child's only thread is.
-        unsafe { WORLD.raw().unlock() };
-    }
-    // SAFETY: handlers that only lock and unlock. Without memory for them there are none, as without this call.
-    unsafe { libc::pthread_atfork(Some(lock), Some(unlock), Some(unlock)) };
-}
+/// Keeps the lock usable in forked children.
+static HELD: ForkLock = ForkLock::new(Rank::Wrapper, &WORLD);
 
 /// The world as the threads that are in no call of the heaps.
 struct LockedWorld;

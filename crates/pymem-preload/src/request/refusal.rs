@@ -79,6 +79,14 @@ impl Refusal {
     }
 }
 
+/// Says once, without formatting, that reports will have no Python frames. The program goes on.
+pub(crate) fn say_no_frames() {
+    const TEXT: &str = "pymem-preload: PYMEM_DEBUG: this interpreter does not tell where its frames are; reports have \
+        native frames alone\n";
+    // SAFETY: the bytes of the text. Ignore write errors: there is nowhere to report them.
+    unsafe { libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len()) };
+}
+
 #[cfg(test)]
 mod tests {
     use malloc_api::testing::assert_reviewed;

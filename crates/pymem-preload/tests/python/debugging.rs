@@ -154,7 +154,7 @@ globals()[sys.argv[1]]()
     };
     let mut ran = 0;
     for interpreter in with_gil() {
-        if !(9..=13).contains(&interpreter.minor) {
+        if interpreter.minor < 9 {
             eprintln!("skipped: {interpreter}: its frames are not read");
             continue;
         }
@@ -175,7 +175,7 @@ globals()[sys.argv[1]]()
         ran += 1;
     }
     if ran == 0 {
-        eprintln!("skipped: no interpreter from 3.9 to 3.13 is installed");
+        eprintln!("skipped: no interpreter from 3.9 on is installed");
     }
 }
 
@@ -223,7 +223,7 @@ fn guard_pages_in_production(#[case] bug: &str, #[case] found: &str, #[case] mes
 
 #[test]
 fn guard_pages_name_the_python_lines() {
-    for interpreter in with_gil().filter(|python| (9..=13).contains(&python.minor)) {
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
         let bug = "free(p); read(p + 3)";
         let outcome = guarded(&interpreter.path, Some("pymalloc"), "guard=1/50,backtrace=8", bug);
         assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");

@@ -15,6 +15,8 @@ pub(crate) struct Interpreter {
     pub(crate) path: PathBuf,
     pub(crate) minor: u32,
     pub(crate) free_threaded: bool,
+    /// Whether it is a debug build.
+    pub(crate) pydebug: bool,
     /// Whether CPython's own `test` package is installed, with the `_testcapi` module.
     pub(crate) has_tests: bool,
 }
@@ -22,7 +24,8 @@ pub(crate) struct Interpreter {
 impl fmt::Display for Interpreter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = if self.free_threaded { "t" } else { "" };
-        write!(f, "3.{}{threads} ({})", self.minor, self.path.display())
+        let debug = if self.pydebug { "d" } else { "" };
+        write!(f, "3.{}{threads}{debug} ({})", self.minor, self.path.display())
     }
 }
 
@@ -34,7 +37,7 @@ assert sys.implementation.name == 'cpython'
 ctypes.pythonapi.PyMem_SetAllocator
 find = importlib.util.find_spec
 print(os.path.realpath(sys.executable), sys.version_info[0], sys.version_info[1],
-      int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))),
+      int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))), int(hasattr(sys, 'gettotalrefcount')),
       int(bool(find('_testcapi') and find('test') and find('test.test_list'))), sep='\\t')
 ";
 
@@ -54,7 +57,7 @@ impl Interpreter {
             .map_err(|error| format!("{} does not start: {error}", path.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let fields: Vec<&str> = text.trim_end_matches('\n').split('\t').collect();
-        let [real, "3", minor, free_threaded, has_tests] = fields[..] else {
+        let [real, "3", minor, free_threaded, pydebug, has_tests] = fields[..] else {
             return Err(format!(
                 "{} is no CPython 3 that exports PyMem_SetAllocator",
                 path.display()
@@ -65,14 +68,15 @@ impl Interpreter {
                 path: PathBuf::from(real),
                 minor,
                 free_threaded: free_threaded == "1",
+                pydebug: pydebug == "1",
                 has_tests: has_tests == "1",
             }),
             _ => Err(format!("{} is Python 3.{minor}; 3.8 or newer is needed", path.display())),
         }
     }
 
-    /// Every interpreter on `PATH`, in the folders of the usual version managers, and in `PYMEM_TEST_PYTHONS` (programs,
-    /// separated by colons), once each, oldest first.
+    /// Every interpreter on `PATH`, in the folders of the usual version managers, and below `PYMEM_PYTHONS` (folders,
+    /// separated by colons, with an installation or a system's root in each of their folders), once each, oldest first.
     pub(crate) fn installed() -> Vec<Self> {
         let mut found = BTreeMap::new();
         for path in candidates() {
@@ -88,7 +92,8 @@ impl Interpreter {
     /// Every name that it takes under the preload.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &'static str> + use<> {
         let build = if self.free_threaded { Build::FreeThreaded } else { Build::Gil };
-        let profile = Profile::new(Version::from_minor(self.minor), build, true, true, false);
+        let profile =
+            Profile::new(Version::from_minor(self.minor), build, true, true, self.pydebug);
         let profile = profile.expect("the library has mimalloc");
         let names = AllocatorName::ALL.into_iter();
         names.filter(move |name| name.row(&profile).is_ok()).map(AllocatorName::as_str)
@@ -97,7 +102,7 @@ impl Interpreter {
 
 fn candidates() -> Vec<PathBuf> {
     let paths = |name| env::var_os(name).unwrap_or_default();
-    let mut programs: Vec<PathBuf> = env::split_paths(&paths("PYMEM_TEST_PYTHONS")).collect();
+    let mut programs = Vec::new();
     let on_path = paths("PATH");
     let mut folders: Vec<PathBuf> = env::split_paths(&on_path).collect();
     if let Some(home) = env::home_dir() {
@@ -110,6 +115,9 @@ fn candidates() -> Vec<PathBuf> {
         ] {
             folders.extend(entries(&versions).into_iter().map(|version| version.join("bin")));
         }
+    }
+    for root in env::split_paths(&paths("PYMEM_PYTHONS")).flat_map(|folder| entries(&folder)) {
+        folders.extend([root.join("bin"), root.join("usr/bin")]);
     }
     for folder in folders {
         programs.extend(entries(&folder).into_iter().filter(|path| is_python3(path)));
@@ -128,13 +136,14 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
 }
 
-/// Whether a file's name is `python3`, `python3.N` or `python3.Nt`.
+/// Whether a file's name is `python3`, or `python3.N` with `t` for a build without the GIL and `d` for a debug build.
 fn is_python3(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match name.strip_prefix("python3") {
         Some("") => true,
         Some(rest) => rest.strip_prefix('.').is_some_and(|rest| {
-            let digits = rest.strip_suffix('t').unwrap_or(rest);
+            let digits = rest.strip_suffix('d').unwrap_or(rest);
+            let digits = digits.strip_suffix('t').unwrap_or(digits);
             !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
         }),
         None => false,

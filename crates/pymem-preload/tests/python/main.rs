@@ -8,6 +8,7 @@ mod embedding;
 mod header;
 mod heap_map;
 mod hostile;
+mod hosts;
 mod interpreters;
 mod loading;
 mod malloc_stats;

@@ -1,0 +1,123 @@
+//! What differs between hosts: subinterpreters, debug builds, and where an interpreter keeps its frames.
+
+use crate::process::{interpreters, library, plain, python, run, succeed, with_gil};
+
+/// `create`, `run_string` and `destroy` by whatever name the module has.
+const SUBINTERPRETERS: &str = "
+import sys, threading
+try:
+    import _interpreters as sub
+except ImportError:
+    import _xxsubinterpreters as sub
+";
+
+/// Once there was a subinterpreter, `PyGILState_Check` says yes to every thread, also to one that has no state.
+#[test]
+fn backtraces_while_subinterpreters_come_and_go() {
+    let program = format!(
+        "{SUBINTERPRETERS}
+def use(interpreter):
+    sub.run_string(interpreter, 'data = [str(n) * 3 for n in range(200)]; del data')
+    data = [str(n) * 3 for n in range(200)]
+for _ in range(5):
+    interpreter = sub.create()
+    thread = threading.Thread(target=use, args=(interpreter,))
+    thread.start()
+    data = [str(n) * 3 for n in range(200)]
+    thread.join()
+    use(interpreter)
+    sub.destroy(interpreter)
+print('well')
+"
+    );
+    for interpreter in interpreters().iter().filter(|python| python.minor > 8) {
+        let mut command = python(&interpreter.path, "debug");
+        command.env("PYMEM_DEBUG", "backtrace=8").args(["-S", "-W", "ignore", "-c", &program]);
+        assert_eq!(succeed(&mut command), "well\n", "{interpreter}");
+    }
+}
+
+/// The thread of a C function without the GIL, after a subinterpreter lived.
+#[test]
+fn the_gil_must_be_held_after_a_subinterpreter() {
+    let program = format!(
+        "{SUBINTERPRETERS}
+import ctypes
+sub.destroy(sub.create())
+ctypes.CDLL(None).PyMem_Malloc(ctypes.c_size_t(8))
+"
+    );
+    for interpreter in interpreters().iter().filter(|python| python.minor > 8) {
+        let outcome =
+            run(python(&interpreter.path, "debug").args(["-W", "ignore", "-c", &program]));
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        let message = if interpreter.free_threaded && interpreter.minor > 13 {
+            "called without an active thread state. Are you trying to call it inside of a Py_BEGIN_ALLOW_THREADS block?\n"
+        } else {
+            "called without holding the GIL\n"
+        };
+        let fatal =
+            format!("Fatal Python error: _PyMem_DebugMalloc: Python memory allocator {message}");
+        assert!(outcome.stderr.starts_with(&fatal), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// The default of a debug build has the hooks.
+#[test]
+fn debug_builds_keep_their_default() {
+    for interpreter in with_gil() {
+        let mut command = python(&interpreter.path, "");
+        let outcome = run(command.env("PYMEM_STATS", "1").args(["-c", "pass"]));
+        let name = if interpreter.pydebug { "pymalloc_debug" } else { "pymalloc" };
+        let first = format!("pymem: {name} (");
+        assert!(outcome.stderr.starts_with(&first), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// An interpreter that tells wrong offsets of its frames: nothing crashes, and a line says what is missing.
+#[test]
+fn wrong_offsets_of_frames_cost_the_frames_alone() {
+    /// The words that are used, by minor version.
+    fn words(minor: u32) -> &'static [usize] {
+        match minor {
+            13 => &[0, 1, 2, 19, 23, 28, 29, 30, 33, 34, 35, 36, 43, 44, 45],
+            14 => &[0, 1, 2, 22, 26, 31, 32, 33, 36, 39, 40, 41, 48, 50, 51],
+            _ => &[0, 1, 2, 22, 26, 39, 40, 41, 44, 47, 48, 49, 56, 58, 59],
+        }
+    }
+    let program = "
+import ctypes
+p = ctypes.pythonapi.PyMem_Malloc(ctypes.c_size_t(8))
+for n in range(1000): str(n)
+print('well')
+";
+    let target = library();
+    let target = target.parent().and_then(|deps| deps.parent()).expect("the target's folder");
+    let offsets = target.join("examples/liboffsets.so");
+    assert!(offsets.is_file(), "{} is missing: cargo build --examples", offsets.display());
+    for interpreter in interpreters().iter().filter(|python| python.minor > 12) {
+        let run_with = |change: &str| {
+            let mut command = plain(&interpreter.path);
+            // Initialized last to first.
+            command.env("LD_PRELOAD", format!("{}:{}", library().display(), offsets.display()));
+            command.env("PYTHONMALLOC", "debug").env("PYMEM_DEBUG", "backtrace=8");
+            command.env("PYMEM_OFFSETS", change).args(["-S", "-c", program]);
+            run(&mut command)
+        };
+        assert_eq!(run_with("").stderr, "", "{interpreter}");
+        for word in words(interpreter.minor) {
+            let outcome = run_with(&format!("{word}+8"));
+            assert_eq!(
+                (outcome.status, outcome.stdout.as_str()),
+                (Some(0), "well\n"),
+                "{interpreter}, word {word}: {outcome:?}"
+            );
+            assert!(outcome.stderr.lines().count() <= 1, "{interpreter}, word {word}: {outcome:?}");
+            let outcome = run_with(&format!("{word}=18446744073709551615"));
+            assert!(
+                outcome.stderr.ends_with("reports have native frames alone\n"),
+                "{interpreter}, word {word}: {outcome:?}"
+            );
+        }
+    }
+}
