@@ -125,7 +125,7 @@ impl BarrierWorld {
     }
 
     fn lock(&self) -> LockGuard<'_, usize> {
-        self.running.lock_with(wait)
+        self.running.lock()
     }
 }
 

@@ -4,17 +4,18 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-use crate::sync::{AtomicBool, Ordering, Site, const_in_real, ordering, spin_loop, yield_now};
+use crate::sync::{AtomicBool, Ordering, Site, const_in_real, nap, ordering, spin_loop, yield_now};
 
 /// How often a waiter spins before it starts to yield its time slice.
 const SPINS: u32 = 64;
+/// After so many rounds it stops to yield and naps: a waiter of higher priority than the holder yields to nobody.
+const YIELDED: u32 = SPINS + 64;
 
 /// A lock of one byte that never allocates, without data.
 ///
-/// An uncontended lock is one compare-and-swap, an unlock one plain store. A contended `lock` first spins 64 times and then
-/// yields its time slice in each round (`std::thread::yield_now`; without the feature `std` it spins on, so bring your own
-/// waiting through [`lock_with`](Self::lock_with)). It is not fair, has no owner and is not reentrant: a second `lock` by
-/// the same thread waits for ever.
+/// An uncontended lock is one compare-and-swap, an unlock one plain store. A contended `lock` looks 64 times while it spins,
+/// 64 times while it yields its time slice, and then every 50 microseconds while it sleeps; without the feature `std` it
+/// spins on. It is not fair, has no owner and is not reentrant: a second `lock` by the same thread waits for ever.
 ///
 /// **Fork**: the child inherits the byte as it was. Lock in `pthread_atfork`'s prepare handler and unlock in both other
 /// handlers: the forking thread holds the lock then, so the data is whole and the child can unlock it.
@@ -35,28 +36,25 @@ impl RawLock {
     /// Waits until the lock is free and takes it.
     #[inline]
     pub fn lock(&self) {
-        self.lock_with(|round| if round < SPINS { spin_loop() } else { yield_now() });
-    }
-
-    /// Waits until the lock is free and takes it; `wait(round)` runs whenever it was found taken, `round` counting from 0
-    /// and stopping at `u32::MAX`.
-    #[inline]
-    pub fn lock_with(&self, wait: impl FnMut(u32)) {
         if !self.try_lock() {
-            self.lock_contended(wait);
+            self.lock_contended();
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn lock_contended(&self, mut wait: impl FnMut(u32)) {
+    fn lock_contended(&self) {
         let mut round = 0_u32;
         loop {
             // Waiters only read, so the holder's unlock finds its cache line undisturbed.
             if !self.locked.load(Ordering::Relaxed) && self.try_lock() {
                 return;
             }
-            wait(round);
+            match round {
+                0..SPINS => spin_loop(),
+                SPINS..YIELDED => yield_now(),
+                _ => nap(),
+            }
             round = round.saturating_add(1);
         }
     }
@@ -138,13 +136,6 @@ impl<T: ?Sized> Lock<T> {
     #[inline]
     pub fn lock(&self) -> LockGuard<'_, T> {
         self.raw.lock();
-        LockGuard { lock: self }
-    }
-
-    /// Waits until the lock is free, by the caller's means; see [`RawLock::lock_with`].
-    #[inline]
-    pub fn lock_with(&self, wait: impl FnMut(u32)) -> LockGuard<'_, T> {
-        self.raw.lock_with(wait);
         LockGuard { lock: self }
     }
 

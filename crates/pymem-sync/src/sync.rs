@@ -15,7 +15,7 @@ mod site;
 #[doc(hidden)]
 pub use face::plant;
 pub(crate) use face::{
-    AtomicBool, AtomicPtr, AtomicU64, Ordering, chosen, const_in_real, ordering, spin_loop,
+    AtomicBool, AtomicPtr, AtomicU64, Ordering, chosen, const_in_real, nap, ordering, spin_loop,
     yield_now,
 };
 #[cfg(feature = "std")]

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU8, Ordering as Real};
 
 pub(crate) use loom::hint::spin_loop;
 pub(crate) use loom::sync::atomic::Ordering;
-pub(crate) use loom::thread::yield_now;
+pub(crate) use loom::thread::{yield_now, yield_now as nap};
 
 use loom::sync::atomic;
 

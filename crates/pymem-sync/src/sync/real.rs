@@ -2,7 +2,7 @@
 
 pub(crate) use core::hint::spin_loop;
 #[cfg(not(feature = "std"))]
-pub(crate) use core::hint::spin_loop as yield_now;
+pub(crate) use core::hint::{spin_loop as yield_now, spin_loop as nap};
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 #[cfg(feature = "std")]
 pub(crate) use std::thread::yield_now;
@@ -24,6 +24,12 @@ pub(crate) fn fence(_site: Site) {
 pub(crate) fn fence(_site: Site) {
     static MEETING: AtomicU64 = AtomicU64::new(0);
     MEETING.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Sleeps for 50 microseconds.
+#[cfg(feature = "std")]
+pub(crate) fn nap() {
+    std::thread::sleep(core::time::Duration::from_micros(50));
 }
 
 /// Participants' slots in one chunk of the list.
