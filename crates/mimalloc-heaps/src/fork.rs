@@ -11,7 +11,7 @@ use crate::{registry, thread};
 
 /// Takes over what the threads that a fork has left behind had, in the child.
 ///
-/// Their pages become the child's to use and to free, their heaps go to the pool of their interpreter, their delayed frees
+/// Their pages become the child's to use and to free, their heaps are abandoned to their interpreter, their delayed frees
 /// are handed over, and they hold back no goal. Without it a child works, but those pages are never reclaimed and no delayed
 /// free is ever due again. For all interpreters of the process.
 ///
@@ -41,14 +41,14 @@ pub unsafe fn after_fork_in_child() {
         let interpreter =
             Interpreter::all(&registry).find(|interpreter| interpreter.id() == set.interpreter());
         // SAFETY: (1) the owner is another thread, none of which exists (1); it was not inside (2).
-        let set = unsafe { set.end_for_dead_owner(&mut registry) };
+        unsafe { set.end_for_dead_owner(&mut registry) };
         match interpreter {
             Some(interpreter) => {
+                interpreter.abandon(&mut registry, set);
                 drop(registry);
-                interpreter.pool.give(set);
                 interpreter.leave();
             }
-            None => HeapSet::park(set, &mut registry),
+            None => set.park(&mut registry),
         }
     }
 }

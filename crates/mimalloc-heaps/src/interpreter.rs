@@ -4,7 +4,6 @@ use core::iter;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use pymem_sync::AbandonedPool;
 use pymem_sync::qsbr::{Domain, Limits};
 
 use crate::ffi;
@@ -22,8 +21,8 @@ pub(crate) struct Interpreter {
     id: AtomicU64,
     /// How many `InterpreterHeaps` and attached threads refer to it; changes under the registry's lock.
     handles: AtomicUsize,
-    /// The sets whose threads have exited.
-    pub(crate) pool: AbandonedPool<'static, &'static HeapSet>,
+    /// The set that was abandoned last, by a thread that detached; each leads to the one before.
+    abandoned: AtomicPtr<HeapSet>,
     /// Delayed free.
     pub(crate) domain: Domain<RetiredBlock>,
     limit_items: AtomicUsize,
@@ -60,7 +59,7 @@ impl Interpreter {
             memory.write(Self {
                 id: AtomicU64::new(NOBODY),
                 handles: AtomicUsize::new(0),
-                pool: AbandonedPool::new(),
+                abandoned: AtomicPtr::new(ptr::null_mut()),
                 domain: Domain::new(),
                 limit_items: AtomicUsize::new(0),
                 limit_bytes: AtomicUsize::new(0),
@@ -97,6 +96,22 @@ impl Interpreter {
         self.handles.store(self.handles.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
+    /// Keeps `set`, which nobody owns, for the next thread that attaches.
+    pub(crate) fn abandon(&self, _registry: &mut Registry, set: &'static HeapSet) {
+        // SAFETY: null or a set, which lives for ever.
+        set.below().set(unsafe { self.abandoned.load(Ordering::Relaxed).as_ref() });
+        self.abandoned.store(ptr::from_ref(set).cast_mut(), Ordering::Relaxed);
+    }
+
+    /// The set that was abandoned last, which is then on no list.
+    pub(crate) fn adopt(&self, _registry: &mut Registry) -> Option<&'static HeapSet> {
+        // SAFETY: null or a set, which lives for ever.
+        let set: &'static HeapSet = unsafe { self.abandoned.load(Ordering::Relaxed).as_ref() }?;
+        let below = set.below().take().map_or(ptr::null_mut(), |set| ptr::from_ref(set).cast_mut());
+        self.abandoned.store(below, Ordering::Relaxed);
+        Some(set)
+    }
+
     /// One handle less; the last one ends the interpreter.
     pub(crate) fn leave(&self) {
         let registry = registry::lock();
@@ -118,8 +133,8 @@ impl Interpreter {
             unsafe { self.domain.reclaim_all() };
         }
         let mut registry = registry::lock();
-        while let Some(set) = self.pool.take() {
-            HeapSet::park(set, &mut registry);
+        while let Some(set) = self.adopt(&mut registry) {
+            set.park(&mut registry);
         }
         self.id.store(NOBODY, Ordering::Relaxed);
     }

@@ -23,7 +23,7 @@ thread_local! {
 
 /// Every set that the calling thread owns.
 pub(crate) fn sets() -> impl Iterator<Item = &'static HeapSet> {
-    iter::successors(SETS.get(), |set| set.next_of_thread().get())
+    iter::successors(SETS.get(), |set| set.below().get())
 }
 
 /// The calling thread's set in the interpreter of this number.
@@ -49,7 +49,7 @@ pub(crate) fn begin(registry: &mut Registry) -> Option<()> {
 
 /// Puts `set`, which the calling thread has come to own, on its list.
 pub(crate) fn add(set: &'static HeapSet) {
-    set.next_of_thread().set(SETS.replace(Some(set)));
+    set.below().set(SETS.replace(Some(set)));
 }
 
 /// Detaches the calling thread from the interpreter of `set`, which it owns.
@@ -64,21 +64,23 @@ pub(crate) unsafe fn detach(set: &'static HeapSet, interpreter: &Interpreter) {
         // Offline first: this thread holds back none of its own retired blocks.
         state.participant.detach();
     }
+    let mut registry = registry::lock();
     // SAFETY: (1) is the same there.
-    let set = unsafe { set.end(&mut registry::lock()) };
-    interpreter.pool.give(set);
+    unsafe { set.end(&mut registry) };
+    interpreter.abandon(&mut registry, set);
+    drop(registry);
     interpreter.leave();
 }
 
 /// Takes `set` off the calling thread's list.
 fn remove(set: &'static HeapSet) {
-    let next = set.next_of_thread().take();
+    let next = set.below().take();
     let links = iter::once(None).chain(sets().map(Some)).find(|before| {
-        let link = before.map_or(SETS.get(), |before| before.next_of_thread().get());
+        let link = before.map_or(SETS.get(), |before| before.below().get());
         link.is_some_and(|link| ptr::eq(link, set))
     });
     match links {
-        Some(Some(before)) => before.next_of_thread().set(next),
+        Some(Some(before)) => before.below().set(next),
         Some(None) => SETS.set(next),
         None => {}
     }

@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
-use malloc_api::{MIN_ALIGN, ReleaseLevel};
+use malloc_api::ReleaseLevel;
 use pymem_sync::qsbr::{Limits, OutOfMemory, Participant, Pending};
 
 use crate::error::HeapError;
@@ -12,7 +12,7 @@ use crate::ffi;
 use crate::heap_kind::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
-use crate::mi_malloc::{as_c, request, request_array};
+use crate::mi_malloc::{ALIGNED_SIZES, as_c, request, request_array};
 use crate::thread_state::{RetiredBlock, ThreadState};
 use crate::{registry, release, thread};
 
@@ -66,12 +66,13 @@ impl ThreadHeaps {
         let state = state.ok_or(HeapError::OutOfMemory)?;
         let mut registry = registry::lock();
         thread::begin(&mut registry).ok_or(HeapError::OutOfMemory)?;
-        let set = match interpreter.pool.take() {
+        let set = match interpreter.adopt(&mut registry) {
             Some(set) => set,
-            None => HeapSet::unpark_or_create(&mut registry, interpreter.id())
+            None => HeapSet::for_interpreter(&mut registry, interpreter.id())
                 .ok_or(HeapError::OutOfMemory)?,
         };
-        let (set, owner) = HeapSet::begin(set, &mut registry, state);
+        // SAFETY: (1) abandoned, or new to this interpreter; on no list, and the lock is held.
+        let owner = unsafe { set.begin(&mut registry, state) };
         interpreter.retain(&mut registry);
         drop(registry);
         thread::add(set);
@@ -103,9 +104,9 @@ impl ThreadHeaps {
         if theap.is_null() {
             return self.malloc_first(kind, size);
         }
-        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
+        let block = if ALIGNED_SIZES.contains(&size) {
             // SAFETY: the calling thread's theap (T1; not `Send`), and a small size.
-            unsafe { ffi::mi_theap_malloc_small(theap, size.max(MIN_ALIGN)) }
+            unsafe { ffi::mi_theap_malloc_small(theap, size) }
         } else {
             let size = request(size)?;
             // SAFETY: the calling thread's theap (T1; not `Send`).

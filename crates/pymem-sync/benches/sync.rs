@@ -8,7 +8,7 @@ use std::thread;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pymem_sync::qsbr::{Collector, Delayed, Domain, Limits, Participant, Reclaim};
-use pymem_sync::{AbandonedPool, Lock, Node, Owned, Published, RemoteStack};
+use pymem_sync::{Lock, Published, RemoteStack};
 
 /// A block by address and size, as an allocator retires it; freeing it costs nothing here.
 struct Block {
@@ -104,16 +104,6 @@ fn structures(criterion: &mut Criterion) {
         });
     });
     group.bench_function("find an empty stack", |bencher| bencher.iter(|| stack.drain().count()));
-    let mut node = Node::new(0_u64);
-    let pool = AbandonedPool::new();
-    pool.give(Owned::new(&mut node));
-    group.bench_function("take and give a thing", |bencher| {
-        bencher.iter(|| {
-            if let Some(thing) = pool.take() {
-                pool.give(thing);
-            }
-        });
-    });
     group.finish();
 }
 

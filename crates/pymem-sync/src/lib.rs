@@ -2,7 +2,6 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod abandoned_pool;
 mod fork;
 mod lock;
 mod published;
@@ -12,7 +11,6 @@ mod remote_stack;
 #[doc(hidden)]
 pub mod sync;
 
-pub use abandoned_pool::{AbandonedPool, Node, Owned};
 #[cfg(all(feature = "fork", unix, not(pymem_loom)))]
 pub use fork::hold_over_forks;
 pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};

@@ -38,12 +38,6 @@ sites! {
     StackPush = "stack-push",
     /// The Acquire that drains; weakened: as above.
     StackDrain = "stack-drain",
-    /// The Release that gives a thing; weakened: the taker misses the last owner's writes.
-    PoolGive = "pool-give",
-    /// The Acquire that takes a thing; weakened: as above.
-    PoolTake = "pool-take",
-    /// The version that each give counts up; planted: it stays, and a stale take succeeds (ABA).
-    PoolVersion = "pool-version",
     /// The Release of an advance; weakened: a reader that has seen the new value misses the unlink.
     QsbrAdvance = "qsbr-advance",
     /// The fence between the unlink and a deferred goal; removed: a reader misses the unlink.

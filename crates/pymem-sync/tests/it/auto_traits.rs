@@ -29,10 +29,7 @@ use core::cell::Cell;
 use std::rc::Rc;
 
 use pymem_sync::qsbr::{Collector, Delayed, Domain, Participant, Reclaim};
-use pymem_sync::{
-    AbandonedPool, Drain, ForkLock, ForkLocks, Lock, LockGuard, Owned, Published, RawLock,
-    RemoteStack,
-};
+use pymem_sync::{Drain, ForkLock, ForkLocks, Lock, LockGuard, Published, RawLock, RemoteStack};
 
 struct Item;
 impl Reclaim for Item {
@@ -51,12 +48,6 @@ assert_not!(Published<Cell<u8>>: Sync);
 assert_is!(RemoteStack: Send, Sync);
 assert_not!(Drain<'static>: Send);
 assert_not!(Drain<'static>: Sync);
-assert_is!(AbandonedPool<'static, Cell<u8>>: Send, Sync);
-assert_not!(AbandonedPool<'static, Rc<u8>>: Send);
-assert_not!(AbandonedPool<'static, Rc<u8>>: Sync);
-assert_is!(Owned<'static, Cell<u8>>: Send);
-assert_not!(Owned<'static, Cell<u8>>: Sync);
-assert_not!(Owned<'static, Rc<u8>>: Send);
 assert_is!(Collector: Send, Sync);
 assert_is!(Domain<Item>: Send, Sync);
 assert_is!(Participant<'static>: Send);

@@ -2,7 +2,6 @@
 #![cfg(all(feature = "std", not(pymem_loom)))]
 #![allow(missing_docs, reason = "a test")]
 
-mod abandoned_pool;
 mod auto_traits;
 mod delayed;
 mod fork;

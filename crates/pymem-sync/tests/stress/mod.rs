@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim};
-use pymem_sync::{AbandonedPool, Lock, Node, Owned, Published, RemoteStack};
+use pymem_sync::{Lock, Published, RemoteStack};
 
 /// What a freed word holds.
 const DEAD: usize = 0xDDDD_DDDD;
@@ -152,7 +152,7 @@ struct Heap {
 unsafe impl Send for Heap {}
 
 struct World {
-    pool: AbandonedPool<'static, Heap>,
+    pool: Lock<Vec<Heap>>,
     stacks: [RemoteStack; HEAPS],
     /// Blocks on their way to the threads that free them.
     mail: RemoteStack,
@@ -168,7 +168,7 @@ fn words(block: NonNull<Block>) -> NonNull<[usize; 4]> {
 fn own(world: &'static World, stop: &'static AtomicBool) -> usize {
     let mut sent = 0;
     while sent == 0 || !stop.load(Ordering::Relaxed) {
-        let Some(mut heap) = world.pool.take() else {
+        let Some(mut heap) = world.pool.lock().pop() else {
             thread::yield_now();
             continue;
         };
@@ -186,7 +186,7 @@ fn own(world: &'static World, stop: &'static AtomicBool) -> usize {
             sent += 1;
         }
         assert!(heap.free.len() <= BLOCKS, "a block was doubled");
-        world.pool.give(heap);
+        world.pool.lock().push(heap);
     }
     sent
 }
@@ -212,14 +212,14 @@ fn free(world: &'static World, stop: &'static AtomicBool) -> usize {
 /// Heaps that change owners while their blocks are freed by other threads.
 pub(crate) fn owners_and_freers(duration: Duration) {
     let world = leak(World {
-        pool: AbandonedPool::new(),
+        pool: Lock::new(Vec::new()),
         stacks: std::array::from_fn(|_| RemoteStack::new()),
         mail: RemoteStack::new(),
     });
     for number in 0..HEAPS {
         let block = |_| NonNull::from(leak(Block { words: UnsafeCell::new([0; 4]) }));
         let heap = Heap { number, free: (0..BLOCKS).map(block).collect() };
-        world.pool.give(Owned::new(Box::leak(Box::new(Node::new(heap)))));
+        world.pool.lock().push(heap);
     }
     let [stop, done] = [leak(AtomicBool::new(false)), leak(AtomicBool::new(false))];
     let owners = (0..2).map(|_| thread::spawn(|| own(world, stop))).collect();
@@ -232,7 +232,7 @@ pub(crate) fn owners_and_freers(duration: Duration) {
     assert!(sent > 0, "the program has done nothing");
     assert_eq!(freed, sent);
     let mut blocks = 0;
-    while let Some(heap) = world.pool.take() {
+    while let Some(heap) = world.pool.lock().pop() {
         blocks += heap.free.len() + world.stacks[heap.number].drain().count();
     }
     assert_eq!(blocks, HEAPS * BLOCKS, "stranded or doubled");
