@@ -1,7 +1,6 @@
-//! Owns the record that a domain publishes until its first use: it marks the domain as used, so that the base allocator
-//! can no longer be replaced, publishes the real record and passes the call on. Every later call goes straight there.
+//! Owns the allocator that serves a domain until its first use: the gate marks the domain as used, so that the base
+//! allocator can no longer be replaced, publishes the real record and passes the call on. Later calls go straight there.
 
-use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use malloc_api::{AllocatorRecord, Malloc};
@@ -14,80 +13,41 @@ pub(crate) trait Gated: Sync + 'static {
     fn peek(&self, domain: usize) -> &'static AllocatorRecord;
 }
 
-/// The gate of domain number `D` before `gated`.
-pub(crate) const fn gate<G: Gated, const D: usize>(gated: &'static G) -> AllocatorRecord {
-    // SAFETY: 1. the context is the `&'static G` that the functions turn it back into. 2. they pass every call on to
-    // the same method of a record, which keeps the promises. 3. `G: Sync`, and records are `Sync`.
-    unsafe {
-        AllocatorRecord::from_parts(
-            core::ptr::from_ref(gated).cast_mut().cast(),
-            malloc::<G, D>,
-            calloc::<G, D>,
-            realloc::<G, D>,
-            free::<G, D>,
-        )
+/// The gate of one domain.
+pub(crate) struct Gate<G: Gated> {
+    gated: &'static G,
+    domain: usize,
+}
+
+impl<G: Gated> Gate<G> {
+    pub(crate) const fn new(gated: &'static G, domain: usize) -> Self {
+        Self { gated, domain }
     }
 }
 
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static G`.
-unsafe fn gated<G: Gated>(ctx: *mut c_void) -> &'static G {
-    // SAFETY: by 1.
-    unsafe { &*ctx.cast::<G>() }
-}
+// SAFETY: every method is the same method of the domain's record, which keeps promises 1-4. 5: gates of one domain share
+// the record, since a used domain keeps its blocks.
+unsafe impl<G: Gated> Malloc for Gate<G> {
+    #[cold]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        self.gated.open(self.domain).malloc(size)
+    }
 
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static G`.
-#[cold]
-unsafe extern "C" fn malloc<G: Gated, const D: usize>(
-    ctx: *mut c_void,
-    size: usize,
-) -> Option<NonNull<u8>> {
-    // SAFETY: by 1.
-    let gated = unsafe { gated::<G>(ctx) };
-    gated.open(D).malloc(size)
-}
+    #[cold]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        self.gated.open(self.domain).calloc(nelem, elsize)
+    }
 
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static G`.
-#[cold]
-unsafe extern "C" fn calloc<G: Gated, const D: usize>(
-    ctx: *mut c_void,
-    nelem: usize,
-    elsize: usize,
-) -> Option<NonNull<u8>> {
-    // SAFETY: by 1.
-    let gated = unsafe { gated::<G>(ctx) };
-    gated.open(D).calloc(nelem, elsize)
-}
+    #[cold]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's duties 1 and 2; a live block shows that the domain is used, so the record is the one that
+        // made the block.
+        unsafe { self.gated.open(self.domain).realloc(ptr, new_size) }
+    }
 
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static G`.
-/// 2. The duties of [`Malloc::realloc`].
-#[cold]
-unsafe extern "C" fn realloc<G: Gated, const D: usize>(
-    ctx: *mut c_void,
-    ptr: Option<NonNull<u8>>,
-    new_size: usize,
-) -> Option<NonNull<u8>> {
-    // SAFETY: by 1.
-    let gated = unsafe { gated::<G>(ctx) };
-    // SAFETY: by 2; a live block shows that the record is the one that made it, since a used domain keeps its blocks.
-    unsafe { gated.open(D).realloc(ptr, new_size) }
-}
-
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static G`.
-/// 2. The duties of [`Malloc::free`].
-#[cold]
-unsafe extern "C" fn free<G: Gated, const D: usize>(ctx: *mut c_void, ptr: Option<NonNull<u8>>) {
-    // SAFETY: by 1.
-    let gated = unsafe { gated::<G>(ctx) };
-    // SAFETY: by 2; as in `realloc`.
-    unsafe { gated.peek(D).free(ptr) }
+    #[cold]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        // SAFETY: as in `realloc`.
+        unsafe { self.gated.peek(self.domain).free(ptr) }
+    }
 }

@@ -28,7 +28,7 @@ use pymem_sync::{ForkLock, HeldOverFork, Lock, Published, Rank, hold_over_forks}
 use crate::debug::DebugConfig;
 use crate::domains::Domains;
 use crate::error::{DomainsError, GlobalError};
-use crate::gate::{Gated, gate};
+use crate::gate::{Gate, Gated};
 use crate::name::UNKNOWN_ALLOCATOR_TEXT;
 use crate::preconfig::{Environment, Preconfig};
 use crate::profile::Profile;
@@ -42,10 +42,15 @@ struct Global {
 
 static GLOBAL: Global = Global { shared: Lock::new(None) };
 static HELD: ForkLock = ForkLock::new(Rank::Domains, &GLOBAL);
-static GATES: [AllocatorRecord; 3] =
-    [gate::<Global, 0>(&GLOBAL), gate::<Global, 1>(&GLOBAL), gate::<Global, 2>(&GLOBAL)];
+static GATES: [Gate<Global>; 3] =
+    [Gate::new(&GLOBAL, 0), Gate::new(&GLOBAL, 1), Gate::new(&GLOBAL, 2)];
+static CLOSED: [AllocatorRecord; 3] = [
+    AllocatorRecord::new(&GATES[0]),
+    AllocatorRecord::new(&GATES[1]),
+    AllocatorRecord::new(&GATES[2]),
+];
 static CELLS: Cells =
-    [Published::new(&GATES[0]), Published::new(&GATES[1]), Published::new(&GATES[2])];
+    [Published::new(&CLOSED[0]), Published::new(&CLOSED[1]), Published::new(&CLOSED[2])];
 
 /// Configures the process-wide domains for `profile` by `name`; `None`, "not set", is the profile's default.
 ///

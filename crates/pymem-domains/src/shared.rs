@@ -8,7 +8,7 @@ use crate::backend::malloc::libc_record;
 use crate::debug::{Checks, DebugConfig};
 use crate::domain_allocator::DomainAllocator;
 use crate::error::{DomainsError, SetAllocatorError};
-use crate::gate::{Gated, gate};
+use crate::gate::{Gate, Gated};
 use crate::layers::Layers;
 use crate::profile::{Build, Profile};
 use crate::table::{Backend, Backends, Row};
@@ -84,14 +84,10 @@ impl Shared {
         } else if debug.samples() {
             shared.set_samplers()?;
         }
-        let gates = immortal::leak([
-            gate::<Self, 0>(shared),
-            gate::<Self, 1>(shared),
-            gate::<Self, 2>(shared),
-        ]);
-        for_pools.store(immortal::leak(gate::<Self, FOR_POOLS>(shared)));
-        for (cell, gate) in cells.iter().zip(gates) {
-            cell.store(gate);
+        let gate = |domain| immortal::leak(AllocatorRecord::leak(Gate::new(shared, domain)));
+        for_pools.store(gate(FOR_POOLS));
+        for (domain, cell) in cells.iter().enumerate() {
+            cell.store(gate(domain));
         }
         Ok(shared)
     }
