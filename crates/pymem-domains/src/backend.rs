@@ -27,7 +27,8 @@ pub(crate) trait Serve: fmt::Debug + Sync {
 
     /// `checks` of `domain` over `inner`, a record of this allocator's.
     ///
-    /// An allocator that many programs run under checks passes itself instead, so that its calls are inlined in theirs.
+    /// An allocator that many programs run under checks passes itself instead of `inner`, so that the compiler can inline its
+    /// calls.
     fn checks_over(
         &'static self,
         inner: AllocatorRecord,

@@ -41,7 +41,7 @@ impl DebugConfig {
         self.options.guard.is_some() && self.options.needs_hooks().is_none()
     }
 
-    /// `checks` of `domain` over `inner`: a record, or an allocator itself, whose calls are then inlined in theirs.
+    /// `checks` of `domain` over `inner`: a record, or an allocator itself, whose calls the compiler can inline.
     pub(crate) fn over<A: Malloc + Sync + 'static>(
         &self,
         checks: Checks,

@@ -405,7 +405,7 @@ impl Domains {
     /// # Safety
     ///
     /// 1. The record's functions keep the promises of [`ArenaSource`](pymalloc_core::ArenaSource), from any thread.
-    /// 2. Its `free` takes back arenas of the record before it, as far as there are any.
+    /// 2. Its `free` takes back the arenas of the record before it.
     #[cfg(feature = "pymalloc")]
     pub unsafe fn set_arena_allocator(self, record: ArenaAllocator) {
         // SAFETY: the duties are the caller's 1 and 2.

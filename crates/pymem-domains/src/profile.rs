@@ -9,7 +9,7 @@ use thiserror::Error;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub enum Version {
-    /// 3.13, and the earlier ones: they differ in no row that they know.
+    /// 3.13 and older, whose rows are those of 3.13.
     #[cfg_attr(feature = "serde", serde(rename = "3.13"))]
     V3_13,
     /// 3.14.

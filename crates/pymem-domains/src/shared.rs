@@ -13,7 +13,8 @@ use crate::layers::Layers;
 use crate::profile::{Build, Profile};
 use crate::table::{Backend, Backends, Row};
 
-/// The number of the gate before raw by which the pools come: past raw's debug hooks, since their blocks have their own.
+/// The number of the gate through which the pools reach raw: below raw's debug hooks, since blocks of the pools have hooks of
+/// their own.
 const FOR_POOLS: usize = Domain::ALL.len();
 
 /// Where the calls of the three domains find their records.
@@ -121,7 +122,7 @@ impl Shared {
     pub(crate) fn set_samplers(&self) -> Result<(), SetAllocatorError> {
         let mut layers = self.layers.lock();
         for domain in Domain::ALL {
-            // A global lock is held over calls of mem and obj, one of its own in each subinterpreter at the most.
+            // With the GIL, calls of mem and obj overlap only where subinterpreters have a GIL of their own.
             let checks = match (self.profile.build(), domain) {
                 (Build::Gil, Domain::Mem | Domain::Obj) => Checks::SerializedSampler,
                 (Build::Gil, Domain::Raw) | (Build::FreeThreaded, _) => Checks::Sampler,
@@ -132,7 +133,7 @@ impl Shared {
         Ok(())
     }
 
-    /// `checks` of `domain` over `inner`, which the allocator itself makes where the record is that of an allocator.
+    /// `checks` of `domain` over `inner`; an allocator of the table makes those over its own record.
     fn checks_over(
         &self,
         inner: AllocatorRecord,
@@ -158,7 +159,7 @@ impl Shared {
     }
 }
 
-// The allocators come first: their calls of raw reach its gate, which takes the lock of the layers.
+// The locks of the allocators come first: an allocator that holds its lock may call raw's gate, which takes that of the layers.
 impl HeldOverFork for Shared {
     fn hold(&self) {
         for backend in Backend::ALL {

@@ -1,4 +1,4 @@
-//! Owns what can be told about a set of domains: the statistics, and what is running.
+//! Owns the statistics of a set of domains and the description of what runs, as data and as text.
 //! Leaves counting to the allocators.
 
 use core::fmt;

@@ -75,8 +75,8 @@ impl Serve for Heaps {
 
     /// Switches huge pages off, as CPython's build of mimalloc does: with them, a small program holds twice the memory.
     ///
-    /// The process is asked for nothing: mimalloc's own switch, an environment variable that it reads when it is loaded,
-    /// would forbid huge pages to the whole process and to its children.
+    /// Set here, the option concerns mimalloc alone. With the variable `MIMALLOC_ALLOW_THP`, mimalloc forbids huge pages to the
+    /// whole process and its children.
     fn prepare(&self) {
         // SAFETY: an option of 3.3.2, which each new arena looks at.
         unsafe { libmimalloc_sys::mi_option_set(ALLOW_THP, 0) };

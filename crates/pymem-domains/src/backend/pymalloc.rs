@@ -55,7 +55,7 @@ impl Pools {
     /// # Safety
     ///
     /// 1. The record's functions keep the promises of [`ArenaSource`](pymalloc_core::ArenaSource), from any thread.
-    /// 2. Its `free` takes back arenas of the record before it, as far as there are any.
+    /// 2. Its `free` takes back the arenas of the record before it.
     pub(crate) unsafe fn set_arena_allocator(&self, record: ArenaAllocator) {
         // SAFETY: the duties are the caller's 1 and 2.
         either!(self, pools => unsafe { pools.set_arena_allocator(record) });
