@@ -430,6 +430,43 @@ fn in_child(body: impl FnOnce()) -> i32 {
     child
 }
 
+/// A child that cannot have its file runs on without a log, and its parent's is what it was.
+#[test]
+fn a_child_without_a_file_runs_on() {
+    alone("log::a_child_without_a_file_runs_on", || {
+        let file = LogFile::new("no-child");
+        let log = CallLog::create(&file.0, NO_LIMIT, count_failure).expect("a file");
+        let log: &'static CallLog = Box::leak(Box::new(log));
+        let lock = Box::leak(Box::new(ForkLock::new(Rank::Wrapper, log)));
+        hold_over_forks(lock).expect("memory for a handler");
+        let recorder = Recorder::new(LibcMalloc, Domain::Raw, log);
+        let block = recorder.malloc(1234);
+        in_child(|| {
+            let own = format!("{}.{}", file.0.display(), std::process::id());
+            std::os::unix::fs::symlink(&file.0, &own).expect("a link");
+            run(&generate::random(1, 500, 100), &recorder).expect("a correct allocator");
+            assert_eq!(FAILURES.load(Relaxed), 1);
+            fs::remove_file(own).expect("still a link");
+        });
+        // SAFETY: (1) the block is live; (2) it is not used afterwards.
+        unsafe { recorder.free(block) };
+        let expected = [Op::malloc(0, Domain::Raw, 1234), Op::free(0, Domain::Raw)];
+        assert_eq!(read(&file.0).ops(), expected);
+    });
+}
+
+/// However many logs there were, and windows of one: each gives back what the handler of faults keeps for it.
+#[test]
+fn a_log_may_follow_many_others() {
+    let file = LogFile::new("many");
+    for _ in 0..100 {
+        let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
+        run(&[Op::malloc(0, Domain::Raw, 8)], &Recorder::new(LibcMalloc, Domain::Raw, &log))
+            .expect("a correct allocator");
+        assert_eq!(log.dropped(), 0);
+    }
+}
+
 /// Addresses that agree in all bits by which a table with a known hash finds them: reading takes no longer than with others.
 #[test]
 fn colliding_addresses_are_read_in_time() {

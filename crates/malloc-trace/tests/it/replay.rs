@@ -185,6 +185,22 @@ fn threads_stop_when_one_runs_out_of_memory() {
     assert_eq!(counting.counts().live_blocks, 0);
 }
 
+/// A thread that takes over a block, and cannot resize it, is the one that frees it.
+#[test]
+fn a_block_that_was_taken_over_is_freed_after_a_failure() {
+    let event = |op, thread| Event { op, thread, nanos: 0 };
+    let events = [
+        event(Op::malloc(0, Domain::Obj, 8), 0),
+        event(Op::realloc(0, Domain::Obj, 800), 1),
+        event(Op::free(0, Domain::Obj), 0),
+    ];
+    let mut replay = ThreadedReplay::new(events);
+    let failing = FailAfter::new(Counting::new(LibcMalloc), 1);
+    let error = replay.passes([&failing; 3], 1).expect_err("no memory for the realloc");
+    assert!(error.to_string().contains("realloc obj slot 0, 800 bytes"), "{error}");
+    assert_eq!(failing.inner().counts().live_blocks, 0);
+}
+
 /// More threads than the memory of the process allows: an error, and no wait for threads that never come.
 #[test]
 fn too_many_threads_are_an_error() {
