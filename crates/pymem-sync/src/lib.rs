@@ -3,6 +3,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod fork;
+#[cfg(feature = "std")]
+mod interner;
 mod lock;
 mod published;
 #[cfg(feature = "std")]
@@ -14,6 +16,8 @@ pub mod sync;
 #[cfg(all(feature = "fork", unix, not(pymem_loom)))]
 pub use fork::hold_over_forks;
 pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
+#[cfg(feature = "std")]
+pub use interner::{Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};
 pub use published::Published;
 pub use remote_stack::{Drain, RemoteStack};

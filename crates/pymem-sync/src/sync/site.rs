@@ -86,4 +86,12 @@ sites! {
     QueueTake = "queue-take",
     /// Queues with unreached goals go back; planted: their items are lost.
     QueueReturn = "queue-return",
+    /// The Release that links an entry to its bucket; weakened: a finder reads an entry before it was written.
+    InternerLink = "interner-link",
+    /// The Acquire that reads a bucket; weakened: as above.
+    InternerFind = "interner-find",
+    /// The Release that links an entry to the list of all; weakened: a walk reads an entry before it was written.
+    InternerList = "interner-list",
+    /// The Acquire that begins a walk; weakened: as above.
+    InternerWalk = "interner-walk",
 }

@@ -1,0 +1,75 @@
+//! A key that two threads add has one entry, and whoever finds an entry reads it as it was written.
+#![cfg(pymem_loom)]
+
+#[path = "model/mod.rs"]
+mod model;
+
+use loom::thread;
+use model::{Leak, Model, Plain};
+use pymem_sync::Interner;
+use pymem_sync::sync::Site;
+
+type Table = Interner<u64, Plain<u64>>;
+
+/// The value of `key`, which is added if need be; every key shares one bucket.
+fn value(table: &'static Table, key: u64) -> u64 {
+    table.intern(0, key, || Plain::new(key + 1)).map_or(0, |entry| entry.value().read())
+}
+
+#[test]
+fn a_key_has_one_entry_and_a_finder_reads_it_whole() {
+    let model = Model {
+        name: "a_key_has_one_entry_and_a_finder_reads_it_whole",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::InternerLink, Site::InternerFind],
+    };
+    model.check(|| {
+        let table = Leak::new(Table::new(1).unwrap());
+        let shared = table.get();
+        let other = thread::spawn(move || value(shared, 7));
+        assert_eq!(value(shared, 7), 8);
+        assert_eq!(other.join().unwrap(), 8);
+        assert_eq!(shared.iter().count(), 1, "a key twice, or lost");
+        table.free();
+    });
+}
+
+#[test]
+fn keys_of_one_bucket_are_both_found() {
+    let model = Model {
+        name: "keys_of_one_bucket_are_both_found",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::InternerLink],
+    };
+    model.check(|| {
+        let table = Leak::new(Table::new(1).unwrap());
+        let shared = table.get();
+        let other = thread::spawn(move || value(shared, 7));
+        assert_eq!(value(shared, 8), 9);
+        assert_eq!(other.join().unwrap(), 8);
+        assert!([7, 8].iter().all(|key| shared.find(0, key).is_some()), "a key was lost");
+        table.free();
+    });
+}
+
+#[test]
+fn a_walk_reads_whole_entries() {
+    let model = Model {
+        name: "a_walk_reads_whole_entries",
+        preemptions: None,
+        floor: 10,
+        controls: &[Site::InternerList, Site::InternerWalk],
+    };
+    model.check(|| {
+        let table = Leak::new(Table::new(1).unwrap());
+        let shared = table.get();
+        let other = thread::spawn(move || value(shared, 7));
+        for entry in shared.iter() {
+            assert_eq!(entry.value().read(), entry.key() + 1);
+        }
+        assert_eq!(other.join().unwrap(), 8);
+        table.free();
+    });
+}
