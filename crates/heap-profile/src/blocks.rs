@@ -1,0 +1,119 @@
+//! Owns `Blocks`: the sampled blocks that are live, by address, and a filter that spares all other frees the look.
+
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use hashbrown::HashMap;
+use malloc_api::{AllocatorAdapter, LibcMalloc};
+use pymem_sync::{Lock, RawLock};
+
+use crate::profile::SiteEntry;
+use crate::snapshot::Amount;
+use crate::stacks::mix;
+
+/// Counters of the filter: they stay in the processor's first cache.
+const FILTER_BYTES: usize = 8192;
+
+/// A sampled block: its site, and what it counts for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sampled {
+    pub(crate) site: &'static SiteEntry,
+    pub(crate) amount: Amount,
+}
+
+/// Live sampled blocks by address. Their memory comes from the C library, never from the profiled allocator.
+type Table =
+    HashMap<usize, Sampled, BuildHasherDefault<AddressHasher>, AllocatorAdapter<LibcMalloc>>;
+
+/// The sampled blocks that are live.
+pub(crate) struct Blocks {
+    /// How many sampled blocks' addresses have each hash; a full counter stays full.
+    filter: [AtomicU8; FILTER_BYTES],
+    table: Lock<Table>,
+}
+
+impl Blocks {
+    pub(crate) fn new() -> Self {
+        Self {
+            filter: [const { AtomicU8::new(0) }; FILTER_BYTES],
+            table: Lock::new(Table::with_hasher_in(
+                BuildHasherDefault::default(),
+                AllocatorAdapter::new(LibcMalloc),
+            )),
+        }
+    }
+
+    /// Notes `block`; false without memory for it.
+    pub(crate) fn insert(&self, block: NonNull<u8>, sampled: Sampled) -> bool {
+        let mut table = self.table.lock();
+        if table.try_reserve(1).is_err() {
+            return false;
+        }
+        table.insert(block.addr().get(), sampled);
+        let counter = self.counter(block);
+        // Relaxed: the lock orders the writers; for readers see `take`.
+        counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
+        true
+    }
+
+    /// Takes `block` out, if it was sampled.
+    #[inline]
+    pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
+        // Relaxed: whoever frees a block has it from the thread that allocated it, in an order that the program makes, or
+        // the free itself would be a race; that thread's `insert` came before.
+        if self.counter(block).load(Relaxed) == 0 { None } else { self.remove(block) }
+    }
+
+    #[cold]
+    fn remove(&self, block: NonNull<u8>) -> Option<Sampled> {
+        let mut table = self.table.lock();
+        let sampled = table.remove(&block.addr().get())?;
+        let counter = self.counter(block);
+        let count = counter.load(Relaxed);
+        if count != u8::MAX {
+            counter.store(count - 1, Relaxed);
+        }
+        Some(sampled)
+    }
+
+    #[inline]
+    fn counter(&self, block: NonNull<u8>) -> &AtomicU8 {
+        // Blocks are 16 bytes apart at least; higher bits tell arenas apart.
+        let address = block.addr().get();
+        &self.filter[((address >> 4) ^ (address >> 17)) % FILTER_BYTES]
+    }
+
+    /// The lock to hold over a fork.
+    pub(crate) const fn lock(&self) -> &RawLock {
+        self.table.raw()
+    }
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks").field("live", &self.table.lock().len()).finish()
+    }
+}
+
+/// Hashes one address.
+#[derive(Debug, Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_usize(usize::from(byte));
+        }
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        // The table takes the position from the low bits and a tag from the high ones.
+        self.0 = mix(word ^ self.0.rotate_left(5) as usize);
+    }
+}

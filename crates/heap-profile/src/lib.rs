@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod blocks;
+mod counters;
+mod exact;
+#[cfg(feature = "backtrace")]
+mod native;
+mod profile;
+mod sampled;
+mod sampler;
+mod snapshot;
+mod source;
+mod stacks;
+
+pub use exact::ExactProfiler;
+#[cfg(feature = "backtrace")]
+pub use native::NativeStack;
+pub use profile::{Options, Profile, ProfileError};
+pub use sampled::SampledProfiler;
+pub use snapshot::{Amount, Site, Snapshot};
+pub use source::{Frame, Location, MAX_FRAMES, StackSource};

@@ -1,0 +1,140 @@
+//! Owns `SampledProfiler`: a block in an interval of bytes is noted, and all others cost a subtraction and a look at a filter.
+
+use std::ptr::NonNull;
+
+use malloc_api::{Domain, Malloc, immortal};
+use pymem_sync::RawLock;
+
+use crate::blocks::{Blocks, Sampled};
+use crate::profile::Profile;
+use crate::sampler::{choose, weigh};
+use crate::source::StackSource;
+
+/// An allocator that notes some blocks' stacks: on the average one for each interval of allocated bytes.
+///
+/// The blocks themselves are those of the allocator below, so that this one may take its place, or leave it, at any time. What
+/// a snapshot says is an estimate: a stack that holds `n` intervals of bytes is right to about one part in the square root of `n`.
+///
+/// # Examples
+///
+/// ```
+/// use heap_profile::{Frame, Location, Options, Profile, SampledProfiler, StackSource};
+/// use malloc_api::{Domain, LibcMalloc, Malloc};
+///
+/// struct Nowhere;
+///
+/// impl StackSource for Nowhere {
+///     fn capture(&self, _: &mut [Frame]) -> usize {
+///         0
+///     }
+///
+///     fn locate(&self, _: Frame) -> Location {
+///         Location::default()
+///     }
+/// }
+///
+/// let profile = Profile::new(Nowhere, Options::default())?;
+/// let heap = SampledProfiler::new(LibcMalloc, profile, Domain::Raw, 4096);
+/// let blocks: Vec<_> = (0..100_000).map(|_| heap.malloc(100)).collect();
+/// let live = profile.live_bytes();
+/// assert!((9_000_000..11_000_000).contains(&live), "of 10,000,000 bytes {live} are seen");
+/// // SAFETY: (1) the blocks are live and (2) not used afterwards.
+/// blocks.into_iter().for_each(|block| unsafe { heap.free(block) });
+/// assert_eq!(profile.live_bytes(), 0);
+/// # Ok::<(), heap_profile::ProfileError>(())
+/// ```
+#[derive(Debug)]
+pub struct SampledProfiler<A, S: 'static> {
+    inner: A,
+    profile: &'static Profile<S>,
+    domain: Domain,
+    interval: u64,
+    blocks: &'static Blocks,
+}
+
+impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
+    /// Samples the blocks of `inner` into `profile`, as those of `domain`, one for each `interval` bytes on the average; an
+    /// interval of 0 is one of 1 byte, which notes every block.
+    ///
+    /// Aborts, as `Box::new` does, without some 8 KiB of memory.
+    pub fn new(inner: A, profile: &'static Profile<S>, domain: Domain, interval: u64) -> Self {
+        let blocks = immortal::leak(Blocks::new());
+        Self { inner, profile, domain, interval: interval.max(1), blocks }
+    }
+
+    /// The lock to hold over a fork, before those of the profile.
+    #[must_use]
+    pub const fn lock(&self) -> &RawLock {
+        self.blocks.lock()
+    }
+
+    /// Notes `block` of `size` bytes, if it is chosen.
+    #[inline]
+    fn record(&self, block: NonNull<u8>, size: usize) {
+        if choose(size, self.interval) {
+            self.note(block, size);
+        }
+    }
+
+    #[cold]
+    fn note(&self, block: NonNull<u8>, size: usize) {
+        let amount = weigh(size, self.interval);
+        let Some(site) = self.profile.allocate(self.domain, size, amount) else { return };
+        if !self.blocks.insert(block, Sampled { site, amount }) {
+            self.profile.free(site, amount);
+        }
+    }
+
+    #[inline]
+    fn forget(&self, block: NonNull<u8>) {
+        if let Some(sampled) = self.blocks.take(block) {
+            self.profile.free(sampled.site, sampled.amount);
+        }
+    }
+}
+
+// SAFETY: 1 to 5 are those of `inner`, whose blocks are handed out as they are; neither the profile nor the table of sampled
+// blocks unwinds or allocates from `inner`.
+unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        let block = self.inner.malloc(size)?;
+        self.record(block, size);
+        Some(block)
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let block = self.inner.calloc(nelem, elsize)?;
+        // `inner` would have refused a product that overflows.
+        self.record(block, nelem.wrapping_mul(elsize));
+        Some(block)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // Before the call: as soon as `inner` has the old block back, another thread may get its address.
+        let old = ptr.and_then(|block| Some((block, self.blocks.take(block)?)));
+        // SAFETY: the caller's duties 1 and 2.
+        let new = unsafe { self.inner.realloc(ptr, new_size) };
+        match (old, new) {
+            (Some((_, sampled)), Some(_)) => self.profile.free(sampled.site, sampled.amount),
+            // The old block lives on. Without memory to note it again it is counted as freed.
+            (Some((block, sampled)), None) if !self.blocks.insert(block, sampled) => {
+                self.profile.free(sampled.site, sampled.amount);
+            }
+            _ => {}
+        }
+        let new = new?;
+        self.record(new, new_size);
+        Some(new)
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        let Some(block) = ptr else { return };
+        self.forget(block);
+        // SAFETY: the caller's duties 1 and 2.
+        unsafe { self.inner.free(Some(block)) };
+    }
+}
