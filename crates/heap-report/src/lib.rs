@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-#![no_std]
+#![cfg_attr(not(feature = "profile"), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate alloc;
@@ -10,6 +10,8 @@ mod json;
 #[cfg(feature = "mimalloc")]
 mod mimalloc;
 mod model;
+#[cfg(feature = "profile")]
+pub mod profile;
 #[cfg(feature = "pymalloc")]
 mod pymalloc;
 mod svg;

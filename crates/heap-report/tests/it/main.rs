@@ -2,6 +2,8 @@
 
 #[cfg(feature = "mimalloc")]
 mod mimalloc;
+#[cfg(feature = "profile")]
+mod profile;
 #[cfg(feature = "pymalloc")]
 mod pymalloc;
 

@@ -1,0 +1,11 @@
+//! Who held the memory: the file that a profiled program leaves, and what is drawn of it.
+
+mod collapsed;
+mod file;
+mod speedscope;
+mod table;
+
+pub use collapsed::Collapsed;
+pub use file::{Mode, ProfileError, ProfileFile, Row, Which};
+pub use speedscope::Speedscope;
+pub use table::Table;

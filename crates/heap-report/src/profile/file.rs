@@ -1,0 +1,290 @@
+//! Owns `ProfileFile`: a profile as one JSON object, in which each frame and each caller stands once.
+//!
+//! ```text
+//! { "format": "pymem-profile", "version": 1,
+//!   "program": ["app.py"], "pid": 17, "mode": "exact" or {"sampled": 524288},
+//!   "frames": [[function, file, line], ...],
+//!   "nodes":  [[frame, caller], ...],          a caller is the number of an earlier node; none for an outermost frame
+//!   "sites":  [[node, domain, class bytes, live bytes, live blocks, peak bytes, peak blocks, all bytes, all blocks], ...],
+//!   "lost":   [bytes, blocks] }
+//! ```
+
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Write};
+use std::iter;
+
+use heap_profile::{Amount, Location, Snapshot};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The first member of every file.
+const FORMAT: &str = "pymem-profile";
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// How a profile was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Every block.
+    Exact,
+    /// One block for this many bytes, on the average.
+    Sampled(u64),
+}
+
+/// Which of a site's memory is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// What was live when the profile was taken.
+    Live,
+    /// What was live at the peak.
+    Peak,
+    /// What was ever allocated.
+    Total,
+}
+
+impl Which {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Peak, Self::Total];
+
+    /// `live`, `peak` or `total`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Peak => "peak",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// A profile as it lies in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileFile {
+    format: String,
+    version: u32,
+    /// The command that was profiled.
+    pub program: Vec<String>,
+    /// The process that was profiled.
+    pub pid: u32,
+    /// How it was recorded.
+    pub mode: Mode,
+    frames: Vec<Frame>,
+    nodes: Vec<Node>,
+    sites: Vec<SiteRow>,
+    lost: (u64, u64),
+}
+
+/// A function, a file and a line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Frame(String, String, u32);
+
+/// A frame, and the node of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Node(usize, Option<usize>);
+
+/// A site: its node, domain and size class, then bytes and blocks of what is live, was live at the peak, and was ever allocated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SiteRow(Option<usize>, String, u64, u64, u64, u64, u64, u64, u64);
+
+/// One site of a [`ProfileFile`].
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    file: &'a ProfileFile,
+    site: &'a SiteRow,
+}
+
+/// A file is no profile.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// The text ends too early, or is no JSON of this shape.
+    #[error(
+        "this is no profile, or only the beginning of one: {0}; write it anew with PYMEM_PROFILE=FILE"
+    )]
+    Json(#[from] serde_json::Error),
+    /// Another format or version.
+    #[error(
+        "the file says that it is `{format}` version {version}; this program reads `pymem-profile` version 1"
+    )]
+    Format {
+        /// What the file says it is.
+        format: String,
+        /// Of which version.
+        version: u32,
+    },
+    /// A number refers to nothing.
+    #[error("the profile is damaged: {what} {number} of its list does not exist; write it anew")]
+    Damaged {
+        /// What is referred to.
+        what: &'static str,
+        /// The number.
+        number: usize,
+    },
+}
+
+impl ProfileFile {
+    /// The file of `snapshot`.
+    #[must_use]
+    pub fn new(snapshot: &Snapshot, program: Vec<String>, pid: u32, mode: Mode) -> Self {
+        let mut tree = Tree::default();
+        let sites = snapshot.sites.iter().map(|site| {
+            let (live, peak, total) = (site.live, site.peak, site.total);
+            SiteRow(
+                tree.node(&site.stack),
+                site.domain.name().to_owned(),
+                site.class_bytes,
+                live.bytes,
+                live.blocks,
+                peak.bytes,
+                peak.blocks,
+                total.bytes,
+                total.blocks,
+            )
+        });
+        let sites = sites.collect();
+        let lost = (snapshot.lost.bytes, snapshot.lost.blocks);
+        let Tree { frames, nodes } = tree;
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            program,
+            pid,
+            mode,
+            frames: in_order(frames),
+            nodes: in_order(nodes),
+            sites,
+            lost,
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// [`ProfileError`]: it is none, of another version, or damaged.
+    pub fn read(from: impl Read) -> Result<Self, ProfileError> {
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        let value: serde_json::Value = serde_json::from_reader(BufReader::new(from))?;
+        let Head { format, version } = Head::deserialize(&value)?;
+        if format != FORMAT || version != VERSION {
+            return Err(ProfileError::Format { format, version });
+        }
+        let file = Self::deserialize(value)?;
+        file.check()?;
+        Ok(file)
+    }
+
+    /// Every number refers to something, and a caller comes before what it calls, so that no stack is endless.
+    fn check(&self) -> Result<(), ProfileError> {
+        let within = |what, number: usize, len: usize| {
+            if number < len { Ok(()) } else { Err(ProfileError::Damaged { what, number }) }
+        };
+        for (index, Node(frame, caller)) in self.nodes.iter().enumerate() {
+            within("frame", *frame, self.frames.len())?;
+            caller.map_or(Ok(()), |caller| within("caller", caller, index))?;
+        }
+        self.sites.iter().try_for_each(|site| {
+            site.0.map_or(Ok(()), |node| within("node", node, self.nodes.len()))
+        })
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of `to`.
+    pub fn write(&self, to: impl Write) -> io::Result<()> {
+        serde_json::to_writer(to, self).map_err(Into::into)
+    }
+
+    /// Every site.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.sites.iter().map(|site| Row { file: self, site })
+    }
+
+    /// What was allocated without being recorded.
+    #[must_use]
+    pub const fn lost(&self) -> Amount {
+        Amount { bytes: self.lost.0, blocks: self.lost.1 }
+    }
+
+    /// The frames, each once: function, file and line.
+    pub(super) fn frames(&self) -> impl Iterator<Item = (&str, &str, u32)> {
+        self.frames.iter().map(|Frame(function, file, line)| (&**function, &**file, *line))
+    }
+}
+
+impl<'a> Row<'a> {
+    /// The numbers of the stack's frames, innermost first.
+    pub(super) fn frame_numbers(self) -> impl Iterator<Item = usize> + 'a {
+        let node = move |number: usize| self.file.nodes.get(number);
+        iter::successors(self.site.0.and_then(node), move |Node(_, caller)| {
+            (*caller).and_then(node)
+        })
+        .map(|Node(frame, _)| *frame)
+    }
+
+    /// The stack, innermost first: function, file and line of each frame.
+    pub fn stack(self) -> impl Iterator<Item = (&'a str, &'a str, u32)> {
+        self.frame_numbers().filter_map(move |number| {
+            let Frame(function, file, line) = self.file.frames.get(number)?;
+            Some((&**function, &**file, *line))
+        })
+    }
+
+    /// `raw`, `mem` or `obj`.
+    #[must_use]
+    pub fn domain(self) -> &'a str {
+        &self.site.1
+    }
+
+    /// The largest size of the blocks' class in bytes.
+    #[must_use]
+    pub const fn class_bytes(self) -> u64 {
+        self.site.2
+    }
+
+    /// The site's memory.
+    #[must_use]
+    pub fn amount(self, which: Which) -> Amount {
+        let &SiteRow(.., live, live_blocks, peak, peak_blocks, total, total_blocks) = self.site;
+        match which {
+            Which::Live => Amount { bytes: live, blocks: live_blocks },
+            Which::Peak => Amount { bytes: peak, blocks: peak_blocks },
+            Which::Total => Amount { bytes: total, blocks: total_blocks },
+        }
+    }
+}
+
+/// Frames and nodes by what they are, numbered as they came.
+#[derive(Default)]
+struct Tree {
+    frames: HashMap<Frame, usize>,
+    nodes: HashMap<Node, usize>,
+}
+
+impl Tree {
+    /// The node of a stack, innermost frame first.
+    fn node(&mut self, stack: &[Location]) -> Option<usize> {
+        stack.iter().rev().fold(None, |caller, location| {
+            let Location { function, file, line } = location.clone();
+            let frames = self.frames.len();
+            let frame = *self.frames.entry(Frame(function, file, line)).or_insert(frames);
+            let nodes = self.nodes.len();
+            Some(*self.nodes.entry(Node(frame, caller)).or_insert(nodes))
+        })
+    }
+}
+
+/// The keys of a table in the order of their numbers.
+fn in_order<T>(numbered: HashMap<T, usize>) -> Vec<T> {
+    let mut pairs: Vec<(T, usize)> = numbered.into_iter().collect();
+    pairs.sort_by_key(|&(_, number)| number);
+    pairs.into_iter().map(|(key, _)| key).collect()
+}

@@ -1,0 +1,89 @@
+//! Owns the table for a terminal: what the three domains hold, and the lines that hold the most.
+
+use core::fmt;
+use std::collections::BTreeMap;
+
+use heap_profile::Amount;
+use malloc_api::Domain;
+
+use super::file::{Mode, ProfileFile, Which};
+
+/// Writes a profile as a table: totals by domain, then the lines of the program that hold the most, by the innermost frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// What is shown.
+    pub file: &'a ProfileFile,
+    /// By which amount the lines are ordered.
+    pub which: Which,
+    /// How many lines are shown.
+    pub lines: usize,
+}
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, which, lines } = *self;
+        let recorded = match file.mode {
+            Mode::Exact => String::from("every block"),
+            Mode::Sampled(interval) => format!("one block in {}", Bytes(interval)),
+        };
+        writeln!(f, "{} (process {}, {recorded})\n", file.program.join(" "), file.pid)?;
+        writeln!(f, "{:<8}{:>14}{:>14}{:>14}", "domain", "live", "at the peak", "in all")?;
+        let sum = |domain: &str, which| {
+            let rows = file.rows().filter(|row| row.domain() == domain);
+            rows.map(|row| row.amount(which)).fold(Amount::default(), Amount::plus)
+        };
+        for domain in Domain::ALL {
+            write!(f, "{:<8}", domain.name())?;
+            for which in Which::ALL {
+                write!(f, "{:>14}", Bytes(sum(domain.name(), which).bytes).to_string())?;
+            }
+            writeln!(f)?;
+        }
+        if file.lost().blocks > 0 {
+            writeln!(
+                f,
+                "not recorded, as there was no memory for it: {}",
+                Bytes(file.lost().bytes)
+            )?;
+        }
+        writeln!(f, "\n{:>12}{:>10}  most at", which.name(), "blocks")?;
+        for ((function, path, line), amount) in largest(file, which).into_iter().take(lines) {
+            let bytes = Bytes(amount.bytes).to_string();
+            write!(f, "{bytes:>12}{:>10}  ", amount.blocks)?;
+            match path {
+                "" => writeln!(f, "(no stack)")?,
+                _ => writeln!(f, "{path}:{line} {function}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What each line holds, the largest first.
+fn largest(file: &ProfileFile, which: Which) -> Vec<((&str, &str, u32), Amount)> {
+    let mut lines: BTreeMap<_, Amount> = BTreeMap::new();
+    for row in file.rows() {
+        let line = row.stack().next().unwrap_or_default();
+        let held = lines.entry(line).or_default();
+        *held = held.plus(row.amount(which));
+    }
+    let mut lines: Vec<_> = lines.into_iter().filter(|(_, amount)| amount.bytes > 0).collect();
+    lines.sort_by_key(|&(_, amount)| core::cmp::Reverse(amount));
+    lines
+}
+
+/// Bytes as a person reads them.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0 as f64;
+        for unit in ["B", "KiB", "MiB"] {
+            if rest < 1000.0 {
+                return write!(f, "{:.*} {unit}", usize::from(unit != "B"), rest);
+            }
+            rest /= 1024.0;
+        }
+        write!(f, "{rest:.1} GiB")
+    }
+}

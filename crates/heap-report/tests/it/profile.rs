@@ -1,0 +1,146 @@
+//! Profiles: the file is read as it was written, and what is drawn of it says the same.
+
+use heap_profile::{Amount, Location, Site, Snapshot};
+use heap_report::profile::{
+    Collapsed, Mode, ProfileError, ProfileFile, Row, Speedscope, Table, Which,
+};
+use malloc_api::Domain;
+use rstest::rstest;
+
+fn location(function: &str, line: u32) -> Location {
+    Location { function: function.into(), file: "app.py".into(), line }
+}
+
+/// A site; its stack innermost first.
+fn site(stack: &[(&str, u32)], domain: Domain, [live, peak, total]: [u64; 3]) -> Site {
+    let amount = |bytes| Amount { bytes, blocks: bytes / 10 };
+    Site {
+        stack: stack.iter().map(|&(function, line)| location(function, line)).collect(),
+        domain,
+        class_bytes: 64,
+        live: amount(live),
+        peak: amount(peak),
+        total: amount(total),
+    }
+}
+
+fn file() -> ProfileFile {
+    let sites = vec![
+        site(&[("load", 7), ("main", 3)], Domain::Obj, [2_000_000, 3_000_000, 9_000_000]),
+        site(&[("load", 7), ("main", 4)], Domain::Obj, [500, 600, 700]),
+        site(&[("a;b", 9), ("main", 3)], Domain::Mem, [0, 4_000, 5_000]),
+        site(&[], Domain::Raw, [30, 30, 30]),
+    ];
+    let snapshot = Snapshot { sites, lost: Amount::default() };
+    ProfileFile::new(&snapshot, vec!["app.py".into(), "--all".into()], 17, Mode::Exact)
+}
+
+fn written(file: &ProfileFile) -> String {
+    let mut bytes = Vec::new();
+    file.write(&mut bytes).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_file_is_read_as_it_was_written_and_has_each_frame_once() {
+    let text = written(&file());
+    assert_eq!(ProfileFile::read(text.as_bytes()).unwrap(), file());
+    assert_eq!(text.matches("\"load\"").count(), 1);
+    assert!(text.starts_with("{\"format\":\"pymem-profile\",\"version\":1,"), "{text}");
+}
+
+#[rstest]
+#[case::nothing("", "this is no profile")]
+#[case::no_json("PK\u{3}", "this is no profile")]
+#[case::foreign("{\"format\":\"speedscope\",\"version\":1}", "`speedscope` version 1")]
+#[case::newer("{\"format\":\"pymem-profile\",\"version\":2}", "`pymem-profile` version 2")]
+fn what_is_no_profile_is_refused_in_one_sentence(#[case] text: &str, #[case] says: &str) {
+    let error = ProfileFile::read(text.as_bytes()).unwrap_err().to_string();
+    assert!(error.contains(says) && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_profile_that_is_cut_anywhere_is_refused() {
+    let text = written(&file());
+    for len in 0..text.len() {
+        assert!(ProfileFile::read(&text.as_bytes()[..len]).is_err(), "cut to {len} bytes");
+    }
+}
+
+#[rstest]
+#[case::frame("[0,null]", "[9,null]", "frame 9")]
+#[case::caller("[1,0]", "[1,5]", "caller 5")]
+#[case::its_own_caller("[1,0]", "[1,1]", "caller 1")]
+#[case::node("[1,\"obj\"", "[99,\"obj\"", "node 99")]
+fn a_number_that_refers_to_nothing_is_refused(
+    #[case] right: &str,
+    #[case] wrong: &str,
+    #[case] says: &str,
+) {
+    let text = written(&file());
+    assert!(text.contains(right), "{text}");
+    let error = ProfileFile::read(text.replacen(right, wrong, 1).as_bytes()).unwrap_err();
+    assert!(matches!(error, ProfileError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains(says), "{error}");
+}
+
+#[test]
+fn a_row_has_the_stack_and_the_amounts_of_its_site() {
+    let file = file();
+    let rows: Vec<Row<'_>> = file.rows().collect();
+    let stack: Vec<_> = rows[0].stack().collect();
+    assert_eq!(stack, [("load", "app.py", 7), ("main", "app.py", 3)]);
+    let bytes = Which::ALL.map(|which| rows[0].amount(which).bytes);
+    assert_eq!((bytes, rows[0].class_bytes()), ([2_000_000, 3_000_000, 9_000_000], 64));
+    assert_eq!((rows[3].domain(), rows[3].stack().count()), ("raw", 0));
+}
+
+#[test]
+fn collapsed_stacks_are_outermost_first() {
+    let live = "\
+main (app.py:3);load (app.py:7) 2000000
+main (app.py:4);load (app.py:7) 500
+(no stack) 30
+";
+    assert_eq!(Collapsed(&file(), Which::Live).to_string(), live);
+    let peak = Collapsed(&file(), Which::Peak).to_string();
+    assert!(peak.contains("main (app.py:3);a:b (app.py:9) 4000\n"), "{peak}");
+}
+
+#[test]
+fn a_speedscope_file_has_three_profiles_over_the_same_frames() {
+    let text = Speedscope(&file()).to_string();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let frames = value["shared"]["frames"].as_array().unwrap();
+    let live = &value["profiles"][0];
+    let sample = live["samples"][0].as_array().unwrap();
+    let names: Vec<_> =
+        sample.iter().map(|at| &frames[at.as_u64().unwrap() as usize]["name"]).collect();
+    assert_eq!(names, ["main", "load"]);
+    assert_eq!(live["weights"], serde_json::json!([2_000_000, 500, 30]));
+    assert_eq!(live["endValue"], 2_000_530);
+    let ends: Vec<_> = (0..3).map(|at| value["profiles"][at]["endValue"].as_u64()).collect();
+    assert_eq!(ends, [Some(2_000_530), Some(3_004_630), Some(9_005_730)]);
+}
+
+#[test]
+fn the_table_adds_up_lines_whoever_called_them() {
+    let expected = "\
+app.py --all (process 17, every block)
+
+domain            live   at the peak        in all
+raw               30 B          30 B          30 B
+mem                0 B       3.9 KiB       4.9 KiB
+obj            1.9 MiB       2.9 MiB       8.6 MiB
+
+        live    blocks  most at
+     1.9 MiB    200050  app.py:7 load
+        30 B         3  (no stack)
+";
+    let table = Table { file: &file(), which: Which::Live, lines: 10 }.to_string();
+    assert_eq!(table, expected);
+    assert_eq!(
+        Table { file: &file(), which: Which::Peak, lines: 1 }.to_string().lines().count(),
+        9
+    );
+}
