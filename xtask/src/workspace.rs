@@ -16,6 +16,7 @@ pub(crate) const CRATES: &[&str] = &[
     "mimalloc-heaps",
     "memdebug",
     "malloc-trace",
+    "heap-profile",
     "pymem-domains",
     "heap-report",
     "pymem-preload",

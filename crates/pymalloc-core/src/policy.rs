@@ -45,7 +45,7 @@ pub(crate) const HUGE_REFUSALS_MAX: u8 = 4;
 /// but counts against a limit on addresses: with an eighth, a Python program of 70 MiB needed 4 MiB more.
 #[cfg(feature = "std")]
 pub(crate) const fn region_growth(mapped: usize) -> usize {
-    match mapped / 32 & !1 {
+    match (mapped / 32) & !1 {
         0 => 2,
         growth if growth > 32 => 32,
         growth => growth,

@@ -103,7 +103,7 @@ impl<K: Eq, V> Interner<K, V> {
         }
         for index in 0..count {
             // SAFETY: `index` is below the length of the array, which is not read before.
-            unsafe { first.add(index).write(AtomicPtr::new(ptr::null_mut())) };
+            unsafe { first.wrapping_add(index).write(AtomicPtr::new(ptr::null_mut())) };
         }
         Some(Self {
             buckets: first,
