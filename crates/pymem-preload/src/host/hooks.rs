@@ -41,9 +41,14 @@ fn hooks_host() -> HooksHost {
     }
 }
 
+/// What the hooks get where these options are on.
+fn host_of(options: &Options) -> HooksHost {
+    if options.go_on { hooks_host().with_handler(handler::report) } else { hooks_host() }
+}
+
 /// The hooks' configuration in a Python host.
 pub(crate) fn config(options: Options) -> DebugConfig {
-    DebugConfig::new().with_host(hooks_host()).with_options(options)
+    DebugConfig::new().with_host(host_of(&options)).with_options(options)
 }
 
 /// Hooks over a free-threaded host's own record of `domain`, mem or obj.
@@ -66,7 +71,7 @@ pub(crate) fn over_hosts(
         Domain::Mem => filled_whole,
         Domain::Raw => filled_whole,
     };
-    hooks_over(record, domain, hooks_host().with_debug_offset(front), &options)
+    hooks_over(record, domain, host_of(&options).with_debug_offset(front), &options)
 }
 
 /// A sampler of guard pages over a free-threaded host's own record of mem. Objects have none: its collector finds them by
@@ -79,7 +84,7 @@ pub(crate) fn sampler_over_hosts(
     record: AllocatorRecord,
     options: Options,
 ) -> Result<AllocatorRecord, ConfigureError> {
-    let sampler = GuardSampler::new(record, Domain::Mem).with_host(hooks_host());
+    let sampler = GuardSampler::new(record, Domain::Mem).with_host(host_of(&options));
     Ok(AllocatorRecord::leak(sampler.with_options(&options)?))
 }
 

@@ -442,3 +442,37 @@ fn a_signal_that_was_sent_ends_the_process(
         }
     }
 }
+
+/// A native stack begins with the program's frames, and the reported call has one.
+#[test]
+fn native_stacks_do_not_begin_with_the_library() {
+    let bug = "free_threaded = ctypes.CDLL(None); free_threaded.PyMem_Malloc(ctypes.c_size_t(8))";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let program = format!("{PRELUDE}{bug}");
+        let outcome = run(python(&interpreter.path, "debug")
+            .env("PYMEM_DEBUG", "backtrace=8")
+            .args(["-c", &program]));
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        let (_, stack) = outcome
+            .stderr
+            .split_once("Reported call made by (most recent call first):\n")
+            .unwrap_or_else(|| panic!("{interpreter}: {outcome:?}"));
+        let first = stack.lines().next().unwrap_or_default();
+        assert!(first.starts_with("  0x") && !first.contains("pymem_preload"), "{outcome:?}");
+    }
+}
+
+/// With `continue` a report is not the end, and the faulty call has no effect.
+#[test]
+fn a_program_may_go_on_after_a_report() {
+    let bug =
+        "p = malloc(16); write(p + 16, 0x78); free(p); write(p + 16, 0xfd); free(p); print('done')";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let program = format!("{PRELUDE}{bug}");
+        let outcome = run(python(&interpreter.path, "debug")
+            .env("PYMEM_DEBUG", "continue")
+            .args(["-c", &program]));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(0), "done\n"), "{outcome:?}");
+        assert_eq!(outcome.stderr.matches("bad trailing pad byte").count(), 1, "{outcome:?}");
+    }
+}
