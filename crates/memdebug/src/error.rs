@@ -43,9 +43,9 @@ pub enum ConfigureError {
     /// Hooks were asked for guard pages, which are a layer around them.
     #[error("`guard` is no option of the debug hooks: put a GuardSampler around them")]
     NeedsSampler,
-    /// More than 1,021 hooks of the process keep a registry.
+    /// More than 509 hooks of the process keep a registry.
     #[error(
-        "too many hooks with `registry`: at most 1021 in a process, so drop some or let threads share them"
+        "too many hooks with `registry`: at most 509 in a process, so drop some or let threads share them"
     )]
     TooManyHooks,
     /// A value that was set by field is none that the option's word accepts.

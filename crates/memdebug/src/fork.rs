@@ -9,12 +9,12 @@ use std::sync::{MutexGuard, Once};
 
 use crate::checks::registry;
 use crate::guard::pool;
-use crate::sites::sites;
+use crate::sites::site;
 
 /// The locks, in the order in which they are taken.
 struct AllLocks {
     _registry: registry::AllShards,
-    _sites: sites::AllShards,
+    _sites: site::AllShards,
     _guard: Option<MutexGuard<'static, pool::Free>>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn install() {
 extern "C" fn prepare() {
     let locks = AllLocks {
         _registry: registry::LIVE.lock_all(),
-        _sites: sites::lock_all(),
+        _sites: site::lock_all(),
         _guard: pool::lock_all(),
     };
     // SAFETY: every lock is held, so no other thread is here.

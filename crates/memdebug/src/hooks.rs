@@ -145,27 +145,29 @@ impl<A: Malloc> DebugHooks<A> {
     }
 
     /// Checks the thread of a call that may not take the plain way at once, in full.
-    fn check_thread(&self, call: Call) {
+    fn check_thread(&self, call: Call, entry: Outermost) {
         if !self.gate.ask(self.blocks.flags() != 0) {
-            self.wrong_thread(call);
+            self.wrong_thread(call, entry);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wrong_thread(&self, call: Call) {
-        let blocks = &self.blocks;
-        blocks.host.tell(&blocks.violation(ViolationKind::WrongThread, call, None));
+    fn wrong_thread(&self, call: Call, entry: Outermost) {
+        let mut violation = self.blocks.violation(ViolationKind::WrongThread, call, None);
+        violation.caller = self.checked.state().and_then(|checks| checks.native_site(entry));
+        self.blocks.host.tell(&violation);
     }
 
     /// `malloc` when it cannot take the plain way at once.
     #[cold]
     #[inline(never)]
     fn malloc_unsure(&self, size: usize) -> Option<NonNull<u8>> {
-        self.check_thread(Call::Malloc);
+        let entry = Outermost::here();
+        self.check_thread(Call::Malloc, entry);
         match (self.blocks.flags(), self.checked.state()) {
             (0, _) => self.blocks.malloc_plain(size),
-            (_, Some(checks)) => checks.allocate(&self.blocks, size, false, Outermost::here()),
+            (_, Some(checks)) => checks.allocate(&self.blocks, size, false, entry),
             _ => self.blocks.malloc(size),
         }
     }
@@ -174,11 +176,12 @@ impl<A: Malloc> DebugHooks<A> {
     #[cold]
     #[inline(never)]
     fn calloc_unsure(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.check_thread(Call::Calloc);
+        let entry = Outermost::here();
+        self.check_thread(Call::Calloc, entry);
         let size = nelem.checked_mul(elsize)?;
         match (self.blocks.flags(), self.checked.state()) {
             (0, _) => self.blocks.calloc::<true>(size),
-            (_, Some(checks)) => checks.allocate(&self.blocks, size, true, Outermost::here()),
+            (_, Some(checks)) => checks.allocate(&self.blocks, size, true, entry),
             _ => self.blocks.calloc::<false>(size),
         }
     }
@@ -192,17 +195,16 @@ impl<A: Malloc> DebugHooks<A> {
     #[inline(never)]
     unsafe fn realloc_unsure(&self, ptr: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
         // CPython names the malloc it falls through to only after the check of the call itself.
-        self.check_thread(Call::Realloc);
+        let entry = Outermost::here();
+        self.check_thread(Call::Realloc, entry);
         let blocks = &self.blocks;
         match (blocks.flags(), self.checked.state(), ptr) {
             (0, _, None) => blocks.malloc_plain(size),
             // SAFETY: 1 and 2: the caller's.
             (0, _, Some(p)) => unsafe { blocks.realloc::<true>(p, size) },
-            (_, Some(checks), None) => checks.allocate(blocks, size, false, Outermost::here()),
+            (_, Some(checks), None) => checks.allocate(blocks, size, false, entry),
             // SAFETY: 1 and 2: the caller's.
-            (_, Some(checks), Some(p)) => unsafe {
-                checks.realloc(blocks, p, size, Outermost::here())
-            },
+            (_, Some(checks), Some(p)) => unsafe { checks.realloc(blocks, p, size, entry) },
             (_, None, None) => blocks.malloc(size),
             // SAFETY: 1 and 2: the caller's.
             (_, None, Some(p)) => unsafe { blocks.realloc::<false>(p, size) },
@@ -217,7 +219,8 @@ impl<A: Malloc> DebugHooks<A> {
     #[cold]
     #[inline(never)]
     unsafe fn free_unsure(&self, ptr: Option<NonNull<u8>>) {
-        self.check_thread(Call::Free);
+        let entry = Outermost::here();
+        self.check_thread(Call::Free, entry);
         let Some(p) = ptr else {
             return;
         };
@@ -225,7 +228,7 @@ impl<A: Malloc> DebugHooks<A> {
             // SAFETY: 1 and 2: the caller's.
             (0, _) => unsafe { self.blocks.free_plain(p) },
             // SAFETY: 1 and 2: the caller's.
-            (_, Some(checks)) => unsafe { checks.free(&self.blocks, p, Outermost::here()) },
+            (_, Some(checks)) => unsafe { checks.free(&self.blocks, p, entry) },
             // SAFETY: 1 and 2: the caller's.
             _ => unsafe { self.blocks.free(p) },
         }

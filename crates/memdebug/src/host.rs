@@ -134,6 +134,7 @@ impl Host {
             block,
             allocated: None,
             freed: None,
+            caller: None,
             traceback: self.traceback,
             thread_message: self.thread_message,
         }

@@ -62,13 +62,13 @@ mod sites {
     #[cfg(feature = "std")]
     pub(crate) mod capture;
     #[cfg(feature = "std")]
-    pub(crate) mod sites;
+    pub(crate) mod site;
     #[cfg(feature = "std")]
     #[cfg_attr(feature = "backtrace", path = "symbols_backtrace.rs")]
     pub(crate) mod symbols;
 
     #[cfg(not(feature = "std"))]
-    pub(crate) use crate::no_std::{capture, sites};
+    pub(crate) use crate::no_std::{capture, site};
 }
 
 /// What the machine and the system offer.
@@ -111,7 +111,7 @@ mod os {
 pub use at_exit::verify_quarantines;
 pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 #[cfg(feature = "std")]
-pub use checks::leaks::{LiveBlocks, LiveGroup, report_leaks_at_exit};
+pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline, report_leaks_at_exit};
 pub use error::ConfigureError;
 #[cfg(feature = "std")]
 pub use guard::fault::{chain_handler, install_fault_handler};
@@ -128,6 +128,8 @@ pub use report::dump::{BlockDump, DumpSink, Message};
 pub use report::frames::{CurrentFrames, FrameSink, Traceback, Tracing};
 pub use report::handler;
 pub use report::handler::ViolationHandler;
+#[cfg(feature = "std")]
+pub use report::stderr::report_to;
 pub use report::violation::{Call, Violation, ViolationKind};
-pub use sites::sites::Site;
+pub use sites::site::Site;
 pub use thread::{ThreadCheck, ThreadWord};

@@ -7,6 +7,7 @@ pub(crate) mod checked {
     use malloc_api::{Domain, Malloc};
 
     use super::capture::Outermost;
+    use super::site::Site;
     use crate::calls::Blocks;
     use crate::error::ConfigureError;
     use crate::options::Options;
@@ -55,6 +56,10 @@ pub(crate) mod checked {
             match *self {}
         }
 
+        pub(crate) fn native_site(&self, _: Outermost) -> Option<Site> {
+            match *self {}
+        }
+
         pub(crate) fn close<A: Malloc>(&self, _: &Blocks<A>) {
             match *self {}
         }
@@ -94,8 +99,8 @@ pub(crate) mod capture {
     }
 }
 
-/// Twin of `sites/sites.rs`: there are no sites.
-pub(crate) mod sites {
+/// Twin of `sites/site.rs`: there are no sites.
+pub(crate) mod site {
     use core::fmt;
 
     /// Where a block was allocated or freed. Without the `std` feature there is no value of this type.

@@ -79,6 +79,7 @@ pub struct LeakReport {
 /// | `guard` | put one block in N between guard pages | `=1/1000`, `=1/1000:4096` (then slots) |
 /// | `leaks` | report live blocks at exit; implies `registry` | `=text`, `=json` |
 /// | `leak_exit` | exit status if any block leaked; implies `leaks` | `=23`, 1 to 255 |
+/// | `continue` | go on after the report of a faulty call, which has no effect | none |
 ///
 /// # Examples
 ///
@@ -112,6 +113,9 @@ pub struct Options {
     pub guard_slots: Option<NonZeroU32>,
     /// Report live blocks at exit.
     pub leaks: Option<LeakReport>,
+    /// Go on after a report, with a call that had no effect. Whoever makes the [`Host`](crate::Host) serves this, by
+    /// [`handler::report`](crate::handler::report) as its handler.
+    pub go_on: bool,
 }
 
 impl Options {
@@ -130,6 +134,7 @@ impl Options {
             guard: None,
             guard_slots: None,
             leaks: None,
+            go_on: false,
         }
     }
 
@@ -241,7 +246,7 @@ struct OptionWord {
 }
 
 /// Every word, in the order in which they are listed.
-const WORDS: [OptionWord; 9] = [
+const WORDS: [OptionWord; 10] = [
     OptionWord {
         name: "serial",
         form: "",
@@ -353,6 +358,15 @@ const WORDS: [OptionWord; 9] = [
             Some(())
         },
         needs_hooks: Some(|options| options.leaks.is_some()),
+    },
+    OptionWord {
+        name: "continue",
+        form: "",
+        means: "go on after the report of a faulty call, which has no effect",
+        arguments: "none",
+        expected: "no value",
+        set: |options, value| flag(&mut options.go_on, value),
+        needs_hooks: None,
     },
 ];
 
@@ -521,6 +535,7 @@ mod tests {
                 guard: NonZeroU32::new(1000),
                 guard_slots: None,
                 leaks: Some(LeakReport { format: LeakFormat::Text, exit_code: None }),
+                go_on: false,
             }
         );
         assert!(all.needs_registry());

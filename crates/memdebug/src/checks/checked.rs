@@ -19,7 +19,7 @@ use crate::report::facts::BlockFacts;
 use crate::report::verdict;
 use crate::report::violation::{Call, Violation, ViolationKind};
 use crate::sites::capture::Outermost;
-use crate::sites::sites::Site;
+use crate::sites::site::Site;
 
 /// The options of this file, once they are set.
 #[derive(Debug)]
@@ -84,6 +84,11 @@ impl State {
         }
     }
 
+    /// Where a thread is that the host may know nothing of.
+    pub(crate) fn native_site(&self, entry: Outermost) -> Option<Site> {
+        if self.backtrace == 0 { None } else { Site::here(self.backtrace, None, entry) }
+    }
+
     /// `malloc`, and `calloc` if `zero`.
     #[inline(never)]
     pub(crate) fn allocate<A: Malloc>(
@@ -101,7 +106,7 @@ impl State {
         }?;
         if let Some(owner) = self.registry {
             let address = p.as_ptr().expose_provenance();
-            if !LIVE.insert(Entry { address, size, owner, site, freed: false }) {
+            if !LIVE.insert(Entry { address, size, owner, site, freed: false, baseline: false }) {
                 // SAFETY: 1: just allocated, and nobody has it.
                 unsafe { blocks.free_intact(p, size) };
                 return None;
@@ -123,7 +128,7 @@ impl State {
         new: usize,
         entry: Outermost,
     ) -> Option<NonNull<u8>> {
-        let verified = self.verify(blocks, p)?;
+        let verified = self.verify(blocks, p, entry)?;
         let fresh = self.allocate(blocks, new, false, entry)?;
         // SAFETY: two live blocks that do not overlap, each of at least this size.
         unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), verified.size.min(new)) };
@@ -132,7 +137,7 @@ impl State {
             let hold = self.quarantine.is_some();
             if let Err(known) = LIVE.take(p.as_ptr().addr(), owner, hold, freed) {
                 // Another thread freed it since it was verified.
-                self.reject(blocks, p, Call::Realloc, known);
+                self.reject(blocks, p, Call::Realloc, known, freed);
                 return Some(fresh);
             }
         }
@@ -156,7 +161,8 @@ impl State {
         let verified = match self.registry {
             None => {
                 let Some(size) = blocks.intact_size(p) else {
-                    return self.damaged(blocks, p, Call::Free, None);
+                    let caller = self.site(blocks, entry);
+                    return self.damaged(blocks, p, Call::Free, None, caller);
                 };
                 Verified { size, allocated: None }
             }
@@ -165,12 +171,12 @@ impl State {
                 let address = p.as_ptr().expose_provenance();
                 let known = match LIVE.take(address, owner, self.quarantine.is_some(), freed) {
                     Ok(known) => known,
-                    Err(known) => return self.reject(blocks, p, Call::Free, known),
+                    Err(known) => return self.reject(blocks, p, Call::Free, known, freed),
                 };
                 if blocks.intact_size(p) != Some(known.size) {
                     // It stays live, in the place that it has only just left.
                     LIVE.insert(known);
-                    return self.damaged(blocks, p, Call::Free, Some(known));
+                    return self.damaged(blocks, p, Call::Free, Some(known), freed);
                 }
                 let verified = Verified { size: known.size, allocated: known.site };
                 // SAFETY: 1: registered and intact; 2: the caller's duties 1 and 2.
@@ -182,12 +188,12 @@ impl State {
     }
 
     /// Checks that `p` is a live, intact block of these hooks, before it is resized; reports it otherwise.
-    fn verify<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>) -> Option<Verified> {
+    fn verify<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>, entry: Outermost) -> Option<Verified> {
         let mut known = None;
         if let Some(owner) = self.registry {
             known = LIVE.get(p.as_ptr().addr());
             if known.is_none_or(|known| known.owner != owner || known.freed) {
-                self.reject(blocks, p, Call::Realloc, known);
+                self.reject(blocks, p, Call::Realloc, known, self.site(blocks, entry));
                 return None;
             }
         }
@@ -195,7 +201,7 @@ impl State {
         match size.filter(|&size| known.is_none_or(|known| known.size == size)) {
             Some(size) => Some(Verified { size, allocated: known.and_then(|known| known.site) }),
             None => {
-                self.damaged(blocks, p, Call::Realloc, known);
+                self.damaged(blocks, p, Call::Realloc, known, self.site(blocks, entry));
                 None
             }
         }
@@ -203,7 +209,14 @@ impl State {
 
     /// Reports a pointer that the registry does not know as a live block of these hooks.
     #[cold]
-    fn reject<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>, call: Call, known: Option<Entry>) {
+    fn reject<A>(
+        &self,
+        blocks: &Blocks<A>,
+        p: NonNull<u8>,
+        call: Call,
+        known: Option<Entry>,
+        caller: Option<Site>,
+    ) {
         let address = p.as_ptr().addr();
         let facts = blocks.facts(p);
         let mut allocated = known.and_then(|known| known.site);
@@ -230,13 +243,21 @@ impl State {
             },
         };
         let violation = blocks.violation(kind, call, Some(facts));
-        blocks.host.tell(&Violation { allocated, freed, ..violation });
+        blocks.host.tell(&Violation { allocated, freed, caller, ..violation });
     }
 
     /// Reports a block whose header or guard is not intact.
     #[cold]
-    fn damaged<A>(&self, blocks: &Blocks<A>, p: NonNull<u8>, call: Call, known: Option<Entry>) {
+    fn damaged<A>(
+        &self,
+        blocks: &Blocks<A>,
+        p: NonNull<u8>,
+        call: Call,
+        known: Option<Entry>,
+        caller: Option<Site>,
+    ) {
         let mut violation = blocks.verdict(p, call);
+        violation.caller = caller;
         if let Some(known) = known {
             // It is live: whatever its header looks like, somebody wrote there.
             let header_is_intact = violation.block.as_ref().is_some_and(|facts| {
@@ -351,7 +372,7 @@ impl State {
         while let Some(known) = next_damaged(blocks, owner, after) {
             after = known.address;
             if let Some(p) = block_at(known.address) {
-                self.damaged(blocks, p, Call::Check, Some(known));
+                self.damaged(blocks, p, Call::Check, Some(known), None);
                 found += 1;
             }
         }

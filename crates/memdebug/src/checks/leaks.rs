@@ -11,7 +11,7 @@ use crate::guard::pool;
 use crate::options::{LeakFormat, LeakReport};
 use crate::os::mapping::{MappedSlice, Zeroed};
 use crate::report::stderr::Stderr;
-use crate::sites::sites::Site;
+use crate::sites::site::Site;
 use malloc_api::Domain;
 
 /// Blocks of one domain from one site.
@@ -28,7 +28,7 @@ struct Group {
 // SAFETY: 1: integers.
 unsafe impl Zeroed for Group {}
 
-/// The live blocks of all hooks that keep a registry, at one moment, grouped by domain and allocation site, the most
+/// The live blocks of all hooks that keep a registry, since the [baseline](leaks_baseline) and at one moment, grouped by domain and allocation site, the most
 /// bytes first.
 ///
 /// `Display` is the text report. Blocks allocated while it is made may or may not be in it; freed blocks in a quarantine
@@ -162,10 +162,19 @@ impl LiveBlocks {
     }
 }
 
-/// All live blocks: domain, site, size.
+/// Says that leaks begin here: blocks that are live now are in no [`LiveBlocks`] and in no report from now on. A program that
+/// starts up with blocks that it never frees calls this at the end of its start.
+///
+/// A later call says so anew. Blocks that other threads allocate meanwhile may or may not count.
+pub fn leaks_baseline() {
+    LIVE.set_baseline();
+    pool::set_baseline();
+}
+
+/// All live blocks that are no part of the baseline: domain, site, size.
 fn each(mut f: impl FnMut(Domain, u32, usize)) {
     LIVE.for_each(|entry| {
-        if !entry.freed {
+        if !entry.freed && !entry.baseline {
             f(entry.owner.domain(), Site::to_bits(entry.site), entry.size);
         }
     });

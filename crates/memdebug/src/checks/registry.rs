@@ -3,8 +3,8 @@
 //! One process-wide table in 64 shards, each behind its own lock, with 16 bytes an entry:
 //!
 //! ```text
-//!   bits 0..44   44..88   88..116   116..126   126                           127
-//!   address/16   size     site      owner      freed (held in a quarantine)  gone
+//!   bits 0..44   44..88   88..116   116..125   125        126                           127
+//!   address/16   size     site      owner      baseline   freed (held in a quarantine)  gone
 //! ```
 //!
 //! A shard is an open-addressed table with linear probing that grows by a quarter when more than two thirds full, so that a
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::os::mapping::MappedSlice;
-use crate::sites::sites::{SITE_BITS, Site};
+use crate::sites::site::{SITE_BITS, Site};
 use malloc_api::Domain;
 
 /// The process's live blocks.
@@ -39,7 +39,7 @@ const NOBODIES: u16 = Domain::ALL.len() as u16;
 static OWNED: [AtomicU8; OWNERS] = [const { AtomicU8::new(0) }; OWNERS];
 
 impl OwnerId {
-    /// A new owner in `domain`; `None` if there are 1,021 already.
+    /// A new owner in `domain`; `None` if there are 509 already.
     pub(crate) fn new(domain: Domain) -> Option<Self> {
         let mark = domain.index() as u8 + 1;
         let is_taken = |place: &AtomicU8| place.compare_exchange(0, mark, Relaxed, Relaxed).is_ok();
@@ -73,11 +73,13 @@ pub(crate) struct Entry {
     /// Where it was allocated, or freed if `freed`.
     pub(crate) site: Option<Site>,
     pub(crate) freed: bool,
+    /// Whether the block was there when leaks were last said to begin.
+    pub(crate) baseline: bool,
 }
 
 const ADDRESS_BITS: u32 = 44;
 const SIZE_BITS: u32 = 44;
-const OWNER_BITS: u32 = 10;
+const OWNER_BITS: u32 = 9;
 const SITE_SHIFT: u32 = ADDRESS_BITS + SIZE_BITS;
 const OWNER_SHIFT: u32 = SITE_SHIFT + SITE_BITS;
 
@@ -88,6 +90,7 @@ impl Entry {
             | (self.size as u128) << ADDRESS_BITS
             | u128::from(Site::to_bits(self.site)) << SITE_SHIFT
             | u128::from(self.owner.0) << OWNER_SHIFT
+            | u128::from(self.baseline) << 125
             | u128::from(self.freed) << 126
     }
 
@@ -99,6 +102,7 @@ impl Entry {
             owner: OwnerId((packed >> OWNER_SHIFT & mask(OWNER_BITS)) as u16),
             site: Site::from_bits((packed >> SITE_SHIFT & mask(SITE_BITS)) as u32),
             freed: packed >> 126 & 1 == 1,
+            baseline: packed & BASELINE != 0,
         }
     }
 }
@@ -107,6 +111,7 @@ const fn mask(bits: u32) -> u128 {
     (1 << bits) - 1
 }
 
+const BASELINE: u128 = 1 << 125;
 const FREED: u128 = 1 << 126;
 const GONE: u128 = 1 << 127;
 const SITE: u128 = mask(SITE_BITS) << SITE_SHIFT;
@@ -222,6 +227,17 @@ impl Registry {
         for shard in &self.shards {
             let shard = lock(shard);
             shard.known_entries().for_each(|entry| f(Entry::unpack(entry)));
+        }
+    }
+
+    /// Makes every block that is live now part of the baseline.
+    pub(crate) fn set_baseline(&self) {
+        for shard in &self.shards {
+            lock(shard).entries_mut().iter_mut().filter(|packed| **packed != 0).for_each(
+                |packed| {
+                    *packed |= BASELINE;
+                },
+            );
         }
     }
 
@@ -362,7 +378,14 @@ mod tests {
 
     fn entry(address: usize, size: usize) -> Entry {
         let site = Site::from_bits((address >> 4) as u32 & ((1 << SITE_BITS) - 1));
-        Entry { address, size, owner: OwnerId((size % OWNERS) as u16), site, freed: size % 2 == 1 }
+        Entry {
+            address,
+            size,
+            owner: OwnerId((size % OWNERS) as u16),
+            site,
+            freed: size % 2 == 1,
+            baseline: size % 3 == 1,
+        }
     }
 
     #[test]

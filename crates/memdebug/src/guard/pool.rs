@@ -24,7 +24,7 @@ use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
 use crate::report::stderr::Stderr;
 use crate::report::violation::ViolationKind;
-use crate::sites::sites::Site;
+use crate::sites::site::Site;
 use malloc_api::Domain;
 
 /// Most slots of a pool: address space, not memory; only live blocks have any.
@@ -78,6 +78,8 @@ struct Slot {
     host: AtomicU32,
     sampler: AtomicU32,
     live: AtomicBool,
+    /// Whether the block was there when leaks were last said to begin.
+    baseline: AtomicBool,
     allocated: AtomicU32,
     freed: AtomicU32,
 }
@@ -402,6 +404,7 @@ pub(crate) fn malloc(
     record.sampler.store(sampler, Relaxed);
     record.allocated.store(Site::to_bits(allocated), Relaxed);
     record.freed.store(0, Relaxed);
+    record.baseline.store(false, Relaxed);
     record.live.store(true, Relaxed);
     NonNull::new(block)
 }
@@ -465,10 +468,19 @@ pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) -> bool {
     true
 }
 
-/// Calls `f` with every live guarded block.
+/// Makes every guarded block that is live now part of the baseline.
+pub(crate) fn set_baseline() {
+    if let Some(pool) = pool() {
+        pool.slots.iter().for_each(|slot| slot.baseline.store(true, Relaxed));
+    }
+}
+
+/// Calls `f` with every live guarded block that is not part of the baseline.
 pub(crate) fn for_each(mut f: impl FnMut(Guarded)) {
     if let Some(pool) = pool() {
-        let blocks = pool.slots.iter().enumerate().filter_map(|(index, slot)| slot.read(index));
+        let newer = |slot: &&Slot| !slot.baseline.load(Relaxed);
+        let slots = pool.slots.iter().enumerate().filter(|(_, slot)| newer(slot));
+        let blocks = slots.filter_map(|(index, slot)| slot.read(index));
         blocks.filter(|guarded| guarded.live).for_each(&mut f);
     }
 }

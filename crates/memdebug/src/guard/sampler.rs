@@ -19,7 +19,7 @@ use crate::host::Host;
 use crate::options::Options;
 use crate::report::violation::{Call, ViolationKind};
 use crate::sites::capture::Outermost;
-use crate::sites::sites::Site;
+use crate::sites::site::Site;
 use malloc_api::Domain;
 
 /// Puts about one block in N between guard pages, and hands every other call to the allocator `A` as it is.
@@ -197,16 +197,18 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         }
         let owner = (fault::number_of(&self.host)?, setting?.sampler);
         let block = pool::malloc(size, self.domain, zero, owner, self.site(entry))?;
-        self.check_thread(if zero { Call::Calloc } else { Call::Malloc });
+        self.check_thread(if zero { Call::Calloc } else { Call::Malloc }, entry);
         Some(block)
     }
 
     /// Reports the call of a thread that must not call this domain now.
-    fn check_thread(&self, call: Call) {
+    fn check_thread(&self, call: Call, entry: Outermost) {
         let rule = self.host.thread_check.filter(|_| self.has_thread_rule);
         if self.domain != Domain::Raw && rule.is_some_and(|passes| !passes()) {
             let host = &self.host;
-            host.tell(&host.violation(ViolationKind::WrongThread, call, self.domain, None));
+            let mut violation = host.violation(ViolationKind::WrongThread, call, self.domain, None);
+            violation.caller = self.native_site(entry);
+            host.tell(&violation);
         }
     }
 
@@ -217,6 +219,12 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         pool::at(address).is_some_and(|outer| outer.sampler != own && outer.encloses(address))
     }
 
+    /// Where a thread is that the host may know nothing of.
+    fn native_site(&self, entry: Outermost) -> Option<Site> {
+        let frames = self.setting.get()?.frames;
+        if frames == 0 { None } else { Site::here(frames, None, entry) }
+    }
+
     fn site(&self, entry: Outermost) -> Option<Site> {
         match self.setting.get()?.frames {
             0 => None,
@@ -225,29 +233,38 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
     }
 
     /// Checks that `p` is the start of a live guarded block of this domain; reports it otherwise.
-    fn verify(&self, p: NonNull<u8>, call: Call) -> Option<Guarded> {
+    fn verify(&self, p: NonNull<u8>, call: Call, entry: Outermost) -> Option<Guarded> {
         let address = p.as_ptr().addr();
         let block = pool::at(address);
         match pool::check(address, block.as_ref(), self.domain) {
             None => block,
             Some(kind) => {
-                self.tell(kind, call, p, block.as_ref());
+                self.tell(kind, call, p, block.as_ref(), entry);
                 None
             }
         }
     }
 
-    fn tell(&self, kind: ViolationKind, call: Call, p: NonNull<u8>, block: Option<&Guarded>) {
+    fn tell(
+        &self,
+        kind: ViolationKind,
+        call: Call,
+        p: NonNull<u8>,
+        block: Option<&Guarded>,
+        entry: Outermost,
+    ) {
         let address = p.as_ptr().addr();
         let host = &self.host;
-        host.tell(&fault::violation(kind, call, address, block, self.domain, host));
+        let mut violation = fault::violation(kind, call, address, block, self.domain, host);
+        violation.caller = self.site(entry);
+        host.tell(&violation);
     }
 
     /// Frees a verified block.
     fn release(&self, p: NonNull<u8>, block: &Guarded, call: Call, entry: Outermost) {
         if !pool::free(block, self.site(entry)) {
             // Another thread freed it since it was verified.
-            self.tell(ViolationKind::DoubleFree, call, p, Some(block));
+            self.tell(ViolationKind::DoubleFree, call, p, Some(block), entry);
         }
     }
 }
@@ -265,8 +282,8 @@ impl<A: Malloc, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
             // SAFETY: 1 and 2: the caller's; the block is `A`'s.
             return unsafe { self.inner.realloc(Some(p), new_size) };
         }
-        self.check_thread(Call::Realloc);
-        let block = self.verify(p, Call::Realloc)?;
+        self.check_thread(Call::Realloc, Outermost::here());
+        let block = self.verify(p, Call::Realloc, Outermost::here())?;
         let fresh = self.malloc(new_size)?;
         let kept = block.size.min(new_size);
         // SAFETY: two live blocks that do not overlap, each of at least this size.
@@ -287,8 +304,8 @@ impl<A: Malloc, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
             // SAFETY: 1 and 2: the caller's; the block is `A`'s.
             return unsafe { self.inner.free(Some(p)) };
         }
-        self.check_thread(Call::Free);
-        if let Some(block) = self.verify(p, Call::Free) {
+        self.check_thread(Call::Free, Outermost::here());
+        if let Some(block) = self.verify(p, Call::Free, Outermost::here()) {
             self.release(p, &block, Call::Free, Outermost::here());
         }
     }

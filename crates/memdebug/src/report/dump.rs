@@ -208,10 +208,14 @@ fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
         write_stock(block, violation.traceback, out)?;
     }
     write_verdict(violation, out)?;
-    for (site, what) in [(violation.allocated, "allocated"), (violation.freed, "freed")] {
+    for (site, what) in [
+        (violation.allocated, "Memory block allocated"),
+        (violation.freed, "Memory block freed"),
+        (violation.caller, "Reported call made"),
+    ] {
         if let Some(site) = site {
             out.pass_on()?;
-            writeln!(out, "Memory block {what} by (most recent call first):")?;
+            writeln!(out, "{what} by (most recent call first):")?;
             write!(out, "{site}")?;
             out.write_str("\n")?;
         }

@@ -1,5 +1,5 @@
 //! Owns what a frame of a traceback is, and who supplies some.
-//! Leaves keeping frames to `sites.rs`, and writing a report to `dump.rs`.
+//! Leaves keeping frames to `site.rs`, and writing a report to `dump.rs`.
 
 use core::fmt::{self, Write as _};
 

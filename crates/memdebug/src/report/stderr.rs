@@ -2,8 +2,19 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use crate::report::dump::DumpSink;
+
+/// Where reports go; 2 is standard error.
+static TARGET: AtomicI32 = AtomicI32::new(2);
+
+/// Sends reports to an open file from now on, instead of standard error: for programs whose standard error is captured, and
+/// lost when they abort. The file stays open for the life of the process.
+pub fn report_to(file: impl Into<OwnedFd>) {
+    TARGET.store(file.into().into_raw_fd(), Relaxed);
+}
 
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 1024;
@@ -37,7 +48,8 @@ impl Stderr {
         let mut bytes = &self.buffer[..self.len];
         while !bytes.is_empty() {
             // SAFETY: `bytes` is readable for its length.
-            let written = unsafe { libc::write(2, bytes.as_ptr().cast(), bytes.len()) };
+            let written =
+                unsafe { libc::write(TARGET.load(Relaxed), bytes.as_ptr().cast(), bytes.len()) };
             match usize::try_from(written) {
                 Ok(count) if count > 0 => bytes = &bytes[count..],
                 _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}

@@ -5,7 +5,7 @@ use core::fmt;
 
 use crate::report::facts::BlockFacts;
 use crate::report::frames::Traceback;
-use crate::sites::sites::Site;
+use crate::sites::site::Site;
 use malloc_api::Domain;
 
 /// The function of the hooks that met a violation.
@@ -88,6 +88,7 @@ pub struct Violation {
     pub(crate) block: Option<BlockFacts>,
     pub(crate) allocated: Option<Site>,
     pub(crate) freed: Option<Site>,
+    pub(crate) caller: Option<Site>,
     pub(crate) traceback: Option<Traceback>,
     pub(crate) thread_message: &'static str,
 }
@@ -135,6 +136,12 @@ impl Violation {
     #[must_use]
     pub fn freed(&self) -> Option<Site> {
         self.freed
+    }
+
+    /// Where the call came from that met the violation; `None` unless backtraces were on, and for what was met in no call.
+    #[must_use]
+    pub fn caller(&self) -> Option<Site> {
+        self.caller
     }
 
     /// Name of the C function in CPython's fatal error.

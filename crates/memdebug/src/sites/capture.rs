@@ -2,6 +2,8 @@
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 thread_local! {
     static BUSY: Cell<bool> = const { Cell::new(false) };
@@ -55,10 +57,55 @@ impl Outermost {
     }
 }
 
+/// The code of the library that the hooks are part of, so that its frames lead no backtrace; empty in a program that they are
+/// linked into, whose own frames stand in the same code.
+fn own_code() -> Range<usize> {
+    static START: AtomicUsize = AtomicUsize::new(0);
+    static END: AtomicUsize = AtomicUsize::new(0);
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    if !ASKED.load(Relaxed) {
+        let mut code = 0..0;
+        // SAFETY: `find_own_code` keeps to the call's rules; `code` outlives it.
+        unsafe { libc::dl_iterate_phdr(Some(find_own_code), (&raw mut code).cast()) };
+        START.store(code.start, Relaxed);
+        END.store(code.end, Relaxed);
+        ASKED.store(true, Relaxed);
+    }
+    START.load(Relaxed)..END.load(Relaxed)
+}
+
+/// Stores the segment of code that this function is in, unless that is the program's.
+unsafe extern "C" fn find_own_code(
+    object: *mut libc::dl_phdr_info,
+    _bytes: usize,
+    code: *mut c_void,
+) -> c_int {
+    let here = (find_own_code as *const ()).addr();
+    // SAFETY: the loader passes a valid record.
+    let object = unsafe { &*object };
+    // SAFETY: the record has so many headers.
+    let headers =
+        unsafe { core::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)) };
+    let code_of = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| {
+        let start = (object.dlpi_addr + header.p_vaddr) as usize;
+        start..start + header.p_memsz as usize
+    });
+    let Some(own) = code_of.into_iter().find(|range| range.contains(&here)) else {
+        return 0;
+    };
+    // SAFETY: the loader's name of an object, which ends with a NUL; the program's is empty.
+    if unsafe { object.dlpi_name.read() } != 0 {
+        // SAFETY: `own_code` passed it.
+        unsafe { code.cast::<Range<usize>>().write(own) };
+    }
+    1
+}
+
 struct Progress<'a> {
     frames: &'a mut [usize],
     count: usize,
     entry: Outermost,
+    own: Range<usize>,
 }
 
 extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
@@ -75,6 +122,9 @@ extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
     if bottom <= progress.entry.0 {
         return GO_ON;
     }
+    if progress.count == 0 && progress.own.contains(&at) {
+        return GO_ON;
+    }
     let Some(place) = progress.frames.get_mut(progress.count) else {
         return STOP;
     };
@@ -86,7 +136,7 @@ extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
 /// Fills `frames` with return addresses, those of the hooks left out, most recent call first; gives how many.
 #[inline(never)]
 pub(crate) fn native_frames(frames: &mut [usize], entry: Outermost) -> usize {
-    let mut progress = Progress { frames, count: 0, entry };
+    let mut progress = Progress { frames, count: 0, entry, own: own_code() };
     // SAFETY: `step` keeps to the unwinder's rules and never unwinds; `progress` outlives the call.
     unsafe { _Unwind_Backtrace(step, (&raw mut progress).cast()) };
     progress.count

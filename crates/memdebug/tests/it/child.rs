@@ -31,6 +31,9 @@ fn program() {
     if let Some(rest) = program.strip_prefix("leaks:") {
         return crate::leaks::child(rest);
     }
+    if let Some(rest) = program.strip_prefix("leaks since:") {
+        return crate::leaks::child_with_a_baseline(rest);
+    }
     if let Some(rest) = program.strip_prefix("leak of one:") {
         return crate::leaks::child_of_table(rest);
     }

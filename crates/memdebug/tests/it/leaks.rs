@@ -197,3 +197,28 @@ fn by_site() {
     let site = "\"domain\":\"mem\",\"blocks\":2,\"bytes\":150,\"site\":[\"0x";
     assert!(json.contains(site), "{json}");
 }
+
+/// What a child does: leaks a block before and after the baseline.
+pub(crate) fn child_with_a_baseline(options: &str) {
+    let hooks = hooks_of(Host::new(), Domain::Obj, options);
+    let early = [100, 200].map(|size| hooks.malloc(size));
+    memdebug::leaks_baseline();
+    // SAFETY: live, and not used again.
+    unsafe { hooks.free(early[0]) };
+    let late = hooks.malloc(30);
+    assert_eq!(LiveBlocks::now().blocks(), 1);
+    memdebug::report_to(std::fs::File::create("/dev/stdout").expect("standard output"));
+    std::hint::black_box(late);
+    std::mem::forget(hooks);
+}
+
+/// The report goes to the file that was set, and has what is newer than the baseline alone.
+#[rstest]
+fn blocks_of_the_baseline_are_no_leaks(
+    #[values("leaks,leak_exit=7", "leaks,leak_exit=7,guard=1/1")] options: &str,
+) {
+    let output = crate::child::run(&format!("leaks since:{options}"));
+    let report = "memdebug: 1 blocks with 30 bytes are still live.\n\n1 blocks with 30 bytes in the obj domain\n";
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(7), &b""[..]));
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with(report), "{output:?}");
+}

@@ -172,3 +172,26 @@ fn a_supplier_may_allocate() {
     let again = unsafe { HOOKS.configure(&options("registry")) };
     assert_eq!(again, Err(memdebug::ConfigureError::AlreadySet));
 }
+
+/// A report says where its own call came from, that of a thread that must not call included.
+#[test]
+fn the_reported_call_has_a_backtrace() {
+    for text in ["backtrace=8", "backtrace=8,guard=1/1"] {
+        let hooks = hooks_of(COLLECTING, Domain::Mem, text);
+        let p = hooks.malloc(64);
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(p) };
+        // SAFETY: a planted bug.
+        unsafe { hooks.free(p) };
+        let p = crate::support::without_gil(|| hooks.malloc(8));
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(p) };
+        let seen = seen();
+        assert_eq!(seen.len(), 2, "{text}");
+        for violation in seen {
+            let report = violation.to_string();
+            let line = "Reported call made by (most recent call first):\n  0x";
+            assert!(report.contains(line) && violation.caller().is_some(), "{text}: {report}");
+        }
+    }
+}
