@@ -24,7 +24,7 @@ impl HeldOverFork for Noted {
 #[test]
 fn locks_are_taken_by_rank_and_given_back_in_reverse() {
     static LOCKS: ForkLocks = ForkLocks::new();
-    static HEAP: ForkLock = ForkLock::new(Rank::Allocator, &Noted("heap"));
+    static HEAP: ForkLock = ForkLock::new(Rank::Allocator, &[Noted("heap"), Noted("heap 2")]);
     static OLD: ForkLock = ForkLock::new(Rank::Domains, &Noted("old"));
     static NEW: ForkLock = ForkLock::new(Rank::Domains, &Noted("new"));
     static ARENAS: ForkLock = ForkLock::new(Rank::Memory, &Noted("arenas"));
@@ -32,7 +32,7 @@ fn locks_are_taken_by_rank_and_given_back_in_reverse() {
     for lock in [&HEAP, &OLD, &NEW, &ARENAS, &PROGRAM, &OLD] {
         LOCKS.add(lock);
     }
-    let order = ["program", "new", "old", "heap", "arenas"];
+    let order = ["program", "new", "old", "heap", "heap 2", "arenas"];
     for _fork in 0..2 {
         LOCKS.prepare();
         // SAFETY: (1) just prepared by this thread.
@@ -40,8 +40,8 @@ fn locks_are_taken_by_rank_and_given_back_in_reverse() {
         let notes = std::mem::take(&mut *NOTES.lock().unwrap());
         let taken = order.map(|name| (name, true));
         let given = order.map(|name| (name, false));
-        assert_eq!(notes[..5], taken);
-        assert!(notes[5..].iter().eq(given.iter().rev()), "{notes:?}");
+        assert_eq!(notes[..order.len()], taken);
+        assert!(notes[order.len()..].iter().eq(given.iter().rev()), "{notes:?}");
     }
 }
 

@@ -8,6 +8,8 @@ use pymem_sync::qsbr::{Collector, Delayed, Domain, Limits, Participant, Reclaim}
 thread_local! {
     /// Allocations of this thread that still succeed.
     static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// Bytes that this thread has allocated and not freed.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The system's allocator, until the calling thread has used up what it has left.
@@ -21,11 +23,13 @@ unsafe impl GlobalAlloc for OnDemand {
             return std::ptr::null_mut();
         }
         LEFT.set(left - 1);
+        LIVE.set(LIVE.get().wrapping_add(layout.size()));
         // SAFETY: the caller's contract is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().wrapping_sub(layout.size()));
         // SAFETY: the caller's contract is the same.
         unsafe { System.dealloc(ptr, layout) }
     }
@@ -61,6 +65,19 @@ impl Reclaim for Numbered {
     fn reclaim(self) {
         RECLAIMED.with(|count| count.set(count.get() + 1));
     }
+}
+
+#[test]
+fn a_collector_gives_every_chunk_of_slots_back() {
+    let before = LIVE.get();
+    let collector = Collector::new();
+    let readers: Vec<_> =
+        (0..40).map(|_| Participant::register(&collector).expect("memory")).collect();
+    let slots = collector.slots();
+    assert!(slots >= 40, "{slots}");
+    drop(readers);
+    drop(collector);
+    assert_eq!(LIVE.get(), before);
 }
 
 #[test]
