@@ -1,6 +1,7 @@
 //! Owns the record that serves the obj domain until its first call. That call comes after the interpreter has read its
 //! configuration and before it builds `os.environ`: the moment to put the hidden `PYTHONMALLOC` back. The shim then
-//! installs the real record, so that later calls go straight to the allocator, and passes the call on.
+//! installs the real record, so that later calls go straight to the allocator, and passes the call on. When the
+//! interpreter has ended, all that is done again, for a program that starts it a second time.
 //!
 //! Its context is that of the real record: a thread that sees some words of the one and some of the other while the host
 //! exchanges them calls either function with the context that both take.
@@ -12,6 +13,7 @@ use std::sync::OnceLock;
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain, PyMemAllocatorEx};
 
+use crate::host::capi::AtEndApi;
 use crate::host::python::{Host, host};
 use crate::request::environment;
 
@@ -37,21 +39,40 @@ fn pass() -> &'static AllocatorRecord {
     if let Some(host) = host() {
         // SAFETY: 1: the first object of a starting interpreter is made before it lets other threads run.
         unsafe { environment::restore() };
-        retire(host, real);
+        if retire(host, real) {
+            start_over_at_the_end();
+        }
     }
     real
 }
 
-/// Installs the real record, unless somebody put another one over the shim.
-fn retire(host: &Host, real: &AllocatorRecord) {
-    if host
+/// Has the variable hidden and the shim installed again when the interpreter ends.
+fn start_over_at_the_end() {
+    extern "C" fn at_end() {
+        if let (Some(host), Some(real)) = (host(), REAL.get()) {
+            // SAFETY: 1: the interpreter has ended on this thread, and the threads that it had with it.
+            unsafe { environment::hide_pythonmalloc() };
+            // SAFETY: 1: the shim's blocks are the real record's. 2: as above.
+            unsafe { host.set_allocator(Domain::Obj, first_call_shim(*real)) };
+        }
+    }
+    if let Some(api) = AtEndApi::find() {
+        // SAFETY: may be called at any time; with a full list of functions a second start is the host's alone.
+        unsafe { (api.at_exit)(at_end) };
+    }
+}
+
+/// Installs the real record, unless somebody put another one over the shim; whether it did.
+fn retire(host: &Host, real: &AllocatorRecord) -> bool {
+    let is_shim = host
         .get_allocator(Domain::Obj)
         .malloc
-        .is_some_and(|f| f as usize == malloc as *const () as usize)
-    {
+        .is_some_and(|f| f as usize == malloc as *const () as usize);
+    if is_shim {
         // SAFETY: 1: the shim's blocks are the real record's. 2: the two records mix, as the header says.
         unsafe { host.set_allocator(Domain::Obj, real.to_c()) };
     }
+    is_shim
 }
 
 unsafe extern "C" fn malloc(_ctx: *mut c_void, size: usize) -> Option<NonNull<u8>> {

@@ -116,6 +116,13 @@ functions! {
 }
 
 functions! {
+    /// The function by which one of ours is called when the interpreter has ended.
+    AtEndApi {
+        at_exit = c"Py_AtExit": unsafe extern "C" fn(extern "C" fn()) -> c_int,
+    }
+}
+
+functions! {
     /// The functions by which a function of ours is called when the program is over.
     AtExitApi {
         add_pending_call = c"Py_AddPendingCall":
