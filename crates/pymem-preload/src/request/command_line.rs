@@ -1,7 +1,11 @@
 //! Owns what the interpreter's own command line says about memory: `-E` and `-I` (the environment does not count) and
 //! `-X dev`. The constructor runs before the interpreter reads it, and must come to the same answer.
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::mem::MaybeUninit;
+use std::env::current_exe;
+
+use crate::host::capi::symbol;
 
 /// Options of the interpreter that change how it chooses allocators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,14 +22,14 @@ const WITH_VALUE: &[u8] = b"cmWX";
 const LONG_WITH_VALUE: &[u8] = b"--check-hash-based-pycs";
 
 impl CommandLine {
-    /// Reads the arguments of a program whose name says that it is an interpreter; of any other program nothing is
-    /// known, since it hands the interpreter what it wants.
+    /// Reads the arguments of a program that is an interpreter; of any other program nothing is known, since it hands the
+    /// interpreter what it wants.
     ///
     /// # Safety
     ///
     /// 1. `argv` holds `argc` texts that end with a NUL and live for ever.
     pub(crate) unsafe fn of_process(argc: c_int, argv: *const *const c_char) -> Self {
-        if argv.is_null() || !std::env::current_exe().is_ok_and(|exe| is_interpreter(&exe)) {
+        if argv.is_null() || !(has_main() || current_exe().is_ok_and(|exe| is_interpreter(&exe))) {
             return Self::default();
         }
         let count = usize::try_from(argc).unwrap_or(0);
@@ -62,7 +66,9 @@ impl CommandLine {
                     letter if WITH_VALUE.contains(letter) => {
                         let rest = &letters[index + 1..];
                         let value = if rest.is_empty() { words.next() } else { Some(rest) };
-                        line.dev_mode |= *letter == b'X' && value == Some(b"dev");
+                        let option =
+                            value.and_then(|value| value.split(|byte| *byte == b'=').next());
+                        line.dev_mode |= *letter == b'X' && option == Some(b"dev");
                         break;
                     }
                     _ => {}
@@ -71,6 +77,25 @@ impl CommandLine {
         }
         line
     }
+}
+
+/// Whether the program itself has the interpreter's `main`, whatever name a copy of it has.
+fn has_main() -> bool {
+    // SAFETY: 1: a function, whose address is all that is used.
+    let main = unsafe { symbol::<*const c_void>(c"Py_BytesMain") };
+    // SAFETY: takes any number; that of the program's headers gives an address in the program.
+    let headers = unsafe { libc::getauxval(libc::AT_PHDR) } as usize;
+    let program = base_of(core::ptr::with_exposed_provenance(headers));
+    main.is_some_and(|main| program.is_some() && base_of(main) == program)
+}
+
+/// The address at which the program or the library with `address` begins.
+fn base_of(address: *const c_void) -> Option<usize> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: any address may be asked for; `info` is writable.
+    let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) };
+    // SAFETY: four words, for which zeros are good.
+    (found != 0).then(|| unsafe { info.assume_init() }.dli_fbase.addr())
 }
 
 /// Whether a program's file name is one that interpreters have: `python`, `python3.13t`.
@@ -93,6 +118,8 @@ mod tests {
         assert_eq!(parse("-E script.py"), (true, false));
         assert_eq!(parse("-sIB -X dev -c pass"), (true, true));
         assert_eq!(parse("-Xdev"), (false, true));
+        assert_eq!(parse("-X dev=1"), (false, true));
+        assert_eq!(parse("-X developer"), (false, false));
         assert_eq!(parse("-BXdev -E"), (true, true));
         assert_eq!(parse("--check-hash-based-pycs always -E"), (true, false));
     }

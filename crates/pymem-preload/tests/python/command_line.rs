@@ -44,6 +44,7 @@ print(get(ctypes.pythonapi.PyMem_GetAllocator) == get(mine.pymem_get_allocator),
 #[case::dev_mode_by_option(&["-X", "dev"], "", "", "False True\n")]
 #[case::dev_mode_by_variable(&[], "", "0", "False True\n")]
 #[case::dev_mode_ignored(&["-E"], "", "1", "True False\n")]
+#[case::dev_mode_with_a_value(&["-X", "dev=1"], "malloc", "", "False True\n")]
 #[case::name_in_dev_mode(&["-X", "dev"], "malloc", "", "False True\n")]
 fn precedence(
     #[case] options: &[&str],
@@ -70,7 +71,7 @@ child = os.fork()
 if child == 0:
     sys.exit(0)
 os.waitpid(child, 0)
-blocks = [bytes(100) for _ in range(100_000)]
+blocks = [str(n) * 30 for n in range(100_000)]
 ";
     for interpreter in interpreters() {
         let mut command = preloaded(&interpreter.path);
@@ -87,5 +88,86 @@ blocks = [bytes(100) for _ in range(100_000)]
         assert!(count("mem", 1) > 100, "{outcome:?}");
         assert!(count("obj", 1) > 100_000, "{outcome:?}");
         assert!(count("obj", 8) > 100_000 * 100, "peak bytes: {outcome:?}");
+    }
+}
+
+/// In dev mode the host's own hooks serve, and a request that nobody meets is named.
+#[test]
+fn a_request_in_dev_mode_is_answered() {
+    for interpreter in with_gil() {
+        for (variable, lines) in [("PYMEM_DEBUG", 1), ("PYMEM_OTHER", 0)] {
+            let mut command = preloaded(&interpreter.path);
+            command.env(variable, "backtrace=8").args(["-W", "ignore", "-X", "dev", "-c", "pass"]);
+            let outcome = run(&mut command);
+            assert_eq!(outcome.status, Some(0), "{interpreter}: {outcome:?}");
+            let said = outcome.stderr.lines().filter(|line| {
+                line.starts_with("pymem-preload: PYMEM_DEBUG: nothing is served in dev mode")
+            });
+            assert_eq!(said.count(), lines, "{interpreter}: {outcome:?}");
+        }
+    }
+}
+
+/// A copy of an interpreter under another name reads its command line as the original does.
+#[test]
+fn a_copy_of_an_interpreter_is_one() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copy = folder.path().join("worker");
+    for interpreter in with_gil() {
+        let program = std::fs::read(&interpreter.path).expect("the program");
+        // One with a shared libpython is a few lines that any embedder could have.
+        if program.len() < 1 << 20 {
+            continue;
+        }
+        std::fs::copy(&interpreter.path, &copy).expect("room for a copy");
+        let prefix = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
+        let mut command = preloaded(&copy);
+        command.env("PYTHONMALLOC", "malloc").env("PYMEM_STATS", "1").env("PYTHONHOME", prefix);
+        let outcome = run(command.args(["-E", "-S", "-c", "print(1)"]));
+        // With `-E` it may not find its library, which is no matter of allocators.
+        let serves =
+            if interpreter.pydebug { "pymem: pymalloc_debug (" } else { "pymem: pymalloc (" };
+        assert!(outcome.stderr.contains(serves), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// The host's second start finds the allocators that its first one has left blocks with.
+#[test]
+fn an_interpreter_may_start_twice() {
+    const PROGRAM: &str = r"
+import ctypes
+libc = ctypes.CDLL(None)
+for _ in range(2):
+    for function in (ctypes.pythonapi.Py_FinalizeEx, ctypes.pythonapi.Py_Initialize):
+        libc.__cxa_atexit(ctypes.cast(function, ctypes.c_void_p), None, None)
+print('well')
+";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let alone = run(plain(&interpreter.path).args(["-S", "-c", PROGRAM]));
+        if alone.status != Some(0) {
+            eprintln!("skipped: {interpreter}: it does not find its library a second time");
+            continue;
+        }
+        for row in interpreter.rows() {
+            let outcome = run(python(&interpreter.path, row).args(["-S", "-c", PROGRAM]));
+            assert_eq!(
+                (outcome.status, outcome.stdout.as_str(), outcome.stderr.as_str()),
+                (Some(0), "well\n", ""),
+                "{interpreter} with {row}: {outcome:?}"
+            );
+        }
+    }
+}
+
+/// A program with an interpreter that it never starts passes `PYTHONMALLOC` on to a child that has the library.
+#[test]
+fn a_child_of_a_program_that_never_starts_python_sees_the_variable() {
+    const SHOW: &str =
+        "import os; print(os.environ.get('PYTHONMALLOC'), 'PYMEM_PYTHONMALLOC' in os.environ)";
+    for interpreter in with_gil().take(2) {
+        let mut command = preloaded(&interpreter.path);
+        // What such a program's environment is when it starts a child.
+        command.env("PYMEM_PYTHONMALLOC", "debug").args(["-c", SHOW]);
+        assert_eq!(succeed(&mut command), "debug False\n", "{interpreter}");
     }
 }
