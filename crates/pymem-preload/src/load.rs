@@ -24,6 +24,8 @@ extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *co
     if !unsafe { is_preloaded() } {
         return;
     }
+    // SAFETY: 1: as above.
+    unsafe { environment::take_back() };
     let Some(host) = host() else { return };
     if host.is_initialized() {
         return;
@@ -94,12 +96,21 @@ pub(crate) unsafe fn setup(
     result
 }
 
-/// Says why a free-threaded host cannot have the configuration that is asked for; the host then refuses it too.
+/// Says what of a request is not served: in dev mode anything that was asked for by name, and a configuration that a
+/// free-threaded host cannot have, and then refuses too.
 ///
 /// # Safety
 ///
 /// 1. No other thread changes the environment.
 unsafe fn explain(host: &Host, line: CommandLine) {
+    // SAFETY: 1: by duty 1.
+    if unsafe { options::is_dev_mode(line) } {
+        // SAFETY: 1: by duty 1.
+        if let Some(name) = unsafe { options::asked_by_name() } {
+            Refusal::DevMode(name.to_string_lossy().into_owned()).say();
+        }
+        return;
+    }
     if host.build == Build::Gil || line.ignores_environment {
         return;
     }

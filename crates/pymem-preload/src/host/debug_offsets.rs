@@ -123,7 +123,7 @@ impl<'a> Section<'a> {
     /// The same of a pointer, which is aligned.
     fn pointer(&self, index: usize) -> Option<usize> {
         let offset = self.field(index, size_of::<usize>() as u64)?;
-        offset.is_multiple_of(size_of::<usize>()).then_some(offset)
+        (offset % size_of::<usize>() == 0).then_some(offset)
     }
 }
 

@@ -62,9 +62,33 @@ impl Choice {
             let value = unsafe { environment::value(name) };
             value.filter(|value| !value.is_empty() && !line.ignores_environment)
         };
-        let dev_mode = line.dev_mode || variable(c"PYTHONDEVMODE").is_some();
-        Self::new(variable(c"PYTHONMALLOC"), dev_mode, profile)
+        // SAFETY: 1: by duty 1.
+        Self::new(variable(c"PYTHONMALLOC"), unsafe { is_dev_mode(line) }, profile)
     }
+}
+
+/// Whether the interpreter is going to run in dev mode.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+pub(crate) unsafe fn is_dev_mode(line: CommandLine) -> bool {
+    // SAFETY: 1: by duty 1.
+    let value = unsafe { environment::value(c"PYTHONDEVMODE") };
+    line.dev_mode || !line.ignores_environment && value.is_some_and(|value| !value.is_empty())
+}
+
+/// The first of the library's own variables that asks for something.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+pub(crate) unsafe fn asked_by_name() -> Option<&'static CStr> {
+    let names = [c"PYMEM_DEBUG", c"PYMEM_STATS", c"PYMEM_TRACE", c"PYMEM_HEAP_MAP"];
+    names.into_iter().find(|name| {
+        // SAFETY: 1: by duty 1.
+        unsafe { environment::value(name) }.is_some_and(|value| !value.is_empty())
+    })
 }
 
 /// Whether `PYTHONMALLOCSTATS` asks for statistics: any value does but the empty one, also `0`.

@@ -27,6 +27,12 @@ pub(crate) enum Refusal {
         reason = Rejection::OtherBuild(Build::FreeThreaded)
     )]
     FreeThreaded(String),
+    /// The interpreter serves itself, and this variable asks for something.
+    #[error(
+        "{0}: nothing is served in dev mode, for which the interpreter installs hooks of its own; take -X dev or \
+         PYTHONDEVMODE away, and set PYTHONMALLOC=debug"
+    )]
+    DevMode(String),
     /// `PYMEM_DEBUG` is no list of options.
     #[error("PYMEM_DEBUG: {0}")]
     Debug(ParseOptionsError),
@@ -109,6 +115,7 @@ mod tests {
                 ("pymem_preload::Refusal::TooLate", &R::TooLate),
                 ("pymem_preload::Refusal::Domains", &R::Domains(DomainsError::Hooks(hooks))),
                 ("pymem_preload::Refusal::FreeThreaded", &R::FreeThreaded("pymalloc".into())),
+                ("pymem_preload::Refusal::DevMode", &R::DevMode("PYMEM_DEBUG".into())),
                 ("pymem_preload::Refusal::Debug", &R::Debug(word)),
                 (
                     "pymem_preload::Refusal::DebugRow",
