@@ -83,6 +83,7 @@ impl<A> Blocks<A> {
     }
 
     /// Whether a new block is as in the plain case: no number, and all of it filled.
+    #[cfg(feature = "std")]
     #[inline]
     pub(crate) fn makes_plain_blocks(&self) -> bool {
         self.flags() & (SERIAL | FREE_THREADED) == 0

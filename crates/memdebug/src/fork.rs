@@ -50,3 +50,19 @@ extern "C" fn release() {
     let locks = unsafe { (*HELD.0.get()).take() };
     drop(locks);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lock_is_held_over_the_fork() {
+        assert!(pool::set_up(64));
+        let locked = || (registry::LIVE.locked(), site::locked(), pool::is_locked());
+        assert_eq!(locked(), (0, 0, false));
+        prepare();
+        assert_eq!(locked(), (64, 16, true));
+        release();
+        assert_eq!(locked(), (0, 0, false));
+    }
+}

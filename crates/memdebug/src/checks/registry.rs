@@ -254,6 +254,12 @@ impl Registry {
         OWNED[usize::from(owner.0)].store(0, Relaxed);
     }
 
+    /// How many shards are locked.
+    #[cfg(test)]
+    pub(crate) fn locked(&self) -> usize {
+        self.shards.iter().filter(|shard| shard.try_lock().is_err()).count()
+    }
+
     /// Locks all shards, for a fork.
     pub(crate) fn lock_all(&'static self) -> AllShards {
         core::array::from_fn(|index| lock(&self.shards[index]))

@@ -346,6 +346,12 @@ pub(crate) fn set_up(slots: usize) -> bool {
     true
 }
 
+/// Whether the pool's lock is held.
+#[cfg(test)]
+pub(crate) fn is_locked() -> bool {
+    pool().is_some_and(|pool| pool.free.try_lock().is_err())
+}
+
 /// The pool's lock, for a fork.
 pub(crate) fn lock_all() -> Option<MutexGuard<'static, Free>> {
     pool().map(Pool::lock)

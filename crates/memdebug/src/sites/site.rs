@@ -68,6 +68,12 @@ pub(crate) fn lock_all() -> AllShards {
     core::array::from_fn(|index| lock(&SHARD[index]))
 }
 
+/// How many shards are locked.
+#[cfg(test)]
+pub(crate) fn locked() -> usize {
+    SHARD.iter().filter(|shard| shard.try_lock().is_err()).count()
+}
+
 /// A panic never leaves a shard half changed: nothing in here panics.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
