@@ -70,20 +70,22 @@ fn a_replay_may_live_in_lent_memory() {
     drop(lent.pass([&counting; 3]).expect("memory"));
     assert_eq!(counting.counts().live_blocks, 0);
 
-    let (malloc, free) = (Op::malloc(0, Domain::Obj, 8), Op::free(0, Domain::Obj));
-    assert!(lend(&[malloc, free], 1, 1).is_some());
-    for (name, ops, calls, slots) in [
-        ("a slot outside the table", &[malloc, free][..], 2, 0),
-        ("a block that stays", &[malloc], 1, 1),
-        ("a block that is lost", &[malloc, malloc, free], 3, 1),
-        ("a free of nothing", &[free], 1, 1),
-        ("a realloc of nothing", &[Op::realloc(0, Domain::Obj, 8), free], 2, 1),
-        ("another domain's free", &[malloc, Op::free(0, Domain::Mem)], 2, 1),
-        ("no bytes", &[Op::malloc(0, Domain::Obj, 0), free], 2, 1),
-        ("a call among the leftovers", &[malloc, free], 0, 1),
-        ("more calls than operations", &[malloc, free], 3, 1),
-    ] {
-        assert!(lend(ops, calls, slots).is_none(), "{name}");
+    for (domain, other) in Domain::ALL.into_iter().zip([Domain::Obj, Domain::Raw, Domain::Mem]) {
+        let (malloc, free) = (Op::malloc(0, domain, 8), Op::free(0, domain));
+        assert!(lend(&[malloc, free], 1, 1).is_some());
+        for (name, ops, calls, slots) in [
+            ("a slot outside the table", &[malloc, free][..], 2, 0),
+            ("a block that stays", &[malloc], 1, 1),
+            ("a block that is lost", &[malloc, malloc, free], 3, 1),
+            ("a free of nothing", &[free], 1, 1),
+            ("a realloc of nothing", &[Op::realloc(0, domain, 8), free], 2, 1),
+            ("another domain's free", &[malloc, Op::free(0, other)], 2, 1),
+            ("no bytes", &[Op::malloc(0, domain, 0), free], 2, 1),
+            ("a call among the leftovers", &[malloc, free], 0, 1),
+            ("more calls than operations", &[malloc, free], 3, 1),
+        ] {
+            assert!(lend(ops, calls, slots).is_none(), "{domain}: {name}");
+        }
     }
 }
 
