@@ -98,9 +98,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
         let class = SizeClass::of(annotate::padded(size));
         let Some(block) = class.and_then(|class| self.refill(class)) else {
-            let block = self.fallback.malloc(size)?;
-            self.fallback_blocks += 1;
-            return Some(block);
+            return self.fallback_block(|fallback| fallback.malloc(size));
         };
         self.annotate_allocated(block, size);
         Some(block)
@@ -123,9 +121,26 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     fn calloc_cold(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let block = self.fallback.calloc(nelem, elsize)?;
+        self.fallback_block(|fallback| fallback.calloc(nelem, elsize))
+    }
+
+    /// A new block of the fallback; see [`or_after_release`](Self::or_after_release).
+    fn fallback_block(&mut self, call: impl Fn(&R) -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+        let block = self.or_after_release(call)?;
         self.fallback_blocks += 1;
         Some(block)
+    }
+
+    /// Calls the fallback, and if that has no memory once more after the arenas that are kept for later went back.
+    #[inline]
+    fn or_after_release(
+        &mut self,
+        call: impl Fn(&R) -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        match call(&self.fallback) {
+            None if self.release(ReleaseLevel::Arenas) > 0 => call(&self.fallback),
+            block => block,
+        }
     }
 
     /// Frees `ptr`; see [`Malloc::free`].
@@ -201,8 +216,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         self.check_live(old);
         let Some(class) = self.map.class_of(old.addr().get()) else {
-            // SAFETY: 1, 2: no pool holds the block, so the fallback made it.
-            return unsafe { self.fallback.realloc(ptr, new_size) };
+            // SAFETY: 1, 2: no pool holds the block, so the fallback made it; a call that fails leaves the block alone.
+            return self.or_after_release(|fallback| unsafe { fallback.realloc(ptr, new_size) });
         };
         let (size, bytes) = (class.size(), annotate::padded(new_size));
         if bytes <= size && (4 * bytes > 3 * size || SizeClass::of(bytes) == Some(class)) {
