@@ -20,8 +20,7 @@ use crate::source::ArenaSource;
 pub(crate) struct AddressMap {
     /// Start of the source's span.
     base: *mut u8,
-    /// Invariant 2: bytes from there to the end of the last arena of this allocator in the span, so that all memory below is
-    /// the source's; 0 if there is no arena.
+    /// Invariant 2: bytes from there to the end of the last arena of this allocator in the span; 0 if there is no arena.
     bytes: usize,
     /// Invariant 1: byte u is the class of the open pool that unit u belongs to, else 0.
     classes: *mut u8,

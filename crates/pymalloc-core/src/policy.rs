@@ -39,19 +39,6 @@ pub(crate) const HUGE_AFTER_BYTES: usize = 2 << 20;
 #[cfg(feature = "std")]
 pub(crate) const HUGE_REFUSALS_MAX: u8 = 4;
 
-/// Arenas by which the region grows when `mapped` ones are in use: a 32nd of them, from 2 to 32.
-///
-/// Each step is two system calls beside the four that put a huge page behind a pair. What is mapped ahead takes no memory
-/// but counts against a limit on addresses: with an eighth, a Python program of 70 MiB needed 4 MiB more.
-#[cfg(feature = "std")]
-pub(crate) const fn region_growth(mapped: usize) -> usize {
-    match (mapped / 32) & !1 {
-        0 => 2,
-        growth if growth > 32 => 32,
-        growth => growth,
-    }
-}
-
 /// Addresses among which a region's base is drawn.
 #[cfg(feature = "std")]
 pub(crate) struct HintRange {
@@ -71,7 +58,7 @@ impl HintRange {
 
 /// Where the region begins if the addresses are free, in order of preference.
 ///
-/// Nothing else must come to lie behind the region. From 32 to 40 TiB there is nothing on Linux and macOS: above what
+/// Nothing else must come to lie in the region, not even where an arena went; without such a place there is no region. From 32 to 40 TiB there is nothing on Linux and macOS: above what
 /// mimalloc asks for (2 to 30 TiB), below the kernel's own choices (42 TiB with an unlimited stack, else at the top),
 /// programs (85 TiB) and the shadow of sanitizers. From 128 to 192 GiB is for systems with 39 bits of addresses.
 #[cfg(feature = "std")]

@@ -55,7 +55,7 @@ pub(crate) fn map_at(address: usize, bytes: usize) -> Option<NonNull<u8>> {
     let start = map(address, bytes, libc::MAP_NORESERVE)?;
     if start.addr().get() != address {
         // SAFETY: 1: mapped just now, and known to nobody.
-        unsafe { unmap(start, bytes) };
+        let _ = unsafe { unmap(start, bytes) };
         return None;
     }
     // SAFETY: 1: mapped just now.
@@ -71,19 +71,20 @@ pub(crate) fn random() -> usize {
     places.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize) >> (usize::BITS / 4)
 }
 
-/// Returns a mapping.
+/// Returns a mapping; `false` if the addresses stay, and then the memory behind them goes if it can.
 ///
 /// # Safety
 ///
 /// 1. The range is a mapping of this module, or a part of one in whole pages, that nobody uses afterwards.
-pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
     let at = start.as_ptr().cast();
     // SAFETY: 1.
-    if unsafe { libc::munmap(at, bytes) } != 0 {
-        // Too many mappings to make two of one: the addresses stay, but not the memory behind them.
-        // SAFETY: 1.
-        let _ = unsafe { libc::madvise(at, bytes, libc::MADV_DONTNEED) };
+    if unsafe { libc::munmap(at, bytes) } == 0 {
+        return true;
     }
+    // SAFETY: 1.
+    let _ = unsafe { libc::madvise(at, bytes, libc::MADV_DONTNEED) };
+    false
 }
 
 /// `bytes` of zero pages at a multiple of `align`; `None` if there is no memory.
@@ -93,19 +94,19 @@ pub(crate) fn map_aligned(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         return Some(start);
     }
     // SAFETY: 1: mapped just now, and known to nobody.
-    unsafe { unmap(start, bytes) };
+    let _ = unsafe { unmap(start, bytes) };
     let start = map(0, bytes.checked_add(align)?, 0)?;
     let before = start.addr().get().wrapping_neg() % align;
     // SAFETY: `before` is less than `align`, by which the mapping is longer than `bytes`.
     let aligned = unsafe { start.add(before) };
     if before > 0 {
         // SAFETY: 1: the whole pages before the aligned start, known to nobody.
-        unsafe { unmap(start, before) };
+        let _ = unsafe { unmap(start, before) };
     }
     // SAFETY: in or at the end of the mapping, which ends at `bytes + align`.
     let end = unsafe { aligned.add(bytes) };
     // SAFETY: 1: the whole pages after the end, of which there is one at least as `before` is less than `align`.
-    unsafe { unmap(end, align - before) };
+    let _ = unsafe { unmap(end, align - before) };
     Some(aligned)
 }
 
@@ -202,7 +203,7 @@ pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> 
     // Elsewhere first: a refusal at a fixed place can leave a hole there.
     let Some(trial) = map(0, HUGE_PAGE_BYTES, huge) else { return Some(false) };
     // SAFETY: 1: mapped just now, and known to nobody.
-    unsafe { unmap(trial, HUGE_PAGE_BYTES) };
+    let _ = unsafe { unmap(trial, HUGE_PAGE_BYTES) };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | huge;
     let at = start.as_ptr().cast::<libc::c_void>();
     // SAFETY: 1.

@@ -1,17 +1,18 @@
-//! Owns the usual source of arenas, and the process's region behind it: one range of addresses that grows as arenas are
-//! needed, and from which the arenas of every allocator come. Leaves the system calls to `mmap.rs`.
+//! Owns the usual source of arenas, and the process's region behind it: one range of addresses in which the arenas of every
+//! allocator lie. Leaves the system calls to `mmap.rs`.
 //!
 //! ```text
 //!  base, at a place where nothing else is put
 //!  v
-//!  +---------+---------+---------+---------+-- --+---------+---------+ - - - - - - - - - - - - -+
-//!  | arena 0 | arena 1 | arena 2 | arena 3 | ... | free    | free    |  not mapped: grows here  |
-//!  +---------+---------+---------+---------+-- --+---------+---------+ - - - - - - - - - - - - -+
-//!  |<-- huge page ---->|                                             ^ mapped
+//!  +---------+---------+ - - - - - - - - - +---------+---------+ - - - - - - - - - - - - - - - - - -+
+//!  | arena 0 | arena 1 |  a free pair:     | arena 4 | free    |  not mapped: the next pair comes   |
+//!  | taken   | taken   |  not mapped       | taken   |         |  where the first free place is     |
+//!  +---------+---------+ - - - - - - - - - +---------+---------+ - - - - - - - - - - - - - - - - - -+
+//!  |<-- huge page ---->|
 //! ```
 //!
-//! Only what is mapped counts against a limit on addresses (`RLIMIT_AS`) and lands in a core file: a 32nd more than the
-//! arenas in use. Go's heap grows from a fixed place in the same way.
+//! Arenas are mapped and unmapped in pairs, each the size of a huge page. Only what is mapped counts against a limit on
+//! addresses (`RLIMIT_AS`) and lands in a core file. Go's heap grows from a fixed place in the same way.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -19,15 +20,15 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, HUGE_PAGE_BYTES};
-use crate::policy::{HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX, REGION_HINTS, region_growth};
+use crate::policy::{HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX, REGION_HINTS};
 use crate::source::{ArenaSource, Span};
 use crate::sources::mmap;
 
-/// Arenas by `mmap`: from the process's region, and where that cannot grow from anywhere.
+/// Arenas by `mmap`: from the process's region, and where that has no room from anywhere.
 ///
-/// The region is shared by all allocators of the process. It takes the addresses of the arenas in use and a 32nd more,
-/// up to 64 GiB. An arena that is given back is dropped from memory at once, and its addresses soon after if no arena
-/// behind it is in use.
+/// The region is shared by all allocators of the process. It takes the addresses of the arenas in use, rounded up to pairs.
+/// An arena that is given back is dropped from memory at once, and its addresses with it if the other one of its pair is
+/// free.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MmapArenas {
     huge_pages: HugePages,
@@ -72,9 +73,10 @@ const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
 struct Region {
     /// A multiple of a huge page, so that arenas pair up in them; `None` until the first need.
     base: Option<NonNull<u8>>,
-    /// Invariant 1: the arenas below this even number are mapped, readable and writable, but for lost pairs.
-    mapped: usize,
     taken: Bits,
+    /// Invariant 1: both arenas of a pair or none; readable and writable. All that are taken but for lost pairs, and free
+    /// ones that the system did not unmap.
+    mapped: Bits,
     /// Arenas that are free and resident: the other halves of huge pages.
     warm: Bits,
     /// Arenas in reserved huge pages, free ones too: the kernel drops no part of such a page, and does not say so.
@@ -90,8 +92,8 @@ unsafe impl Send for Region {}
 
 static REGION: Lock<Region> = Lock::new(Region {
     base: None,
-    mapped: 0,
     taken: Bits::EMPTY,
+    mapped: Bits::EMPTY,
     warm: Bits::EMPTY,
     reserved: Bits::EMPTY,
     first: 0,
@@ -132,90 +134,47 @@ impl Bits {
         was
     }
 
-    /// The number after the highest of those below `limit`, which is not beyond the set; 0 if there is none.
-    fn end(&self, limit: usize) -> usize {
-        let words = &self.0[..limit.div_ceil(64)];
-        let last = words.iter().rposition(|word| *word != 0);
-        last.map_or(0, |last| (last + 1) * 64 - words[last].leading_zeros() as usize)
+    /// Puts the pair of `index` in, or takes it out.
+    fn set_pair(&mut self, index: usize, is_in: bool) {
+        let pair = 3 << ((index % 64) & !1);
+        match is_in {
+            true => self.0[index / 64] |= pair,
+            false => self.0[index / 64] &= !pair,
+        }
     }
 }
 
 impl Region {
-    /// The addresses that the region may have; `None` if the system has none for it.
+    /// The addresses that the region may have; `None` if the system has none where nothing else is put.
     fn span(&mut self) -> Option<Span> {
         if self.base.is_none() {
-            let bytes = region_growth(0) << ARENA_SHIFT;
-            let at_hint = |hint| mmap::map_at(hint, bytes);
             let mut hints = REGION_HINTS.iter().map(|range| range.pick(mmap::random()));
-            let base =
-                hints.find_map(at_hint).or_else(|| mmap::map_aligned(bytes, HUGE_PAGE_BYTES));
-            self.base = base;
-            self.mapped = base.map_or(0, |_| region_growth(0));
+            self.base = hints.find_map(|hint| mmap::map_at(hint, HUGE_PAGE_BYTES));
+            self.mapped.set_pair(0, self.base.is_some());
         }
         Some(Span { base: self.base?, bytes: REGION_BYTES_MAX })
-    }
-
-    /// Where arena `index` begins, which is below `mapped` or at most that.
-    fn address(&self, base: NonNull<u8>, index: usize) -> NonNull<u8> {
-        debug_assert!(index <= self.mapped, "an arena beyond the region");
-        // SAFETY: in the region, or directly behind it.
-        unsafe { base.add(index << ARENA_SHIFT) }
-    }
-
-    /// Maps more arenas; `false` if there is no memory, or something else is in the way.
-    fn grow(&mut self, base: NonNull<u8>) -> bool {
-        let end = self.address(base, self.mapped);
-        let room = ARENAS_MAX - self.mapped;
-        // Under a limit a pair may fit where a longer piece does not.
-        let growth = [region_growth(self.mapped).min(room), 2.min(room)].into_iter();
-        let fits = |arenas: &usize| {
-            *arenas > 0 && mmap::map_at(end.addr().get(), arenas << ARENA_SHIFT).is_some()
-        };
-        let added = growth.into_iter().find(fits).unwrap_or(0);
-        self.mapped += added;
-        added > 0
-    }
-
-    /// Unmaps free arenas at the end, once they are twice as many as the region would grow by.
-    fn shrink(&mut self, base: NonNull<u8>) {
-        let used = self.taken.end(self.mapped).next_multiple_of(2);
-        let target = used + region_growth(used);
-        if self.mapped > target + region_growth(used) {
-            let (start, bytes) =
-                (self.address(base, target), (self.mapped - target) << ARENA_SHIFT);
-            self.mapped = target;
-            // SAFETY: 1: free arenas, and nobody takes them from now on but by `grow`.
-            unsafe { mmap::unmap(start, bytes) };
-        }
     }
 
     /// An arena, and whether all of it is resident; `None` if there is no memory, or no arena left.
     fn take(&mut self, huge_pages: HugePages) -> Option<(NonNull<u8>, bool)> {
         let base = self.span()?.base;
-        let index = loop {
-            let words = self.first..self.mapped / 64 + 1;
-            let is_free =
-                |word: &usize| self.taken.0.get(*word).is_some_and(|bits| *bits != u64::MAX);
-            self.first = words.clone().find(is_free).unwrap_or(words.end);
-            let bits = self.taken.0.get(self.first).copied().unwrap_or(0);
-            let index = self.first * 64 + bits.trailing_ones() as usize;
-            if index < self.mapped {
-                break index;
-            }
-            if !self.grow(base) {
-                return None;
-            }
-        };
+        let words = self.first..self.taken.0.len();
+        self.first = words.into_iter().find(|word| self.taken.0[*word] != u64::MAX)?;
+        let index = self.first * 64 + self.taken.0[self.first].trailing_ones() as usize;
+        if !self.mapped.has(index) {
+            mmap::map_at(address(base, index & !1).addr().get(), HUGE_PAGE_BYTES)?;
+            self.mapped.set_pair(index, true);
+        }
         self.taken.insert(index);
-        let arena = self.address(base, index);
         if self.warm.remove(index) {
-            return Some((arena, true));
+            return Some((address(base, index), true));
         }
         let Some(is_resident) = self.fault_huge_page(base, index, huge_pages) else {
-            self.lose_pair(index);
+            // Nobody gets this pair again: there may be nothing behind its addresses.
+            self.taken.set_pair(index, true);
             return None;
         };
-        Some((arena, is_resident))
+        Some((address(base, index), is_resident))
     }
 
     /// Tries to put a huge page behind `index`, which is taken, and its buddy: has it one now? `None` if the pair is lost.
@@ -229,7 +188,7 @@ impl Region {
         if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) {
             return Some(false);
         }
-        let pair = self.address(base, index & !1);
+        let pair = address(base, index & !1);
         let done = match huge_pages {
             HugePages::Never => return Some(false),
             // SAFETY: 1: the pair is mapped, `index` belongs to the caller and nobody has the buddy.
@@ -243,27 +202,21 @@ impl Region {
         }
         self.warm.insert(buddy);
         if huge_pages == HugePages::Hugetlb {
-            self.reserved.insert(index);
-            self.reserved.insert(buddy);
+            self.reserved.set_pair(index, true);
         }
         Some(true)
     }
 
-    /// Never gives out `index` and its buddy again: there may be nothing behind their addresses.
-    fn lose_pair(&mut self, index: usize) {
-        self.taken.insert(index);
-        self.taken.insert(buddy(index));
-    }
-
-    /// Takes arena `index` back, with its huge page if the other half of that is free.
+    /// Takes arena `index` back, and unmaps its pair if the other half is free.
     ///
     /// # Safety
     ///
     /// 1. The arena is taken, and nobody uses it any more.
     unsafe fn give_back(&mut self, base: NonNull<u8>, index: usize) {
-        let buddy = buddy(index);
-        if self.taken.has(buddy) {
-            let arena = self.address(base, index);
+        self.taken.remove(index);
+        self.first = self.first.min(index / 64);
+        if self.taken.has(buddy(index)) {
+            let arena = address(base, index);
             let is_dropped = !self.reserved.has(index)
                 // SAFETY: 1: by 1.
                 && unsafe { mmap::purge(arena, ARENA_BYTES) } == ARENA_BYTES;
@@ -272,41 +225,35 @@ impl Region {
                 // SAFETY: by 1, all of it is ours.
                 unsafe { arena.write_bytes(0, ARENA_BYTES) };
             }
-        }
-        self.taken.remove(index);
-        self.first = self.first.min(index / 64);
-        if self.taken.has(buddy) {
             return;
         }
-        self.warm.remove(buddy);
-        self.shrink(base);
-        let pair = index & !1;
-        if pair >= self.mapped || self.renew(self.address(base, pair), index) {
-            self.reserved.remove(index);
-            self.reserved.remove(buddy);
-        } else {
-            self.lose_pair(index);
-        }
-    }
-
-    /// Drops the memory of a free pair, of which one arena is `index`; `false` if there may be nothing behind its addresses.
-    fn renew(&self, pair: NonNull<u8>, index: usize) -> bool {
+        self.warm.remove(buddy(index));
+        let pair = address(base, index & !1);
         // SAFETY: 1: both halves are mapped and free.
-        if unsafe { mmap::renew(pair, HUGE_PAGE_BYTES) } {
-            return true;
+        if unsafe { mmap::unmap(pair, HUGE_PAGE_BYTES) } {
+            self.mapped.set_pair(index, false);
+            self.reserved.set_pair(index, false);
+        // The kernel has too many mappings to make two of one. The pair stays, if its memory goes.
+        } else if self.reserved.has(index)
+            // SAFETY: 1: as above.
+            || unsafe { mmap::purge(pair, HUGE_PAGE_BYTES) } != HUGE_PAGE_BYTES
+        {
+            self.taken.set_pair(index, true);
         }
-        // Too many mappings, mostly: small pages can go all the same, and the answer says whether all of them were there.
-        // SAFETY: 1: as above.
-        !self.reserved.has(index)
-            && unsafe { mmap::purge(pair, HUGE_PAGE_BYTES) } == HUGE_PAGE_BYTES
     }
 
-    /// The region's base, and the number of the arena in which `address` lies; `None` outside of the region.
+    /// The region's base, and the number of the arena in which `address` lies; `None` if the region did not give
+    /// it out.
     fn index_of(&self, address: NonNull<u8>) -> Option<(NonNull<u8>, usize)> {
         let base = self.base?;
         let index = address.addr().get().wrapping_sub(base.addr().get()) >> ARENA_SHIFT;
-        (index < self.mapped).then_some((base, index))
+        (index < ARENAS_MAX && self.taken.has(index)).then_some((base, index))
     }
+}
+
+/// Where arena `index` of the region begins.
+fn address(base: NonNull<u8>, index: usize) -> NonNull<u8> {
+    base.map_addr(|address| address.saturating_add(index << ARENA_SHIFT))
 }
 
 /// The arena that shares a huge page with `index`.
@@ -344,10 +291,12 @@ unsafe impl ArenaSource for MmapArenas {
         // Under the lock throughout, or the next owner could lose what it wrote.
         let mut region = region();
         match region.index_of(arena) {
-            // SAFETY: 1: the caller's.
+            // SAFETY: 1: the caller's, and `index_of` says that the arena is taken.
             Some((base, index)) => unsafe { region.give_back(base, index) },
-            // SAFETY: 1: `alloc` mapped it with this size.
-            None => unsafe { mmap::unmap(arena, size) },
+            None => {
+                // SAFETY: 1: `alloc` mapped it with this size.
+                let _ = unsafe { mmap::unmap(arena, size) };
+            }
         }
     }
 
