@@ -190,6 +190,20 @@ for size in 40, 500, 5000, 300_000:
     print(size, sum(len(bytes(n)) for n in range(2000)))
 ";
 
+/// Has `command` start under a limit of `bytes` on its addresses, as after `ulimit -v`.
+fn limit_addresses(command: &mut Command, bytes: libc::rlim_t) -> &mut Command {
+    let limit = move || {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: a filled structure.
+        match unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: a system call alone.
+    unsafe { command.pre_exec(limit) }
+}
+
 /// As after `ulimit -v`: the limit is there before the interpreter starts.
 #[rstest]
 fn a_limit_on_the_address_space_ends_in_memory_errors(
@@ -201,19 +215,63 @@ fn a_limit_on_the_address_space_ends_in_memory_errors(
         if row.ends_with("_debug") { oldest_and_newest().len().saturating_sub(1) } else { 0 };
     for interpreter in oldest_and_newest().into_iter().skip(skip) {
         let mut command = python(&interpreter.path, row);
-        let limit = || {
-            let limit = libc::rlimit { rlim_cur: LIMIT, rlim_max: LIMIT };
-            // SAFETY: a filled structure.
-            match unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            }
-        };
-        // SAFETY: a system call alone.
-        unsafe { command.pre_exec(limit) };
+        limit_addresses(&mut command, LIMIT);
         let output = succeed(command.args(["-S", "-c", EATER]));
         let expected = "40 1999000\n500 1999000\n5000 1999000\n300000 1999000\n";
         assert_eq!(output, expected, "{interpreter} with {row}");
+    }
+}
+
+/// As judges, notebooks and sandboxes do: the program limits itself, then fills 200 MB with small objects.
+#[rstest]
+fn a_limit_that_a_program_sets_leaves_room_for_it(
+    #[values("pymalloc", "pymalloc_debug")] row: &str,
+    #[values(400, 1024, 4096)] mebibytes: u32,
+) {
+    const PROGRAM: &str = r"
+import resource, sys, threading
+limit = int(sys.argv[1]) << 20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+kept = [bytes(1000) for _ in range(200_000)]
+thread = threading.Thread(target=kept.clear)
+thread.start()
+thread.join()
+print('done', len(kept))
+";
+    for interpreter in with_gil() {
+        let mut command = python(&interpreter.path, row);
+        let output = succeed(command.args(["-c", PROGRAM, &mebibytes.to_string()]));
+        assert_eq!(output, "done 0\n", "{interpreter} with {row}");
+    }
+}
+
+/// A program that runs under some `ulimit -v` without the library runs with it 16 MiB above, and under every limit beyond.
+#[rstest]
+fn no_limit_on_addresses_fails_with_the_library_alone(
+    #[values("pymalloc", "pymalloc_debug")] row: &str,
+) {
+    const PROGRAM: &str = r"
+import threading
+kept = [bytes(300) for _ in range(100_000)] + [bytearray(10 << 20)]
+threads = [threading.Thread(target=lambda: [str(n) for n in range(1000)]) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+";
+    let fits = |mut command: Command, mebibytes: libc::rlim_t| {
+        let command = limit_addresses(&mut command, mebibytes << 20);
+        run(command.args(["-c", PROGRAM])).status == Some(0)
+    };
+    for interpreter in oldest_and_newest() {
+        let without = |mebibytes: &libc::rlim_t| {
+            let mut command = plain(&interpreter.path);
+            command.env("PYTHONMALLOC", row);
+            fits(command, *mebibytes)
+        };
+        let least = (40..=400).step_by(4).find(without).expect("the program fits into 400 MiB");
+        for limit in (least + 16..=1_200).step_by(55) {
+            let command = python(&interpreter.path, row);
+            assert!(fits(command, limit), "{interpreter} with {row}: {least}, but not {limit} MiB");
+        }
     }
 }
 
