@@ -83,7 +83,7 @@ pub fn hooks_over<A: Malloc + Sync + 'static>(
     if options.guard.is_none() {
         return Ok(AllocatorRecord::new(hooks));
     }
-    let sampler = GuardSampler::new(&*hooks, domain).with_host(host).with_thread_rule();
+    let sampler = GuardSampler::new(hooks, domain).with_host(host).with_thread_rule();
     let sampler = sampler.with_options(&options.for_sampler())?;
     Ok(AllocatorRecord::new(immortal::leak(sampler)))
 }
