@@ -1,6 +1,5 @@
 //! Owns [`MiMalloc`]: mimalloc's plain functions on the calling thread's default heap, with CPython's rules.
 
-use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 
@@ -40,26 +39,6 @@ impl MiMalloc {
     }
 }
 
-thread_local! {
-    /// Whether mimalloc has begun the calling thread, as far as its frees know. No destructor.
-    static IS_BEGUN: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Has mimalloc begin the calling thread, as an allocation would.
-///
-/// A thread that mimalloc does not know cannot take over the pages that it frees into: they stay with nobody, and the process
-/// grows to four times its size.
-#[cold]
-fn begin_thread() {
-    IS_BEGUN.set(true);
-    // SAFETY: no preconditions.
-    unsafe { ffi::mi_thread_init() };
-}
-
-/// Small sizes whose blocks mimalloc aligns to [`MIN_ALIGN`] unasked.
-pub(crate) const ALIGNED_SIZES: core::ops::RangeInclusive<usize> =
-    MIN_ALIGN / 2 + 1..=ffi::MI_SMALL_SIZE_MAX;
-
 /// The address that C expects: null for `None`.
 #[inline]
 pub(crate) fn as_c(ptr: Option<NonNull<u8>>) -> *mut c_void {
@@ -84,10 +63,10 @@ pub(crate) fn request_array(nelem: usize, elsize: usize) -> Option<usize> {
 unsafe impl Malloc for MiMalloc {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        // `mi_malloc` compares with the same bound. One comparison for both ends makes up for the one that `free` makes.
-        let block = if ALIGNED_SIZES.contains(&size) {
+        // `mi_malloc` compares with the same bound; its short form makes up for what the rounding costs.
+        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
             // SAFETY: a small size is all it asks for.
-            unsafe { ffi::mi_malloc_small(size) }
+            unsafe { ffi::mi_malloc_small(size.max(MIN_ALIGN)) }
         } else {
             let size = request(size)?;
             // SAFETY: `mi_malloc` has no preconditions.
@@ -119,9 +98,6 @@ unsafe impl Malloc for MiMalloc {
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        if !IS_BEGUN.get() {
-            begin_thread();
-        }
         // SAFETY: `ptr` is null or a live block of mimalloc (caller's 1) and not used again (2).
         unsafe { ffi::mi_free(as_c(ptr)) }
     }

@@ -253,6 +253,7 @@ impl ThreadHeaps {
     }
 
     /// The kind that [`ThreadMalloc::CURRENT`] calls on these heaps get; [`HeapKind::Object`] at first.
+    #[inline]
     #[must_use]
     pub fn current_kind(&self) -> HeapKind {
         self.current.get()

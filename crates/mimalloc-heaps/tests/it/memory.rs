@@ -1,11 +1,10 @@
 //! Memory goes back: after threads, after frees elsewhere, and when asked for.
 
-use std::sync::mpsc;
-use std::{mem, thread};
+use std::thread;
 
+use malloc_api::ReleaseLevel;
 use malloc_api::testing::{alone, resident_bytes};
-use malloc_api::{Malloc, ReleaseLevel};
-use mimalloc_heaps::{HeapKind, InterpreterHeaps, MiMalloc};
+use mimalloc_heaps::{HeapKind, InterpreterHeaps};
 
 use crate::threads::{Parcel, check, fill};
 use crate::visit::quiet_world;
@@ -151,40 +150,5 @@ fn a_refusing_system_is_survived() {
             // SAFETY: (1) live and (2) not used afterwards.
             unsafe { heaps.free(block) };
         }
-    });
-}
-
-/// A thread that frees what another one allocates, and never allocates itself, keeps pages in use as others do.
-#[test]
-fn a_thread_that_only_frees_lets_no_memory_grow() {
-    alone("memory::a_thread_that_only_frees_lets_no_memory_grow", || {
-        const LIVE: usize = 200_000;
-        const BATCH: usize = 20_000;
-        let mut random = fastrand::Rng::with_seed(7);
-        let mut allocate = |_| {
-            let block = MiMalloc.malloc(random.usize(16..1016)).unwrap();
-            fill(block, 16, 1);
-            Parcel(block)
-        };
-        let mut live: Vec<Parcel> = (0..LIVE).map(&mut allocate).collect();
-        let start = resident_bytes();
-        thread::scope(|scope| {
-            let (sender, receiver) = mpsc::sync_channel::<Vec<Parcel>>(0);
-            scope.spawn(move || {
-                for Parcel(block) in receiver.into_iter().flatten() {
-                    // SAFETY: (1) live and (2) not used afterwards.
-                    unsafe { MiMalloc.free(Some(block)) };
-                }
-            });
-            let mut places = fastrand::Rng::with_seed(8);
-            for _ in 0..100 {
-                let mut replaced = |place| mem::replace(&mut live[places.usize(..LIVE)], place);
-                let batch = (0..BATCH).map(&mut allocate).map(&mut replaced).collect();
-                sender.send(batch).unwrap();
-            }
-        });
-        let end = resident_bytes();
-        println!("{} MiB with {LIVE} blocks, {} MiB in the end", start >> 20, end >> 20);
-        assert!(end < 2 * start, "{} MiB from {}", end >> 20, start >> 20);
     });
 }
