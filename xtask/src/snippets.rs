@@ -11,13 +11,16 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::workspace;
+use crate::{wheel, workspace};
 
 /// The documents with commands.
 const DOCUMENTS: &[&str] = &["README.md", "docs/guide.md", "crates/pymem-preload/README.md"];
 
 /// Commands that run this check, and would run it again.
 const OURSELVES: &str = "cargo xtask ci";
+
+/// The names of the Python package, whose commands run where pip has installed it.
+const OF_THE_PACKAGE: &[&str] = &["pymem-domains", "pymem_domains", "--pymem"];
 
 /// A line of output that stands for any number of lines.
 const ANY_LINES: &str = "...";
@@ -125,6 +128,9 @@ impl Scratch {
         let mut shell = Command::new("sh");
         shell.args(["-e", "-c", &format!("ulimit -c 0\n{commands}")]);
         shell.current_dir(&self.0).stdin(Stdio::null());
+        if OF_THE_PACKAGE.iter().any(|name| commands.contains(name)) {
+            wheel::let_install(&mut shell)?;
+        }
         shell.stdout(writer.try_clone()?).stderr(writer);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();

@@ -2,9 +2,11 @@
 //! and nothing else. Leaves what is packed, and how the library is built for it, to `python/hatch_build.py`.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
@@ -63,6 +65,27 @@ pub(crate) fn step(shell: &Shell) -> Result<()> {
     run(&Args { out: workspace::target().join("wheel/dist"), check: true })
 }
 
+/// Gives `command` an environment of its own, in which pip finds the wheel of these sources as it finds a published one.
+///
+/// # Errors
+///
+/// A build that fails.
+pub(crate) fn let_install(command: &mut Command) -> Result<()> {
+    static WHEELS: OnceLock<PathBuf> = OnceLock::new();
+    let shell = workspace::shell()?;
+    let wheels = workspace::target().join("wheel/dist");
+    if WHEELS.get().is_none() {
+        run(&Args { out: wheels.clone(), check: false })?;
+        // pip takes an installed package of the same version for this one.
+        shell.remove_path(workspace::target().join("wheel/documents"))?;
+    }
+    let wheels = WHEELS.get_or_init(|| wheels);
+    let environment = Environment::new(&shell, Path::new("python3"), "documents")?;
+    command.env("PATH", environment.path()?);
+    command.env("PIP_FIND_LINKS", wheels).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+    Ok(())
+}
+
 /// A virtual environment below the target folder.
 struct Environment(PathBuf);
 
@@ -88,6 +111,13 @@ impl Environment {
         self.0.join("bin").join(name)
     }
 
+    /// The search path with the environment's programs first.
+    fn path(&self) -> Result<OsString> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders = [self.0.join("bin")].into_iter().chain(env::split_paths(&path));
+        Ok(env::join_paths(folders)?)
+    }
+
     /// Installs what a file of the folder `python` lists.
     fn install_from(&self, shell: &Shell, requirements: &str) -> Result<()> {
         let pip = self.program("pip");
@@ -102,9 +132,7 @@ fn build(shell: &Shell, tools: &Environment, out: &Path) -> Result<PathBuf> {
     for file in old.iter().filter(|file| file.to_string_lossy().contains("pymem_domains-")) {
         shell.remove_path(file)?;
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([tools.0.join("bin")].into_iter().chain(env::split_paths(&path)))?;
-    let _path = shell.push_env("PATH", path);
+    let _path = shell.push_env("PATH", tools.path()?);
     let _glibc = shell.push_env("PYMEM_BUILD_GLIBC", GLIBC);
     let python = tools.program("python");
     cmd!(shell, "{python} -m build --no-isolation --wheel --sdist --outdir {out} python")
@@ -170,8 +198,13 @@ fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     cmd!(shell, "{python} -m tarfile --filter data -e {archive} {into}").quiet().run()?;
     let unpacked = shell.read_dir(into)?.pop().context("the sdist is empty")?;
     let _folder = shell.push_dir(unpacked.join("workspace"));
-    let tree = cmd!(shell, "cargo metadata --quiet --locked --offline --format-version 1").quiet();
-    tree.ignore_stdout().run().context("cargo does not find all that it needs in the sdist")
+    // Dependencies of other platforms need not be there.
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let tree = cmd!(
+        shell,
+        "cargo metadata --quiet --locked --offline --filter-platform {target} --format-version 1"
+    );
+    tree.quiet().ignore_stdout().run().context("cargo does not find all that it needs in the sdist")
 }
 
 /// Installs the wheel where nothing else is, without Rust on the path, and has programs served.
