@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
-use malloc_api::ReleaseLevel;
+use malloc_api::{MIN_ALIGN, ReleaseLevel};
 use pymem_sync::qsbr::{Limits, OutOfMemory, Participant, Pending};
 
 use crate::error::HeapError;
@@ -12,7 +12,7 @@ use crate::ffi;
 use crate::heap_kind::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
-use crate::mi_malloc::{ALIGNED_SIZES, as_c, request, request_array};
+use crate::mi_malloc::{as_c, request, request_array};
 use crate::thread_state::{RetiredBlock, ThreadState};
 use crate::{registry, release, thread};
 
@@ -104,9 +104,9 @@ impl ThreadHeaps {
         if theap.is_null() {
             return self.malloc_first(kind, size);
         }
-        let block = if ALIGNED_SIZES.contains(&size) {
+        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
             // SAFETY: the calling thread's theap (T1; not `Send`), and a small size.
-            unsafe { ffi::mi_theap_malloc_small(theap, size) }
+            unsafe { ffi::mi_theap_malloc_small(theap, size.max(MIN_ALIGN)) }
         } else {
             let size = request(size)?;
             // SAFETY: the calling thread's theap (T1; not `Send`).
