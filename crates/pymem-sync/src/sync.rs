@@ -15,10 +15,9 @@ mod site;
 #[doc(hidden)]
 pub use face::plant;
 pub(crate) use face::{
-    AtomicBool, AtomicPtr, AtomicU64, Ordering, chosen, const_in_real, nap, ordering, spin_loop,
-    yield_now,
+    AtomicBool, AtomicPtr, Ordering, chosen, const_in_real, nap, ordering, spin_loop, yield_now,
 };
 #[cfg(feature = "std")]
-pub(crate) use face::{CHUNK_SLOTS, Witness, array_in_face, fence};
+pub(crate) use face::{AtomicU64, CHUNK_SLOTS, Witness, array_in_face, fence};
 #[doc(hidden)]
 pub use site::Site;
