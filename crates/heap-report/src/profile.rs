@@ -6,6 +6,6 @@ mod speedscope;
 mod table;
 
 pub use collapsed::Collapsed;
-pub use file::{Mode, ProfileError, ProfileFile, Row, Which};
+pub use file::{Mode, ProfileFile, ReadError, Row, Which};
 pub use speedscope::Speedscope;
 pub use table::Table;

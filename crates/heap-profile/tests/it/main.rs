@@ -3,6 +3,7 @@
 
 mod exact;
 mod peak;
+mod refusals;
 mod sampled;
 mod script;
 mod threads;

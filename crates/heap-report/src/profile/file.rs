@@ -97,15 +97,15 @@ pub struct Row<'a> {
 /// A file is no profile.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum ProfileError {
+pub enum ReadError {
     /// The text ends too early, or is no JSON of this shape.
     #[error(
-        "this is no profile, or only the beginning of one: {0}; write it anew with PYMEM_PROFILE=FILE"
+        "this is no profile, or only the beginning of one: give the file that a profiled program has written to its end"
     )]
     Json(#[from] serde_json::Error),
     /// Another format or version.
     #[error(
-        "the file says that it is `{format}` version {version}; this program reads `pymem-profile` version 1"
+        "the file says that it is `{format}` version {version}; expected `pymem-profile` version 1: give a profile of this version"
     )]
     Format {
         /// What the file says it is.
@@ -114,7 +114,7 @@ pub enum ProfileError {
         version: u32,
     },
     /// A number refers to nothing.
-    #[error("the profile is damaged: {what} {number} of its list does not exist; write it anew")]
+    #[error("the profile is damaged: it has no {what} {number}, which it names: write it anew")]
     Damaged {
         /// What is referred to.
         what: &'static str,
@@ -162,8 +162,8 @@ impl ProfileFile {
     ///
     /// # Errors
     ///
-    /// [`ProfileError`]: it is none, of another version, or damaged.
-    pub fn read(from: impl Read) -> Result<Self, ProfileError> {
+    /// [`ReadError`]: it is none, of another version, or damaged.
+    pub fn read(from: impl Read) -> Result<Self, ReadError> {
         /// What every version has.
         #[derive(Deserialize)]
         struct Head {
@@ -173,7 +173,7 @@ impl ProfileFile {
         let value: serde_json::Value = serde_json::from_reader(BufReader::new(from))?;
         let Head { format, version } = Head::deserialize(&value)?;
         if format != FORMAT || version != VERSION {
-            return Err(ProfileError::Format { format, version });
+            return Err(ReadError::Format { format, version });
         }
         let file = Self::deserialize(value)?;
         file.check()?;
@@ -181,9 +181,9 @@ impl ProfileFile {
     }
 
     /// Every number refers to something, and a caller comes before what it calls, so that no stack is endless.
-    fn check(&self) -> Result<(), ProfileError> {
+    fn check(&self) -> Result<(), ReadError> {
         let within = |what, number: usize, len: usize| {
-            if number < len { Ok(()) } else { Err(ProfileError::Damaged { what, number }) }
+            if number < len { Ok(()) } else { Err(ReadError::Damaged { what, number }) }
         };
         for (index, Node(frame, caller)) in self.nodes.iter().enumerate() {
             within("frame", *frame, self.frames.len())?;

@@ -2,9 +2,10 @@
 
 use heap_profile::{Amount, Location, Site, Snapshot};
 use heap_report::profile::{
-    Collapsed, Mode, ProfileError, ProfileFile, Row, Speedscope, Table, Which,
+    Collapsed, Mode, ProfileFile, ReadError, Row, Speedscope, Table, Which,
 };
 use malloc_api::Domain;
+use malloc_api::testing::assert_reviewed;
 use rstest::rstest;
 
 fn location(function: &str, line: u32) -> Location {
@@ -80,8 +81,22 @@ fn a_number_that_refers_to_nothing_is_refused(
     let text = written(&file());
     assert!(text.contains(right), "{text}");
     let error = ProfileFile::read(text.replacen(right, wrong, 1).as_bytes()).unwrap_err();
-    assert!(matches!(error, ProfileError::Damaged { .. }), "{error}");
+    assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
     assert!(error.to_string().contains(says), "{error}");
+}
+
+#[test]
+fn every_error_is_as_it_was_reviewed() {
+    let json = ProfileFile::read(&b""[..]).unwrap_err();
+    let format = ReadError::Format { format: "speedscope".into(), version: 2 };
+    assert_reviewed(
+        include_str!("../refusals.txt"),
+        &[
+            ("heap_report::ReadError::Json", &json),
+            ("heap_report::ReadError::Format", &format),
+            ("heap_report::ReadError::Damaged", &ReadError::Damaged { what: "frame", number: 9 }),
+        ],
+    );
 }
 
 #[test]

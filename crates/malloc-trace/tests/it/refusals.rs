@@ -19,6 +19,7 @@ fn every_error_is_as_it_was_reviewed() {
     let bad_magic = E::BadMagic { found: *b"PK\x03\x04\0\0\0\0" };
     let source = io::Error::from_raw_os_error(libc::EAGAIN);
     let threads = ThreadsError::Threads { started: 31, wanted: 200, source };
+    let memory = OutOfMemory { op: Op::new(OpKind::Malloc, 7, Domain::Obj, 100) };
     assert_reviewed(
         include_str!("../refusals.txt"),
         &[
@@ -39,6 +40,7 @@ fn every_error_is_as_it_was_reviewed() {
                 "malloc_trace::OutOfMemory",
                 &OutOfMemory { op: Op::new(OpKind::Malloc, 7, Domain::Obj, 100) },
             ),
+            ("malloc_trace::ThreadsError::OutOfMemory", &ThreadsError::OutOfMemory(memory)),
             ("malloc_trace::ThreadsError::Threads", &threads),
             ("malloc_trace::Fault::Misaligned", &Fault::Misaligned { address }),
             (
