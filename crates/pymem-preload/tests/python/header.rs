@@ -32,10 +32,11 @@ print(p if os.path.exists(p + '/Python.h') else '')";
         if Command::new("cc").arg("--version").output().is_err() {
             return eprintln!("skipped: there is no C compiler");
         }
-        // Debian's headers are in two folders, the second one beside the first.
+        // Debian's headers are in two folders, the second one beside the first, maybe with a C library's of its own: last.
         let beside = format!("{path}/..");
         let outcome = run(plain("cc")
-            .args(["-x", language, "-fsyntax-only", "-Wall", "-Werror", "-I", &path, "-I", &beside])
+            .args(["-x", language, "-fsyntax-only", "-Wall", "-Werror"])
+            .args(["-I", &path, "-idirafter", &beside])
             .arg(&source));
         assert_eq!(outcome.status, Some(0), "{path}: {outcome:?}");
     }
