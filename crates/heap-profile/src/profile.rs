@@ -45,7 +45,7 @@ pub enum ProfileError {
 
 /// What is counted apart: a stack, a domain and a size class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
+pub(crate) struct SiteKey {
     stack: Option<NodePtr>,
     domain: Domain,
     class: u8,
@@ -53,10 +53,6 @@ struct Key {
 
 /// A site with its counts; lives as long as the profile, which is for ever.
 pub(crate) type SiteEntry = Entry<SiteKey, Counters>;
-
-/// See [`Key`]; a type of its own so that nothing outside of this file makes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SiteKey(Key);
 
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
@@ -149,7 +145,7 @@ impl<S: StackSource + 'static> Profile<S> {
     }
 
     fn site(&'static self, entry: &SiteEntry) -> Site {
-        let SiteKey(Key { stack, domain, class }) = *entry.key();
+        let SiteKey { stack, domain, class } = *entry.key();
         let counters = entry.value();
         Site {
             stack: self.stacks.frames(stack).map(|frame| self.source.locate(frame)).collect(),
@@ -175,10 +171,10 @@ impl<S: StackSource + 'static> Profile<S> {
         }
         let busy = Busy::enter()?;
         let stack = self.stacks.capture(&self.source, &busy);
-        let key = Key { stack, domain, class: class_of(size) };
+        let key = SiteKey { stack, domain, class: class_of(size) };
         let hash =
             mix(stack.map_or(0, NodePtr::addr) ^ usize::from(key.class) << 8 ^ domain.index());
-        let Some(site) = self.sites.intern(hash, SiteKey(key), Counters::default) else {
+        let Some(site) = self.sites.intern(hash, key, Counters::default) else {
             self.lost.bytes.fetch_add(amount.bytes, Relaxed);
             self.lost.blocks.fetch_add(amount.blocks, Relaxed);
             return None;
@@ -192,7 +188,7 @@ impl<S: StackSource + 'static> Profile<S> {
     /// Counts that `amount` of a site is freed.
     #[inline]
     pub(crate) fn free(&'static self, site: &SiteEntry, amount: Amount) {
-        let SiteKey(key) = site.key();
+        let key = site.key();
         let overlap = self.overlap(key.domain);
         site.value().free(amount, overlap);
         let index = key.domain.index();
