@@ -83,7 +83,7 @@ pub fn configure_with(
 /// # Errors
 ///
 /// [`GlobalError::AlreadyConfigured`] after an earlier call or the first allocation, and
-/// [`DomainsError::UnknownAllocator`](crate::DomainsError::UnknownAllocator) for a `PYTHONMALLOC` that the profile rejects.
+/// [`DomainsError::UnknownAllocator`] for a `PYTHONMALLOC` that the profile rejects.
 pub fn configure_from_env(
     profile: Profile,
     preconfig: Preconfig<'_>,
@@ -193,7 +193,7 @@ macro_rules! global_domain {
 
         #[doc = concat!("The functions of the process-wide ", $name, " domain.")]
         ///
-        /// Sizes are in bytes; the contract of each is that of [`Malloc`]. For arrays and strings see
+        /// Sizes are in bytes; the contract of each is that of [`Malloc`](malloc_api::Malloc). For arrays and strings see
         /// [`TypedMalloc`](crate::TypedMalloc).
         pub mod $module {
             use core::ptr::NonNull;
