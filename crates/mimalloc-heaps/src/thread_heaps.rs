@@ -244,7 +244,7 @@ impl ThreadHeaps {
         Some(())
     }
 
-    /// Calls `work`, during which this thread's [`ThreadMalloc`] calls use these heaps.
+    /// Calls `work`, during which this thread's [`ThreadMalloc`](crate::ThreadMalloc) calls use these heaps.
     ///
     /// Nests; what was used before is used again afterwards, also when `work` unwinds.
     pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
@@ -252,21 +252,21 @@ impl ThreadHeaps {
         work()
     }
 
-    /// The kind that [`ThreadMalloc::CURRENT`] calls on these heaps get; [`HeapKind::Object`] at first.
+    /// The kind that [`ThreadMalloc::CURRENT`](crate::ThreadMalloc::CURRENT) calls on these heaps get; [`HeapKind::Object`] at first.
     #[inline]
     #[must_use]
     pub fn current_kind(&self) -> HeapKind {
         self.current.get()
     }
 
-    /// Changes the kind that [`ThreadMalloc::CURRENT`] calls get, and returns the one before.
+    /// Changes the kind that [`ThreadMalloc::CURRENT`](crate::ThreadMalloc::CURRENT) calls get, and returns the one before.
     ///
     /// For C callers, which set a kind, allocate, and set the old one again. In Rust pass the kind to each call.
     pub fn set_current_kind(&self, kind: HeapKind) -> HeapKind {
         self.current.replace(kind)
     }
 
-    /// Calls `work`, during which [`ThreadMalloc::CURRENT`] calls on these heaps get `kind`; nests, also when `work` unwinds.
+    /// Calls `work`, during which [`ThreadMalloc::CURRENT`](crate::ThreadMalloc::CURRENT) calls on these heaps get `kind`; nests, also when `work` unwinds.
     pub fn with_kind<R>(&self, kind: HeapKind, work: impl FnOnce() -> R) -> R {
         struct Back<'a>(&'a ThreadHeaps, HeapKind);
         impl Drop for Back<'_> {
