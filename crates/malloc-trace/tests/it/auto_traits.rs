@@ -1,35 +1,16 @@
-//! What the types promise about threads, at compile time.
+//! What the types promise about threads, checked when the tests are compiled.
 
 use std::marker::PhantomData;
 
 use malloc_api::{Forward, LibcMalloc};
 use malloc_trace::{Live, Replay, ThreadedReplay};
+use static_assertions::{assert_impl_all, assert_not_impl_any};
 
-/// Fails to compile for a type that implements the trait: then `method` is ambiguous.
-macro_rules! assert_not {
-    ($type:ty: $trait:ident) => {
-        const _: fn() = || {
-            trait Ambiguous<A> {
-                fn method() {}
-            }
-            impl<T: ?Sized> Ambiguous<()> for T {}
-            struct Implements;
-            impl<T: ?Sized + $trait> Ambiguous<Implements> for T {}
-            let _ = <$type as Ambiguous<_>>::method;
-        };
-    };
-}
-
-const fn crosses_threads<T: Send + Sync>() {}
-
-const _: () = crosses_threads::<ThreadedReplay>();
-
-// A replay's table may hold blocks of an allocator of its thread.
-assert_not!(Replay: Send);
-
+assert_impl_all!(ThreadedReplay: Send, Sync);
+// A replay's table may hold blocks of an allocator that stays on its thread.
+assert_not_impl_any!(Replay: Send);
 // Live blocks are freed on the thread of their allocator.
-assert_not!(Live<'static, Bound>: Send);
-assert_not!(Live<'static, Bound>: Sync);
+assert_not_impl_any!(Live<'static, Bound>: Send, Sync);
 
 /// An allocator that stays on its thread.
 struct Bound(LibcMalloc, PhantomData<*const u8>);

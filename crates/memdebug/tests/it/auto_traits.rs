@@ -1,37 +1,19 @@
-//! What the types promise about threads, at compile time.
+//! What the types promise about threads, checked when the tests are compiled.
 
 use std::marker::PhantomData;
 
 use malloc_api::{Forward, LibcMalloc};
 use memdebug::{DebugHooks, GuardSampler, Options, ThreadWord};
+use static_assertions::{assert_impl_all, assert_not_impl_any};
 
-/// Fails to compile for a type that implements the trait: then `method` is ambiguous.
-macro_rules! assert_not {
-    ($type:ty: $trait:ident) => {
-        const _: fn() = || {
-            trait Ambiguous<A> {
-                fn method() {}
-            }
-            impl<T: ?Sized> Ambiguous<()> for T {}
-            struct Implements;
-            impl<T: ?Sized + $trait> Ambiguous<Implements> for T {}
-            let _ = <$type as Ambiguous<_>>::method;
-        };
-    };
-}
-
-const fn crosses_threads<T: Send + Sync>() {}
-
-const _: () = crosses_threads::<DebugHooks<LibcMalloc>>();
-const _: () = crosses_threads::<GuardSampler<LibcMalloc>>();
-const _: () = crosses_threads::<Options>();
-const _: () = crosses_threads::<ThreadWord>();
+assert_impl_all!(DebugHooks<LibcMalloc>: Send, Sync);
+assert_impl_all!(GuardSampler<LibcMalloc>: Send, Sync);
+assert_impl_all!(Options: Send, Sync);
+assert_impl_all!(ThreadWord: Send, Sync);
 
 // Hooks and guard pages stay where their allocator stays.
-assert_not!(DebugHooks<Bound>: Send);
-assert_not!(DebugHooks<Bound>: Sync);
-assert_not!(GuardSampler<Bound>: Send);
-assert_not!(GuardSampler<Bound>: Sync);
+assert_not_impl_any!(DebugHooks<Bound>: Send, Sync);
+assert_not_impl_any!(GuardSampler<Bound>: Send, Sync);
 
 /// An allocator that stays on its thread.
 struct Bound(LibcMalloc, PhantomData<*const u8>);

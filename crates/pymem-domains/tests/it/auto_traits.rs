@@ -1,10 +1,9 @@
-//! What the types promise about threads, at compile time.
+//! What the types promise about threads, checked when the tests are compiled.
 
 use pymem_domains::{Description, DomainAllocator, Domains, HeapStats, Profile, Stats};
+use static_assertions::assert_impl_all;
 
-const fn crosses_threads<T: Send + Sync>() {}
-
-const _: () = crosses_threads::<Domains>();
-const _: () = crosses_threads::<DomainAllocator>();
-const _: () = crosses_threads::<Profile>();
-const _: () = crosses_threads::<(Stats, HeapStats, Description)>();
+assert_impl_all!(Domains: Send, Sync);
+assert_impl_all!(DomainAllocator: Send, Sync);
+assert_impl_all!(Profile: Send, Sync);
+assert_impl_all!((Stats, HeapStats, Description): Send, Sync);
