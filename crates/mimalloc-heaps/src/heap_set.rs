@@ -11,8 +11,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use core::{fmt, iter};
 
 use crate::ffi;
-use crate::heap::Heap;
-use crate::heap_kind::HeapKind;
+use crate::heap::{Heap, HeapKind};
 use crate::registry::{NOBODY, Registry};
 use crate::thread_state::ThreadState;
 

@@ -6,11 +6,10 @@ use std::sync::LazyLock;
 use malloc_api::ReleaseLevel;
 use pymem_sync::qsbr::Limits;
 
-use crate::error::HeapError;
-use crate::heap_kind::HeapKind;
+use crate::heap::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
-use crate::registry;
+use crate::registry::{self, HeapError};
 use crate::release;
 use crate::stats::{self, Statistics};
 use crate::thread_heaps::ThreadHeaps;

@@ -1,11 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod error;
 mod ffi;
 mod fork;
 mod heap;
-mod heap_kind;
 mod heap_set;
 mod interpreter;
 mod interpreter_heaps;
@@ -20,12 +18,12 @@ mod thread_state;
 mod visit;
 mod world;
 
-pub use error::HeapError;
 pub use fork::after_fork_in_child;
-pub use heap_kind::HeapKind;
+pub use heap::HeapKind;
 pub use interpreter_heaps::InterpreterHeaps;
 pub use mi_malloc::MiMalloc;
 pub use pymem_sync::qsbr::{Limits, Pending};
+pub use registry::HeapError;
 #[doc(hidden)]
 pub use registry::control_without_fork_handlers;
 pub use stats::{HeapUsage, Statistics, Usage};

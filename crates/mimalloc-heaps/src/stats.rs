@@ -4,7 +4,7 @@ use core::ops::{AddAssign, ControlFlow};
 
 use pymem_sync::qsbr::Pending;
 
-use crate::heap_kind::HeapKind;
+use crate::heap::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::registry;
 use crate::visit::{self, Area};

@@ -7,14 +7,14 @@ use core::ptr::{self, NonNull};
 use malloc_api::{MIN_ALIGN, ReleaseLevel};
 use pymem_sync::qsbr::{Limits, OutOfMemory, Participant, Pending};
 
-use crate::error::HeapError;
 use crate::ffi;
-use crate::heap_kind::HeapKind;
+use crate::heap::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
 use crate::mi_malloc::{as_c, request, request_array};
+use crate::registry::{self, HeapError};
 use crate::thread_state::{RetiredBlock, ThreadState};
-use crate::{registry, release, thread};
+use crate::{release, thread};
 
 thread_local! {
     /// The heaps that this thread's calls without a handle use; null for none. No destructor.

@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 
 use malloc_api::Malloc;
 
-use crate::heap_kind::HeapKind;
+use crate::heap::HeapKind;
 use crate::interpreter_heaps::InterpreterHeaps;
 use crate::mi_malloc::MiMalloc;
 use crate::thread_heaps::{CURRENT, ThreadHeaps};

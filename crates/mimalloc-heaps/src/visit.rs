@@ -12,8 +12,7 @@ use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::ffi;
-use crate::heap::Heap;
-use crate::heap_kind::HeapKind;
+use crate::heap::{Heap, HeapKind};
 use crate::heap_set::HeapSet;
 use crate::registry;
 use crate::world::{Stopped, World};

@@ -31,7 +31,6 @@ mod participant;
 mod queue;
 mod seq;
 mod slots;
-mod try_box;
 
 pub use collector::Collector;
 pub use delayed::{Delayed, Limits, OutOfMemory};

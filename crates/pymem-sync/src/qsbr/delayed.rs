@@ -8,7 +8,7 @@ use super::collector::Collector;
 use super::domain::Domain;
 use super::queue::{Pending, Queue, Reclaim};
 use super::seq::Goal;
-use super::try_box::try_box;
+use super::slots::try_box;
 use crate::sync::yield_now;
 
 /// So many times the limit in bytes may wait before [`Delayed`] lets other threads run first.

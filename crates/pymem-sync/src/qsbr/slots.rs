@@ -2,10 +2,10 @@
 //! lock and a registration stops nobody.
 
 use core::{error, fmt, iter, ptr};
+use std::alloc::{Layout, alloc};
 
 use crossbeam_utils::CachePadded;
 
-use super::try_box::try_box;
 use crate::sync::{
     AtomicPtr, AtomicU64, CHUNK_SLOTS, Ordering, Site, Witness, array_in_face, const_in_real,
     ordering,
@@ -162,3 +162,17 @@ impl fmt::Display for RegisterError {
 }
 
 impl error::Error for RegisterError {}
+
+/// `value` on the heap; `None` if there is no memory, where `Box::new` would end the process.
+pub(super) fn try_box<T>(value: T) -> Option<Box<T>> {
+    const { assert!(size_of::<T>() != 0, "the layout of a box that is allocated") };
+    // SAFETY: the layout's size is not zero.
+    let place = unsafe { alloc(Layout::new::<T>()) }.cast::<T>();
+    if place.is_null() {
+        return None;
+    }
+    // SAFETY: fresh memory of the layout of `T`.
+    unsafe { place.write(value) };
+    // SAFETY: from the global allocator with the layout of `T`, and written.
+    Some(unsafe { Box::from_raw(place) })
+}
