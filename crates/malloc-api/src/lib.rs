@@ -6,7 +6,6 @@
 mod allocator;
 pub mod annotate;
 mod domain;
-mod forward;
 mod global;
 #[cfg(feature = "std")]
 pub mod immortal;
@@ -24,12 +23,11 @@ pub mod testing;
 #[cfg(any(feature = "api2", feature = "api2-02"))]
 pub use allocator::AllocatorAdapter;
 pub use domain::{Domain, UnknownDomain};
-pub use forward::Forward;
 pub use global::GlobalAdapter;
 pub use layout::{aligned_calloc, aligned_free, aligned_malloc, aligned_realloc};
 #[cfg(feature = "libc")]
 pub use libc_malloc::LibcMalloc;
-pub use malloc::{MAX_REQUEST, MIN_ALIGN, Malloc};
+pub use malloc::{Forward, MAX_REQUEST, MIN_ALIGN, Malloc};
 #[cfg(feature = "std")]
 pub use new_file::NewFile;
 pub use record::{

@@ -3,9 +3,6 @@
 //! Nothing here allocates except through the allocator under test, so the module works without `std`; only what starts or
 //! looks at a process, behind the feature of that name, needs it.
 
-mod block;
-#[cfg(feature = "std")]
-mod checker;
 mod conformance;
 mod counting;
 mod fail_after;
@@ -20,8 +17,6 @@ mod nonconformance;
 mod process;
 mod reviewed;
 
-#[cfg(feature = "std")]
-pub use checker::under_memory_checker;
 pub use conformance::{conformance, try_conformance};
 pub use counting::{Counting, Counts};
 pub use fail_after::FailAfter;
@@ -36,5 +31,5 @@ pub use global_fail_after::GlobalFailAfter;
 pub use memory_calls::{MemoryCall, Refusals};
 pub use nonconformance::Nonconformance;
 #[cfg(feature = "std")]
-pub use process::{alone, resident_bytes, test_process};
+pub use process::{alone, resident_bytes, test_process, under_memory_checker};
 pub use reviewed::assert_reviewed;

@@ -1,10 +1,8 @@
 //! Owns `CallLog`: calls as fixed records in a mapped file, for programs that must hardly notice that they are recorded.
 //! Leaves the bytes, and the way to a trace, to `log_reader.rs`.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -13,7 +11,6 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use malloc_api::{Domain, NewFile};
 use pymem_sync::{HeldOverFork, Lock};
 
-use crate::caller::thread_number;
 use crate::log_reader::{
     DROPPED_WORD, HEAD_BYTES, LIMIT, MAGIC, RECORD_BYTES, STOPPED_WORD, SYSTEM, THREADS_WORD, Told,
     record,
@@ -104,13 +101,19 @@ impl CallLog {
         self.state.lock().file.head.word(DROPPED_WORD).load(Relaxed)
     }
 
-    /// Appends a record of the calling thread; `size` in bytes.
+    /// Appends a record of the calling thread, which has the number `thread`; `size` in bytes.
     #[inline]
-    pub(crate) fn append(&self, told: Told, domain: Domain, block: NonNull<u8>, size: usize) {
+    pub(crate) fn append(
+        &self,
+        told: Told,
+        domain: Domain,
+        thread: u16,
+        block: NonNull<u8>,
+        size: usize,
+    ) {
         if self.mode.load(Relaxed) == IS_OVER {
             return;
         }
-        let thread = thread_number();
         let words = record(told, block, domain, thread, size);
         let mut state = self.state.lock();
         if self.mode.load(Relaxed) != RECORDS && !self.start_again(&mut state) {
@@ -131,9 +134,8 @@ impl CallLog {
         if self.mode.load(Relaxed) != STARTS {
             return false;
         }
-        let mut path = OsString::with_capacity(state.base.as_os_str().len() + 11);
-        path.push(&state.base);
-        path.push(Number::of(std::process::id()).text());
+        let mut path = state.base.clone().into_os_string();
+        path.push(format!(".{}", std::process::id()));
         let file = LogFile::create(Path::new(&path));
         self.mode.store(if file.is_ok() { RECORDS } else { IS_OVER }, Relaxed);
         match file {
@@ -265,33 +267,5 @@ impl LogFile {
             return Ok(());
         }
         Err(io::Error::from_raw_os_error(libc::ESTALE))
-    }
-}
-
-/// A dot and a number in decimals, without allocating.
-struct Number {
-    digits: [u8; 11],
-    start: usize,
-}
-
-impl Number {
-    fn of(mut number: u32) -> Self {
-        let mut digits = [0; 11];
-        let mut start = digits.len();
-        loop {
-            start -= 1;
-            digits[start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        start -= 1;
-        digits[start] = b'.';
-        Self { digits, start }
-    }
-
-    fn text(&self) -> &OsStr {
-        OsStr::from_bytes(&self.digits[self.start..])
     }
 }

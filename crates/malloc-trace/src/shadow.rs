@@ -1,13 +1,13 @@
-//! Owns the shadow model: what every live block must look like, checked at every operation of a program. `run` is the one
+//! Owns the shadow model: the pattern that every live block must hold, checked at every operation of a program. `run` is the one
 //! interpreter that tests, fuzzers and trace checks share. Leaves timing to `replay.rs`, which checks nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use malloc_api::{Domain, MIN_ALIGN, Malloc};
 
-use crate::block::Block;
 use crate::op::{Op, OpKind};
 
 /// What an allocator did wrong; addresses, sizes and offsets are in bytes.
@@ -214,7 +214,7 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
     fn realloc(&mut self, op: Op, old: Block, domain: Domain) -> Result<(), Fault> {
         let (slot, new_size) = (op.slot(), op.size());
         // SAFETY: (1) `old` is live and its domain's own; (2) after success only the answer is used.
-        let answer = unsafe { self.allocator(domain).realloc(Some(old.ptr()), new_size) };
+        let answer = unsafe { self.allocator(domain).realloc(Some(old.ptr), new_size) };
         let Some(ptr) = answer else {
             self.summary.failed += 1;
             if let Some(offset) = old.first_changed() {
@@ -224,11 +224,11 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
             return Ok(());
         };
         let mut block = self.inspect(ptr, new_size)?;
-        let kept = old.size().min(new_size);
+        let kept = old.size.min(new_size);
         if let Some(offset) = block.first_unlike(&old, kept) {
             return Err(Fault::ContentLost { offset, kept });
         }
-        block.fill(old.id());
+        block.fill(old.id);
         self.insert(slot, block, domain);
         Ok(())
     }
@@ -237,7 +237,7 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
     fn free(&mut self, slot: u32) -> Result<bool, Fault> {
         let Some((block, domain)) = self.take(slot)? else { return Ok(false) };
         // SAFETY: (1) the block is live and its domain's own; (2) it was taken out of the table.
-        unsafe { self.allocator(domain).free(Some(block.ptr())) };
+        unsafe { self.allocator(domain).free(Some(block.ptr)) };
         Ok(true)
     }
 
@@ -248,29 +248,29 @@ impl<'a, A: Malloc + ?Sized> ShadowModel<'a, A> {
         }
         let end = address.saturating_add(size.max(1));
         if let Some((&start, &slot)) = self.by_address.range(..end).next_back() {
-            let size = self.slots[&slot].0.size();
+            let size = self.slots[&slot].0.size;
             if start + size.max(1) > address {
                 return Err(Fault::Overlap { address, slot, start, size });
             }
         }
-        Ok(Block::new(ptr, size))
+        Ok(Block { ptr, size, id: 0 })
     }
 
     fn insert(&mut self, slot: u32, block: Block, domain: Domain) {
         let summary = &mut self.summary;
         summary.live_blocks += 1;
-        summary.live_bytes += block.size();
+        summary.live_bytes += block.size;
         summary.peak_blocks = summary.peak_blocks.max(summary.live_blocks);
         summary.peak_bytes = summary.peak_bytes.max(summary.live_bytes);
-        self.by_address.insert(block.ptr().addr().get(), slot);
+        self.by_address.insert(block.ptr.addr().get(), slot);
         self.slots.insert(slot, (block, domain));
     }
 
     fn take(&mut self, slot: u32) -> Result<Option<(Block, Domain)>, Fault> {
         let Some((block, domain)) = self.slots.remove(&slot) else { return Ok(None) };
-        self.by_address.remove(&block.ptr().addr().get());
+        self.by_address.remove(&block.ptr.addr().get());
         self.summary.live_blocks -= 1;
-        self.summary.live_bytes -= block.size();
+        self.summary.live_bytes -= block.size;
         check_unchanged(slot, &block)?;
         Ok(Some((block, domain)))
     }
@@ -345,7 +345,7 @@ pub fn run_domains<A: Malloc + ?Sized>(
 
 fn check_unchanged(slot: u32, block: &Block) -> Result<(), Fault> {
     match block.first_changed() {
-        Some(offset) => Err(Fault::Changed { slot, size: block.size(), offset }),
+        Some(offset) => Err(Fault::Changed { slot, size: block.size, offset }),
         None => Ok(()),
     }
 }
@@ -353,4 +353,86 @@ fn check_unchanged(slot: u32, block: &Block) -> Result<(), Fault> {
 /// Splits a size into the two factors of a `calloc`: elements of 8 bytes where that divides it.
 const fn factors(size: usize) -> (usize, usize) {
     if size % 8 == 0 { (size / 8, 8) } else { (size, 1) }
+}
+
+/// A live block. Word `i` of a filled block is `pattern(id) + i * STEP`, so that content which moved by a word is seen.
+///
+/// Invariant: a `Block` exists only while its `size` bytes are the model's to read and write, and `ptr` is aligned to
+/// `MIN_ALIGN`, which is at least the alignment of a `u64`.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    ptr: NonNull<u8>,
+    size: usize,
+    id: u64,
+}
+
+const WORD_BYTES: usize = size_of::<u64>();
+/// 2^64 divided by the golden ratio: consecutive multiples differ in every byte.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Block {
+    fn fill(&mut self, id: u64) {
+        self.id = id;
+        let mut expected = pattern(id);
+        let (words, tail) = self.parts::<MaybeUninit<u64>, MaybeUninit<u8>>();
+        // SAFETY: the words are the block's (the type's invariant) and may be uninitialised.
+        for word in unsafe { &mut *words.as_ptr() } {
+            word.write(expected);
+            expected = expected.wrapping_add(STEP);
+        }
+        // SAFETY: as above, for the bytes after the last whole word.
+        let tail = unsafe { &mut *tail.as_ptr() };
+        for (byte, expected) in tail.iter_mut().zip(expected.to_le_bytes()) {
+            byte.write(expected);
+        }
+    }
+
+    /// The first offset that does not hold the block's own pattern. Only for a filled block.
+    fn first_changed(&self) -> Option<usize> {
+        self.first_unlike(self, self.size)
+    }
+
+    /// The first offset below `size` without the pattern of `other`; `size` is at most the size of the block.
+    fn first_unlike(&self, other: &Self, size: usize) -> Option<usize> {
+        let mut expected = pattern(other.id);
+        let (words, tail) = Self { size, ..*self }.parts::<u64, u8>();
+        // SAFETY: the words are the block's (the type's invariant), and were filled, or kept by `realloc`, which an
+        // allocator under test may get wrong: then they hold what the memory below the block held.
+        let words = unsafe { words.as_ref() };
+        for (i, &word) in words.iter().enumerate() {
+            if word != expected {
+                let differing = (word ^ expected).to_le().trailing_zeros() / u8::BITS;
+                return Some(i * WORD_BYTES + differing as usize);
+            }
+            expected = expected.wrapping_add(STEP);
+        }
+        // SAFETY: as above, for the bytes after the last whole word.
+        let tail = unsafe { tail.as_ref() };
+        let differing = tail.iter().zip(expected.to_le_bytes()).position(|(&a, b)| a != b);
+        differing.map(|at| words.len() * WORD_BYTES + at)
+    }
+
+    /// The first byte that is not zero. Only for a block from `calloc`.
+    fn first_nonzero(&self) -> Option<(usize, u8)> {
+        let bytes = NonNull::slice_from_raw_parts(self.ptr, self.size);
+        // SAFETY: the bytes are the block's (the type's invariant) and `calloc` initialised them.
+        let bytes = unsafe { bytes.as_ref() };
+        let at = bytes.iter().position(|&byte| byte != 0)?;
+        Some((at, bytes[at]))
+    }
+
+    /// The block's whole words, and its bytes after them.
+    fn parts<Word, Byte>(&self) -> (NonNull<[Word]>, NonNull<[Byte]>) {
+        let words = self.size / WORD_BYTES;
+        // SAFETY: `words * WORD_BYTES <= size`, so the offset stays within the block or at its end.
+        let tail = unsafe { self.ptr.add(words * WORD_BYTES) };
+        let words = NonNull::slice_from_raw_parts(self.ptr.cast::<Word>(), words);
+        (words, NonNull::slice_from_raw_parts(tail.cast::<Byte>(), self.size % WORD_BYTES))
+    }
+}
+
+/// The first word of a block's pattern, little-endian in memory: never zero, and far from the word of the next id.
+const fn pattern(id: u64) -> u64 {
+    let mixed = (id ^ id >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ mixed >> 27) | 1
 }

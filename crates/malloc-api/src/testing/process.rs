@@ -1,4 +1,4 @@
-//! Owns tests that need a process of their own: for memory figures, forks, and settings of the whole process.
+//! Owns tests that need a process of their own: for memory figures, forks, settings of the whole process, and memory checkers.
 
 extern crate std;
 
@@ -23,7 +23,7 @@ pub fn test_process(name: &str) -> Command {
 }
 
 /// What the test runner is told, so that it runs the test `name` alone.
-pub(super) fn arguments(name: &str) -> [&str; 4] {
+fn arguments(name: &str) -> [&str; 4] {
     ["--exact", name, "--nocapture", "--test-threads=1"]
 }
 
@@ -56,6 +56,35 @@ pub fn alone(name: &str, body: impl FnOnce()) {
     }
     let status = test_process(name).env(MARK, "1").status().expect("the test can start itself");
     assert!(status.success(), "{name} failed in its own process: {status}");
+}
+
+/// A process that runs the test `name` alone under the memory checker of this build and ends with status 99 after a
+/// report: memcheck with the feature `valgrind`, AddressSanitizer where the whole program is built for it.
+///
+/// `None` where no checker watches this build, or memcheck is not installed; it says so on the error stream. `name` is the
+/// test's path in its binary, as the test runner prints it.
+///
+/// # Panics
+///
+/// When the test does not know its own path.
+#[must_use]
+pub fn under_memory_checker(name: &str) -> Option<Command> {
+    let test = env::current_exe().expect("the test knows its own path");
+    let memcheck = || Command::new("valgrind").arg("--version").output().is_ok();
+    let mut command = if cfg!(pymem_asan) {
+        let mut command = Command::new(test);
+        command.env("ASAN_OPTIONS", "detect_leaks=0:exitcode=99:allocator_may_return_null=1");
+        command
+    } else if cfg!(feature = "valgrind") && memcheck() {
+        let mut command = Command::new("valgrind");
+        command.args(["-q", "--error-exitcode=99"]).arg(test);
+        command
+    } else {
+        std::eprintln!("skipped: no memory checker watches this build");
+        return None;
+    };
+    command.args(arguments(name));
+    Some(command)
 }
 
 /// Physical memory that this process holds, in bytes.
