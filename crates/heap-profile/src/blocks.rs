@@ -45,17 +45,27 @@ impl Blocks {
         }
     }
 
-    /// Notes `block`; false without memory for it.
-    pub(crate) fn insert(&self, block: NonNull<u8>, sampled: Sampled) -> bool {
+    /// Notes `block`; returns what was noted at its address, of a block that was freed behind the profiler's back.
+    ///
+    /// # Errors
+    ///
+    /// `sampled` itself, without memory for it.
+    pub(crate) fn insert(
+        &self,
+        block: NonNull<u8>,
+        sampled: Sampled,
+    ) -> Result<Option<Sampled>, Sampled> {
         let mut table = self.table.lock();
         if table.try_reserve(1).is_err() {
-            return false;
+            return Err(sampled);
         }
-        table.insert(block.addr().get(), sampled);
-        let counter = self.counter(block);
-        // Relaxed: the lock orders the writers; for readers see `take`.
-        counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
-        true
+        let unseen = table.insert(block.addr().get(), sampled);
+        if unseen.is_none() {
+            let counter = self.counter(block);
+            // Relaxed: the lock orders the writers; for readers see `take`.
+            counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
+        }
+        Ok(unseen)
     }
 
     /// Takes `block` out, if it was sampled.

@@ -38,15 +38,14 @@ const _: () = assert!(HEADER_BYTES == MIN_ALIGN);
 /// # Examples
 ///
 /// ```
-/// use heap_profile::{ExactProfiler, Frame, Location, Options, Profile, StackSource};
+/// use heap_profile::{ExactProfiler, Frame, Location, Options, Profile, StackSource, Walk};
 /// use malloc_api::{Domain, LibcMalloc, Malloc};
 ///
 /// struct Main;
 ///
 /// impl StackSource for Main {
-///     fn capture(&self, frames: &mut [Frame]) -> usize {
-///         frames[0] = Frame { code: 1, at: 7 };
-///         1
+///     fn capture(&self, walk: &mut Walk<'_>) {
+///         let _ = walk.visit(1, Frame { code: 1, at: 7 });
 ///     }
 ///
 ///     fn locate(&self, frame: Frame) -> Location {

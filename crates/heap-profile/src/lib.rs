@@ -12,6 +12,7 @@ mod sampler;
 mod snapshot;
 mod source;
 mod stacks;
+mod walk;
 
 pub use exact::ExactProfiler;
 #[cfg(feature = "backtrace")]
@@ -19,4 +20,5 @@ pub use native::NativeStack;
 pub use profile::{Options, Profile, ProfileError};
 pub use sampled::SampledProfiler;
 pub use snapshot::{Amount, Site, Snapshot};
-pub use source::{Frame, Location, MAX_FRAMES, StackSource};
+pub use source::{Location, MAX_FRAMES, StackSource};
+pub use walk::{Frame, Walk};

@@ -2,7 +2,8 @@
 
 use backtrace::{resolve, trace};
 
-use crate::source::{Frame, Location, StackSource};
+use crate::source::{Location, StackSource};
+use crate::walk::{Frame, Walk};
 
 /// The calling thread's stack, unwound by the `backtrace` crate.
 ///
@@ -12,18 +13,13 @@ use crate::source::{Frame, Location, StackSource};
 pub struct NativeStack;
 
 impl StackSource for NativeStack {
-    fn capture(&self, frames: &mut [Frame]) -> usize {
-        let mut count = 0;
+    fn capture(&self, walk: &mut Walk<'_>) {
         trace(|frame| {
-            if let Some(place) = frames.get_mut(count) {
-                // One before the return address lies in the call.
-                let at = frame.ip().addr().saturating_sub(1);
-                *place = Frame { code: frame.symbol_address().addr(), at };
-                count += 1;
-            }
-            count < frames.len()
+            // One before the return address lies in the call.
+            let at = frame.ip().addr().saturating_sub(1);
+            let frame_words = Frame { code: frame.symbol_address().addr(), at };
+            walk.visit(frame.sp().addr(), frame_words).is_continue()
         });
-        count
     }
 
     fn locate(&self, frame: Frame) -> Location {
@@ -31,10 +27,10 @@ impl StackSource for NativeStack {
         resolve(std::ptr::without_provenance_mut(frame.at), |symbol| {
             // The first symbol is the innermost of the inlined functions.
             if location.function.is_empty() && location.line == 0 {
-                location.function =
-                    symbol.name().map(|name| format!("{name:#}")).unwrap_or_default();
-                location.file =
-                    symbol.filename().map(|file| file.display().to_string()).unwrap_or_default();
+                let name = symbol.name().map(|name| format!("{name:#}"));
+                location.function = name.unwrap_or_default().into();
+                let file = symbol.filename().map(|file| file.display().to_string());
+                location.file = file.unwrap_or_default().into();
                 location.line = symbol.lineno().unwrap_or(0);
             }
         });

@@ -1,5 +1,6 @@
 //! Owns `Profile`: the stacks, the sites and the peak that any number of profilers count into.
 
+use std::collections::HashMap;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -9,8 +10,9 @@ use thiserror::Error;
 
 use crate::counters::{Counters, Overlap};
 use crate::snapshot::{Amount, Site, Snapshot};
-use crate::source::{MAX_FRAMES, StackSource};
-use crate::stacks::{Busy, NodePtr, Stacks, mix};
+use crate::source::{Location, MAX_FRAMES, StackSource};
+use crate::stacks::{NodePtr, Stacks, mix, unrecorded};
+use crate::walk::Frame;
 
 /// How a [`Profile`] records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub(crate) type SiteEntry = Entry<SiteKey, Counters>;
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
 /// A profile lives for ever and serves any number of profilers, one a domain usually. What it keeps comes from the system's
-/// allocator: 16 bytes a bucket, and 48 to 96 bytes for each distinct frame of a stack and for each site.
+/// allocator: 16 bytes a bucket, and 48 to 120 bytes for each distinct frame of a stack and for each site.
 #[derive(Debug)]
 pub struct Profile<S: 'static> {
     source: S,
@@ -135,26 +137,39 @@ impl<S: StackSource + 'static> Profile<S> {
     /// snapshot itself allocates is not recorded, if the calling thread allocates it from a profiled allocator.
     #[must_use]
     pub fn snapshot(&'static self) -> Snapshot {
-        let _busy = Busy::enter();
-        self.note_peak_of(self.live.bytes(), 0);
-        let mut sites: Vec<Site> = self.sites.iter().map(|entry| self.site(entry)).collect();
-        sites.sort_by(|a, b| b.live.cmp(&a.live).then_with(|| a.stack.cmp(&b.stack)));
-        let lost =
-            Amount { bytes: self.lost.bytes.load(Relaxed), blocks: self.lost.blocks.load(Relaxed) };
-        Snapshot { sites, lost }
-    }
-
-    fn site(&'static self, entry: &SiteEntry) -> Site {
-        let SiteKey { stack, domain, class } = *entry.key();
-        let counters = entry.value();
-        Site {
-            stack: self.stacks.frames(stack).map(|frame| self.source.locate(frame)).collect(),
-            domain,
-            class_bytes: class_bytes(class),
-            live: counters.live(),
-            peak: counters.peak(),
-            total: counters.total(),
-        }
+        unrecorded(|| {
+            self.note_peak_of(self.live.bytes(), 0);
+            let mut names = Names { source: &self.source, locations: HashMap::new() };
+            let mut sites: HashMap<_, Site> = HashMap::new();
+            for entry in self.sites.iter() {
+                let SiteKey { stack, domain, class } = *entry.key();
+                // Stacks that differ further out than the limit are one.
+                let frames: Vec<Frame> = self.stacks.frames(stack).collect();
+                let site = sites.entry((frames, domain.index(), class)).or_insert_with_key(
+                    |(frames, ..)| Site {
+                        stack: frames.iter().map(|&frame| names.of(frame)).collect(),
+                        domain,
+                        class_bytes: class_bytes(class),
+                        live: Amount::default(),
+                        peak: Amount::default(),
+                        total: Amount::default(),
+                    },
+                );
+                let counters = entry.value();
+                site.live = site.live.plus(counters.live());
+                site.peak = site.peak.plus(counters.peak());
+                site.total = site.total.plus(counters.total());
+            }
+            let mut sites: Vec<Site> = sites.into_values().collect();
+            sites.sort_by(|a, b| {
+                let order = b.live.cmp(&a.live).then_with(|| a.stack.cmp(&b.stack));
+                order.then_with(|| (a.domain, a.class_bytes).cmp(&(b.domain, b.class_bytes)))
+            });
+            let lost = &self.lost;
+            let lost =
+                Amount { bytes: lost.bytes.load(Relaxed), blocks: lost.blocks.load(Relaxed) };
+            Snapshot { sites, lost }
+        })
     }
 
     /// Counts an allocation of `amount`, of blocks of `size` bytes, for the calling thread's stack; the site, or `None` if
@@ -169,8 +184,17 @@ impl<S: StackSource + 'static> Profile<S> {
         if !self.is_recording() {
             return None;
         }
-        let busy = Busy::enter()?;
-        let stack = self.stacks.capture(&self.source, &busy);
+        self.stacks.capture(&self.source, |stack| self.count(stack, domain, size, amount))?
+    }
+
+    #[inline]
+    fn count(
+        &'static self,
+        stack: Option<NodePtr>,
+        domain: Domain,
+        size: usize,
+        amount: Amount,
+    ) -> Option<&'static SiteEntry> {
         let key = SiteKey { stack, domain, class: class_of(size) };
         let hash =
             mix(stack.map_or(0, NodePtr::addr) ^ usize::from(key.class) << 8 ^ domain.index());
@@ -233,6 +257,18 @@ impl<S: StackSource + 'static> Profile<S> {
     pub fn locks(&self) -> [&RawLock; 3] {
         let [nodes, places] = self.stacks.locks();
         [self.sites.lock(), nodes, places]
+    }
+}
+
+/// The names of places, each made once.
+struct Names<'a, S> {
+    source: &'a S,
+    locations: HashMap<Frame, Location>,
+}
+
+impl<S: StackSource> Names<'_, S> {
+    fn of(&mut self, place: Frame) -> Location {
+        self.locations.entry(place).or_insert_with(|| self.source.locate(place)).clone()
     }
 }
 

@@ -18,15 +18,13 @@ use crate::source::StackSource;
 /// # Examples
 ///
 /// ```
-/// use heap_profile::{Frame, Location, Options, Profile, SampledProfiler, StackSource};
+/// use heap_profile::{Frame, Location, Options, Profile, SampledProfiler, StackSource, Walk};
 /// use malloc_api::{Domain, LibcMalloc, Malloc};
 ///
 /// struct Nowhere;
 ///
 /// impl StackSource for Nowhere {
-///     fn capture(&self, _: &mut [Frame]) -> usize {
-///         0
-///     }
+///     fn capture(&self, _: &mut Walk<'_>) {}
 ///
 ///     fn locate(&self, _: Frame) -> Location {
 ///         Location::default()
@@ -54,12 +52,12 @@ pub struct SampledProfiler<A, S: 'static> {
 
 impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     /// Samples the blocks of `inner` into `profile`, as those of `domain`, one for each `interval` bytes on the average; an
-    /// interval of 0 is one of 1 byte, which notes every block.
+    /// interval of 0 notes every block as what it is.
     ///
     /// Aborts, as `Box::new` does, without some 8 KiB of memory.
     pub fn new(inner: A, profile: &'static Profile<S>, domain: Domain, interval: u64) -> Self {
         let blocks = immortal::leak(Blocks::new());
-        Self { inner, profile, domain, interval: interval.max(1), blocks }
+        Self { inner, profile, domain, interval, blocks }
     }
 
     /// The lock to hold over a fork, before those of the profile.
@@ -80,8 +78,13 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     fn note(&self, block: NonNull<u8>, size: usize) {
         let amount = weigh(size, self.interval);
         let Some(site) = self.profile.allocate(self.domain, size, amount) else { return };
-        if !self.blocks.insert(block, Sampled { site, amount }) {
-            self.profile.free(site, amount);
+        self.keep(block, Sampled { site, amount });
+    }
+
+    /// Notes `block`, and counts as freed what cannot be noted, or was noted at its address and is gone.
+    fn keep(&self, block: NonNull<u8>, sampled: Sampled) {
+        if let Ok(Some(gone)) | Err(gone) = self.blocks.insert(block, sampled) {
+            self.profile.free(gone.site, gone.amount);
         }
     }
 
@@ -119,11 +122,9 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
         let new = unsafe { self.inner.realloc(ptr, new_size) };
         match (old, new) {
             (Some((_, sampled)), Some(_)) => self.profile.free(sampled.site, sampled.amount),
-            // The old block lives on. Without memory to note it again it is counted as freed.
-            (Some((block, sampled)), None) if !self.blocks.insert(block, sampled) => {
-                self.profile.free(sampled.site, sampled.amount);
-            }
-            _ => {}
+            // The old block lives on.
+            (Some((block, sampled)), None) => self.keep(block, sampled),
+            (None, _) => {}
         }
         let new = new?;
         self.record(new, new_size);

@@ -17,9 +17,12 @@ thread_local! {
 
 /// Whether an allocation of `size` bytes is to be sampled.
 ///
-/// One subtraction, usually. A thread whose thread-locals are gone is not sampled.
+/// One subtraction, usually; with an interval of 0 every one is. A thread whose thread-locals are gone is not sampled.
 #[inline]
 pub(crate) fn choose(size: usize, interval: u64) -> bool {
+    if interval == 0 {
+        return true;
+    }
     LEFT.try_with(|left| {
         let rest = left.get().saturating_sub(size.min(i64::MAX as usize) as i64);
         left.set(rest);
@@ -71,6 +74,9 @@ fn seed(state: &Cell<u64>) -> u64 {
 ///
 /// Fractions are rounded up as often as they say, so that sums of many blocks are right on the average.
 pub(crate) fn weigh(size: usize, interval: u64) -> Amount {
+    if interval == 0 {
+        return Amount::block(size);
+    }
     let size = size.max(1) as f64;
     let blocks = 1.0 / -(-size / interval as f64).exp_m1();
     let round = |exact: f64| {

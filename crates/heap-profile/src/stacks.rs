@@ -1,14 +1,15 @@
 //! Owns `Stacks`: every distinct call stack, as a path in a tree of frames that only grows.
 //!
 //! The root of the tree is the outermost frame. A thread remembers its last stack, so that the usual capture, whose outer
-//! frames are those of the one before, looks up only the frames that changed.
+//! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::iter;
 
 use pymem_sync::{Entry, Interner};
 
-use crate::source::{Frame, MAX_FRAMES, StackSource};
+use crate::source::{MAX_FRAMES, StackSource};
+use crate::walk::{Frame, List, Trail, list};
 
 /// A frame in the tree: the frame itself, and the node of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,57 +46,32 @@ impl NodePtr {
 
 /// What a thread remembers of its last stack.
 struct Last {
-    /// Which table the nodes are of: its address. Tables live for ever.
-    table: usize,
-    /// The last stack and room for the next one, innermost frame first.
-    frames: [[Frame; MAX_FRAMES]; 2],
-    /// Which of `frames` is the last stack.
-    side: usize,
-    /// The nodes of the last stack, outermost first.
-    nodes: [Option<NodePtr>; MAX_FRAMES],
-    len: usize,
+    /// Which tree the nodes are of: its address. Trees live for ever.
+    tree: usize,
+    trail: Trail,
+    /// The node of each known call.
+    nodes: List<Option<NodePtr>>,
 }
 
 thread_local! {
-    static LAST: RefCell<Last> = const {
-        RefCell::new(Last {
-            table: 0,
-            frames: [[Frame { code: 0, at: 0 }; MAX_FRAMES]; 2],
-            side: 0,
-            nodes: [None; MAX_FRAMES],
-            len: 0,
-        })
-    };
-    /// This thread is inside of a profiler's own work.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
+    /// Borrowed while the thread does a profiler's own work.
+    static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
 }
 
-/// The mark of a thread that does a profiler's own work; what it allocates meanwhile is not recorded.
-pub(crate) struct Busy(());
-
-impl Busy {
-    /// `None` if this thread is marked already, or its thread-locals are gone.
-    #[inline]
-    pub(crate) fn enter() -> Option<Self> {
-        let entered = BUSY.try_with(|busy| !busy.replace(true)).unwrap_or(false);
-        entered.then(|| Self(()))
-    }
-}
-
-impl Drop for Busy {
-    #[inline]
-    fn drop(&mut self) {
-        // Never past the thread's end: `enter` has just found the thread-local.
-        let _ = BUSY.try_with(|busy| busy.set(false));
-    }
+/// Runs `work` unrecorded: what it allocates on this thread is in no profile.
+pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
+    LAST.with(|last| {
+        let _busy = last.try_borrow_mut();
+        work()
+    })
 }
 
 /// The tree of all stacks.
 #[derive(Debug)]
 pub(crate) struct Stacks {
     nodes: Interner<Path, ()>,
-    /// The place of each frame that was captured.
-    places: Interner<Frame, Frame>,
+    /// The place of each frame that was captured; `None` for one that is left out.
+    places: Interner<Frame, Option<Frame>>,
     /// How many frames are kept of one stack.
     limit: usize,
 }
@@ -110,47 +86,98 @@ impl Stacks {
         })
     }
 
-    /// The node of the calling thread's innermost frame; `None` without a frame, or without memory for a node.
+    /// Passes `count` the node of the calling thread's innermost frame; `None` without a frame, or without memory for a node.
+    ///
+    /// Does nothing, and returns `None`, while this thread does a profiler's own work, and when its thread-locals are gone.
     #[inline]
-    pub(crate) fn capture(&'static self, source: &impl StackSource, _: &Busy) -> Option<NodePtr> {
-        LAST.try_with(|last| self.follow(source, &mut *last.try_borrow_mut().ok()?)).ok()?
+    pub(crate) fn capture<T>(
+        &'static self,
+        source: &impl StackSource,
+        count: impl FnOnce(Option<NodePtr>) -> T,
+    ) -> Option<T> {
+        LAST.try_with(|last| {
+            let mut last = last.try_borrow_mut().ok()?;
+            Some(count(self.follow(source, &mut last)))
+        })
+        .ok()?
     }
 
     /// Captures the stack, and looks up the frames that differ from the last ones.
-    fn follow(&'static self, source: &impl StackSource, last: &mut Last) -> Option<NodePtr> {
-        let table = std::ptr::from_ref(self).addr();
-        let known = if last.table == table { last.len } else { 0 };
-        let [first, second] = &mut last.frames;
-        let (before, now) = if last.side == 0 { (first, second) } else { (second, first) };
-        let len = source.capture(&mut now[..self.limit]).min(self.limit);
-        let same = iter::zip(now[..len].iter().rev(), before[..known].iter().rev())
-            .take_while(|(now, before)| now == before)
-            .count();
-        let mut caller = same.checked_sub(1).and_then(|outer| last.nodes[outer]);
-        (last.table, last.len, last.side) = (table, 0, 1 - last.side);
-        for (depth, &frame) in now[..len].iter().rev().enumerate().skip(same) {
-            let node = self.node(Path { caller, frame: self.place(source, frame)? })?;
-            last.nodes[depth] = Some(node);
-            caller = Some(node);
+    #[inline]
+    fn follow(
+        &'static self,
+        source: &impl StackSource,
+        last: &mut Option<Last>,
+    ) -> Option<NodePtr> {
+        let tree = std::ptr::from_ref(self).addr();
+        let last = match last {
+            Some(last) if last.tree == tree => last,
+            _ => self.begin(last)?,
+        };
+        let mut walk = last.trail.walk();
+        source.capture(&mut walk);
+        let kept = walk.end();
+        if last.trail.fresh.is_empty() {
+            last.trail.known.truncate(kept);
+            last.nodes.truncate(kept);
+        } else if self.add(source, last, kept).is_none() {
+            last.trail.known.clear();
+            last.nodes.clear();
         }
-        last.len = len;
-        caller
+        last.nodes.last().copied().flatten()
     }
 
-    fn place(&self, source: &impl StackSource, frame: Frame) -> Option<Frame> {
+    /// A thread's first capture in this tree.
+    #[cold]
+    fn begin<'a>(&self, last: &'a mut Option<Last>) -> Option<&'a mut Last> {
+        let tree = std::ptr::from_ref(self).addr();
+        let (trail, nodes) = (Trail::new(self.limit)?, list(3 * self.limit)?);
+        Some(last.insert(Last { tree, trail, nodes }))
+    }
+
+    /// Adds the fresh calls to the `kept` outermost ones; `None` without memory.
+    fn add(&'static self, source: &impl StackSource, last: &mut Last, kept: usize) -> Option<()> {
+        let Last { trail, nodes, .. } = last;
+        let too_many = trail.too_many(kept);
+        trail.known.truncate(kept);
+        nodes.truncate(kept);
+        if too_many > 0 {
+            // The root moves, so that all are other nodes.
+            trail.known.drain(..too_many);
+            nodes.clear();
+            for active in &trail.known {
+                let caller = nodes.last().copied().flatten();
+                nodes.push(self.node(source, caller, active.frame)?);
+            }
+        }
+        while let Some(active) = trail.fresh.pop() {
+            let caller = nodes.last().copied().flatten();
+            nodes.push(self.node(source, caller, active.frame)?);
+            trail.known.push(active);
+        }
+        Some(())
+    }
+
+    /// The node of `frame` called by `caller`, which is `caller` where the frame is left out; `None` without memory.
+    #[expect(clippy::option_option, reason = "a node, no node, or no memory")]
+    fn node(
+        &'static self,
+        source: &impl StackSource,
+        caller: Option<NodePtr>,
+        frame: Frame,
+    ) -> Option<Option<NodePtr>> {
         let hash = mix(frame.code.rotate_left(17) ^ frame.at);
-        Some(*self.places.intern(hash, frame, || source.place(frame))?.value())
+        let place = *self.places.intern(hash, frame, || source.place(frame))?.value();
+        let Some(frame) = place else { return Some(caller) };
+        let above = caller.map_or(0, NodePtr::addr);
+        let hash = mix(above ^ frame.code.rotate_left(17) ^ frame.at.rotate_left(43));
+        Some(Some(NodePtr(self.nodes.intern(hash, Path { caller, frame }, || ())?)))
     }
 
-    fn node(&'static self, path: Path) -> Option<NodePtr> {
-        let caller = path.caller.map_or(0, NodePtr::addr);
-        let hash = mix(caller ^ path.frame.code.rotate_left(17) ^ path.frame.at.rotate_left(43));
-        Some(NodePtr(self.nodes.intern(hash, path, || ())?))
-    }
-
-    /// The frames of the stack that ends in `node`, innermost first.
+    /// The frames of the stack that ends in `node`, innermost first, as many as are kept of one.
     pub(crate) fn frames(&'static self, node: Option<NodePtr>) -> impl Iterator<Item = Frame> {
-        iter::successors(node, |node| self.path(*node).caller).map(|node| self.path(node).frame)
+        let nodes = iter::successors(node, |node| self.path(*node).caller);
+        nodes.map(|node| self.path(node).frame).take(self.limit)
     }
 
     fn path(&'static self, node: NodePtr) -> &'static Path {

@@ -1,5 +1,8 @@
 //! A sampled profile: right on the average, and balanced to the byte when everything is freed.
 
+use std::cell::UnsafeCell;
+use std::ptr::NonNull;
+
 use heap_profile::SampledProfiler;
 use malloc_api::testing::FailAfter;
 use malloc_api::{Domain, LibcMalloc, Malloc};
@@ -66,4 +69,50 @@ fn a_block_is_known_at_the_address_that_another_had_before() {
         unsafe { heap.free(block) };
     }
     assert_eq!(profile.live_bytes(), 0);
+}
+
+#[test]
+fn without_an_interval_every_block_is_noted_as_what_it_is() {
+    let (_, profile) = profile(32);
+    let heap = SampledProfiler::new(LibcMalloc, profile, Domain::Raw, 0);
+    let blocks: Vec<_> = (1..=1_000).map(|size| run(&[101], || heap.malloc(size))).collect();
+    let live = profile.snapshot().live();
+    assert_eq!((live.bytes, live.blocks), (500_500, 1_000));
+    // SAFETY: (1) live; (2) not used again.
+    blocks.into_iter().for_each(|block| unsafe { heap.free(block) });
+    assert_eq!(profile.live_bytes(), 0);
+}
+
+#[test]
+fn a_block_that_somebody_else_freed_goes_when_its_address_comes_again() {
+    let (_, profile) = profile(32);
+    let heap = SampledProfiler::new(OneBlock::default(), profile, Domain::Raw, 0);
+    let first = run(&[101], || heap.malloc(10));
+    let second = run(&[102], || heap.malloc(12));
+    assert_eq!((first, profile.live_bytes()), (second, 12));
+    // SAFETY: (1) live; (2) not used again.
+    unsafe { heap.free(second) };
+    assert_eq!(profile.live_bytes(), 0);
+}
+
+/// Hands out one block again and again, as if it had been freed meanwhile.
+#[derive(Default)]
+struct OneBlock(UnsafeCell<[u64; 8]>);
+
+// SAFETY: 1: one block of 64 aligned bytes, which the test has no two owners of; 2 and 3: `calloc` and `realloc` are not
+// called; 4: nothing unwinds; 5: one thread.
+unsafe impl Malloc for OneBlock {
+    fn malloc(&self, _: usize) -> Option<NonNull<u8>> {
+        NonNull::new(self.0.get().cast())
+    }
+
+    fn calloc(&self, _: usize, _: usize) -> Option<NonNull<u8>> {
+        None
+    }
+
+    unsafe fn realloc(&self, _: Option<NonNull<u8>>, _: usize) -> Option<NonNull<u8>> {
+        None
+    }
+
+    unsafe fn free(&self, _: Option<NonNull<u8>>) {}
 }

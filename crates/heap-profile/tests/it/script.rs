@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Mutex;
 
-use heap_profile::{Frame, Location, Options, Profile, StackSource};
+use heap_profile::{Frame, Location, Options, Profile, StackSource, Walk};
 
 thread_local! {
     static STACK: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
@@ -22,24 +22,25 @@ impl Script {
 }
 
 impl StackSource for Script {
-    fn capture(&self, frames: &mut [Frame]) -> usize {
+    fn capture(&self, walk: &mut Walk<'_>) {
         STACK.with_borrow(|stack| {
-            let innermost_first = stack.iter().rev().zip(frames);
-            innermost_first
-                .map(|(&at, place)| *place = Frame { code: at % 10_000 / 100, at })
-                .count()
-        })
+            // The depth is the call's number, as addresses of records are like for calls of one depth.
+            let mut calls = stack.iter().enumerate().rev();
+            let _ = calls.try_for_each(|(depth, &at)| {
+                walk.visit(depth, Frame { code: at % 10_000 / 100, at })
+            });
+        });
     }
 
     /// Numbers above 10,000 are other instructions of a line.
-    fn place(&self, frame: Frame) -> Frame {
+    fn place(&self, frame: Frame) -> Option<Frame> {
         self.asked.lock().unwrap().push(frame.at);
-        Frame { at: frame.at % 10_000, ..frame }
+        Some(Frame { at: frame.at % 10_000, ..frame })
     }
 
     fn locate(&self, place: Frame) -> Location {
         let line = u32::try_from(place.at).unwrap();
-        Location { function: format!("f{}", place.code), file: String::new(), line }
+        Location { function: format!("f{}", place.code).into(), file: "".into(), line }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use heap_profile::{
-    ExactProfiler, Frame, Location, Options, Profile, SampledProfiler, StackSource,
+    ExactProfiler, Frame, Location, Options, Profile, SampledProfiler, StackSource, Walk,
 };
 use malloc_api::{Domain, LibcMalloc, Malloc};
 
@@ -57,7 +57,7 @@ struct Greedy;
 static HEAP: LibcMalloc = LibcMalloc;
 
 impl StackSource for Greedy {
-    fn capture(&self, frames: &mut [Frame]) -> usize {
+    fn capture(&self, walk: &mut Walk<'_>) {
         let profile = PROFILE.get().copied();
         if let Some(profile) = profile {
             let heap = ExactProfiler::new(HEAP, profile, Domain::Mem);
@@ -65,8 +65,7 @@ impl StackSource for Greedy {
             // SAFETY: (1) live; (2) not used again.
             unsafe { heap.free(block) };
         }
-        frames[0] = Frame { code: 1, at: 1 };
-        1
+        let _ = walk.visit(1, Frame { code: 1, at: 1 });
     }
 
     fn locate(&self, _: Frame) -> Location {

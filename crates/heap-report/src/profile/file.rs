@@ -145,13 +145,16 @@ impl ProfileFile {
         let sites = sites.collect();
         let lost = (snapshot.lost.bytes, snapshot.lost.blocks);
         let Tree { frames, nodes } = tree;
+        let frame = |Location { function, file, line }: Location| {
+            Frame(function.to_string(), file.to_string(), line)
+        };
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
             program,
             pid,
             mode,
-            frames: in_order(frames),
+            frames: in_order(frames).into_iter().map(frame).collect(),
             nodes: in_order(nodes),
             sites,
             lost,
@@ -265,7 +268,7 @@ impl<'a> Row<'a> {
 /// Frames and nodes by what they are, numbered as they came.
 #[derive(Default)]
 struct Tree {
-    frames: HashMap<Frame, usize>,
+    frames: HashMap<Location, usize>,
     nodes: HashMap<Node, usize>,
 }
 
@@ -273,9 +276,8 @@ impl Tree {
     /// The node of a stack, innermost frame first.
     fn node(&mut self, stack: &[Location]) -> Option<usize> {
         stack.iter().rev().fold(None, |caller, location| {
-            let Location { function, file, line } = location.clone();
             let frames = self.frames.len();
-            let frame = *self.frames.entry(Frame(function, file, line)).or_insert(frames);
+            let frame = *self.frames.entry(location.clone()).or_insert(frames);
             let nodes = self.nodes.len();
             Some(*self.nodes.entry(Node(frame, caller)).or_insert(nodes))
         })

@@ -1,0 +1,191 @@
+//! Owns `Walk`: a stack as its source shows it, compared frame by frame with the stack before.
+//!
+//! Where a frame is the same as before, and so are its callers, nothing is looked up. A stack deeper than the limit is compared
+//! down to the limit alone. What is remembered is up to three times as deep and is cut only when full, to two thirds: a
+//! recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
+
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use allocator_api2_02::vec::Vec;
+use malloc_api::{AllocatorAdapter, LibcMalloc};
+
+/// One frame of a call stack, as two words that its [`StackSource`](crate::StackSource) understands.
+///
+/// Two frames are the same place of the program exactly if both words are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Frame {
+    /// What is running: the address of a function or of a code object.
+    pub code: usize,
+    /// Where in it: an instruction, or a line.
+    pub at: usize,
+}
+
+/// A list in memory of the C library, never of the profiled allocator.
+pub(crate) type List<T> = Vec<T, AllocatorAdapter<LibcMalloc>>;
+
+/// An empty list with room for `len` elements; `None` without memory for it.
+pub(crate) fn list<T>(len: usize) -> Option<List<T>> {
+    let mut list = Vec::new_in(AllocatorAdapter::new(LibcMalloc));
+    list.try_reserve_exact(len).ok()?;
+    Some(list)
+}
+
+/// A running function: its call, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Active {
+    /// No other call on the stack has this number.
+    pub(crate) call: usize,
+    pub(crate) frame: Frame,
+}
+
+/// The stack that a thread showed last, and what the next one adds.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    /// Calls of the last stack, outermost first. Callers beyond the limit may be those of an older stack.
+    pub(crate) known: List<Active>,
+    /// What the present stack has in place of the end of `known`, innermost first.
+    pub(crate) fresh: List<Active>,
+    limit: usize,
+}
+
+impl Trail {
+    /// Nothing remembered, for stacks of `limit` frames; `None` without memory.
+    pub(crate) fn new(limit: usize) -> Option<Self> {
+        Some(Self { known: list(3 * limit)?, fresh: list(2 * limit)?, limit })
+    }
+
+    /// Begins the comparison with the next stack.
+    pub(crate) fn walk(&mut self) -> Walk<'_> {
+        self.fresh.clear();
+        let below = self.known.len();
+        Walk { trail: self, below, same: below, depth: 0, is_cut: false }
+    }
+
+    /// How many of the outermost known calls have to go, so that the fresh ones have room.
+    pub(crate) fn too_many(&self, kept: usize) -> usize {
+        let len = kept + self.fresh.len();
+        if len > 3 * self.limit { len - 2 * self.limit } else { 0 }
+    }
+}
+
+/// The calling thread's stack, as a [`StackSource`](crate::StackSource) shows it: one frame after the other.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    trail: &'a mut Trail,
+    /// How many known calls may still follow.
+    below: usize,
+    /// The known calls from `below` to here are the last ones that were shown; none while both are equal.
+    same: usize,
+    depth: usize,
+    is_cut: bool,
+}
+
+impl Walk<'_> {
+    /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
+    /// the address of its record.
+    ///
+    /// Breaks as soon as no further frame is wanted.
+    #[inline]
+    pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
+        let next = Active { call, frame };
+        self.depth += 1;
+        let is_next = self.below != self.same
+            && self.below.checked_sub(1).and_then(|at| self.trail.known.get(at)) == Some(&next);
+        if is_next {
+            self.below -= 1;
+        } else {
+            self.join(next);
+        }
+        let limit = self.trail.limit;
+        let is_enough =
+            self.depth >= limit && (self.below != self.same || self.trail.fresh.len() >= 2 * limit);
+        self.is_cut = is_enough;
+        if is_enough { Break(()) } else { Continue(()) }
+    }
+
+    /// Looks for `next` among the known calls; where it is none of them, or at another place, it is fresh.
+    fn join(&mut self, next: Active) {
+        self.part();
+        let known = &self.trail.known[..self.below];
+        if let Some(at) = known.iter().rposition(|active| active.call == next.call) {
+            (self.below, self.same) = (at, at);
+            if known[at] == next {
+                self.same += 1;
+                return;
+            }
+        }
+        self.trail.fresh.push(next);
+    }
+
+    /// Counts the calls that were the same as fresh: one further out is not, so that they have other callers.
+    fn part(&mut self) {
+        let same = self.below..self.same;
+        self.trail.fresh.extend(self.trail.known[same].iter().rev());
+        self.same = self.below;
+    }
+
+    /// How many of the known calls are the outer part of this stack.
+    pub(crate) fn end(mut self) -> usize {
+        if !self.is_cut && self.below > 0 {
+            // The stack ends here, and the last one went on.
+            self.part();
+        }
+        if self.below == self.same { 0 } else { self.same }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shows a stack, outermost first, whose frames are their calls; returns how many were fresh.
+    fn show(trail: &mut Trail, stack: &[(usize, usize)]) -> usize {
+        let mut walk = trail.walk();
+        let _ =
+            stack.iter().rev().try_for_each(|&(call, at)| walk.visit(call, Frame { code: 1, at }));
+        let kept = walk.end();
+        let fresh = trail.fresh.len();
+        let too_many = trail.too_many(kept);
+        trail.known.truncate(kept);
+        trail.known.drain(..too_many.min(kept));
+        trail.known.extend(trail.fresh.iter().rev().copied());
+        fresh + if too_many > 0 { 2 * trail.limit } else { 0 }
+    }
+
+    #[test]
+    fn a_recursion_deeper_than_any_limit_costs_a_few_frames_a_call() {
+        let mut trail = Trail::new(8).unwrap();
+        let deep: Vec<_> = (0..1000).map(|call| (call, 1)).collect();
+        let calls = (1..1000).chain((1..1000).rev());
+        let fresh: usize = calls.map(|depth| show(&mut trail, &deep[..depth])).sum();
+        assert!(fresh < 5 * 2000, "{fresh} frames were looked up in 2,000 calls");
+    }
+
+    #[test]
+    fn what_is_known_of_a_stack_is_its_innermost_part_whatever_came_before() {
+        const LIMIT: usize = 4;
+        let mut trail = Trail::new(LIMIT).unwrap();
+        let mut stack: Vec<(usize, usize)> = Vec::new();
+        let mut random = 7_u64;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            (random >> 33) as usize % below
+        };
+        for step in 0..200_000 {
+            // A caller that moves on, some returns, and some calls; now and then far.
+            let far = if step % 50 == 0 { 30 } else { 3 };
+            stack.truncate(stack.len().saturating_sub(next(far)));
+            if let Some(top) = stack.last_mut() {
+                top.1 = next(3);
+            }
+            let count = next(far);
+            stack.extend((0..count).map(|_| (0, next(3))));
+            stack.iter_mut().enumerate().for_each(|(depth, active)| active.0 = depth);
+            show(&mut trail, &stack);
+            let known = trail.known.iter().rev().map(|active| (active.call, active.frame.at));
+            let known: Vec<_> = known.take(LIMIT).collect();
+            let innermost: Vec<_> = stack.iter().rev().take(LIMIT).copied().collect();
+            assert_eq!(known, innermost, "after {step} steps");
+        }
+    }
+}
