@@ -264,12 +264,12 @@ impl<A: Malloc> DebugHooks<A> {
     where
         A: Sync,
     {
-        crate::at_exit::verify(self);
+        crate::process::verify_at_exit(self);
     }
 }
 
 #[cfg(feature = "std")]
-impl<A: Malloc + Sync> crate::at_exit::Verify for DebugHooks<A> {
+impl<A: Malloc + Sync> crate::process::Verify for DebugHooks<A> {
     fn verify_held(&self) {
         if let Some(checks) = self.checked.state() {
             checks.verify_held(&self.blocks);

@@ -3,20 +3,18 @@
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "std")]
-mod at_exit;
 mod block;
 mod calls;
 mod erase;
 mod error;
-#[cfg(feature = "std")]
-mod fork;
 mod hooks;
 mod host;
 #[cfg(not(feature = "std"))]
 mod no_std;
 mod options;
 mod pattern;
+#[cfg(feature = "std")]
+mod process;
 #[cfg(test)]
 #[path = "../tests/it/sanitizer.rs"]
 mod sanitizer;
@@ -108,11 +106,9 @@ mod os {
     pub(crate) use crate::no_std::{maps, probe};
 }
 
-#[cfg(feature = "std")]
-pub use at_exit::verify_quarantines;
 pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 #[cfg(feature = "std")]
-pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline, report_leaks_at_exit};
+pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline};
 pub use error::ConfigureError;
 #[cfg(feature = "std")]
 pub use guard::fault::{chain_handler, install_fault_handler};
@@ -125,6 +121,8 @@ pub use host::{DebugOffset, Host};
 pub use malloc_api::Domain;
 pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
+#[cfg(feature = "std")]
+pub use process::{report_leaks_at_exit, verify_quarantines};
 pub use report::dump::{BlockDump, DumpSink, Message};
 pub use report::frames::{CurrentFrames, FrameSink, Traceback, Tracing};
 pub use report::handler;

@@ -9,12 +9,11 @@ use malloc_api::{Domain, Malloc};
 
 use crate::block::{self, base_of};
 use crate::calls::Blocks;
-use crate::checks::leaks;
 use crate::checks::quarantine::{self, Held, Offer, Quarantine, pointer, underlying};
 use crate::checks::registry::{Entry, LIVE, OwnerId};
 use crate::error::ConfigureError;
-use crate::fork;
 use crate::options::Options;
+use crate::process;
 use crate::report::facts::BlockFacts;
 use crate::report::verdict;
 use crate::report::violation::{Call, Violation, ViolationKind};
@@ -57,9 +56,9 @@ impl Checked {
         let registry = registry.transpose()?;
         let quarantine = options.quarantine.map(|bounds| Quarantine::new(bounds, options.serial));
         if let Some(report) = options.leaks {
-            leaks::report_leaks_at_exit(report);
+            process::report_leaks_at_exit(report);
         }
-        fork::install();
+        process::guard_forks();
         let state = State { registry, backtrace: options.backtrace, quarantine };
         self.0.set(state).map(|()| true).map_err(|_| ConfigureError::AlreadySet)
     }

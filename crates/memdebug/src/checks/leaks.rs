@@ -3,14 +3,9 @@
 
 use core::fmt::{self, Write};
 
-use std::sync::{Mutex, Once, PoisonError};
-
-use crate::at_exit;
 use crate::checks::registry::LIVE;
 use crate::guard::pool;
-use crate::options::{LeakFormat, LeakReport};
 use crate::os::mapping::{MappedSlice, Zeroed};
-use crate::report::stderr::Stderr;
 use crate::sites::site::Site;
 use malloc_api::Domain;
 
@@ -235,47 +230,5 @@ impl Write for JsonLines<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// What is written at exit, and by which process.
-static AT_EXIT: Mutex<Option<(LeakReport, u32)>> = Mutex::new(None);
-
-/// Writes a report of the live blocks to stderr when the process exits, if there are any.
-///
-/// Hooks with [`Options::leaks`](crate::Options) ask for this by themselves. The report comes when `exit` runs its
-/// functions, after those that were registered later; `_exit` and signals come without one, and so does the `exit` of a forked
-/// child, most of whose blocks are its parent's. A child that is to report calls this again.
-pub fn report_leaks_at_exit(report: LeakReport) {
-    static REGISTER: Once = Once::new();
-    *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) = Some((report, std::process::id()));
-    REGISTER.call_once(|| {
-        // SAFETY: a function without arguments that does not unwind. If it cannot be registered there is no report.
-        unsafe { libc::atexit(on_exit) };
-    });
-}
-
-extern "C" fn on_exit() {
-    let Some((report, process)) = *AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner) else {
-        return;
-    };
-    if process != std::process::id() {
-        return;
-    }
-    at_exit::verify_once();
-    let live = LiveBlocks::now();
-    if live.blocks() == 0 {
-        return;
-    }
-    let mut err = Stderr::new();
-    // Nobody is left to tell that stderr is closed.
-    let _ = match report.format {
-        LeakFormat::Text => write!(err, "{live}"),
-        LeakFormat::Json => live.write_json(&mut err),
-    };
-    drop(err);
-    if let Some(status) = report.exit_code {
-        // SAFETY: the process is at its end; `libc::exit` is at work, and what it has left to do is given up for the status.
-        unsafe { libc::_exit(status.into()) };
     }
 }

@@ -9,7 +9,7 @@
 
 use core::ptr::NonNull;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use pymem_sync::{Lock, LockGuard};
 
 use crate::block::{self, HEADER_BYTES, base_of, overhead};
 use crate::options::QuarantineBounds;
@@ -178,8 +178,8 @@ pub(crate) enum Offer {
 /// The freed blocks of one `DebugHooks`.
 #[derive(Debug)]
 pub(crate) struct Quarantine {
-    small: [Mutex<Ring>; SMALL_RINGS],
-    large: Mutex<Ring>,
+    small: [Lock<Ring>; SMALL_RINGS],
+    large: Lock<Ring>,
     small_rings: usize,
     small_room: Room,
     large_room: Room,
@@ -202,8 +202,8 @@ impl Quarantine {
         let left = bounds.blocks - large_blocks;
         let small_blocks = if left < small_rings { 1 } else { left / small_rings };
         Self {
-            small: [const { Mutex::new(Ring::new()) }; SMALL_RINGS],
-            large: Mutex::new(Ring::new()),
+            small: [const { Lock::new(Ring::new()) }; SMALL_RINGS],
+            large: Lock::new(Ring::new()),
             small_rings,
             small_room: Room { bytes: bounds.bytes / 2 / small_rings, blocks: small_blocks },
             large_room: Room { bytes: bounds.bytes / 2, blocks: large_blocks },
@@ -217,7 +217,7 @@ impl Quarantine {
         let footprint = held.size + overhead(self.serial);
         let serial = self.serial;
         let offer =
-            |mut ring: MutexGuard<'_, Ring>, room: Room| ring.offer(held, footprint, room, serial);
+            |mut ring: LockGuard<'_, Ring>, room: Room| ring.offer(held, footprint, room, serial);
         if footprint > self.large_room.bytes {
             return Offer::Refused;
         }
@@ -226,35 +226,35 @@ impl Quarantine {
             let first = ((spread * self.small_rings as u64) >> 32) as usize;
             let rings = &self.small[..self.small_rings];
             for ring in rings[first..].iter().chain(&rings[..first]) {
-                if let Some(ring) = try_lock(ring) {
+                if let Some(ring) = ring.try_lock() {
                     return offer(ring, self.small_room);
                 }
             }
         }
-        match try_lock(&self.large) {
+        match self.large.try_lock() {
             Some(ring) => offer(ring, self.large_room),
             None => Offer::Refused,
         }
     }
 
-    fn rings(&self) -> impl Iterator<Item = &Mutex<Ring>> {
+    fn rings(&self) -> impl Iterator<Item = &Lock<Ring>> {
         self.small.iter().chain([&self.large])
     }
 
     /// Takes any block out.
     pub(crate) fn pop(&self) -> Option<Held> {
-        self.rings().find_map(|ring| try_lock(ring)?.pop(self.serial))
+        self.rings().find_map(|ring| ring.try_lock()?.pop(self.serial))
     }
 
     /// The held block at `p`: for reports.
     pub(crate) fn find(&self, p: usize) -> Option<Held> {
-        self.rings().find_map(|ring| try_lock(ring)?.iter().find(|held| held.p == p))
+        self.rings().find_map(|ring| ring.try_lock()?.iter().find(|held| held.p == p))
     }
 
     /// Bytes and blocks held now.
     pub(crate) fn held(&self) -> (usize, usize) {
         self.rings()
-            .filter_map(try_lock)
+            .filter_map(Lock::try_lock)
             .fold((0, 0), |(bytes, blocks), ring| (bytes + ring.bytes, blocks + ring.len))
     }
 
@@ -276,7 +276,7 @@ impl Quarantine {
     /// The first damaged block of `ring` from number `from` on, and the number after it.
     fn first_damaged(
         &self,
-        ring: &Mutex<Ring>,
+        ring: &Lock<Ring>,
         from: usize,
     ) -> Option<(usize, Held, ViolationKind)> {
         // The lock is what keeps the block held while it is read.
@@ -288,25 +288,15 @@ impl Quarantine {
 
 /// The lock once its holder is through with it; `None` if that takes longer than anything that is done under it, as after a
 /// signal that came in the middle.
-fn lock_soon(ring: &Mutex<Ring>) -> Option<MutexGuard<'_, Ring>> {
+fn lock_soon(ring: &Lock<Ring>) -> Option<LockGuard<'_, Ring>> {
     const TURNS: usize = 10_000;
     (0..TURNS).find_map(|_| {
-        let ring = try_lock(ring);
+        let ring = ring.try_lock();
         if ring.is_none() {
             std::thread::yield_now();
         }
         ring
     })
-}
-
-/// The lock, unless somebody has it. A panic never leaves a ring half changed: nothing in here panics.
-#[inline]
-fn try_lock(ring: &Mutex<Ring>) -> Option<MutexGuard<'_, Ring>> {
-    match ring.try_lock() {
-        Ok(ring) => Some(ring),
-        Err(TryLockError::Poisoned(ring)) => Some(PoisonError::into_inner(ring)),
-        Err(TryLockError::WouldBlock) => None,
-    }
 }
 
 /// The pointer of a held block.

@@ -13,14 +13,18 @@
 //! Its memory is mapped, never allocated. Leaves what an answer means to `checked.rs`.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use malloc_api::Domain;
+use pymem_sync::{ForkLock, Lock, LockGuard, Rank};
 
 use crate::os::mapping::MappedSlice;
 use crate::sites::site::{SITE_BITS, Site};
-use malloc_api::Domain;
 
 /// The process's live blocks.
 pub(crate) static LIVE: Registry = Registry::new();
+
+/// For a fork: nobody waits for another lock while holding one of these.
+pub(crate) static FORK_LOCK: ForkLock = ForkLock::new(Rank::Memory, &LIVE.shards);
 
 const SHARDS: usize = 64;
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
@@ -136,20 +140,17 @@ fn key_of(packed: u128) -> u64 {
 }
 
 pub(crate) struct Registry {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Lock<Shard>; SHARDS],
 }
-
-/// All shards, locked.
-pub(crate) type AllShards = [MutexGuard<'static, Shard>; SHARDS];
 
 impl Registry {
     const fn new() -> Self {
-        Self { shards: [const { Mutex::new(Shard { table: None, len: 0 }) }; SHARDS] }
+        Self { shards: [const { Lock::new(Shard { table: None, len: 0 }) }; SHARDS] }
     }
 
     #[inline(always)]
-    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[(hash >> (64 - SHARD_BITS)) as usize])
+    fn shard(&self, hash: u64) -> LockGuard<'_, Shard> {
+        self.shards[(hash >> (64 - SHARD_BITS)) as usize].lock()
     }
 
     /// Records a live block; `false` if there is no memory for it, or if it is none that an entry can describe. An entry of
@@ -225,15 +226,14 @@ impl Registry {
     /// Calls `f` with every entry, shard by shard; the entry's shard is locked meanwhile.
     pub(crate) fn for_each(&self, mut f: impl FnMut(Entry)) {
         for shard in &self.shards {
-            let shard = lock(shard);
-            shard.known_entries().for_each(|entry| f(Entry::unpack(entry)));
+            shard.lock().known_entries().for_each(|entry| f(Entry::unpack(entry)));
         }
     }
 
     /// Makes every block that is live now part of the baseline.
     pub(crate) fn set_baseline(&self) {
         for shard in &self.shards {
-            lock(shard).entries_mut().iter_mut().filter(|packed| **packed != 0).for_each(
+            shard.lock().entries_mut().iter_mut().filter(|packed| **packed != 0).for_each(
                 |packed| {
                     *packed |= BASELINE;
                 },
@@ -245,7 +245,7 @@ impl Registry {
     pub(crate) fn disown(&self, owner: OwnerId) {
         let nobody = u128::from(owner.nobody().0) << OWNER_SHIFT;
         for shard in &self.shards {
-            let mut shard = lock(shard);
+            let mut shard = shard.lock();
             let entries = shard.entries_mut().iter_mut();
             entries.filter(|packed| Entry::unpack(**packed).owner == owner).for_each(|packed| {
                 *packed = *packed & !OWNER | nobody;
@@ -257,19 +257,8 @@ impl Registry {
     /// How many shards are locked.
     #[cfg(test)]
     pub(crate) fn locked(&self) -> usize {
-        self.shards.iter().filter(|shard| shard.try_lock().is_err()).count()
+        self.shards.iter().filter(|shard| shard.raw().is_locked()).count()
     }
-
-    /// Locks all shards, for a fork.
-    pub(crate) fn lock_all(&'static self) -> AllShards {
-        core::array::from_fn(|index| lock(&self.shards[index]))
-    }
-}
-
-/// A panic never leaves a shard half changed: nothing in here panics.
-#[inline(always)]
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Fibonacci hashing: the upper bits pick the shard, the next ones the place in it.
@@ -442,7 +431,7 @@ mod tests {
                 registry.remove((count - 1000) * 32);
             }
         }
-        let places: usize = registry.shards.iter().map(|s| lock(s).entries().len()).sum();
+        let places: usize = registry.shards.iter().map(|s| s.lock().entries().len()).sum();
         assert!(places <= SHARDS * FIRST_ENTRIES, "{places} places for 1,000 blocks");
         let mut seen = 0;
         registry.for_each(|_| seen += 1);
@@ -455,7 +444,7 @@ mod tests {
         for count in 1..=400_000_usize {
             assert!(registry.insert(entry(count * 32, 1)));
             if count % 50_000 == 0 {
-                let places: usize = registry.shards.iter().map(|s| lock(s).entries().len()).sum();
+                let places: usize = registry.shards.iter().map(|s| s.lock().entries().len()).sum();
                 assert!(places * size_of::<u128>() <= count * 32, "{count}: {places}");
             }
         }

@@ -14,10 +14,11 @@
 use core::fmt::Write as _;
 use core::ptr::{self, NonNull};
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use malloc_api::MIN_ALIGN;
+use malloc_api::{Domain, MIN_ALIGN};
+use pymem_sync::{HeldOverFork, Lock};
 
 use crate::guard::countdown::random;
 use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
@@ -25,7 +26,6 @@ use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
 use crate::report::stderr::Stderr;
 use crate::report::violation::ViolationKind;
 use crate::sites::site::Site;
-use malloc_api::Domain;
 
 /// Most slots of a pool: address space, not memory; only live blocks have any.
 const MOST_SLOTS: usize = 1 << 17;
@@ -45,7 +45,7 @@ pub(crate) struct Pool {
     /// Bytes from one slot's first guard page to the next one's.
     stride: usize,
     slots: MappedSlice<Slot>,
-    free: Mutex<Free>,
+    free: Lock<Free>,
     /// Blocks that were not guarded though it was their turn.
     passed_over: AtomicUsize,
 }
@@ -160,14 +160,14 @@ impl Pool {
             page,
             stride,
             slots,
-            free: Mutex::new(free),
+            free: Lock::new(free),
             passed_over: AtomicUsize::new(0),
         })
     }
 
     /// A slot for a block whose turn it is.
     fn take(&self) -> Option<usize> {
-        let mut free = self.lock();
+        let mut free = self.free.lock();
         if free.guarded >= MOST_GUARDED {
             self.retire_one(&mut free);
         }
@@ -231,11 +231,6 @@ impl Pool {
     fn protect(&self, start: *mut u8, bytes: usize, protection: libc::c_int) -> bool {
         // SAFETY: whole pages of the pool that belong to one slot, which the caller has to itself.
         unsafe { libc::mprotect(start.cast(), bytes, protection) == 0 }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Free> {
-        // Nothing in here panics.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -321,7 +316,7 @@ impl GuardCoverage {
     #[must_use]
     pub fn now() -> Self {
         pool().map_or_else(Self::default, |pool| {
-            let free = pool.lock();
+            let free = pool.free.lock();
             Self {
                 slots: pool.slots.len(),
                 guarded: free.guarded,
@@ -349,12 +344,12 @@ pub(crate) fn set_up(slots: usize) -> bool {
 /// Whether the pool's lock is held.
 #[cfg(test)]
 pub(crate) fn is_locked() -> bool {
-    pool().is_some_and(|pool| pool.free.try_lock().is_err())
+    pool().is_some_and(|pool| pool.free.raw().is_locked())
 }
 
-/// The pool's lock, for a fork.
-pub(crate) fn lock_all() -> Option<MutexGuard<'static, Free>> {
-    pool().map(Pool::lock)
+/// The pool's lock, for a fork: nobody waits for another lock while holding it. `None` before the pool is made.
+pub(crate) fn fork_lock() -> Option<&'static dyn HeldOverFork> {
+    pool().map(|pool| &pool.free as &dyn HeldOverFork)
 }
 
 /// The pool's first address, and its bytes: 0 before it is made. Written once, while nobody has a block of it.
@@ -393,7 +388,7 @@ pub(crate) fn malloc(
     let offset = if right { (whole - size.max(1)) & !(MIN_ALIGN - 1) } else { 0 };
     let start = data.wrapping_add(offset / pool.page * pool.page);
     if !pool.protect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) {
-        pool.lock().give(slot, pool.slots.len());
+        pool.free.lock().give(slot, pool.slots.len());
         pool.passed_over.fetch_add(1, Relaxed);
         return None;
     }
@@ -467,10 +462,10 @@ pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) -> bool {
     // SAFETY: the pages of a slot that nobody may use any more.
     unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) };
     // The pages of a retired group stay one mapping. Those that cannot be protected are no guard, but serve the next block.
-    if !pool.lock().is_retired(guarded.slot) {
+    if !pool.free.lock().is_retired(guarded.slot) {
         pool.protect(start, bytes, libc::PROT_NONE);
     }
-    pool.lock().give(guarded.slot, pool.slots.len());
+    pool.free.lock().give(guarded.slot, pool.slots.len());
     true
 }
 

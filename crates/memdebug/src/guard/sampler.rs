@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use malloc_api::Malloc;
 
 use crate::error::ConfigureError;
-use crate::fork;
 use crate::guard::countdown::Countdowns;
 use crate::guard::fault;
 use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
 use crate::options::Options;
+use crate::process;
 use crate::report::violation::{Call, ViolationKind};
 use crate::sites::capture::Outermost;
 use crate::sites::site::Site;
@@ -164,7 +164,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
             return Err(ConfigureError::AlreadySet);
         }
         fault::set_up(options.slots(rate))?;
-        fork::install();
+        process::guard_forks();
         fault::number_of(&self.host).ok_or(ConfigureError::TooManyHosts)?;
         // Before the setting, by which a thread comes to have a guarded block.
         let (start, bytes) = pool::range();

@@ -9,7 +9,8 @@ use core::num::NonZeroU32;
 use core::ptr;
 
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pymem_sync::{ForkLock, Lock, Rank};
 
 use crate::options::Options;
 use crate::os::mapping::{MappedSlice, Mapping};
@@ -51,8 +52,11 @@ struct Record {
 static CHUNKS: [AtomicPtr<u8>; MAX_CHUNKS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CHUNKS];
 static CHUNK_COUNT: AtomicUsize = AtomicUsize::new(0);
-static SHARD: [Mutex<Shard>; SHARDS] =
-    [const { Mutex::new(Shard { chains: None, next_unit: 0, units_left: 0 }) }; SHARDS];
+static SHARD: [Lock<Shard>; SHARDS] =
+    [const { Lock::new(Shard { chains: None, next_unit: 0, units_left: 0 }) }; SHARDS];
+
+/// For a fork: nobody waits for another lock while holding one of these.
+pub(crate) static FORK_LOCK: ForkLock = ForkLock::new(Rank::Memory, &SHARD);
 
 pub(crate) struct Shard {
     chains: Option<MappedSlice<u32>>,
@@ -60,23 +64,10 @@ pub(crate) struct Shard {
     units_left: usize,
 }
 
-/// All shards, locked.
-pub(crate) type AllShards = [MutexGuard<'static, Shard>; SHARDS];
-
-/// Locks all shards, for a fork.
-pub(crate) fn lock_all() -> AllShards {
-    core::array::from_fn(|index| lock(&SHARD[index]))
-}
-
 /// How many shards are locked.
 #[cfg(test)]
 pub(crate) fn locked() -> usize {
-    SHARD.iter().filter(|shard| shard.try_lock().is_err()).count()
-}
-
-/// A panic never leaves a shard half changed: nothing in here panics.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+    SHARD.iter().filter(|shard| shard.raw().is_locked()).count()
 }
 
 /// A backtrace as it was taken.
@@ -163,7 +154,7 @@ impl Site {
 
     fn intern(taken: &Taken) -> Option<Self> {
         let hash = taken.hash();
-        let mut shard = lock(&SHARD[hash as usize % SHARDS]);
+        let mut shard = SHARD[hash as usize % SHARDS].lock();
         let chain = (hash >> 32) as usize % CHAINS;
         if shard.chains.is_none() {
             shard.chains = Some(MappedSlice::new(CHAINS)?);

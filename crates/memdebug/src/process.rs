@@ -1,0 +1,157 @@
+//! Owns what happens when the process forks or exits. Over a fork every process-wide lock is held, so that a child finds none
+//! taken for ever; at exit quarantines are verified, and then blocks that leak are reported.
+//!
+//! The rings of a quarantine are not held over a fork: a ring whose lock is taken is passed over.
+
+use core::fmt::Write as _;
+use core::ptr;
+
+use std::sync::{Once, OnceLock};
+
+use malloc_api::immortal;
+use pymem_sync::{ForkLock, Lock, Rank, hold_over_forks};
+
+use crate::checks::leaks::LiveBlocks;
+use crate::checks::registry;
+use crate::guard::pool;
+use crate::options::{LeakFormat, LeakReport};
+use crate::report::stderr::Stderr;
+use crate::sites::site;
+
+/// Has the locks that there are held over every fork. Without memory for that, forks go unguarded.
+pub(crate) fn guard_forks() {
+    static POOL: OnceLock<&ForkLock> = OnceLock::new();
+    let _ = hold_over_forks(&registry::FORK_LOCK);
+    let _ = hold_over_forks(&site::FORK_LOCK);
+    if let Some(lock) = pool::fork_lock() {
+        let _ =
+            hold_over_forks(POOL.get_or_init(|| immortal::leak(ForkLock::new(Rank::Memory, lock))));
+    }
+}
+
+/// Hooks of a process that are verified at exit, at most.
+const MOST_HOOKS: usize = 64;
+
+/// What is verified at exit: hooks that live until then.
+pub(crate) trait Verify: Sync {
+    /// Verifies what the quarantine holds.
+    fn verify_held(&self);
+}
+
+/// What is done at exit.
+#[derive(Clone, Copy)]
+struct AtExit {
+    hooks: [Option<&'static dyn Verify>; MOST_HOOKS],
+    /// What is reported, and by which process.
+    report: Option<(LeakReport, u32)>,
+}
+
+static AT_EXIT: Lock<AtExit> = Lock::new(AtExit { hooks: [None; MOST_HOOKS], report: None });
+
+/// Changes what is done at exit.
+fn at_exit(change: impl FnOnce(&mut AtExit)) {
+    static REGISTER: Once = Once::new();
+    change(&mut AT_EXIT.lock());
+    REGISTER.call_once(|| {
+        // SAFETY: a function without arguments that does not unwind. If it cannot be registered, nothing is done at exit.
+        unsafe { libc::atexit(on_exit) };
+    });
+}
+
+/// Puts hooks on the list, once.
+pub(crate) fn verify_at_exit(hooks: &'static dyn Verify) {
+    let same = |known: &dyn Verify| ptr::addr_eq(known, hooks);
+    at_exit(|todo| {
+        if let Some(place) = todo.hooks.iter_mut().find(|place| place.is_none_or(same)) {
+            *place = Some(hooks);
+        }
+    });
+}
+
+/// Writes a report of the live blocks to stderr when the process exits, if there are any.
+///
+/// Hooks with [`Options::leaks`](crate::Options) ask for this by themselves. The report comes when `exit` runs its
+/// functions, after those that were registered later; `_exit` and signals come without one, and so does the `exit` of a forked
+/// child, most of whose blocks are its parent's. A child that is to report calls this again.
+pub fn report_leaks_at_exit(report: LeakReport) {
+    at_exit(|todo| todo.report = Some((report, std::process::id())));
+}
+
+/// Verifies every freed block that hooks hold which are [verified at exit](crate::DebugHooks::verify_at_exit), now: a write
+/// to one is found at once, and not when the block leaves. Each violation goes to its hooks' handler.
+///
+/// Where the allocator below needs a lock that its callers hold, so does this.
+pub fn verify_quarantines() {
+    // A copy: the handler of a violation may come back here.
+    let todo = *AT_EXIT.lock();
+    todo.hooks.iter().flatten().for_each(|hooks| hooks.verify_held());
+}
+
+extern "C" fn on_exit() {
+    verify_quarantines();
+    let report = AT_EXIT.lock().report;
+    let Some((report, _)) = report.filter(|(_, process)| *process == std::process::id()) else {
+        return;
+    };
+    let live = LiveBlocks::now();
+    if live.blocks() == 0 {
+        return;
+    }
+    let mut err = Stderr::new();
+    // Ignore write errors: there is nowhere to report them.
+    let _ = match report.format {
+        LeakFormat::Text => write!(err, "{live}"),
+        LeakFormat::Json => live.write_json(&mut err),
+    };
+    drop(err);
+    if let Some(status) = report.exit_code {
+        // SAFETY: the process is at its end; `libc::exit` is at work, and what it has left to do is given up for the status.
+        unsafe { libc::_exit(status.into()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+    use pymem_sync::HeldOverFork;
+
+    use super::*;
+
+    static SEEN: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    static POOL_SEEN: AtomicBool = AtomicBool::new(false);
+
+    /// Looks at the locks once all others are taken: of one rank, the first to be registered is taken last.
+    struct Witness;
+
+    impl HeldOverFork for Witness {
+        fn hold(&self) {
+            SEEN[0].store(registry::LIVE.locked(), Relaxed);
+            SEEN[1].store(site::locked(), Relaxed);
+            POOL_SEEN.store(pool::is_locked(), Relaxed);
+        }
+
+        unsafe fn release(&self) {}
+    }
+
+    #[test]
+    fn every_lock_is_held_over_a_fork() {
+        static WITNESS: ForkLock = ForkLock::new(Rank::Memory, &Witness);
+        assert!(pool::set_up(64));
+        hold_over_forks(&WITNESS).unwrap();
+        guard_forks();
+        // SAFETY: the child calls `_exit` and nothing else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let left = registry::LIVE.locked() + site::locked() + usize::from(pool::is_locked());
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(left as i32) };
+        }
+        let mut status = -1;
+        // SAFETY: a child of this process, and room for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0, "the child finds locks taken");
+        assert_eq!(SEEN.each_ref().map(|count| count.load(Relaxed)), [64, 16]);
+        assert!(POOL_SEEN.load(Relaxed));
+    }
+}
