@@ -10,8 +10,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::{Domain, Malloc, annotate};
 
-use crate::block::{self, HEADER_BYTES, base_of, max_request, overhead};
-use crate::erase::Erased;
+use crate::block::{self, Erased, HEADER_BYTES, base_of, max_request, overhead};
 use crate::host::Host;
 use crate::os::load;
 use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_BYTES, fill_at_least_8};

@@ -14,7 +14,7 @@ use crate::options::Options;
 use crate::report::dump::BlockDump;
 use crate::report::facts::BlockFacts;
 use crate::report::violation::{Call, ViolationKind};
-use crate::sites::capture::Outermost;
+use crate::sites::native::Outermost;
 use crate::thread::ThreadGate;
 
 /// CPython's debug hooks around the allocator `A`: each block gets a size, a domain letter and guards, is filled when

@@ -5,7 +5,6 @@
 
 mod block;
 mod calls;
-mod erase;
 mod error;
 mod hooks;
 mod host;
@@ -59,15 +58,12 @@ mod report {
 /// Where blocks were allocated and freed.
 mod sites {
     #[cfg(feature = "std")]
-    pub(crate) mod capture;
+    pub(crate) mod native;
     #[cfg(feature = "std")]
     pub(crate) mod site;
-    #[cfg(feature = "std")]
-    #[cfg_attr(feature = "backtrace", path = "symbols_backtrace.rs")]
-    pub(crate) mod symbols;
 
     #[cfg(not(feature = "std"))]
-    pub(crate) use crate::no_std::{capture, site};
+    pub(crate) use crate::no_std::{native, site};
 }
 
 /// What the machine and the system offer.

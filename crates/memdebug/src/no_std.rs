@@ -6,7 +6,7 @@ pub(crate) mod checked {
 
     use malloc_api::{Domain, Malloc};
 
-    use super::capture::Outermost;
+    use super::native::Outermost;
     use super::site::Site;
     use crate::calls::Blocks;
     use crate::error::ConfigureError;
@@ -86,8 +86,8 @@ pub(crate) mod checked {
     }
 }
 
-/// Twin of `sites/capture.rs`: nobody asks for backtraces.
-pub(crate) mod capture {
+/// Twin of `sites/native.rs`: nobody asks for backtraces.
+pub(crate) mod native {
     #[derive(Clone, Copy)]
     pub(crate) struct Outermost;
 

@@ -17,7 +17,7 @@ use crate::process;
 use crate::report::facts::BlockFacts;
 use crate::report::verdict;
 use crate::report::violation::{Call, Violation, ViolationKind};
-use crate::sites::capture::Outermost;
+use crate::sites::native::Outermost;
 use crate::sites::site::Site;
 
 /// The options of this file, once they are set.

@@ -18,7 +18,7 @@ use crate::host::Host;
 use crate::options::Options;
 use crate::process;
 use crate::report::violation::{Call, ViolationKind};
-use crate::sites::capture::Outermost;
+use crate::sites::native::Outermost;
 use crate::sites::site::Site;
 use malloc_api::Domain;
 

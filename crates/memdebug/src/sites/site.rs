@@ -2,7 +2,7 @@
 //!
 //! A backtrace is kept as a record in mapped pages that are never given back, so that a [`Site`] is four bytes and stays
 //! valid for the life of the process. Sixteen shards by hash, each behind its own lock, which is never held while a
-//! backtrace is taken or shown. Leaves names of functions to `symbols.rs`.
+//! backtrace is taken or shown. Leaves native frames to `native.rs`.
 
 use core::fmt::{self, Write};
 use core::num::NonZeroU32;
@@ -15,8 +15,7 @@ use pymem_sync::{ForkLock, Lock, Rank};
 use crate::options::Options;
 use crate::os::mapping::{MappedSlice, Mapping};
 use crate::report::frames::{Ascii, CurrentFrames, FrameSink};
-use crate::sites::capture::{self, Outermost};
-use crate::sites::symbols;
+use crate::sites::native::{self, Outermost};
 
 /// Where a block was allocated or freed: a backtrace that is kept for the life of the process.
 ///
@@ -137,7 +136,7 @@ impl Site {
         current_frames: Option<CurrentFrames>,
         entry: Outermost,
     ) -> Option<Self> {
-        let _alone = capture::Alone::enter()?;
+        let _alone = native::Alone::enter()?;
         let mut taken = Taken {
             frames: [0; Options::MAX_FRAMES as usize],
             frame_count: 0,
@@ -148,7 +147,7 @@ impl Site {
         if let Some(frames) = current_frames {
             frames(&mut taken);
         }
-        taken.frame_count = capture::native_frames(&mut taken.frames[..usize::from(depth)], entry);
+        taken.frame_count = native::native_frames(&mut taken.frames[..usize::from(depth)], entry);
         Self::intern(&taken)
     }
 
@@ -264,8 +263,8 @@ impl fmt::Display for Site {
         // Only whole `str`s were stored.
         f.write_str(core::str::from_utf8(self.text()).unwrap_or_default())?;
         // What showing a name allocates is nobody's site.
-        let _alone = capture::Alone::enter();
-        self.frames().iter().try_for_each(|&frame| symbols::write(frame, f))
+        let _alone = native::Alone::enter();
+        self.frames().iter().try_for_each(|&frame| native::write(frame, f))
     }
 }
 

@@ -1,9 +1,11 @@
-//! Owns taking the native frames of the calling thread, and the guard against doing so while doing so.
+//! Owns the native frames of the calling thread: taking them, the guard against doing so while doing so, and their text.
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+pub(crate) use symbols::write;
 
 thread_local! {
     static BUSY: Cell<bool> = const { Cell::new(false) };
@@ -140,4 +142,73 @@ pub(crate) fn native_frames(frames: &mut [usize], entry: Outermost) -> usize {
     // SAFETY: `step` keeps to the unwinder's rules and never unwinds; `progress` outlives the call.
     unsafe { _Unwind_Backtrace(step, (&raw mut progress).cast()) };
     progress.count
+}
+
+/// The text of a frame, from the dynamic symbol table alone: nothing is allocated.
+#[cfg(not(feature = "backtrace"))]
+mod symbols {
+    use core::ffi::CStr;
+    use core::fmt;
+
+    /// Writes the line of one return address.
+    pub(crate) fn write(frame: usize, out: &mut dyn fmt::Write) -> fmt::Result {
+        // The call is before the address that it returns to.
+        let at = core::ptr::without_provenance::<libc::c_void>(frame - 1);
+        // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
+        let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
+        // SAFETY: any address may be asked for; `info` is writable.
+        let known = unsafe { libc::dladdr(at, &mut info) } != 0;
+        write!(out, "  {frame:#x}")?;
+        if known {
+            let base = info.dli_fbase.addr();
+            let text = |name: *const libc::c_char| {
+                // SAFETY: `dladdr` gives null or a string that lives as long as its library.
+                (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
+            };
+            if let Some(name) = text(info.dli_sname) {
+                write!(out, " in {}", name.to_bytes().escape_ascii())?;
+            }
+            if let Some(file) = text(info.dli_fname) {
+                write!(out, " ({}+{:#x})", file.to_bytes().escape_ascii(), frame - base)?;
+            }
+        }
+        out.write_str("\n")
+    }
+}
+
+/// The text of a frame, from debug information: function, file and line, inlined calls too. Making it allocates.
+#[cfg(feature = "backtrace")]
+mod symbols {
+    use core::fmt;
+
+    /// Writes the lines of one return address.
+    pub(crate) fn write(frame: usize, out: &mut dyn fmt::Write) -> fmt::Result {
+        let mut result = Ok(());
+        let mut any = false;
+        // The call is before the address that it returns to.
+        let at = core::ptr::without_provenance_mut(frame - 1);
+        backtrace::resolve(at, |symbol| {
+            any = true;
+            result = result.and_then(|()| write_symbol(frame, symbol, out));
+        });
+        if !any {
+            writeln!(out, "  {frame:#x}")?;
+        }
+        result
+    }
+
+    fn write_symbol(
+        frame: usize,
+        symbol: &backtrace::Symbol,
+        out: &mut dyn fmt::Write,
+    ) -> fmt::Result {
+        write!(out, "  {frame:#x}")?;
+        if let Some(name) = symbol.name() {
+            write!(out, " in {name:#}")?;
+        }
+        if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+            write!(out, " ({}:{line})", file.display())?;
+        }
+        out.write_str("\n")
+    }
 }
