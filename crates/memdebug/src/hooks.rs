@@ -8,9 +8,8 @@ use malloc_api::{Domain, Malloc};
 
 use crate::calls::{Blocks, CHECKED, FULL_ERASE, SERIAL};
 use crate::checks::checked::Checked;
-use crate::error::ConfigureError;
 use crate::host::Host;
-use crate::options::Options;
+use crate::options::{ConfigureError, Options};
 use crate::report::dump::BlockDump;
 use crate::report::facts::BlockFacts;
 use crate::report::violation::{Call, ViolationKind};

@@ -5,7 +5,6 @@
 
 mod block;
 mod calls;
-mod error;
 mod hooks;
 mod host;
 #[cfg(not(feature = "std"))]
@@ -18,6 +17,7 @@ mod process;
 #[path = "../tests/it/sanitizer.rs"]
 mod sanitizer;
 mod thread;
+mod words;
 
 /// What goes beyond CPython's checks.
 mod checks {
@@ -105,7 +105,6 @@ mod os {
 pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 #[cfg(feature = "std")]
 pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline};
-pub use error::ConfigureError;
 #[cfg(feature = "std")]
 pub use guard::fault::{chain_handler, install_fault_handler};
 #[cfg(feature = "std")]
@@ -115,7 +114,7 @@ pub use guard::sampler::GuardSampler;
 pub use hooks::DebugHooks;
 pub use host::{DebugOffset, Host};
 pub use malloc_api::Domain;
-pub use options::{LeakFormat, LeakReport, Options, ParseOptionsError, QuarantineBounds, Word};
+pub use options::{ConfigureError, LeakFormat, LeakReport, Options, QuarantineBounds};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 #[cfg(feature = "std")]
 pub use process::{report_leaks_at_exit, verify_quarantines};
@@ -128,3 +127,4 @@ pub use report::stderr::report_to;
 pub use report::violation::{Call, Violation, ViolationKind};
 pub use sites::site::Site;
 pub use thread::{ThreadCheck, ThreadWord};
+pub use words::{ParseOptionsError, Word};

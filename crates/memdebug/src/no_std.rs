@@ -9,8 +9,7 @@ pub(crate) mod checked {
     use super::native::Outermost;
     use super::site::Site;
     use crate::calls::Blocks;
-    use crate::error::ConfigureError;
-    use crate::options::Options;
+    use crate::options::{ConfigureError, Options};
 
     #[derive(Debug)]
     pub(crate) struct Checked;

@@ -9,16 +9,15 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Once, OnceLock};
 
-use malloc_api::Domain;
-
-use crate::error::ConfigureError;
 use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
+use crate::options::ConfigureError;
 use crate::os::load;
 use crate::os::mapping::Mapping;
 use crate::report::facts::BlockFacts;
 use crate::report::stderr::Stderr;
 use crate::report::violation::{Call, Violation, ViolationKind};
+use malloc_api::Domain;
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 

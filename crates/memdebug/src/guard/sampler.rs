@@ -8,19 +8,17 @@ use core::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::Malloc;
-
-use crate::error::ConfigureError;
 use crate::guard::countdown::Countdowns;
 use crate::guard::fault;
 use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
-use crate::options::Options;
+use crate::options::{ConfigureError, Options};
 use crate::process;
 use crate::report::violation::{Call, ViolationKind};
 use crate::sites::native::Outermost;
 use crate::sites::site::Site;
 use malloc_api::Domain;
+use malloc_api::Malloc;
 
 /// Puts about one block in N between guard pages, and hands every other call to the allocator `A` as it is.
 ///
