@@ -12,7 +12,7 @@ use malloc_api::{Domain, Malloc, annotate};
 
 use crate::block::{self, Erased, HEADER_BYTES, base_of, max_request, overhead};
 use crate::host::Host;
-use crate::os::load;
+use crate::os::machine;
 use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_BYTES, fill_at_least_8};
 use crate::report::facts::BlockFacts;
 use crate::report::verdict;
@@ -109,7 +109,7 @@ impl<A> Blocks<A> {
     /// leads to nowhere are no intact block.
     #[inline(always)]
     pub(crate) fn intact_size(&self, p: NonNull<u8>) -> Option<usize> {
-        let size = annotate::unreported(|| load::intact_size(p.as_ptr(), self.id_word));
+        let size = annotate::unreported(|| machine::intact_size(p.as_ptr(), self.id_word));
         (size != usize::MAX).then_some(size)
     }
 

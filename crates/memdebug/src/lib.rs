@@ -68,29 +68,7 @@ mod sites {
 
 /// What the machine and the system offer.
 mod os {
-    #[cfg_attr(
-        all(feature = "std", target_os = "linux", target_arch = "x86_64"),
-        path = "load_x86_64.rs"
-    )]
-    #[cfg_attr(
-        all(
-            feature = "std",
-            target_os = "linux",
-            target_arch = "aarch64",
-            target_endian = "little"
-        ),
-        path = "load_aarch64.rs"
-    )]
-    #[cfg_attr(
-        not(all(
-            feature = "std",
-            target_os = "linux",
-            target_endian = "little",
-            any(target_arch = "x86_64", target_arch = "aarch64")
-        )),
-        path = "load_plain.rs"
-    )]
-    pub(crate) mod load;
+    pub(crate) mod machine;
     #[cfg(feature = "std")]
     pub(crate) mod mapping;
     #[cfg(feature = "std")]
@@ -126,5 +104,5 @@ pub use report::handler::ViolationHandler;
 pub use report::stderr::report_to;
 pub use report::violation::{Call, Violation, ViolationKind};
 pub use sites::site::Site;
-pub use thread::{ThreadCheck, ThreadWord};
+pub use thread::{ThreadCheck, ThreadWord, thread_pointer};
 pub use words::{ParseOptionsError, Word};

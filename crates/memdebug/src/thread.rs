@@ -7,8 +7,6 @@
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::os::load::{HAS_THREAD_POINTER, thread_pointer};
-
 /// Says whether the calling thread may call this domain: it holds the GIL, or has an attached thread state.
 pub type ThreadCheck = fn() -> bool;
 
@@ -63,6 +61,75 @@ impl ThreadWord {
     }
 }
 
+/// A number that no other thread has while this one lives: the thread pointer on x86-64 and AArch64, elsewhere the address of a
+/// variable of the thread, and 0 where there is neither.
+///
+/// It costs one instruction where there is a thread pointer; a thread-local variable of a library may cost a call.
+#[inline(always)]
+#[must_use]
+pub fn thread_pointer() -> usize {
+    pointer::get()
+}
+
+/// The thread pointer is in a register, and by the processor's ABI for ELF the first word that it leads to is its own address.
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+mod pointer {
+    /// Whether words of a thread have a distance from its pointer.
+    pub(super) const IS_BASE: bool = true;
+
+    #[inline(always)]
+    pub(super) fn get() -> usize {
+        let pointer;
+        // SAFETY: reads the first word of this thread's control block; nothing is changed.
+        unsafe {
+            core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, pure, readonly, preserves_flags))
+        };
+        pointer
+    }
+}
+
+/// The thread pointer is in a register.
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "aarch64"))]
+mod pointer {
+    pub(super) const IS_BASE: bool = true;
+
+    #[inline(always)]
+    pub(super) fn get() -> usize {
+        let pointer;
+        // SAFETY: the register holds the address of the thread's control block; nothing is changed.
+        unsafe {
+            core::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(pure, nomem, nostack, preserves_flags))
+        };
+        pointer
+    }
+}
+
+/// A thread is told by a variable of its own.
+#[cfg(all(
+    feature = "std",
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))
+))]
+mod pointer {
+    pub(super) const IS_BASE: bool = false;
+
+    pub(super) fn get() -> usize {
+        std::thread_local! {
+            static ANCHOR: u8 = const { 0 };
+        }
+        ANCHOR.with(|anchor| core::ptr::from_ref(anchor).addr())
+    }
+}
+
+/// Nothing is known of threads.
+#[cfg(not(feature = "std"))]
+mod pointer {
+    pub(super) const IS_BASE: bool = false;
+
+    pub(super) fn get() -> usize {
+        0
+    }
+}
+
 /// The word of hosts that have none.
 static NO_WORD: AtomicUsize = AtomicUsize::new(0);
 
@@ -101,7 +168,7 @@ impl ThreadGate {
         let mut gate = Self::open();
         gate.check = Some(check);
         gate.passed = AtomicUsize::new(SHUT);
-        if let (Some(word), true) = (word, HAS_THREAD_POINTER) {
+        if let (Some(word), true) = (word, pointer::IS_BASE) {
             gate.word = word;
             gate.shared = !word.own;
             gate.learns = true;

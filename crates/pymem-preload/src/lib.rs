@@ -23,7 +23,6 @@ mod host {
     pub(crate) mod python_frames;
     pub(crate) mod signals;
     pub(crate) mod state_word;
-    pub(crate) mod this_thread;
 }
 
 /// What is told of a process: only on request.

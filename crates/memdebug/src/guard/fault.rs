@@ -12,7 +12,7 @@ use std::sync::{Once, OnceLock};
 use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
 use crate::options::ConfigureError;
-use crate::os::load;
+use crate::os::machine;
 use crate::os::mapping::Mapping;
 use crate::report::facts::BlockFacts;
 use crate::report::stderr::Stderr;
@@ -170,7 +170,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     let code = unsafe { (*info).si_code };
     if code > 0 {
         // SAFETY: 1: this signal's context.
-        if unsafe { load::resume(context) } {
+        if unsafe { machine::resume(context) } {
             return;
         }
         // SAFETY: the kernel raised the signal for an access, so the record has its address.
@@ -179,7 +179,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
             unsafe { info.si_addr() }.addr()
         });
         // SAFETY: 1: this signal's context.
-        let write = unsafe { load::was_write(context) };
+        let write = unsafe { machine::was_write(context) };
         report_access(address, write);
     // SAFETY: 1: this signal's context.
     } else if code == libc::SI_TKILL && !is_first(signal) && unsafe { from_signal_stack(context) } {
@@ -201,7 +201,7 @@ fn is_first(signal: c_int) -> bool {
 /// 1. `context` is the `ucontext_t` of a signal that is being handled.
 unsafe fn from_signal_stack(context: *mut c_void) -> bool {
     // SAFETY: 1: duty 1.
-    let pointer = unsafe { load::stack_pointer(context) };
+    let pointer = unsafe { machine::stack_pointer(context) };
     // SAFETY: duty 1.
     let stack = unsafe { (*context.cast::<libc::ucontext_t>()).uc_stack };
     pointer.wrapping_sub(stack.ss_sp.addr()) < stack.ss_size
@@ -285,7 +285,7 @@ fn report_access(address: usize, write: Option<bool>) {
     let top = stack.start().as_ptr().wrapping_add(stack.bytes());
     let mut fault = Fault { address, write };
     // SAFETY: 1: a mapping's end, and `REPORTING` keeps others off it; 2: `report_fault` takes a `Fault`.
-    unsafe { load::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
+    unsafe { machine::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
     REPORTING.store(0, Relaxed);
 }
 

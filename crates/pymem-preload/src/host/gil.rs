@@ -14,13 +14,12 @@
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
-use memdebug::{ThreadCheck, ThreadWord};
+use memdebug::{ThreadCheck, ThreadWord, thread_pointer};
 use pymem_domains::Build;
 
 use crate::host::capi::{OwnStateApi, PublicThreadStateApi, PyThreadState, ThreadStateApi};
 use crate::host::python::{Host, host};
 use crate::host::state_word::{self, Keeps, StateFunction};
-use crate::host::this_thread;
 
 /// The first minor version in which each thread has a current thread state of its own.
 const FIRST_WITH_OWN_STATE: u32 = 12;
@@ -111,7 +110,7 @@ fn is_last_that_passed() -> bool {
         return is_not_running();
     }
     // Addresses of states differ in their low 47 bits, and the turned ones of threads in their high bits.
-    let both = state.addr().wrapping_add(this_thread::id().rotate_left(usize::BITS / 2));
+    let both = state.addr().wrapping_add(thread_pointer().rotate_left(usize::BITS / 2));
     if PASSED.load(Relaxed) == both {
         return true;
     }

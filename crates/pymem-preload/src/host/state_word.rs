@@ -7,10 +7,9 @@
 use core::ffi::c_void;
 use core::slice;
 
-use memdebug::ThreadWord;
+use memdebug::{ThreadWord, thread_pointer};
 
 use crate::host::capi::PyThreadState;
-use crate::host::this_thread;
 
 /// The host's function for a thread state.
 pub(crate) type StateFunction = unsafe extern "C" fn() -> *mut PyThreadState;
@@ -151,7 +150,7 @@ unsafe fn follow(mut code: &[u8]) -> Option<Held> {
                 let index = core::ptr::with_exposed_provenance(argument.take()?);
                 // SAFETY: what the function passes (duty 1).
                 let word = unsafe { __tls_get_addr(index) };
-                Held::OwnAddress(word.addr().wrapping_sub(this_thread::id()) as isize)
+                Held::OwnAddress(word.addr().wrapping_sub(thread_pointer()) as isize)
             }
             (Effect::Return, _) => return Some(result),
             (Effect::LoadOwnByResult | Effect::LoadByResult, _) => return None,

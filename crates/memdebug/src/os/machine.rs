@@ -1,0 +1,339 @@
+//! Owns what differs between processors: the check of a block's header and guard before it is known to be a block, and the
+//! context of a signal.
+//!
+//! The pointer may be wild, and the size in a header may lead anywhere. The check is a few instructions of assembly, and the
+//! fault handler knows its reads by their address: a fault in one of them ends as if the block were not intact. A good pointer
+//! pays nothing for this.
+
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use x86_64::*;
+
+#[cfg(all(
+    feature = "std",
+    target_os = "linux",
+    target_arch = "aarch64",
+    target_endian = "little"
+))]
+pub(crate) use aarch64::*;
+
+#[cfg(not(all(
+    feature = "std",
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+pub(crate) use plain::*;
+
+/// Each check is inlined where it is needed, and entered in a list.
+#[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
+mod x86_64 {
+    use core::arch::asm;
+    use core::ptr;
+
+    use crate::block::TAIL_WORD;
+
+    /// One inlined check: distances from each field to its first instruction, and to where it ends as not intact. Zero if none.
+    #[repr(C)]
+    struct Check {
+        first: i32,
+        not_intact: i32,
+    }
+
+    // Made by the linker: the first of all checks, and what follows the last one.
+    unsafe extern "C" {
+        #[link_name = "__start_memdebug_0_1_checks"]
+        static FIRST_CHECK: Check;
+        #[link_name = "__stop_memdebug_0_1_checks"]
+        static NO_CHECK: Check;
+    }
+
+    /// The size of the block at `p` if the second word of its header is `id` and its guard is intact, else `usize::MAX`; so
+    /// too where they cannot be read and the fault handler is installed.
+    #[inline(always)]
+    pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+        let size;
+        // SAFETY: reads 24 bytes and touches nothing else; unreadable ones end in the fault handler.
+        unsafe {
+            asm!(
+                "2:",
+                "mov {size}, [{p} - 16]",
+                "cmp [{p} - 8], {id}",
+                "jne 3f",
+                "bswap {size}",
+                "cmp [{p} + {size}], {tail}",
+                "je 4f",
+                "3:",
+                "mov {size}, -1",
+                "4:",
+                ".pushsection memdebug_0_1_checks, \"aR\", @progbits",
+                ".balign 4",
+                ".long 2b - .",
+                ".long 3b - .",
+                ".popsection",
+                size = out(reg) size,
+                p = in(reg) p,
+                id = in(reg) id,
+                tail = in(reg) TAIL_WORD,
+                options(nostack, readonly),
+            );
+        }
+        size
+    }
+
+    /// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
+    pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
+        // SAFETY: adds a check of no instructions, so that the linker makes the list of them in any program.
+        unsafe {
+            asm!(
+                ".pushsection memdebug_0_1_checks, \"aR\", @progbits",
+                ".balign 4",
+                ".long 0, 0",
+                ".popsection",
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: duty 1, and nothing else refers to it.
+        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+        let registers = &mut context.uc_mcontext.gregs;
+        let at = registers[libc::REG_RIP as usize] as usize;
+        let mut check = &raw const FIRST_CHECK;
+        while check != &raw const NO_CHECK {
+            // SAFETY: between the first and the last.
+            let Check { first, not_intact } = unsafe { &*check };
+            let to = |field: &i32| ptr::from_ref(field).addr().wrapping_add_signed(*field as isize);
+            let end = to(not_intact);
+            if *not_intact != 0 && (to(first)..end).contains(&at) {
+                registers[libc::REG_RIP as usize] = end as i64;
+                return true;
+            }
+            check = check.wrapping_add(1);
+        }
+        false
+    }
+
+    /// Whether the access that faulted was a write.
+    ///
+    /// # Safety
+    ///
+    /// 1. `context` is the `ucontext_t` of a SIGSEGV that the kernel raised.
+    pub(crate) unsafe fn was_write(context: *mut libc::c_void) -> Option<bool> {
+        // SAFETY: duty 1.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        // Bit 1 of the processor's page-fault error code.
+        Some(context.uc_mcontext.gregs[libc::REG_ERR as usize] & 2 != 0)
+    }
+
+    /// The stack pointer of what the signal interrupted.
+    ///
+    /// # Safety
+    ///
+    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
+    pub(crate) unsafe fn stack_pointer(context: *mut libc::c_void) -> usize {
+        // SAFETY: duty 1.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize
+    }
+
+    /// Calls `f(argument)` on the stack that ends at `top`.
+    ///
+    /// # Safety
+    ///
+    /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
+    /// 2. `f` accepts `argument`, and does not unwind.
+    pub(crate) unsafe fn call_on_stack(
+        top: *mut u8,
+        f: extern "C" fn(*mut libc::c_void),
+        argument: *mut libc::c_void,
+    ) {
+        // SAFETY: duties 1 and 2; r12 survives the call and brings the stack back.
+        unsafe {
+            asm!(
+                "mov r12, rsp",
+                "mov rsp, {top}",
+                "call {f}",
+                "mov rsp, r12",
+                top = in(reg) top,
+                f = in(reg) f,
+                in("rdi") argument,
+                out("r12") _,
+                clobber_abi("C"),
+            );
+        }
+    }
+}
+
+/// One check for all, whose address is known.
+#[cfg(all(
+    feature = "std",
+    target_os = "linux",
+    target_arch = "aarch64",
+    target_endian = "little"
+))]
+mod aarch64 {
+    use core::arch::{asm, global_asm};
+
+    use crate::block::TAIL_WORD;
+
+    global_asm!(
+        ".pushsection .text.memdebug_load,\"ax\",@progbits",
+        ".p2align 4",
+        ".globl memdebug_0_1_intact_size",
+        ".hidden memdebug_0_1_intact_size",
+        ".type memdebug_0_1_intact_size,@function",
+        "memdebug_0_1_intact_size:",
+        ".cfi_startproc",
+        "ldp x2, x3, [x0, #-16]",
+        "cmp x3, x1",
+        "b.ne memdebug_0_1_not_intact",
+        "rev x2, x2",
+        "ldr x3, [x0, x2]",
+        "mov x4, #{tail}",
+        "cmp x3, x4",
+        "b.ne memdebug_0_1_not_intact",
+        "mov x0, x2",
+        "ret",
+        ".globl memdebug_0_1_not_intact",
+        ".hidden memdebug_0_1_not_intact",
+        "memdebug_0_1_not_intact:",
+        "mov x0, #-1",
+        "ret",
+        ".cfi_endproc",
+        ".popsection",
+        tail = const TAIL_WORD,
+    );
+
+    unsafe extern "C" {
+        #[link_name = "memdebug_0_1_intact_size"]
+        fn checked_size(p: *const u8, id: u64) -> usize;
+        #[link_name = "memdebug_0_1_not_intact"]
+        fn not_intact();
+    }
+
+    #[inline]
+    pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+        // SAFETY: reads 24 bytes and touches nothing else; unreadable ones end in the fault handler.
+        unsafe { checked_size(p, id) }
+    }
+
+    /// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
+    pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
+        // SAFETY: duty 1, and nothing else refers to it.
+        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+        let machine = &mut context.uc_mcontext;
+        let start = (checked_size as *const ()).addr() as u64;
+        let end = (not_intact as *const ()).addr() as u64;
+        if !(start..end).contains(&machine.pc) {
+            return false;
+        }
+        machine.pc = end;
+        true
+    }
+
+    /// Whether the access that faulted was a write: the kernel tells only in an optional record, which is not read.
+    ///
+    /// # Safety
+    ///
+    /// 1. None.
+    pub(crate) unsafe fn was_write(_context: *mut libc::c_void) -> Option<bool> {
+        None
+    }
+
+    /// The stack pointer of what the signal interrupted.
+    ///
+    /// # Safety
+    ///
+    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
+    pub(crate) unsafe fn stack_pointer(context: *mut libc::c_void) -> usize {
+        // SAFETY: duty 1.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        context.uc_mcontext.sp as usize
+    }
+
+    /// Calls `f(argument)` on the stack that ends at `top`.
+    ///
+    /// # Safety
+    ///
+    /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
+    /// 2. `f` accepts `argument`, and does not unwind.
+    pub(crate) unsafe fn call_on_stack(
+        top: *mut u8,
+        f: extern "C" fn(*mut libc::c_void),
+        argument: *mut libc::c_void,
+    ) {
+        // SAFETY: duties 1 and 2; x20 survives the call and brings the stack back.
+        unsafe {
+            asm!(
+                "mov x20, sp",
+                "mov sp, {top}",
+                "blr {f}",
+                "mov sp, x20",
+                top = in(reg) top,
+                f = in(reg) f,
+                in("x0") argument,
+                out("x20") _,
+                clobber_abi("C"),
+            );
+        }
+    }
+}
+
+/// Memory is read as it is: a pointer to nowhere faults.
+#[cfg(not(all(
+    feature = "std",
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+mod plain {
+    use crate::block::{HEADER_BYTES, TAIL_WORD};
+
+    #[inline]
+    pub(crate) fn intact_size(p: *const u8, id: u64) -> usize {
+        let header = p.wrapping_sub(HEADER_BYTES).cast::<[u64; 2]>();
+        // SAFETY: a block's header; what a caller that breaks `free`'s contract passes is beyond this twin.
+        let [size, found] = unsafe { header.read_unaligned() };
+        if found != id {
+            return usize::MAX;
+        }
+        let size = u64::from_be(size) as usize;
+        // SAFETY: a block's guard; as above.
+        let tail = unsafe { p.wrapping_add(size).cast::<u64>().read_unaligned() };
+        if tail == TAIL_WORD { size } else { usize::MAX }
+    }
+
+    /// Resumes a read of this module that faulted: there is none that could.
+    #[cfg(feature = "std")]
+    pub(crate) unsafe fn resume(_context: *mut libc::c_void) -> bool {
+        false
+    }
+
+    /// Whether the access that faulted was a write: not known here.
+    #[cfg(feature = "std")]
+    pub(crate) unsafe fn was_write(_context: *mut libc::c_void) -> Option<bool> {
+        None
+    }
+
+    /// The stack pointer of what the signal interrupted: not known here.
+    #[cfg(feature = "std")]
+    pub(crate) unsafe fn stack_pointer(_context: *mut libc::c_void) -> usize {
+        0
+    }
+
+    /// Calls `f(argument)`, on the stack that there is.
+    #[cfg(feature = "std")]
+    pub(crate) unsafe fn call_on_stack(
+        _top: *mut u8,
+        f: extern "C" fn(*mut libc::c_void),
+        argument: *mut libc::c_void,
+    ) {
+        f(argument);
+    }
+}
