@@ -72,12 +72,10 @@ mod os {
     #[cfg(feature = "std")]
     pub(crate) mod mapping;
     #[cfg(feature = "std")]
-    pub(crate) mod maps;
-    #[cfg(feature = "std")]
     pub(crate) mod probe;
 
     #[cfg(not(feature = "std"))]
-    pub(crate) use crate::no_std::{maps, probe};
+    pub(crate) use crate::no_std::probe;
 }
 
 pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};

@@ -142,10 +142,7 @@ pub(crate) mod probe {
         let mut bytes = [0; N];
         read(address, &mut bytes).then_some(bytes)
     }
-}
 
-/// Twin of `os/maps.rs`.
-pub(crate) mod maps {
     /// Whether no heap can be at `address`: not known here.
     pub(crate) fn is_no_heap(_address: usize) -> bool {
         false

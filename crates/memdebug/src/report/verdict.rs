@@ -4,7 +4,6 @@
 use malloc_api::MIN_ALIGN;
 
 use crate::block::{HEADER_BYTES, TAIL_BYTES, max_request};
-use crate::os::maps;
 use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
 use crate::report::facts::BlockFacts;
@@ -44,7 +43,7 @@ fn bad_id(facts: &BlockFacts, id: u8) -> ViolationKind {
     if looks_freed(facts) {
         return ViolationKind::DoubleFree;
     }
-    if facts.address % MIN_ALIGN != 0 || maps::is_no_heap(facts.address) {
+    if facts.address % MIN_ALIGN != 0 || probe::is_no_heap(facts.address) {
         return ViolationKind::ForeignPointer;
     }
     ViolationKind::BadId
