@@ -156,33 +156,24 @@ impl State {
         p: NonNull<u8>,
         entry: Outermost,
     ) {
-        let verified = match self.registry {
-            None => {
-                let Some(size) = blocks.intact_size(p) else {
-                    let caller = self.site(blocks, entry);
-                    return self.damaged(blocks, p, Call::Free, None, caller);
-                };
-                Verified { size, allocated: None }
-            }
-            Some(owner) => {
-                let freed = self.site(blocks, entry);
-                let address = p.as_ptr().expose_provenance();
-                let known = match LIVE.take(address, owner, self.quarantine.is_some(), freed) {
-                    Ok(known) => known,
-                    Err(known) => return self.reject(blocks, p, Call::Free, known, freed),
-                };
-                if blocks.intact_size(p) != Some(known.size) {
-                    // It stays live, in the place that it has only just left.
-                    LIVE.insert(known);
-                    return self.damaged(blocks, p, Call::Free, Some(known), freed);
-                }
-                let verified = Verified { size: known.size, allocated: known.site };
-                // SAFETY: 1: registered and intact; 2: the caller's duties 1 and 2.
-                return unsafe { self.retire(blocks, p, verified, freed) };
-            }
+        let freed = self.site(blocks, entry);
+        let address = p.as_ptr().expose_provenance();
+        let take = |owner| LIVE.take(address, owner, self.quarantine.is_some(), freed);
+        let known = match self.registry.map(take).transpose() {
+            Ok(known) => known,
+            Err(known) => return self.reject(blocks, p, Call::Free, known, freed),
         };
-        // SAFETY: 1: intact (the caller's duty 1); 2: the caller's duty 2.
-        unsafe { self.retire(blocks, p, verified, None) };
+        let size = blocks.intact_size(p);
+        let Some(size) = size.filter(|&size| known.is_none_or(|known| known.size == size)) else {
+            if let Some(known) = known {
+                // It stays live, in the place that it has only just left.
+                LIVE.insert(known);
+            }
+            return self.damaged(blocks, p, Call::Free, known, freed);
+        };
+        let verified = Verified { size, allocated: known.and_then(|known| known.site) };
+        // SAFETY: 1: intact, and registered where there is a registry (the caller's duty 1); 2: the caller's duty 2.
+        unsafe { self.retire(blocks, p, verified, freed) };
     }
 
     /// Checks that `p` is a live, intact block of these hooks, before it is resized; reports it otherwise.

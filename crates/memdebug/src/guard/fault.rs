@@ -167,22 +167,18 @@ pub unsafe fn chain_handler(
 
 extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid record.
-    let code = unsafe { (*info).si_code };
+    let record = unsafe { &*info };
+    let code = record.si_code;
+    // SAFETY: the kernel passes the context of the signal, and nothing else refers to it.
+    let interrupted = unsafe { &mut *context.cast::<libc::ucontext_t>() };
     if code > 0 {
-        // SAFETY: 1: this signal's context.
-        if unsafe { machine::resume(context) } {
+        if machine::resume(interrupted) {
             return;
         }
         // SAFETY: the kernel raised the signal for an access, so the record has its address.
-        let address = unsafe { info.as_ref() }.map_or(0, |info| {
-            // SAFETY: as above.
-            unsafe { info.si_addr() }.addr()
-        });
-        // SAFETY: 1: this signal's context.
-        let write = unsafe { machine::was_write(context) };
-        report_access(address, write);
-    // SAFETY: 1: this signal's context.
-    } else if code == libc::SI_TKILL && !is_first(signal) && unsafe { from_signal_stack(context) } {
+        let address = unsafe { record.si_addr() }.addr();
+        report_access(address, machine::was_write(interrupted));
+    } else if code == libc::SI_TKILL && !is_first(signal) && is_on_signal_stack(interrupted) {
         // A handler passes a fault on by raising it again; the access that faulted happens again when it returns.
         return;
     }
@@ -195,16 +191,9 @@ fn is_first(signal: c_int) -> bool {
 }
 
 /// Whether the signal came while the thread ran on its alternate signal stack, which is to say in another handler.
-///
-/// # Safety
-///
-/// 1. `context` is the `ucontext_t` of a signal that is being handled.
-unsafe fn from_signal_stack(context: *mut c_void) -> bool {
-    // SAFETY: 1: duty 1.
-    let pointer = unsafe { machine::stack_pointer(context) };
-    // SAFETY: duty 1.
-    let stack = unsafe { (*context.cast::<libc::ucontext_t>()).uc_stack };
-    pointer.wrapping_sub(stack.ss_sp.addr()) < stack.ss_size
+fn is_on_signal_stack(interrupted: &libc::ucontext_t) -> bool {
+    let stack = interrupted.uc_stack;
+    machine::stack_pointer(interrupted).wrapping_sub(stack.ss_sp.addr()) < stack.ss_size
 }
 
 /// Takes the action that comes after ours; without a handler the signal ends the process as it would have.

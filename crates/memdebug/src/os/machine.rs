@@ -81,11 +81,7 @@ mod x86_64 {
     }
 
     /// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
-    ///
-    /// # Safety
-    ///
-    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
-    pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
+    pub(crate) fn resume(context: &mut libc::ucontext_t) -> bool {
         // SAFETY: adds a check of no instructions, so that the linker makes the list of them in any program.
         unsafe {
             asm!(
@@ -96,8 +92,6 @@ mod x86_64 {
                 options(nomem, nostack, preserves_flags),
             );
         }
-        // SAFETY: duty 1, and nothing else refers to it.
-        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
         let registers = &mut context.uc_mcontext.gregs;
         let at = registers[libc::REG_RIP as usize] as usize;
         let mut check = &raw const FIRST_CHECK;
@@ -116,25 +110,13 @@ mod x86_64 {
     }
 
     /// Whether the access that faulted was a write.
-    ///
-    /// # Safety
-    ///
-    /// 1. `context` is the `ucontext_t` of a SIGSEGV that the kernel raised.
-    pub(crate) unsafe fn was_write(context: *mut libc::c_void) -> Option<bool> {
-        // SAFETY: duty 1.
-        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    pub(crate) fn was_write(context: &libc::ucontext_t) -> Option<bool> {
         // Bit 1 of the processor's page-fault error code.
         Some(context.uc_mcontext.gregs[libc::REG_ERR as usize] & 2 != 0)
     }
 
     /// The stack pointer of what the signal interrupted.
-    ///
-    /// # Safety
-    ///
-    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
-    pub(crate) unsafe fn stack_pointer(context: *mut libc::c_void) -> usize {
-        // SAFETY: duty 1.
-        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    pub(crate) fn stack_pointer(context: &libc::ucontext_t) -> usize {
         context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize
     }
 
@@ -219,14 +201,7 @@ mod aarch64 {
         unsafe { checked_size(p, id) }
     }
 
-    /// Makes a read of this module that faulted end the check as not intact; `false` if the fault came from elsewhere.
-    ///
-    /// # Safety
-    ///
-    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
-    pub(crate) unsafe fn resume(context: *mut libc::c_void) -> bool {
-        // SAFETY: duty 1, and nothing else refers to it.
-        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    pub(crate) fn resume(context: &mut libc::ucontext_t) -> bool {
         let machine = &mut context.uc_mcontext;
         let start = (checked_size as *const ()).addr() as u64;
         let end = (not_intact as *const ()).addr() as u64;
@@ -237,32 +212,18 @@ mod aarch64 {
         true
     }
 
-    /// Whether the access that faulted was a write: the kernel tells only in an optional record, which is not read.
-    ///
-    /// # Safety
-    ///
-    /// 1. None.
-    pub(crate) unsafe fn was_write(_context: *mut libc::c_void) -> Option<bool> {
+    /// The kernel tells only in an optional record, which is not read.
+    pub(crate) fn was_write(_: &libc::ucontext_t) -> Option<bool> {
         None
     }
 
-    /// The stack pointer of what the signal interrupted.
-    ///
-    /// # Safety
-    ///
-    /// 1. `context` is the `ucontext_t` of a signal that is being handled.
-    pub(crate) unsafe fn stack_pointer(context: *mut libc::c_void) -> usize {
-        // SAFETY: duty 1.
-        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    pub(crate) fn stack_pointer(context: &libc::ucontext_t) -> usize {
         context.uc_mcontext.sp as usize
     }
 
-    /// Calls `f(argument)` on the stack that ends at `top`.
-    ///
     /// # Safety
     ///
-    /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
-    /// 2. `f` accepts `argument`, and does not unwind.
+    /// As in `x86_64`.
     pub(crate) unsafe fn call_on_stack(
         top: *mut u8,
         f: extern "C" fn(*mut libc::c_void),
@@ -309,21 +270,18 @@ mod plain {
         if tail == TAIL_WORD { size } else { usize::MAX }
     }
 
-    /// Resumes a read of this module that faulted: there is none that could.
     #[cfg(feature = "std")]
-    pub(crate) unsafe fn resume(_context: *mut libc::c_void) -> bool {
+    pub(crate) fn resume(_: &mut libc::ucontext_t) -> bool {
         false
     }
 
-    /// Whether the access that faulted was a write: not known here.
     #[cfg(feature = "std")]
-    pub(crate) unsafe fn was_write(_context: *mut libc::c_void) -> Option<bool> {
+    pub(crate) fn was_write(_: &libc::ucontext_t) -> Option<bool> {
         None
     }
 
-    /// The stack pointer of what the signal interrupted: not known here.
     #[cfg(feature = "std")]
-    pub(crate) unsafe fn stack_pointer(_context: *mut libc::c_void) -> usize {
+    pub(crate) fn stack_pointer(_: &libc::ucontext_t) -> usize {
         0
     }
 
