@@ -14,9 +14,8 @@ use crate::block::{self, Erased, HEADER_BYTES, base_of, max_request, overhead};
 use crate::host::Host;
 use crate::os::machine;
 use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_BYTES, fill_at_least_8};
-use crate::report::facts::BlockFacts;
 use crate::report::verdict;
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
 
 /// Serial numbers are on.
 pub(crate) const SERIAL: u8 = 1;

@@ -11,8 +11,7 @@ use crate::checks::checked::Checked;
 use crate::host::Host;
 use crate::options::{ConfigureError, Options};
 use crate::report::dump::BlockDump;
-use crate::report::facts::BlockFacts;
-use crate::report::violation::{Call, ViolationKind};
+use crate::report::violation::{BlockFacts, Call, ViolationKind};
 use crate::sites::native::Outermost;
 use crate::thread::ThreadGate;
 
@@ -158,55 +157,39 @@ impl<A: Malloc> DebugHooks<A> {
         self.blocks.host.tell(&violation);
     }
 
-    /// `malloc` when it cannot take the plain way at once.
+    /// An allocation that cannot take the plain way at once, zeroed if `call` is calloc; a `size` of `None` is too large.
     #[cold]
     #[inline(never)]
-    fn malloc_unsure(&self, size: usize) -> Option<NonNull<u8>> {
+    fn make_unsure(&self, call: Call, size: Option<usize>) -> Option<NonNull<u8>> {
         let entry = Outermost::here();
-        self.check_thread(Call::Malloc, entry);
+        self.check_thread(call, entry);
+        let (size, zero) = (size?, call == Call::Calloc);
         match (self.blocks.flags(), self.checked.state()) {
+            (0, _) if zero => self.blocks.calloc::<true>(size),
             (0, _) => self.blocks.malloc_plain(size),
-            (_, Some(checks)) => checks.allocate(&self.blocks, size, false, entry),
+            (_, Some(checks)) => checks.allocate(&self.blocks, size, zero, entry),
+            _ if zero => self.blocks.calloc::<false>(size),
             _ => self.blocks.malloc(size),
         }
     }
 
-    /// `calloc` when it cannot take the plain way at once.
-    #[cold]
-    #[inline(never)]
-    fn calloc_unsure(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let entry = Outermost::here();
-        self.check_thread(Call::Calloc, entry);
-        let size = nelem.checked_mul(elsize)?;
-        match (self.blocks.flags(), self.checked.state()) {
-            (0, _) => self.blocks.calloc::<true>(size),
-            (_, Some(checks)) => checks.allocate(&self.blocks, size, true, entry),
-            _ => self.blocks.calloc::<false>(size),
-        }
-    }
-
-    /// `realloc` when it cannot take the plain way at once.
+    /// `realloc` of a block when it cannot take the plain way at once.
     ///
     /// # Safety
     ///
     /// As [`Malloc::realloc`].
     #[cold]
     #[inline(never)]
-    unsafe fn realloc_unsure(&self, ptr: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
-        // CPython names the malloc it falls through to only after the check of the call itself.
+    unsafe fn realloc_unsure(&self, p: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
         let entry = Outermost::here();
         self.check_thread(Call::Realloc, entry);
-        let blocks = &self.blocks;
-        match (blocks.flags(), self.checked.state(), ptr) {
-            (0, _, None) => blocks.malloc_plain(size),
+        match (self.blocks.flags(), self.checked.state()) {
             // SAFETY: 1 and 2: the caller's.
-            (0, _, Some(p)) => unsafe { blocks.realloc::<true>(p, size) },
-            (_, Some(checks), None) => checks.allocate(blocks, size, false, entry),
+            (0, _) => unsafe { self.blocks.realloc::<true>(p, size) },
             // SAFETY: 1 and 2: the caller's.
-            (_, Some(checks), Some(p)) => unsafe { checks.realloc(blocks, p, size, entry) },
-            (_, None, None) => blocks.malloc(size),
+            (_, Some(checks)) => unsafe { checks.realloc(&self.blocks, p, size, entry) },
             // SAFETY: 1 and 2: the caller's.
-            (_, None, Some(p)) => unsafe { blocks.realloc::<false>(p, size) },
+            _ => unsafe { self.blocks.realloc::<false>(p, size) },
         }
     }
 
@@ -291,27 +274,32 @@ impl<A: Malloc> Drop for DebugHooks<A> {
 unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        if self.gate.passes() { self.blocks.malloc_plain(size) } else { self.malloc_unsure(size) }
+        if self.gate.passes() {
+            self.blocks.malloc_plain(size)
+        } else {
+            self.make_unsure(Call::Malloc, Some(size))
+        }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let size = nelem.checked_mul(elsize);
         if !self.gate.passes() {
-            return self.calloc_unsure(nelem, elsize);
+            return self.make_unsure(Call::Calloc, size);
         }
-        self.blocks.calloc::<true>(nelem.checked_mul(elsize)?)
+        self.blocks.calloc::<true>(size?)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        if !self.gate.passes() {
+        match (ptr, self.gate.passes()) {
+            (None, true) => self.blocks.malloc_plain(new_size),
+            // CPython names the malloc it falls through to only after the check of the call itself.
+            (None, false) => self.make_unsure(Call::Realloc, Some(new_size)),
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.realloc_unsure(ptr, new_size) };
-        }
-        match ptr {
-            None => self.blocks.malloc_plain(new_size),
+            (Some(p), true) => unsafe { self.blocks.realloc::<true>(p, new_size) },
             // SAFETY: 1 and 2: the caller's.
-            Some(p) => unsafe { self.blocks.realloc::<true>(p, new_size) },
+            (Some(p), false) => unsafe { self.realloc_unsure(p, new_size) },
         }
     }
 

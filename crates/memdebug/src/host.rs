@@ -6,10 +6,9 @@ use core::ptr::NonNull;
 
 use malloc_api::Domain;
 
-use crate::report::facts::BlockFacts;
 use crate::report::frames::{CurrentFrames, Traceback};
-use crate::report::handler::{self, ViolationHandler};
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::handler;
+use crate::report::violation::{BlockFacts, Call, Violation, ViolationHandler, ViolationKind};
 use crate::thread::{ThreadCheck, ThreadWord};
 
 /// Bytes from the start of the underlying block that a fill must leave alone, for blocks of the obj domain in a

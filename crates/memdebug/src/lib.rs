@@ -46,13 +46,14 @@ mod guard {
 /// What was found, and how it is told.
 mod report {
     pub(crate) mod dump;
-    pub(crate) mod facts;
     pub(crate) mod frames;
-    pub mod handler;
     #[cfg(feature = "std")]
-    pub(crate) mod stderr;
+    pub mod handler;
     pub(crate) mod verdict;
     pub(crate) mod violation;
+
+    #[cfg(not(feature = "std"))]
+    pub use crate::no_std::handler;
 }
 
 /// Where blocks were allocated and freed.
@@ -97,10 +98,9 @@ pub use process::{report_leaks_at_exit, verify_quarantines};
 pub use report::dump::{BlockDump, DumpSink, Message};
 pub use report::frames::{CurrentFrames, FrameSink, Traceback, Tracing};
 pub use report::handler;
-pub use report::handler::ViolationHandler;
 #[cfg(feature = "std")]
-pub use report::stderr::report_to;
-pub use report::violation::{Call, Violation, ViolationKind};
+pub use report::handler::report_to;
+pub use report::violation::{Call, Violation, ViolationHandler, ViolationKind};
 pub use sites::site::Site;
 pub use thread::{ThreadCheck, ThreadWord, thread_pointer};
 pub use words::{ParseOptionsError, Word};

@@ -85,6 +85,22 @@ pub(crate) mod checked {
     }
 }
 
+/// Twin of `report/handler.rs`: there is nowhere to write to.
+pub mod handler {
+    use crate::report::violation::{Violation, ViolationHandler};
+
+    pub(crate) const DEFAULT: ViolationHandler = panic;
+
+    /// Panics with the dump and the fatal error as message.
+    ///
+    /// # Panics
+    ///
+    /// Always.
+    pub fn panic(violation: &Violation) {
+        panic!("{violation}{}: {}", violation.func(), violation.message());
+    }
+}
+
 /// Twin of `sites/native.rs`: nobody asks for backtraces.
 pub(crate) mod native {
     #[derive(Clone, Copy)]

@@ -15,7 +15,7 @@ use crate::checks::leaks::LiveBlocks;
 use crate::checks::registry;
 use crate::guard::pool;
 use crate::options::{LeakFormat, LeakReport};
-use crate::report::stderr::Stderr;
+use crate::report::handler::Stderr;
 use crate::sites::site;
 
 /// Has the locks that there are held over every fork. Without memory for that, forks go unguarded.

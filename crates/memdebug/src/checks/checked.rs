@@ -13,9 +13,8 @@ use crate::checks::quarantine::{self, Held, Offer, Quarantine, pointer, underlyi
 use crate::checks::registry::{Entry, LIVE, OwnerId};
 use crate::options::{ConfigureError, Options};
 use crate::process;
-use crate::report::facts::BlockFacts;
 use crate::report::verdict;
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
 use crate::sites::native::Outermost;
 use crate::sites::site::Site;
 

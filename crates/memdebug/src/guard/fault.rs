@@ -14,9 +14,8 @@ use crate::host::Host;
 use crate::options::ConfigureError;
 use crate::os::machine;
 use crate::os::mapping::Mapping;
-use crate::report::facts::BlockFacts;
-use crate::report::stderr::Stderr;
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::handler::Stderr;
+use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
 use malloc_api::Domain;
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];

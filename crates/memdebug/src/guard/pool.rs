@@ -23,7 +23,7 @@ use pymem_sync::{HeldOverFork, Lock};
 use crate::guard::countdown::random;
 use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
-use crate::report::stderr::Stderr;
+use crate::report::handler::Stderr;
 use crate::report::violation::ViolationKind;
 use crate::sites::site::Site;
 

@@ -1,12 +1,11 @@
 //! Owns the text of a report: CPython's dump of a block line for line, and what we know beyond it.
-//! Leaves the facts to `facts.rs`.
+//! Leaves the facts to `violation.rs`.
 
 use core::fmt::{self, Write};
 
 use crate::pattern::FORBIDDENBYTE;
-use crate::report::facts::{BlockFacts, SHOWN_BYTES, Shape};
 use crate::report::frames::{Ascii, FrameSink, Traceback, Tracing};
-use crate::report::violation::{Call, Violation, ViolationKind};
+use crate::report::violation::{BlockFacts, Call, SHOWN_BYTES, Shape, Violation, ViolationKind};
 
 impl Violation {
     /// The message in CPython's fatal error.

@@ -1,48 +1,37 @@
-//! Owns the ready-made answers to a violation.
-//! Leaves the text to `dump.rs`; a host with its own fatal error supplies its own handler.
+//! Owns the ready-made answers to a violation, and writing to stderr from places that must not allocate or take std's lock.
+//! Leaves the text to `dump.rs`; a host with its own fatal error supplies its own handler. Built without `std` its twin in
+//! `no_std.rs` stands here.
 
-#[cfg(feature = "std")]
-use std::io::Write as _;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-#[cfg(feature = "std")]
-use crate::report::stderr::Stderr;
-use crate::report::violation::Violation;
-
-/// Decides what follows a violation: it may end the process, panic, or return to go on.
-///
-/// After a return the faulty call has no effect: a bad block is neither freed nor resized, and a call from the wrong
-/// thread is carried out.
-pub type ViolationHandler = fn(&Violation);
+use crate::report::dump::DumpSink;
+use crate::report::violation::{Violation, ViolationHandler};
 
 /// What a [`Host`](crate::Host) starts with.
-#[cfg(feature = "std")]
 pub(crate) const DEFAULT: ViolationHandler = abort;
-/// What a [`Host`](crate::Host) starts with.
-#[cfg(not(feature = "std"))]
-pub(crate) const DEFAULT: ViolationHandler = panic;
 
 /// Writes the report to stderr without allocating, and aborts the process (SIGABRT).
 ///
 /// The report is the dump and the first line of CPython's fatal error.
-#[cfg(feature = "std")]
 pub fn abort(violation: &Violation) {
     report(violation);
     std::process::abort();
 }
 
 /// Writes the report to stderr without allocating, and goes on.
-#[cfg(feature = "std")]
 pub fn report(violation: &Violation) {
     dump(violation);
     let mut err = Stderr::new();
     // Ignore write errors: there is nowhere to report them.
     let _ = write!(err, "Fatal Python error: {}: ", violation.func());
-    let _ = err.write_all(violation.message().as_bytes());
-    let _ = err.write_all(b"\n");
+    err.put(violation.message().as_bytes());
+    err.put(b"\n");
 }
 
 /// Writes the dump alone to stderr without allocating: for hosts whose own fatal error follows.
-#[cfg(feature = "std")]
 pub fn dump(violation: &Violation) {
     let _ = violation.write_dump(&mut Stderr::new());
 }
@@ -56,4 +45,82 @@ pub fn dump(violation: &Violation) {
 /// Always.
 pub fn panic(violation: &Violation) {
     panic!("{violation}{}: {}", violation.func(), violation.message());
+}
+
+/// Where reports go; 2 is standard error.
+static TARGET: AtomicI32 = AtomicI32::new(2);
+
+/// Sends reports to an open file from now on, instead of standard error: for programs whose standard error is captured, and
+/// lost when they abort. The file stays open for the life of the process.
+pub fn report_to(file: impl Into<OwnedFd>) {
+    TARGET.store(file.into().into_raw_fd(), Relaxed);
+}
+
+/// Bytes gathered before a write.
+const BUFFER_BYTES: usize = 1024;
+
+/// Standard error behind a fixed buffer, written out when full and when dropped.
+pub(crate) struct Stderr {
+    buffer: [u8; BUFFER_BYTES],
+    len: usize,
+}
+
+impl Stderr {
+    pub(crate) const fn new() -> Self {
+        Self { buffer: [0; BUFFER_BYTES], len: 0 }
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.len == BUFFER_BYTES {
+                self.drain();
+            }
+            let take = bytes.len().min(BUFFER_BYTES - self.len);
+            let (now, later) = bytes.split_at(take);
+            self.buffer[self.len..self.len + take].copy_from_slice(now);
+            self.len += take;
+            bytes = later;
+        }
+    }
+
+    /// Writes what is gathered; what cannot be written is dropped, as there is nowhere to say so.
+    fn drain(&mut self) {
+        let mut bytes = &self.buffer[..self.len];
+        while !bytes.is_empty() {
+            // SAFETY: `bytes` is readable for its length.
+            let written =
+                unsafe { libc::write(TARGET.load(Relaxed), bytes.as_ptr().cast(), bytes.len()) };
+            match usize::try_from(written) {
+                Ok(count) if count > 0 => bytes = &bytes[count..],
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+        self.len = 0;
+    }
+}
+
+impl Drop for Stderr {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+impl fmt::Write for Stderr {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.put(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl DumpSink for Stderr {
+    fn write_byte(&mut self, byte: u8) -> fmt::Result {
+        self.put(&[byte]);
+        Ok(())
+    }
+
+    fn pass_on(&mut self) -> fmt::Result {
+        self.drain();
+        Ok(())
+    }
 }

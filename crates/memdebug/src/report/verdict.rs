@@ -1,13 +1,12 @@
 //! Owns naming what is wrong with a block that failed its check, from nothing but memory.
-//! Leaves reading to `facts.rs`; where a registry knows better, `checked.rs` asks it first.
+//! Leaves reading the block to `violation.rs`; where a registry knows better, `checked.rs` asks it first.
 
 use malloc_api::MIN_ALIGN;
 
 use crate::block::{HEADER_BYTES, TAIL_BYTES, max_request};
 use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
-use crate::report::facts::BlockFacts;
-use crate::report::violation::ViolationKind;
+use crate::report::violation::{BlockFacts, ViolationKind};
 use malloc_api::Domain;
 
 /// Bytes searched in front of a pointer for the block that it may point into.
