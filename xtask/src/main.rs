@@ -89,9 +89,12 @@ enum Command {
     Mutants {
         /// Only this crate.
         name: Option<String>,
-        /// At most this many faults a crate, chosen by a fixed seed.
+        /// At most this many faults a crate.
         #[arg(long, default_value_t = 600)]
         sample: usize,
+        /// What chooses the faults.
+        #[arg(long, default_value_t = 7)]
+        seed: u64,
     },
     /// Run the test suite of a crate that knows nothing of us on the obj domain as its global allocator.
     ThirdParty,
@@ -158,7 +161,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Docs { check } => docs::run(check)?,
         Command::Header { check } => header::run(check)?,
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
-        Command::Mutants { name, sample } => mutants::run(name.as_deref(), sample)?,
+        Command::Mutants { name, sample, seed } => mutants::run(name.as_deref(), sample, seed)?,
         Command::ThirdParty => third_party::run()?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,

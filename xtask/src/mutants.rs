@@ -12,31 +12,38 @@ use xshell::{Shell, cmd};
 
 use crate::workspace;
 
-/// The crates whose tests are measured so.
-const MEASURED: &[&str] =
-    &["pymem-sync", "pymalloc-core", "mimalloc-heaps", "memdebug", "malloc-trace", "pymem-domains"];
-
-const SEED: u64 = 7;
+/// The crates whose tests are measured so, with the features that their tests need beside the defaults.
+const MEASURED: &[(&str, &str)] = &[
+    ("pymem-sync", "fork"),
+    ("pymalloc-core", ""),
+    ("mimalloc-heaps", ""),
+    ("memdebug", "backtrace"),
+    ("malloc-trace", ""),
+    ("pymem-domains", ""),
+];
 
 /// The share of the possible faults that tests must notice, in per cent.
 const MUST_NOTICE: usize = 90;
 
-/// Plants at most `sample` faults in `only`, or in each measured crate.
+/// Plants at most `sample` faults in `only`, or in each measured crate. `seed` chooses them; a greater sample has those of a smaller
+/// one.
 ///
 /// # Errors
 ///
 /// Tests that fail without a fault, and crates whose tests notice too few.
-pub(crate) fn run(only: Option<&str>, sample: usize) -> Result<()> {
+pub(crate) fn run(only: Option<&str>, sample: usize, seed: u64) -> Result<()> {
     let shell = workspace::shell()?;
     let has_tool = cmd!(shell, "cargo mutants --version").quiet().ignore_stdout().ignore_stderr();
     ensure!(
         has_tool.run().is_ok(),
         "this needs cargo-mutants: `cargo install --locked cargo-mutants`"
     );
-    let crates = only.map_or(MEASURED.to_vec(), |name| vec![name]);
+    let is_asked = |name| only.is_none_or(|only| only == name);
+    let mut crates = MEASURED.iter().filter(|(name, _)| is_asked(*name)).peekable();
+    ensure!(crates.peek().is_some(), "only these crates are measured: {MEASURED:?}");
     let mut faults = Vec::new();
-    for name in crates {
-        let tally = measure(&shell, name, sample)?;
+    for (name, features) in crates {
+        let tally = measure(&shell, name, features, sample, seed)?;
         println!("{name}: {tally}");
         if tally.noticed * 100 < tally.planted * MUST_NOTICE {
             faults.push(format!("{name}: {tally}"));
@@ -63,18 +70,18 @@ impl std::fmt::Display for Tally {
     }
 }
 
-fn measure(shell: &Shell, name: &str, sample: usize) -> Result<Tally> {
+fn measure(shell: &Shell, name: &str, features: &str, sample: usize, seed: u64) -> Result<Tally> {
     let list = cmd!(shell, "cargo mutants --list --package {name}").quiet().read()?;
     let mut chosen: Vec<&str> = list.lines().collect();
     let possible = chosen.len();
     ensure!(possible > 0, "cargo-mutants finds nothing to change in {name}");
-    shuffle(&mut chosen, SEED);
+    shuffle(&mut chosen, seed);
     chosen.truncate(sample);
     let pattern = format!("^({})$", chosen.into_iter().map(escape).collect::<Vec<_>>().join("|"));
     let output = workspace::target().join("mutants").join(name);
     fs::create_dir_all(&output)?;
     // Its status tells of survivors, which are counted below.
-    cmd!(shell, "cargo mutants --package {name} --re {pattern} --output {output} --no-times")
+    cmd!(shell, "cargo mutants --package {name} --features {features} --re {pattern} --output {output} --no-times")
         .quiet()
         .ignore_status()
         .run()?;
@@ -164,9 +171,9 @@ mod tests {
             shuffle(&mut items, seed);
             items
         };
-        assert_eq!(shuffled(SEED), shuffled(SEED));
-        assert_ne!(shuffled(SEED), shuffled(SEED + 1));
-        let mut sorted = shuffled(SEED);
+        assert_eq!(shuffled(7), shuffled(7));
+        assert_ne!(shuffled(7), shuffled(8));
+        let mut sorted = shuffled(7);
         sorted.sort_unstable();
         assert!(sorted.iter().copied().eq(0..100));
     }
