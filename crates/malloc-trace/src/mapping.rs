@@ -104,22 +104,17 @@ impl Mapping {
         self.guarded.is_lost.load(Relaxed)
     }
 
-    /// Word number `index`.
+    /// Word number `index`, which others may read meanwhile.
     ///
     /// # Panics
     ///
     /// If the mapping is shorter.
     #[inline]
     pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.bytes / size_of::<u64>());
-        // SAFETY: within the mapping, as asserted.
-        let word = unsafe { self.start.add(index) };
         // SAFETY: mapped and aligned (invariant 1), and reached by atomics alone.
-        unsafe { AtomicU64::from_ptr(word.as_ptr()) }
+        unsafe { AtomicU64::from_ptr(self.place(index)) }
     }
-}
 
-impl Mapping {
     /// Sets word number `index`. A program that dies has set the words before.
     ///
     /// # Panics
@@ -127,11 +122,15 @@ impl Mapping {
     /// If the mapping is shorter.
     #[inline]
     pub(crate) fn set(&mut self, index: usize, value: u64) {
+        // SAFETY: mapped and aligned (invariant 1), and this is the only reference. Volatile writes are not reordered.
+        unsafe { self.place(index).write_volatile(value) };
+    }
+
+    #[inline]
+    fn place(&self, index: usize) -> *mut u64 {
         assert!(index < self.bytes / size_of::<u64>());
         // SAFETY: within the mapping, as asserted.
-        let word = unsafe { self.start.add(index) };
-        // SAFETY: mapped and aligned (invariant 1), and this is the only reference. Volatile writes are not reordered.
-        unsafe { word.write_volatile(value) };
+        unsafe { self.start.add(index) }.as_ptr()
     }
 }
 
@@ -202,25 +201,22 @@ fn replace(guarded: &Guarded) -> bool {
 /// Hands a fault that is none of the log's to the handler that was there before. Without such a handler, the fault ends the
 /// process as if there were no log.
 fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    match PREVIOUS.get() {
-        Some(action) if action.sa_sigaction > libc::SIG_IGN => {
-            let at = ptr::without_provenance::<c_void>(action.sa_sigaction);
-            if action.sa_flags & libc::SA_SIGINFO != 0 {
-                // SAFETY: an action with SA_SIGINFO has a function of three arguments.
-                let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
-                    unsafe { std::mem::transmute(at) };
-                handler(signal, info, context);
-            } else {
-                // SAFETY: an action without SA_SIGINFO has a function of one argument.
-                let handler: extern "C" fn(c_int) = unsafe { std::mem::transmute(at) };
-                handler(signal);
-            }
-        }
-        _ => {
+    // SAFETY: the kernel passes a valid record.
+    let was_sent = unsafe { (*info).si_code } <= 0;
+    match PREVIOUS.get().map_or(libc::SIG_DFL, |action| action.sa_sigaction) {
+        libc::SIG_IGN if was_sent => {}
+        libc::SIG_DFL | libc::SIG_IGN => {
             // SAFETY: the default action needs no function.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
             // SAFETY: no memory is involved. A fault would come again by itself, a sent signal would not.
             unsafe { libc::raise(signal) };
+        }
+        handler => {
+            let at = ptr::without_provenance::<c_void>(handler);
+            // SAFETY: a handler takes three arguments, or takes the first one and leaves the others alone.
+            let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                unsafe { std::mem::transmute(at) };
+            handler(signal, info, context);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use malloc_api::Domain;
 
 /// Which method of `Malloc` an operation calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum OpKind {
     /// `malloc(size)` into an empty slot.

@@ -10,23 +10,9 @@ use crate::op::{Op, OpKind, Trace};
 /// How often a trace asked for what, and how many blocks it kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
-    /// How often each domain and size in bytes was asked for, by each kind of operation.
-    requests: BTreeMap<(Domain, usize), Requests>,
+    /// How often each size in bytes was asked for, by domain and kind; frees ask for nothing.
+    requests: BTreeMap<(Domain, usize, OpKind), u64>,
     peak_blocks: usize,
-}
-
-/// Requests for one size in one domain.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Requests {
-    mallocs: u64,
-    callocs: u64,
-    reallocs: u64,
-}
-
-impl Requests {
-    const fn total(self) -> u64 {
-        self.mallocs + self.callocs + self.reallocs
-    }
 }
 
 impl Histogram {
@@ -42,15 +28,10 @@ impl Histogram {
             *slot = op.kind() != OpKind::Free;
             live += usize::from(*slot);
             histogram.peak_blocks = histogram.peak_blocks.max(live);
-            let requests = histogram.requests.entry((op.domain(), op.size())).or_default();
-            match op.kind() {
-                OpKind::Malloc => requests.mallocs += 1,
-                OpKind::Calloc => requests.callocs += 1,
-                OpKind::Realloc => requests.reallocs += 1,
-                OpKind::Free => {}
+            if op.kind() != OpKind::Free {
+                *histogram.requests.entry((op.domain(), op.size(), op.kind())).or_default() += 1;
             }
         }
-        histogram.requests.retain(|_, requests| requests.total() > 0);
         histogram
     }
 
@@ -58,8 +39,8 @@ impl Histogram {
     #[must_use]
     pub fn sizes(&self) -> Vec<(usize, u64)> {
         let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
-        for (&(_, size), requests) in &self.requests {
-            *sizes.entry(size).or_default() += requests.total();
+        for (&(_, size, _), count) in &self.requests {
+            *sizes.entry(size).or_default() += count;
         }
         sizes.into_iter().collect()
     }
@@ -128,23 +109,16 @@ pub fn fitted(seed: u64, n_ops: usize, histogram: &Histogram) -> Vec<Op> {
 /// Requests for new blocks, and requests of `realloc`, each in ascending order of the running total. A trace that only
 /// reallocates has its `realloc`s in both.
 fn cumulative(histogram: &Histogram) -> (Vec<Cumulative>, Vec<Cumulative>) {
-    let (mut fresh, mut resized) = (Vec::new(), Vec::new());
-    for (&(domain, size), &requests) in &histogram.requests {
-        add(&mut fresh, OpKind::Malloc, domain, size, requests.mallocs);
-        add(&mut fresh, OpKind::Calloc, domain, size, requests.callocs);
-        add(&mut resized, OpKind::Realloc, domain, size, requests.reallocs);
+    let (mut fresh, mut resized) = (Vec::<Cumulative>::new(), Vec::new());
+    for (&(domain, size, kind), &count) in &histogram.requests {
+        let table = if kind == OpKind::Realloc { &mut resized } else { &mut fresh };
+        let before = table.last().map_or(0, |last| last.0);
+        table.push((before + count, kind, domain, size));
     }
     if fresh.is_empty() {
         fresh.clone_from(&resized);
     }
     (fresh, resized)
-}
-
-fn add(table: &mut Vec<Cumulative>, kind: OpKind, domain: Domain, size: usize, count: u64) {
-    if count > 0 {
-        let before = table.last().map_or(0, |last| last.0);
-        table.push((before + count, kind, domain, size));
-    }
 }
 
 /// Draws an entry of a table that is not empty.
