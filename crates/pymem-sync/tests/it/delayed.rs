@@ -1,6 +1,7 @@
 //! Limits, order, re-entry and hand-over of the delayed queue.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -179,6 +180,77 @@ fn an_exiting_thread_leaves_its_items_to_the_others() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..40).collect::<Vec<_>>());
     reader.detach();
+}
+
+/// A queue that is dropped gives its items their goal then, and not when somebody finds the queue.
+#[test]
+fn a_dropped_queue_waits_for_one_quiescent_state() {
+    let (domain, log) = (Domain::new(), Arc::default());
+    let reader = Participant::register(domain.collector()).unwrap();
+    reader.attach();
+    let delayed = Delayed::new(&domain, Limits::default()).unwrap();
+    retire(&delayed, Logged { number: 1, bytes: 1, log: Arc::clone(&log) });
+    drop(delayed);
+    reader.quiescent_state();
+    assert_eq!(domain.process(), 1);
+    reader.detach();
+}
+
+thread_local! {
+    static YIELDS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// In place of the C library's, for this program: it counts the calls of each thread.
+// SAFETY: the system's function, with its signature.
+#[unsafe(no_mangle)]
+extern "C" fn sched_yield() -> c_int {
+    let _ = YIELDS.try_with(|yields| yields.set(yields.get() + 1));
+    // SAFETY: no arguments.
+    unsafe { libc::syscall(libc::SYS_sched_yield) as c_int }
+}
+
+/// A thread that retires faster than a reader reports lets the reader run, once more than 8 times the limit waits.
+#[test]
+fn pressure_yields_the_time_slice() {
+    let (domain, log) = (Domain::new(), Arc::default());
+    let reader = Participant::register(domain.collector()).unwrap();
+    reader.attach();
+    let delayed = Delayed::new(&domain, Limits { items: 0, bytes: 10 }).unwrap();
+    let before = YIELDS.get();
+    let yields = [(); 10].map(|()| {
+        retire(&delayed, Logged { number: 1, bytes: 10, log: Arc::clone(&log) });
+        YIELDS.get() - before
+    });
+    // 80 bytes wait after the eighth item: no more than 8 times the limit.
+    assert_eq!(yields, [0, 0, 0, 0, 0, 0, 0, 0, 4, 8]);
+    reader.detach();
+}
+
+/// Another thread's queue is not processed within a reclaim either.
+#[test]
+fn nested_processing_leaves_abandoned_queues_alone() {
+    struct Nested(Rc<Delayed<'static, Nested>>);
+    // SAFETY: the items of this test stay on one thread.
+    unsafe impl Send for Nested {}
+    impl Reclaim for Nested {
+        fn reclaim(self) {
+            assert_eq!(self.0.process(), 0);
+        }
+    }
+    let domain: &'static Domain<Nested> = Box::leak(Box::new(Domain::new()));
+    let queue = || Rc::new(Delayed::new(domain, Limits::default()).unwrap());
+    let (own, other) = (queue(), queue());
+    let reader = Participant::register(domain.collector()).unwrap();
+    reader.attach();
+    retire(&other, Nested(Rc::clone(&own)));
+    drop(other);
+    retire(&own, Nested(Rc::clone(&own)));
+    reader.detach();
+    assert_eq!(
+        own.flush(),
+        2,
+        "the own item, whose reclaim processes nothing, then the other queue's"
+    );
 }
 
 #[test]
