@@ -185,6 +185,7 @@ mod tests {
         queue.close(goal(3));
         queue.push(4).unwrap();
         queue.close(goal(5));
+        assert_eq!(queue.batches.len(), 2, "items with one goal are one batch");
         queue.push(5).unwrap();
         queue.check_invariants();
         assert_eq!(queue.pop(goal(5)), None, "the first batch waits for 3");
@@ -198,6 +199,7 @@ mod tests {
         assert!(queue.is_open());
         assert_eq!(queue.pop_any(), Some(5), "an open item");
         assert_eq!(queue.pop_any(), None);
+        assert!(!queue.is_open());
         queue.check_invariants();
     }
 

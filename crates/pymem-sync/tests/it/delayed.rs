@@ -344,6 +344,23 @@ fn a_reclaim_that_unwinds_drops_nothing_else(#[case] own: bool) {
     assert_eq!(*dropped.lock().unwrap(), [0, 1, 2, 3]);
 }
 
+/// A queue below the one whose item unwinds goes back to the domain.
+#[test]
+fn a_reclaim_that_unwinds_loses_no_queue() {
+    let domain = Domain::new();
+    let dropped = Arc::<Mutex<Vec<usize>>>::default();
+    let reader = Participant::register(domain.collector()).unwrap();
+    reader.attach();
+    for number in [2, 1] {
+        let delayed = Delayed::new(&domain, Limits::default()).unwrap();
+        retire(&delayed, Fragile { number, dropped: Arc::clone(&dropped) });
+    }
+    reader.detach();
+    assert!(catch_unwind(AssertUnwindSafe(|| domain.process())).is_err(), "the newest comes first");
+    assert_eq!(domain.process(), 1);
+    assert_eq!(*dropped.lock().unwrap(), [1, 2]);
+}
+
 /// One thread retires 3 MB items for ever while the others poll: CPython held 6.7 GB before it had limits.
 ///
 /// The readers follow in step: none is ever more than `LAG` items behind, however late it is scheduled, so what waits
