@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
@@ -21,6 +22,9 @@ const MEASURED: &[(&str, &str)] = &[
     ("malloc-trace", ""),
     ("pymem-domains", ""),
 ];
+
+/// The longest file that a build or a test may write: a log without its limit would fill the disk.
+const FILE_BYTES: u64 = 1 << 30;
 
 /// The share of the possible faults that tests must notice, in per cent.
 const MUST_NOTICE: usize = 90;
@@ -41,6 +45,8 @@ pub(crate) fn run(only: Option<&str>, sample: usize, seed: u64) -> Result<()> {
     let is_asked = |name| only.is_none_or(|only| only == name);
     let mut crates = MEASURED.iter().filter(|(name, _)| is_asked(*name)).peekable();
     ensure!(crates.peek().is_some(), "only these crates are measured: {MEASURED:?}");
+    let file_size = Rlimit { current: Some(FILE_BYTES), ..getrlimit(Resource::Fsize) };
+    setrlimit(Resource::Fsize, file_size)?;
     let mut faults = Vec::new();
     for (name, features) in crates {
         let tally = measure(&shell, name, features, sample, seed)?;
