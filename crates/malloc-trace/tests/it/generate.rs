@@ -66,6 +66,21 @@ proptest! {
     }
 }
 
+/// The low four bits choose kind and domain; a fourth domain that there is not stands for the first.
+#[test]
+fn bits_choose_every_kind_and_domain() {
+    let ops: Vec<Op> = (0..16).map(|bits| generate::op_from_bits(bits, 1, 0)).collect();
+    for (index, domain) in Domain::ALL.into_iter().chain([Domain::Raw]).enumerate() {
+        let expected = [
+            Op::malloc(0, domain, 0),
+            Op::free(0, domain),
+            Op::realloc(0, domain, 0),
+            Op::calloc(0, domain, 0),
+        ];
+        assert_eq!(ops[4 * index..][..4], expected);
+    }
+}
+
 fn free_by_another_thread(events: &[Event]) -> f64 {
     let mut owners: HashMap<u32, u16> = HashMap::new();
     let (mut frees, mut foreign) = (0, 0);
@@ -150,6 +165,8 @@ fn a_fitted_program_has_the_proportions_of_its_trace() {
     assert!(realloc > 0.2 * malloc);
     run(&ops, &LibcMalloc).expect("a correct allocator");
 
+    let short = Histogram::of(&Trace::new(generate::fitted(1, 60, &histogram)));
+    assert_eq!(short.peak_blocks(), 20, "a third of the operations");
     assert!(generate::fitted(1, 100, &Histogram::default()).is_empty());
     assert!(generate::fitted(1, 0, &histogram).is_empty());
 }
