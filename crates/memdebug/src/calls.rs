@@ -16,6 +16,8 @@ use crate::os::machine;
 use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_BYTES, fill_at_least_8};
 use crate::report::verdict;
 use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
+use crate::sites::native::Outermost;
+use crate::sites::site::Site;
 
 /// Serial numbers are on.
 pub(crate) const SERIAL: u8 = 1;
@@ -137,7 +139,9 @@ impl<A> Blocks<A> {
     #[cold]
     #[inline(never)]
     fn bad_block(&self, p: NonNull<u8>, call: Call) {
-        self.host.tell(&self.verdict(p, call));
+        let mut violation = self.verdict(p, call);
+        violation.caller = Site::of_caller(0, Outermost::here());
+        self.host.tell(&violation);
     }
 }
 

@@ -7,12 +7,13 @@ use core::ptr::NonNull;
 use malloc_api::{Domain, Malloc};
 
 use crate::calls::{Blocks, CHECKED, FULL_ERASE, SERIAL};
-use crate::checks::checked::Checked;
+use crate::checks::checked::{Checked, State};
 use crate::host::Host;
 use crate::options::{ConfigureError, Options};
 use crate::report::dump::BlockDump;
 use crate::report::violation::{BlockFacts, Call, ViolationKind};
 use crate::sites::native::Outermost;
+use crate::sites::site::Site;
 use crate::thread::ThreadGate;
 
 /// CPython's debug hooks around the allocator `A`: each block gets a size, a domain letter and guards, is filled when
@@ -153,7 +154,8 @@ impl<A: Malloc> DebugHooks<A> {
     #[inline(never)]
     fn wrong_thread(&self, call: Call, entry: Outermost) {
         let mut violation = self.blocks.violation(ViolationKind::WrongThread, call, None);
-        violation.caller = self.checked.state().and_then(|checks| checks.native_site(entry));
+        let frames = self.checked.state().map_or(0, State::frames);
+        violation.caller = Site::of_caller(frames, entry);
         self.blocks.host.tell(&violation);
     }
 
@@ -229,7 +231,7 @@ impl<A: Malloc> DebugHooks<A> {
     /// Bytes and blocks that the quarantine holds.
     #[must_use]
     pub fn quarantined(&self) -> (usize, usize) {
-        self.checked.state().map_or((0, 0), crate::checks::checked::State::quarantined)
+        self.checked.state().map_or((0, 0), State::quarantined)
     }
 
     /// Verifies all blocks that can be found: those in the quarantine, and with a registry the live ones of these hooks.

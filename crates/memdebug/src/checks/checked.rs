@@ -81,9 +81,15 @@ impl State {
         }
     }
 
-    /// Where a thread is that the host may know nothing of.
-    pub(crate) fn native_site(&self, entry: Outermost) -> Option<Site> {
-        if self.backtrace == 0 { None } else { Site::here(self.backtrace, None, entry) }
+    /// Where a call came from that is reported.
+    #[cold]
+    fn caller<A>(&self, blocks: &Blocks<A>, entry: Outermost) -> Option<Site> {
+        self.site(blocks, entry).or_else(|| Site::of_caller(0, entry))
+    }
+
+    /// Frames of a site, 0 for none.
+    pub(crate) fn frames(&self) -> u8 {
+        self.backtrace
     }
 
     /// `malloc`, and `calloc` if `zero`.
@@ -134,7 +140,7 @@ impl State {
             let hold = self.quarantine.is_some();
             if let Err(known) = LIVE.take(p.as_ptr().addr(), owner, hold, freed) {
                 // Another thread freed it since it was verified.
-                self.reject(blocks, p, Call::Realloc, known, freed);
+                self.reject(blocks, p, Call::Realloc, known, self.caller(blocks, entry));
                 return Some(fresh);
             }
         }
@@ -160,7 +166,9 @@ impl State {
         let take = |owner| LIVE.take(address, owner, self.quarantine.is_some(), freed);
         let known = match self.registry.map(take).transpose() {
             Ok(known) => known,
-            Err(known) => return self.reject(blocks, p, Call::Free, known, freed),
+            Err(known) => {
+                return self.reject(blocks, p, Call::Free, known, self.caller(blocks, entry));
+            }
         };
         let size = blocks.intact_size(p);
         let Some(size) = size.filter(|&size| known.is_none_or(|known| known.size == size)) else {
@@ -168,7 +176,7 @@ impl State {
                 // It stays live, in the place that it has only just left.
                 LIVE.insert(known);
             }
-            return self.damaged(blocks, p, Call::Free, known, freed);
+            return self.damaged(blocks, p, Call::Free, known, self.caller(blocks, entry));
         };
         let verified = Verified { size, allocated: known.and_then(|known| known.site) };
         // SAFETY: 1: intact, and registered where there is a registry (the caller's duty 1); 2: the caller's duty 2.
@@ -181,7 +189,7 @@ impl State {
         if let Some(owner) = self.registry {
             known = LIVE.get(p.as_ptr().addr());
             if known.is_none_or(|known| known.owner != owner || known.freed) {
-                self.reject(blocks, p, Call::Realloc, known, self.site(blocks, entry));
+                self.reject(blocks, p, Call::Realloc, known, self.caller(blocks, entry));
                 return None;
             }
         }
@@ -189,7 +197,7 @@ impl State {
         match size.filter(|&size| known.is_none_or(|known| known.size == size)) {
             Some(size) => Some(Verified { size, allocated: known.and_then(|known| known.site) }),
             None => {
-                self.damaged(blocks, p, Call::Realloc, known, self.site(blocks, entry));
+                self.damaged(blocks, p, Call::Realloc, known, self.caller(blocks, entry));
                 None
             }
         }

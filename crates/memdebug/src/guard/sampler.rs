@@ -205,7 +205,8 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if self.domain != Domain::Raw && rule.is_some_and(|passes| !passes()) {
             let host = &self.host;
             let mut violation = host.violation(ViolationKind::WrongThread, call, self.domain, None);
-            violation.caller = self.native_site(entry);
+            let frames = self.setting.get().map_or(0, |setting| setting.frames);
+            violation.caller = Site::of_caller(frames, entry);
             host.tell(&violation);
         }
     }
@@ -215,12 +216,6 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         let own = self.setting.get().map_or(0, |setting| setting.sampler);
         let address = p.as_ptr().addr();
         pool::at(address).is_some_and(|outer| outer.sampler != own && outer.encloses(address))
-    }
-
-    /// Where a thread is that the host may know nothing of.
-    fn native_site(&self, entry: Outermost) -> Option<Site> {
-        let frames = self.setting.get()?.frames;
-        if frames == 0 { None } else { Site::here(frames, None, entry) }
     }
 
     fn site(&self, entry: Outermost) -> Option<Site> {
@@ -254,7 +249,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         let address = p.as_ptr().addr();
         let host = &self.host;
         let mut violation = fault::violation(kind, call, address, block, self.domain, host);
-        violation.caller = self.site(entry);
+        violation.caller = self.site(entry).or_else(|| Site::of_caller(0, entry));
         host.tell(&violation);
     }
 

@@ -14,7 +14,8 @@ impl Violation {
         message(self)
     }
 
-    /// Writes the dump as CPython prints it, byte for byte, without allocating.
+    /// Writes the dump as CPython prints it, byte for byte, without allocating, and where the block was allocated and freed if
+    /// that is known.
     ///
     /// `Display` gives the same as text: a byte of the block that is no ASCII character is shown as its Latin-1 one.
     ///
@@ -207,11 +208,9 @@ fn write(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
         write_stock(block, violation.traceback, out)?;
     }
     write_verdict(violation, out)?;
-    for (site, what) in [
-        (violation.allocated, "Memory block allocated"),
-        (violation.freed, "Memory block freed"),
-        (violation.caller, "Reported call made"),
-    ] {
+    for (site, what) in
+        [(violation.allocated, "Memory block allocated"), (violation.freed, "Memory block freed")]
+    {
         if let Some(site) = site {
             out.pass_on()?;
             writeln!(out, "{what} by (most recent call first):")?;

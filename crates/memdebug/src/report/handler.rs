@@ -22,18 +22,32 @@ pub fn abort(violation: &Violation) {
 }
 
 /// Writes the report to stderr without allocating, and goes on.
+///
+/// The dump and the first line of CPython's fatal error are followed by where the reported call came from.
 pub fn report(violation: &Violation) {
-    dump(violation);
     let mut err = Stderr::new();
-    // Ignore write errors: there is nowhere to report them.
+    // Ignore write errors, here and below: there is nowhere to report them.
+    let _ = violation.write_dump(&mut err);
     let _ = write!(err, "Fatal Python error: {}: ", violation.func());
     err.put(violation.message().as_bytes());
     err.put(b"\n");
+    let _ = write_caller(violation, &mut err);
 }
 
-/// Writes the dump alone to stderr without allocating: for hosts whose own fatal error follows.
+/// Writes to stderr, without allocating, where the reported call came from, and then the dump: for hosts whose own fatal error
+/// follows, as CPython's does at once.
 pub fn dump(violation: &Violation) {
-    let _ = violation.write_dump(&mut Stderr::new());
+    let mut err = Stderr::new();
+    let _ = write_caller(violation, &mut err);
+    let _ = violation.write_dump(&mut err);
+}
+
+fn write_caller(violation: &Violation, err: &mut Stderr) -> fmt::Result {
+    let Some(site) = violation.caller() else {
+        return Ok(());
+    };
+    err.pass_on()?;
+    writeln!(err, "Reported call made by (most recent call first):\n{site}")
 }
 
 /// Panics with the dump and the fatal error as message.

@@ -142,7 +142,8 @@ impl Violation {
         self.freed
     }
 
-    /// Where the call came from that met the violation; `None` unless backtraces were on, and for what was met in no call.
+    /// Where the call came from that met the violation: its native frames, and with backtraces on the host's. `None` for what
+    /// was met in no call, and where there is no memory to keep them.
     #[must_use]
     pub fn caller(&self) -> Option<Site> {
         self.caller

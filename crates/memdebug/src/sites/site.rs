@@ -36,6 +36,8 @@ const _: () = assert!(MAX_CHUNKS * UNITS_PER_CHUNK == 1 << SITE_BITS);
 const SHARDS: usize = 16;
 /// Hash chains of a shard.
 const CHAINS: usize = 4096;
+/// Frames kept of a reported call where no backtraces are on.
+const CALLER_FRAMES: u8 = 16;
 /// Bytes of host frames kept of one site.
 const TEXT_BYTES: usize = 1024;
 
@@ -149,6 +151,13 @@ impl Site {
         }
         taken.frame_count = native::native_frames(&mut taken.frames[..usize::from(depth)], entry);
         Self::intern(&taken)
+    }
+
+    /// The native frames of a call that is reported, `depth` of them, or 16 where that is 0: the host may know nothing of the
+    /// thread.
+    #[cold]
+    pub(crate) fn of_caller(depth: u8, entry: Outermost) -> Option<Self> {
+        Self::here(if depth == 0 { CALLER_FRAMES } else { depth }, None, entry)
     }
 
     fn intern(taken: &Taken) -> Option<Self> {

@@ -103,6 +103,11 @@ fn every_bug_ends_in_sigabrt(
             let fatal = errors.matches("\nFatal Python error: _PyMem_Debug").count();
             let first = errors.starts_with("Fatal Python error: _PyMem_Debug");
             assert_eq!(fatal + usize::from(first), 1, "{context}");
+            // Writes to freed blocks are met by a check, those to guard pages at the access.
+            let met_in_call =
+                !errors.contains("_PyMem_DebugGuardPage") && !errors.contains("use after free");
+            let caller = errors.contains("\nReported call made by (most recent call first):\n  0x");
+            assert_eq!(caller, met_in_call, "{context}");
             if bug != Bug::NoGil && !guard {
                 assert!(errors.contains("Debug memory block at address p=0x"), "{context}");
             }
