@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use malloc_api::{Domain, immortal};
-use pymem_sync::{Entry, Interner, RawLock};
+use pymem_sync::{Entry, HeldOverFork, Interner, RawLock};
 use thiserror::Error;
 
 use crate::counters::{Counters, Overlap};
@@ -251,10 +251,22 @@ impl<S: StackSource + 'static> Profile<S> {
             Domain::Raw | Domain::Mem | Domain::Obj => Overlap::AtAnyTime,
         }
     }
+}
 
-    /// The locks to hold over a fork, in the order in which to take them.
-    #[must_use]
-    pub fn locks(&self) -> [&RawLock; 3] {
+impl<S: Sync> HeldOverFork for Profile<S> {
+    fn hold(&self) {
+        self.locks().into_iter().for_each(RawLock::lock);
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: (1) held since `hold` on behalf of this thread (1).
+        self.locks().into_iter().rev().for_each(|lock| unsafe { lock.unlock() });
+    }
+}
+
+impl<S> Profile<S> {
+    /// In the order in which they are taken.
+    const fn locks(&self) -> [&RawLock; 3] {
         let [nodes, places] = self.stacks.locks();
         [self.sites.lock(), nodes, places]
     }

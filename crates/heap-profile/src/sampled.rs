@@ -62,7 +62,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
 
     /// The lock to hold over a fork, before those of the profile.
     #[must_use]
-    pub const fn lock(&self) -> &RawLock {
+    pub const fn lock(&self) -> &'static RawLock {
         self.blocks.lock()
     }
 

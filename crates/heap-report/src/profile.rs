@@ -2,10 +2,12 @@
 
 mod collapsed;
 mod file;
+mod format;
 mod speedscope;
 mod table;
 
 pub use collapsed::Collapsed;
 pub use file::{Mode, ProfileFile, ReadError, Row, Which};
+pub use format::{FormatError, ReportFormat};
 pub use speedscope::Speedscope;
 pub use table::Table;

@@ -119,6 +119,60 @@ void pymem_verify(void);
 int pymem_heap_map(const char *path);
 
 /**
+ * Starts a profile of who holds the memory of mem and obj, or lets one that was stopped go on.
+ *
+ * `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. Null lets a profile go on that was started before; where there
+ * is one, the request is not read. What was allocated before is not in a profile that is started so.
+ *
+ * Returns 0; -1, with nothing changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file
+ * cannot be written, or no interpreter with the GIL is there. The calling thread must hold the GIL.
+ *
+ * # Safety
+ *
+ * 1. `request` is null or a text that ends with a NUL.
+ * 2. The calling thread holds the GIL, and no interpreter has another one.
+ */
+int pymem_profile_start(const char *request);
+
+/**
+ * Stops recording: what is allocated from now on is not in the profile, and what is in it is still seen to be freed.
+ *
+ * Returns 0; -1 where nothing is profiled. May be called from any thread.
+ */
+int pymem_profile_stop(void);
+
+/**
+ * Writes what the profile knows now into the file at `path`, in the format that its name tells: that of a profile, from which
+ * `pymem_report` makes any other, for every ending that is not one of another format.
+ *
+ * Null is the file that was asked for. Returns 0; -1 where nothing is profiled; -2 when the file cannot be written. May be called from
+ * any thread.
+ *
+ * # Safety
+ *
+ * 1. `path` is null or a text that ends with a NUL.
+ */
+int pymem_profile_write(const char *path);
+
+/**
+ * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`.
+ *
+ * A null `out` is the standard output; a null `format` is the one that the name of `out` tells. `before`, where it is not null, is the
+ * file of an older profile: what is drawn is then by how much each stack holds more than in that one.
+ *
+ * Returns 0; -1 for an unknown format and a null `path`; -2 when the output cannot be written; -3 when a file is no profile or cannot be
+ * read. What is wrong is said in one line on stderr. May be called from any thread.
+ *
+ * # Safety
+ *
+ * 1. Each argument is null or a text that ends with a NUL.
+ */
+int pymem_report(const char *path,
+                 const char *format,
+                 const char *out,
+                 const char *before);
+
+/**
  * Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.
  *
  * Returns the length in bytes without the NUL, which may be more than fits in `len` bytes: then the text is cut, as by

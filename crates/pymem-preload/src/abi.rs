@@ -9,7 +9,9 @@ use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx, ReleaseLevel};
 
 use crate::host::python::host;
 use crate::load;
-use crate::observe::{budget, counting, heap_map, report};
+use crate::observe::profile_report::ReportError;
+use crate::observe::profile_request::ProfileRequest;
+use crate::observe::{budget, counting, heap_map, profile, profile_report, report};
 use crate::service;
 
 /// Every function with a status: done.
@@ -23,8 +25,18 @@ const TOO_LATE: c_int = -2;
 const NOT_COUNTED: c_int = -1;
 /// `pymem_heap_map`: the heap is not one that can be drawn.
 const NO_MAP: c_int = -1;
-/// `pymem_heap_map`: the file cannot be written.
+/// `pymem_heap_map`, `pymem_profile_write`, `pymem_report`: the file cannot be written.
 const NOT_WRITTEN: c_int = -2;
+/// `pymem_profile_stop`, `pymem_profile_write`: nothing is profiled.
+const NO_PROFILE: c_int = -1;
+/// `pymem_profile_start`: no request for a profile.
+const NO_REQUEST: c_int = -1;
+/// `pymem_profile_start`: the file cannot be written, or there are no stacks to be told.
+const NOT_STARTED: c_int = -2;
+/// `pymem_report`: an unknown format, or null.
+const NO_FORMAT: c_int = -1;
+/// `pymem_report`: the file is no profile.
+const NOT_READ: c_int = -3;
 
 /// Installs the configuration `name` in the interpreter of this process, before it is initialized.
 ///
@@ -188,6 +200,111 @@ pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
         Some(Err(_)) => NOT_WRITTEN,
         None => NO_MAP,
     }
+}
+
+/// Starts a profile of who holds the memory of mem and obj, or lets one that was stopped go on.
+///
+/// `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. Null lets a profile go on that was started before; where there
+/// is one, the request is not read. What was allocated before is not in a profile that is started so.
+///
+/// Returns 0; -1, with nothing changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file
+/// cannot be written, or no interpreter with the GIL is there. The calling thread must hold the GIL.
+///
+/// # Safety
+///
+/// 1. `request` is null or a text that ends with a NUL.
+/// 2. The calling thread holds the GIL, and no interpreter has another one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_profile_start(request: *const c_char) -> c_int {
+    if let Some(running) = profile::running() {
+        running.set_recording(true);
+        return OK;
+    }
+    // SAFETY: 1: by duty 1.
+    let Some(request) = (unsafe { text(request) }) else { return NO_REQUEST };
+    let Ok(request) = ProfileRequest::parse(request) else { return NO_REQUEST };
+    let Some(host) = host() else { return NOT_STARTED };
+    // SAFETY: 1: by duty 2.
+    match unsafe { profile::start_late(host, request) } {
+        Ok(()) => OK,
+        Err(_) => NOT_STARTED,
+    }
+}
+
+/// Stops recording: what is allocated from now on is not in the profile, and what is in it is still seen to be freed.
+///
+/// Returns 0; -1 where nothing is profiled. May be called from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn pymem_profile_stop() -> c_int {
+    let Some(running) = profile::running() else { return NO_PROFILE };
+    running.set_recording(false);
+    OK
+}
+
+/// Writes what the profile knows now into the file at `path`, in the format that its name tells: that of a profile, from which
+/// `pymem_report` makes any other, for every ending that is not one of another format.
+///
+/// Null is the file that was asked for. Returns 0; -1 where nothing is profiled; -2 when the file cannot be written. May be called from
+/// any thread.
+///
+/// # Safety
+///
+/// 1. `path` is null or a text that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_profile_write(path: *const c_char) -> c_int {
+    let Some(running) = profile::running() else { return NO_PROFILE };
+    // SAFETY: 1: by duty 1.
+    let path = unsafe { text(path) };
+    let written = match path {
+        Some(path) => running.write_into(Path::new(OsStr::from_bytes(path))),
+        None => running.write_into(&running.path()),
+    };
+    if written.is_ok() { OK } else { NOT_WRITTEN }
+}
+
+/// Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`.
+///
+/// A null `out` is the standard output; a null `format` is the one that the name of `out` tells. `before`, where it is not null, is the
+/// file of an older profile: what is drawn is then by how much each stack holds more than in that one.
+///
+/// Returns 0; -1 for an unknown format and a null `path`; -2 when the output cannot be written; -3 when a file is no profile or cannot be
+/// read. What is wrong is said in one line on stderr. May be called from any thread.
+///
+/// # Safety
+///
+/// 1. Each argument is null or a text that ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_report(
+    path: *const c_char,
+    format: *const c_char,
+    out: *const c_char,
+    before: *const c_char,
+) -> c_int {
+    // SAFETY: 1: by duty 1.
+    let [path, format, out, before] = [path, format, out, before].map(|word| unsafe { text(word) });
+    let Some(path) = path else { return NO_FORMAT };
+    let file = |word| Path::new(OsStr::from_bytes(word));
+    match profile_report::report(file(path), format, out.map(file), before.map(file)) {
+        Ok(()) => OK,
+        Err(error) => {
+            error.say();
+            match error {
+                ReportError::Format(_) => NO_FORMAT,
+                ReportError::Write(..) => NOT_WRITTEN,
+                ReportError::Open(..) | ReportError::Read(..) => NOT_READ,
+            }
+        }
+    }
+}
+
+/// The bytes of a text; `None` for null.
+///
+/// # Safety
+///
+/// 1. `text` is null, or ends with a NUL and lives as long as the result is used.
+unsafe fn text<'a>(text: *const c_char) -> Option<&'a [u8]> {
+    // SAFETY: by duty 1.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
 /// Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.

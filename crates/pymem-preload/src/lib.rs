@@ -17,6 +17,8 @@ mod request {
 mod host {
     pub(crate) mod capi;
     pub(crate) mod debug_offsets;
+    pub(crate) mod exit;
+    pub(crate) mod frame_words;
     pub(crate) mod gil;
     pub(crate) mod hooks;
     pub(crate) mod python;
@@ -31,12 +33,19 @@ mod observe {
     pub(crate) mod counting;
     pub(crate) mod drawable;
     pub(crate) mod heap_map;
+    pub(crate) mod moments;
+    pub(crate) mod profile;
+    pub(crate) mod profile_report;
+    pub(crate) mod profile_request;
+    pub(crate) mod profile_stack;
     pub(crate) mod report;
     pub(crate) mod tracing;
 }
 
 pub use abi::{
     pymem_allocated_blocks, pymem_counts, pymem_get_allocator, pymem_heap_map, pymem_limit,
-    pymem_release, pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
+    pymem_profile_start, pymem_profile_stop, pymem_profile_write, pymem_release, pymem_report,
+    pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
+pub use host::exit::_exit;
 pub use host::signals::sigaction;

@@ -12,7 +12,8 @@ use pymem_domains::{
 use crate::host::hooks;
 use crate::host::python::{ANY_PROFILE, Host, host};
 use crate::observe::drawable::Drawable;
-use crate::observe::{budget, counting, heap_map, tracing};
+use crate::observe::moments::Attentive;
+use crate::observe::{budget, counting, heap_map, profile, tracing};
 use crate::request::environment;
 use crate::request::options::Requests;
 use crate::request::refusal::Refusal;
@@ -57,7 +58,7 @@ pub(crate) unsafe fn install(
 ) -> Result<&'static Service, Refusal> {
     let draws = requests.heap_map.is_some();
     let mut service = Service::new(Some(host), name, options, draws, requests.stats)?;
-    service.observe(requests)?;
+    service.observe(host, requests)?;
     if SERVICE.set(service).is_err() {
         return Err(Refusal::TooLate);
     }
@@ -152,8 +153,8 @@ impl Service {
         Ok(())
     }
 
-    /// Puts what was asked for over the records, from the inside out: counts, a log, the heap map's look for notes.
-    fn observe(&mut self, requests: &Requests) -> Result<(), Refusal> {
+    /// Puts what was asked for over the records, from the inside out: counts, a log, the heap map's look for notes, a profile.
+    fn observe(&mut self, host: &Host, requests: &Requests) -> Result<(), Refusal> {
         if let Some(bytes) = requests.limit {
             budget::set_limit(bytes);
         }
@@ -169,7 +170,17 @@ impl Service {
             let heaps = self.drawable.ok_or(Refusal::NoHeap)?;
             let name = self.domains.row().canonical_name().to_string();
             heap_map::start(heaps, path, name).map_err(Refusal::Map)?;
-            self.wrap(&[Domain::Mem, Domain::Obj], |_, record| heap_map::attentive(record));
+            self.wrap(&[Domain::Mem, Domain::Obj], |_, record| {
+                AllocatorRecord::leak(Attentive(record))
+            });
+        }
+        if let Some(request) = &requests.profile {
+            let profile = profile::start(host, request.clone())?;
+            // The interpreter frees some raw blocks by the C library; hooks and guard pages watch what is around a block.
+            let has_headers = !self.domains.row().debug() && self.sampled == [false; 3];
+            self.wrap(&Domain::ALL, |domain, record| {
+                profile.profiled(domain, record, has_headers && domain != Domain::Raw)
+            });
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //!   "lost":   [bytes, blocks] }
 //! ```
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 use std::iter;
@@ -86,6 +87,24 @@ struct Node(usize, Option<usize>);
 /// A site: its node, domain and size class, then bytes and blocks of what is live, was live at the peak, and was ever allocated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SiteRow(Option<usize>, String, u64, u64, u64, u64, u64, u64, u64);
+
+impl SiteRow {
+    const fn amounts(&self) -> [u64; 6] {
+        let &Self(.., a, b, c, d, e, f) = self;
+        [a, b, c, d, e, f]
+    }
+
+    /// Takes `less` away, as far as there is that much.
+    const fn take(&mut self, less: [u64; 6]) {
+        let Self(.., a, b, c, d, e, f) = self;
+        *a = a.saturating_sub(less[0]);
+        *b = b.saturating_sub(less[1]);
+        *c = c.saturating_sub(less[2]);
+        *d = d.saturating_sub(less[3]);
+        *e = e.saturating_sub(less[4]);
+        *f = f.saturating_sub(less[5]);
+    }
+}
 
 /// One site of a [`ProfileFile`].
 #[derive(Clone, Copy, Debug)]
@@ -206,6 +225,28 @@ impl ProfileFile {
         serde_json::to_writer(to, self).map_err(Into::into)
     }
 
+    /// By how much each stack holds more than in the profile `before`, by domain and size class; a stack that holds less
+    /// holds nothing.
+    #[must_use]
+    pub fn since(mut self, before: &Self) -> Self {
+        let mut older: HashMap<_, [u64; 6]> = HashMap::new();
+        for row in before.rows() {
+            let amounts = older.entry(row.key()).or_default();
+            amounts.iter_mut().zip(row.site.amounts()).for_each(|(sum, amount)| *sum += amount);
+        }
+        let grown = self.rows().map(|row| {
+            let mut site = row.site.clone();
+            // Once: a second row of the same key is all growth.
+            if let Some(older) = older.remove(&row.key()) {
+                site.take(older);
+            }
+            site
+        });
+        self.sites = grown.collect();
+        self.sites.sort_by_key(|site| Reverse(site.3));
+        self
+    }
+
     /// Every site.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.sites.iter().map(|site| Row { file: self, site })
@@ -239,6 +280,11 @@ impl<'a> Row<'a> {
             let Frame(function, file, line) = self.file.frames.get(number)?;
             Some((&**function, &**file, *line))
         })
+    }
+
+    /// What tells the site from all others, in any profile.
+    fn key(self) -> (Vec<(&'a str, &'a str, u32)>, &'a str, u64) {
+        (self.stack().collect(), self.domain(), self.class_bytes())
     }
 
     /// `raw`, `mem` or `obj`.

@@ -2,7 +2,7 @@
 
 use heap_profile::{Amount, Location, Site, Snapshot};
 use heap_report::profile::{
-    Collapsed, Mode, ProfileFile, ReadError, Row, Speedscope, Table, Which,
+    Collapsed, Mode, ProfileFile, ReadError, ReportFormat, Row, Speedscope, Table, Which,
 };
 use malloc_api::Domain;
 use malloc_api::testing::assert_reviewed;
@@ -89,12 +89,14 @@ fn a_number_that_refers_to_nothing_is_refused(
 fn every_error_is_as_it_was_reviewed() {
     let json = ProfileFile::read(&b""[..]).unwrap_err();
     let format = ReadError::Format { format: "speedscope".into(), version: 2 };
+    let name = "picture".parse::<ReportFormat>().unwrap_err();
     assert_reviewed(
         include_str!("../refusals.txt"),
         &[
             ("heap_report::ReadError::Json", &json),
             ("heap_report::ReadError::Format", &format),
             ("heap_report::ReadError::Damaged", &ReadError::Damaged { what: "frame", number: 9 }),
+            ("heap_report::FormatError", &name),
         ],
     );
 }
@@ -158,4 +160,32 @@ obj            1.9 MiB       2.9 MiB       8.6 MiB
         Table { file: &file(), which: Which::Peak, lines: 1 }.to_string().lines().count(),
         9
     );
+}
+
+#[rstest]
+#[case("a.json", ReportFormat::Json)]
+#[case("a", ReportFormat::Json)]
+#[case("a.speedscope.json", ReportFormat::Speedscope)]
+#[case("b/a.txt", ReportFormat::Table)]
+#[case("a.collapsed", ReportFormat::Collapsed)]
+fn the_name_of_a_file_tells_its_format(#[case] name: &str, #[case] expected: ReportFormat) {
+    assert_eq!(ReportFormat::of_path(std::path::Path::new(name)), expected);
+}
+
+#[test]
+fn the_difference_of_two_profiles_is_what_grew() {
+    let before = file();
+    let same = file().since(&before);
+    assert!(same.rows().all(|row| row.amount(Which::Live) == Amount::default()));
+    let sites = vec![
+        site(&[("load", 7), ("main", 3)], Domain::Obj, [2_000_700, 3_000_000, 9_000_000]),
+        site(&[("leak", 8)], Domain::Obj, [5_000, 5_000, 5_000]),
+    ];
+    let snapshot = Snapshot { sites, ..Snapshot::default() };
+    let after = ProfileFile::new(&snapshot, Vec::new(), 17, Mode::Exact).since(&before);
+    let live: Vec<_> = after
+        .rows()
+        .map(|row| (row.stack().next().unwrap().0, row.amount(Which::Live).bytes))
+        .collect();
+    assert_eq!(live, [("leak", 5_000), ("load", 700)]);
 }

@@ -39,9 +39,10 @@ const MOST_BYTES: u64 = 1 << 20;
 pub(crate) struct DebugOffsets {
     /// In the thread state: the newest frame.
     pub(crate) newest: usize,
-    /// In a frame: the code, the frame before, and who owns the frame, a byte.
+    /// In a frame: the code, the frame before, the instruction, and who owns the frame, a byte.
     pub(crate) code: usize,
     pub(crate) previous: usize,
+    pub(crate) instruction: usize,
     pub(crate) owner: usize,
     /// In a code object: the names of its file and of itself, and its first instruction.
     pub(crate) file: usize,
@@ -83,6 +84,7 @@ impl DebugOffsets {
             newest: thread.pointer(4)?,
             previous: frame.pointer(1)?,
             code: frame.pointer(2)?,
+            instruction: frame.pointer(3)?,
             owner: frame.field(5, 1)?,
             file: code.pointer(1)?,
             name: code.pointer(2)?,
@@ -95,6 +97,8 @@ impl DebugOffsets {
     /// Whether no two fields of a structure overlap, and a frame's owner stands behind its pointers.
     fn is_possible(&self) -> bool {
         self.previous != self.code
+            && self.instruction != self.code
+            && self.instruction != self.previous
             && self.owner >= size_of::<usize>() + self.previous.max(self.code)
             && self.file != self.name
             && self.instructions >= size_of::<usize>() + self.file.max(self.name)
@@ -150,6 +154,7 @@ mod tests {
         newest: 72,
         code: 0,
         previous: 8,
+        instruction: 56,
         owner: 74,
         file: 112,
         name: 120,
@@ -166,7 +171,13 @@ mod tests {
 
     #[test]
     fn a_wrong_word_is_refused() {
-        let used = [(V3_14.thread, 4), (V3_14.frame, 1), (V3_14.frame, 2), (V3_14.frame, 5)];
+        let used = [
+            (V3_14.thread, 4),
+            (V3_14.frame, 1),
+            (V3_14.frame, 2),
+            (V3_14.frame, 3),
+            (V3_14.frame, 5),
+        ];
         let in_code = [1, 2, 9].map(|index| (V3_14.code, index));
         for (start, index) in used.into_iter().chain(in_code).chain([(V3_14.object, 1)]) {
             for wrong in [u64::MAX, 1 << 63, 1 << 19, words()[start]] {

@@ -29,9 +29,17 @@ const MAX_WALKED: usize = 200;
 /// Gives `sink` the frames of the calling thread, most recent call first; none if it does not hold the GIL, and before the
 /// interpreter is initialized and after.
 pub(crate) fn current_frames(sink: &mut dyn FrameSink) {
-    static READER: OnceLock<Option<Reader>> = OnceLock::new();
     let Some(host) = host().filter(|host| host.is_initialized()) else { return };
     let Some(state) = gil::own_state() else { return };
+    if let Some(reader) = reader(host) {
+        // SAFETY: 1 and 2: checked above.
+        unsafe { reader.walk(state.as_ptr(), sink) };
+    }
+}
+
+/// How to read the frames of `host`, found once; `None`, and a line on stderr, where they cannot be read.
+pub(crate) fn reader(host: &Host) -> Option<&'static Reader> {
+    static READER: OnceLock<Option<Reader>> = OnceLock::new();
     let reader = READER.get_or_init(|| {
         let reader = Reader::new(host);
         if reader.is_none() {
@@ -39,17 +47,15 @@ pub(crate) fn current_frames(sink: &mut dyn FrameSink) {
         }
         reader
     });
-    if let Some(reader) = reader {
-        // SAFETY: 1 and 2: checked above.
-        unsafe { reader.walk(state.as_ptr(), sink) };
-    }
+    reader.as_ref()
 }
 
 type PyErrFetch = unsafe extern "C" fn(*mut *mut PyObject, *mut *mut PyObject, *mut *mut PyObject);
 type PyErrRestore = unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut PyObject);
 
 /// How to read the frames of this interpreter.
-struct Reader {
+#[derive(Debug)]
+pub(crate) struct Reader {
     walk: Walk,
     code: CodeLayout,
     utf8: unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
@@ -59,12 +65,14 @@ struct Reader {
 }
 
 /// Where frames are found.
+#[derive(Debug)]
 enum Walk {
     Objects(FrameObjects),
     Records(FrameRecords),
 }
 
 /// 3.9 and 3.10: objects, by the interpreter's functions.
+#[derive(Debug)]
 struct FrameObjects {
     current: unsafe extern "C" fn() -> *mut PyObject,
     back: unsafe extern "C" fn(*mut PyObject) -> *mut PyObject,
@@ -78,7 +86,7 @@ struct FrameObjects {
 /// # Safety
 ///
 /// 1. A word can be read there.
-unsafe fn word_at(address: usize) -> usize {
+pub(crate) unsafe fn word_at(address: usize) -> usize {
     // SAFETY: duty 1.
     unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }
@@ -92,21 +100,36 @@ macro_rules! function {
 }
 
 /// 3.11 and newer: records, by the offsets of their fields in bytes.
+#[derive(Debug)]
 struct FrameRecords {
     /// From the thread state, each step by the pointer found there, to the newest record.
     newest: [Option<usize>; 2],
     code: usize,
     previous: usize,
     owner: usize,
+    instruction: usize,
     line: Line,
     /// [`UNTRIED`], [`TRUSTED`] or [`REFUSED`].
     trust: AtomicU8,
 }
 
+/// The words of a frame: offsets in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WordLayout {
+    /// From the thread state, each step by the pointer found there, to the newest frame.
+    pub(crate) newest: [Option<usize>; 2],
+    pub(crate) code: usize,
+    pub(crate) previous: usize,
+    /// A byte that says who owns the frame; `None` where every frame has code.
+    pub(crate) owner: Option<usize>,
+    pub(crate) instruction: usize,
+}
+
 /// How the line of a record is found.
+#[derive(Debug)]
 enum Line {
-    /// `PyCode_Addr2Line`, given the place of the record's instruction, at this offset, after the code's first one.
-    OfCode(unsafe extern "C" fn(*mut PyObject, c_int) -> c_int, usize),
+    /// `PyCode_Addr2Line`, given the place of the record's instruction after the code's first one.
+    OfCode(unsafe extern "C" fn(*mut PyObject, c_int) -> c_int),
     /// `PyUnstable_InterpreterFrame_GetLine`, which knows a thread's own copy of the code.
     OfFrame(unsafe extern "C" fn(*mut u8) -> c_int),
 }
@@ -119,27 +142,29 @@ const TRUSTED: u8 = 1;
 const REFUSED: u8 = 2;
 
 /// From here on an `owner` says that the record stands for a call from C, and has no code.
-const FIRST_WITHOUT_CODE: u8 = 3;
+pub(crate) const FIRST_WITHOUT_CODE: u8 = 3;
 /// The last `owner` that there is.
 const LAST_OWNER: u8 = 4;
 
 /// The bits of a reference to an object that are not of its address, since 3.14.
-const TAG: usize = 3;
+pub(crate) const TAG: usize = 3;
 
 impl FrameRecords {
     fn new(host: &Host, code: &CodeLayout) -> Option<Self> {
-        let of_code =
-            |instruction| Some(Line::OfCode(function!(c"PyCode_Addr2Line")?, instruction));
+        let of_code = || Some(Line::OfCode(function!(c"PyCode_Addr2Line")?));
+        let instruction = 56;
         let trust = AtomicU8::new(TRUSTED);
         match host.minor {
             ..11 => None,
             11 => {
                 let newest = [Some(56), Some(8)];
-                Some(Self { newest, code: 32, previous: 48, owner: 69, line: of_code(56)?, trust })
+                let line = of_code()?;
+                Some(Self { newest, code: 32, previous: 48, owner: 69, instruction, line, trust })
             }
             12 => {
                 let newest = [Some(56), Some(0)];
-                Some(Self { newest, code: 0, previous: 8, owner: 70, line: of_code(56)?, trust })
+                let line = of_code()?;
+                Some(Self { newest, code: 0, previous: 8, owner: 70, instruction, line, trust })
             }
             _ => {
                 let told = DebugOffsets::read(&DebugOffsets::words()?, host.minor, host.build)?;
@@ -153,6 +178,7 @@ impl FrameRecords {
                     code: told.code,
                     previous: told.previous,
                     owner: told.owner,
+                    instruction: told.instruction,
                     line: Line::OfFrame(function!(c"PyUnstable_InterpreterFrame_GetLine")?),
                     trust: AtomicU8::new(UNTRIED),
                 })
@@ -250,7 +276,7 @@ fn careful_byte(address: usize) -> Option<u8> {
 }
 
 /// Where the type of an object, and the parts of a code object, are found.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct CodeLayout {
     /// The address of `PyCode_Type`.
     type_object: usize,
@@ -361,27 +387,76 @@ impl Reader {
         })
     }
 
+    /// Where the words of a record are; `None` where frames are objects.
+    pub(crate) fn word_layout(&self) -> Option<WordLayout> {
+        let Walk::Records(records) = &self.walk else { return None };
+        let &FrameRecords { newest, code, previous, owner, instruction, .. } = records;
+        Some(WordLayout { newest, code, previous, owner: Some(owner), instruction })
+    }
+
+    /// Whether the frames of the thread with this state, which is the calling one, may be read where they lie.
+    #[inline]
+    pub(crate) fn is_trusted(&self, state: *mut PyThreadState) -> bool {
+        match &self.walk {
+            Walk::Objects(_) => true,
+            Walk::Records(records) => records.are_trusted(state, &self.code),
+        }
+    }
+
+    /// Offset of a code object's first instruction, from 3.11 on.
+    pub(crate) const fn instructions(&self) -> usize {
+        self.code.instructions
+    }
+
+    /// Whether `object` is a code object.
+    ///
+    /// # Safety
+    ///
+    /// 1. `object` is live.
+    pub(crate) unsafe fn is_code(&self, object: *mut PyObject) -> bool {
+        // SAFETY: 1: the head of an object (duty 1).
+        unsafe { pointer_at(object.cast(), self.code.type_of) }.addr() == self.code.type_object
+    }
+
+    /// Gives `sink` a frame in `code`, and leaves an exception that is on its way as it is.
+    ///
+    /// # Safety
+    ///
+    /// 1. `code` is a live code object, and the calling thread holds the GIL.
+    pub(crate) unsafe fn show_code(
+        &self,
+        code: *mut PyObject,
+        line: c_int,
+        sink: &mut dyn FrameSink,
+    ) {
+        // SAFETY: 1: by duty 1. 2: the GIL is held, and the exception is put aside.
+        self.beside_exception(|| unsafe { self.show(code.cast(), line, sink) });
+    }
+
+    /// Does `work` while an exception that may be on its way is put aside. The calling thread holds the GIL.
+    fn beside_exception(&self, work: impl FnOnce()) {
+        let [mut kind, mut value, mut trace] = [ptr::null_mut(); 3];
+        // SAFETY: room for the three words of an exception; the thread holds the GIL.
+        unsafe { (self.fetch)(&raw mut kind, &raw mut value, &raw mut trace) };
+        work();
+        // SAFETY: what `fetch` gave, once.
+        unsafe { (self.restore)(kind, value, trace) };
+    }
+
     /// # Safety
     ///
     /// 1. The host is initialized, and the calling thread holds the GIL.
     /// 2. `state` is the thread's own state, and the current one.
     unsafe fn walk(&self, state: *mut PyThreadState, sink: &mut dyn FrameSink) {
-        if let Walk::Records(records) = &self.walk {
-            if !records.are_trusted(state, &self.code) {
-                return;
-            }
+        if !self.is_trusted(state) {
+            return;
         }
-        let [mut kind, mut value, mut trace] = [ptr::null_mut(); 3];
-        // SAFETY: room for the three words of an exception that may be on its way; by duty 1.
-        unsafe { (self.fetch)(&raw mut kind, &raw mut value, &raw mut trace) };
-        match &self.walk {
+        self.beside_exception(|| match &self.walk {
             // SAFETY: 1: duty 1.
             Walk::Objects(objects) => unsafe { self.walk_objects(objects, sink) },
             // SAFETY: 1 and 2: duties 1 and 2.
             Walk::Records(records) => unsafe { self.walk_records(records, state, sink) },
-        }
-        // SAFETY: what `fetch` gave, once.
-        unsafe { (self.restore)(kind, value, trace) };
+        });
     }
 
     /// # Safety
@@ -461,17 +536,16 @@ impl Reader {
         code: *mut u8,
         sink: &mut dyn FrameSink,
     ) {
-        // SAFETY: 1: the head of an object (duty 1).
-        let type_object = unsafe { pointer_at(code, self.code.type_of) };
-        if type_object.addr() != self.code.type_object {
+        // SAFETY: 1: a live object (duty 1).
+        if !unsafe { self.is_code(code.cast()) } {
             return;
         }
         let line = match records.line {
             // SAFETY: a record with code (duty 1).
             Line::OfFrame(line) => unsafe { line(record) },
-            Line::OfCode(line, instruction) => {
+            Line::OfCode(line) => {
                 // SAFETY: 1: a field of the record (duty 1).
-                let at = unsafe { pointer_at(record, instruction) };
+                let at = unsafe { pointer_at(record, records.instruction) };
                 let first = code.addr().wrapping_add(self.code.instructions);
                 let at = at.addr().wrapping_sub(first) as isize;
                 // Before the first instruction: the line of the definition.

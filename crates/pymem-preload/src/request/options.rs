@@ -10,6 +10,7 @@
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
 //! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
 //! | `PYMEM_LIMIT` | bytes of live blocks above which a call gives none; `none`: they are counted alone |
+//! | `PYMEM_PROFILE` | a file that gets who holds the memory, and how that is recorded |
 //! | `PYMEM_HEAP_MAP` | a file that gets a picture of the heap, at exit and on SIGUSR1 |
 //!
 //! All but the first three are taken out of the environment: they speak of one process, not of its children.
@@ -22,6 +23,7 @@ use memdebug::{ConfigureError, Options as DebugOptions};
 use pymem_domains::{AllocatorName, Preconfig, Profile};
 
 use crate::observe::budget;
+use crate::observe::profile_request::ProfileRequest;
 use crate::request::command_line::CommandLine;
 use crate::request::environment;
 use crate::request::refusal::Refusal;
@@ -84,7 +86,8 @@ pub(crate) unsafe fn is_dev_mode(line: CommandLine) -> bool {
 ///
 /// 1. No other thread changes the environment.
 pub(crate) unsafe fn asked_by_name() -> Option<&'static CStr> {
-    let names = [c"PYMEM_DEBUG", c"PYMEM_STATS", c"PYMEM_TRACE", c"PYMEM_HEAP_MAP"];
+    let names =
+        [c"PYMEM_DEBUG", c"PYMEM_STATS", c"PYMEM_TRACE", c"PYMEM_PROFILE", c"PYMEM_HEAP_MAP"];
     names.into_iter().find(|name| {
         // SAFETY: 1: by duty 1.
         unsafe { environment::value(name) }.is_some_and(|value| !value.is_empty())
@@ -136,6 +139,8 @@ pub(crate) struct Requests {
     pub(crate) stats: bool,
     /// A log of every call.
     pub(crate) trace: Option<TraceRequest>,
+    /// Who holds the memory.
+    pub(crate) profile: Option<ProfileRequest>,
     /// A picture of the heap.
     pub(crate) heap_map: Option<PathBuf>,
     /// The most bytes of live blocks.
@@ -154,7 +159,7 @@ impl Requests {
     ///
     /// # Errors
     ///
-    /// [`Refusal::TraceLimit`], [`Refusal::Limit`].
+    /// [`Refusal::TraceLimit`], [`Refusal::Limit`], [`Refusal::Profile`].
     ///
     /// # Safety
     ///
@@ -167,6 +172,8 @@ impl Requests {
         // SAFETY: 1: by duty 1.
         let trace = unsafe { take(c"PYMEM_TRACE") };
         // SAFETY: 1: by duty 1.
+        let profile = unsafe { take(c"PYMEM_PROFILE") };
+        // SAFETY: 1: by duty 1.
         let heap_map = unsafe { take(c"PYMEM_HEAP_MAP") };
         // SAFETY: 1: by duty 1.
         let stats = unsafe { take(c"PYMEM_STATS") };
@@ -175,6 +182,7 @@ impl Requests {
         Ok(Self {
             stats: stats.is_some(),
             trace: trace.map(|value| TraceRequest { path: path(value), max_bytes }),
+            profile: profile.map(ProfileRequest::parse).transpose().map_err(Refusal::Profile)?,
             heap_map: heap_map.map(path),
             limit: limit.map(parse_live_limit).transpose()?,
         })

@@ -9,6 +9,8 @@ use mimalloc_heaps::HeapError;
 use pymem_domains::{Build, DomainsError, Rejection, SetAllocatorError};
 use thiserror::Error;
 
+use crate::observe::profile_request::RequestError;
+
 /// A request that is not met.
 #[derive(Debug, Error)]
 pub(crate) enum Refusal {
@@ -52,6 +54,34 @@ pub(crate) enum Refusal {
         "PYMEM_TRACE: the log of calls cannot be started: {0}; name a file that can be written"
     )]
     Trace(io::Error),
+    /// The value of `PYMEM_PROFILE` asks for no profile.
+    #[error("PYMEM_PROFILE: {0}")]
+    Profile(RequestError),
+    /// Objects cannot be profiled.
+    #[error(
+        "PYMEM_PROFILE: a free-threaded interpreter tells no frames without stopping its threads; profile the program in an \
+         interpreter with the GIL"
+    )]
+    ProfileFreeThreaded,
+    /// Stacks cannot be told.
+    #[error(
+        "PYMEM_PROFILE: this interpreter does not tell where its frames are; profile the program in one of 3.9 to 3.15"
+    )]
+    ProfileFrames,
+    /// The tables of a profile cannot be had.
+    #[error("PYMEM_PROFILE: {0}")]
+    ProfileMemory(heap_profile::ProfileError),
+    /// The profile cannot be started.
+    #[error(
+        "PYMEM_PROFILE: the profile cannot be written: {0}; name a file in a folder that can be written"
+    )]
+    ProfileFile(io::Error),
+    /// The profile cannot be written. The program goes on.
+    #[error(
+        "PYMEM_PROFILE: {} cannot be written: {error}; name a file in a folder that can be",
+        path.display()
+    )]
+    NoProfile { path: PathBuf, error: io::Error },
     /// The heap map has nothing to show.
     #[error(
         "PYMEM_HEAP_MAP: mem and obj are not on a heap of this library; choose a row of pymalloc or mimalloc, in an \
@@ -99,7 +129,7 @@ mod tests {
     use pymem_domains::Domain;
 
     use super::Refusal as R;
-    use super::{ConfigureError, DomainsError, HeapError, SetAllocatorError, io};
+    use super::{ConfigureError, DomainsError, HeapError, RequestError, SetAllocatorError, io};
 
     #[test]
     fn every_refusal_is_as_it_was_reviewed() {
@@ -109,6 +139,7 @@ mod tests {
         let used = SetAllocatorError::AfterFirstAllocation { domain: Domain::Mem };
         let word = "stricct".parse::<memdebug::Options>().expect_err("a faulty text");
         let no_map = R::NoHeapMap { path: "/no/heap.svg".into(), error: no_such_file() };
+        let no_profile = R::NoProfile { path: "/no/app.html".into(), error: no_such_file() };
         assert_reviewed(
             include_str!("../../tests/refusals.txt"),
             &[
@@ -124,6 +155,18 @@ mod tests {
                 ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1M".into())),
                 ("pymem_preload::Refusal::Limit", &R::Limit("4k".into())),
                 ("pymem_preload::Refusal::Trace", &R::Trace(no_such_file())),
+                (
+                    "pymem_preload::Refusal::Profile",
+                    &R::Profile(RequestError::Unknown("fast".into())),
+                ),
+                ("pymem_preload::Refusal::ProfileFreeThreaded", &R::ProfileFreeThreaded),
+                ("pymem_preload::Refusal::ProfileFrames", &R::ProfileFrames),
+                (
+                    "pymem_preload::Refusal::ProfileMemory",
+                    &R::ProfileMemory(heap_profile::ProfileError::NoMemory(65_536)),
+                ),
+                ("pymem_preload::Refusal::ProfileFile", &R::ProfileFile(no_such_file())),
+                ("pymem_preload::Refusal::NoProfile", &no_profile),
                 ("pymem_preload::Refusal::NoHeap", &R::NoHeap),
                 ("pymem_preload::Refusal::Heaps", &R::Heaps(HeapError::OutOfMemory)),
                 ("pymem_preload::Refusal::Set", &R::Set(used)),

@@ -13,6 +13,7 @@ mod interpreters;
 mod loading;
 mod malloc_stats;
 mod process;
+mod profile;
 mod recording;
 mod reliability;
 mod rows;

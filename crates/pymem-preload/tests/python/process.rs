@@ -58,6 +58,7 @@ pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
         "PYMEM_STATS",
         "PYMEM_TRACE",
         "PYMEM_TRACE_LIMIT",
+        "PYMEM_PROFILE",
         "PYMEM_HEAP_MAP",
     ] {
         command.env_remove(name);

@@ -1,0 +1,77 @@
+//! Owns `ReportFormat`: the forms in which a profile is handed on.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::collapsed::Collapsed;
+use super::file::{ProfileFile, Which};
+use super::speedscope::Speedscope;
+use super::table::Table;
+
+/// A form in which a profile is handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReportFormat {
+    /// The profile's own file, from which all others can be made.
+    Json,
+    /// Totals, and the lines of the program that hold the most at the peak, for a terminal.
+    Table,
+    /// One line for each stack, of what was live at the peak.
+    Collapsed,
+    /// A file for speedscope.
+    Speedscope,
+}
+
+/// A text is the name of no [`ReportFormat`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is no format; take one of {names}", names = ReportFormat::NAMES.map(|(name, ..)| name).join(", "))]
+pub struct FormatError(String);
+
+impl ReportFormat {
+    /// Each format by its name, with how the name of a file in that format ends.
+    const NAMES: [(&'static str, &'static str, Self); 4] = [
+        ("json", ".json", Self::Json),
+        ("table", ".txt", Self::Table),
+        ("collapsed", ".collapsed", Self::Collapsed),
+        ("speedscope", ".speedscope.json", Self::Speedscope),
+    ];
+
+    /// The format that the name of a file tells; the profile's own where it tells none.
+    #[must_use]
+    pub fn of_path(path: &Path) -> Self {
+        let name = path.as_os_str().as_encoded_bytes();
+        // The longest ending first.
+        let told = Self::NAMES.iter().rev().find(|(_, end, _)| name.ends_with(end.as_bytes()));
+        told.map_or(Self::Json, |&(.., format)| format)
+    }
+
+    /// Writes `file` in this format.
+    ///
+    /// # Errors
+    ///
+    /// Those of `to`.
+    pub fn write(self, file: &ProfileFile, mut to: impl Write) -> io::Result<()> {
+        /// Lines of a table.
+        const LINES: usize = 40;
+        match self {
+            Self::Json => file.write(to),
+            Self::Table => {
+                write!(to, "{}", Table { file, which: Which::Peak, lines: LINES })
+            }
+            Self::Collapsed => write!(to, "{}", Collapsed(file, Which::Peak)),
+            Self::Speedscope => write!(to, "{}", Speedscope(file)),
+        }
+    }
+}
+
+impl FromStr for ReportFormat {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let named = Self::NAMES.iter().find(|(name, ..)| *name == text);
+        named.map(|&(.., format)| format).ok_or_else(|| FormatError(text.to_owned()))
+    }
+}

@@ -1,0 +1,225 @@
+//! Owns the profile of a process: who holds its memory, from the first call of the three domains on or from when it was asked for;
+//! and the files that get it. Without a request there is none. Leaves the stacks to `profile_stack.rs`.
+//!
+//! A file is written when the program is over, when the process ends by `_exit`, and after a SIGUSR1. SIGUSR2 stops the recording, and
+//! lets it go on. A forked child goes on with what it inherits, and writes a file of its own.
+
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::fs;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{self, Path, PathBuf};
+use std::sync::OnceLock;
+
+use heap_profile::{ExactProfiler, Options, Profile, SampledProfiler};
+use heap_report::profile::{Mode, ProfileFile, ReportFormat};
+use malloc_api::{NewFile, immortal};
+use pymem_domains::{AllocatorRecord, Build, Domain};
+use pymem_sync::{ForkLock, HeldOverFork, Rank, hold_over_forks};
+
+use crate::host::frame_words::FrameWords;
+use crate::host::python::Host;
+use crate::observe::moments::{self, Attentive, Moment};
+use crate::observe::profile_request::ProfileRequest;
+use crate::observe::profile_stack::{NAMED, PythonStacks};
+use crate::request::refusal::Refusal;
+
+/// The profile of this process.
+#[derive(Debug)]
+pub(crate) struct ProcessProfile {
+    profile: &'static Profile<PythonStacks>,
+    request: ProfileRequest,
+}
+
+static RUNNING: OnceLock<ProcessProfile> = OnceLock::new();
+
+/// The process that the profile was started in.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+/// The process that goes on with it: a child that was forked, and not one that borrows its parent's memory.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+/// The process that has written its last file.
+static DONE: AtomicI32 = AtomicI32::new(0);
+
+/// The names of stacks, which are held over a fork, and what a child takes note of.
+struct Held;
+
+impl HeldOverFork for Held {
+    fn hold(&self) {
+        NAMED.raw().lock();
+    }
+
+    unsafe fn release(&self) {
+        PROCESS.store(this_process(), Relaxed);
+        // SAFETY: (1) held since `hold` (1).
+        unsafe { NAMED.raw().unlock() };
+    }
+}
+
+fn this_process() -> i32 {
+    // SAFETY: `getpid` has no preconditions.
+    unsafe { libc::getpid() }
+}
+
+/// The profile of this process, if there is one.
+pub(crate) fn running() -> Option<&'static ProcessProfile> {
+    RUNNING.get()
+}
+
+/// Starts the profile of this process, which records from now on what its profilers pass on.
+///
+/// # Errors
+///
+/// [`Refusal`]: the file cannot be written, or the interpreter does not tell its frames.
+pub(crate) fn start(
+    host: &Host,
+    mut request: ProfileRequest,
+) -> Result<&'static ProcessProfile, Refusal> {
+    if host.build == Build::FreeThreaded {
+        return Err(Refusal::ProfileFreeThreaded);
+    }
+    let words = FrameWords::find(host).ok_or(Refusal::ProfileFrames)?;
+    // The program may change its folder.
+    request.path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
+    NewFile::beside(&request.path).map_err(Refusal::ProfileFile)?;
+    let options = Options { frames: request.frames, serialized: true, ..Options::default() };
+    let profile =
+        Profile::new(PythonStacks::new(words), options).map_err(Refusal::ProfileMemory)?;
+    let running = RUNNING.get_or_init(|| ProcessProfile { profile, request });
+    let process = this_process();
+    [&FIRST, &PROCESS].into_iter().for_each(|of| of.store(process, Relaxed));
+    // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
+    // held, as without these calls.
+    for held in [&Held as &'static dyn HeldOverFork, profile] {
+        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
+    }
+    moments::at(Moment::End, write_the_end).map_err(Refusal::ProfileFile)?;
+    moments::at(Moment::User1, write).map_err(Refusal::ProfileFile)?;
+    moments::at(Moment::User2, toggle).map_err(Refusal::ProfileFile)?;
+    Ok(running)
+}
+
+/// Starts the profile of a running interpreter, with its mem and obj domains alone: other threads may be in raw now.
+///
+/// # Errors
+///
+/// As [`start`].
+///
+/// # Safety
+///
+/// 1. The calling thread holds the one GIL of `host`.
+pub(crate) unsafe fn start_late(host: &Host, request: ProfileRequest) -> Result<(), Refusal> {
+    if !host.is_initialized() {
+        return Err(Refusal::TooLate);
+    }
+    let running = start(host, request)?;
+    for domain in [Domain::Mem, Domain::Obj] {
+        let Some(own) = host.own_record(domain) else { continue };
+        let record = running.profiled(domain, own, false);
+        // SAFETY: 1: its blocks are the old record's. 2: by duty 1 no other thread is in these domains.
+        unsafe { host.set_allocator(domain, record.to_c()) };
+    }
+    Ok(())
+}
+
+impl ProcessProfile {
+    /// The record of `inner`, whose blocks are noted as those of `domain`.
+    ///
+    /// `has_headers` allows a header in front of each block: nobody else looks at the block's start, and whoever frees the block
+    /// does so by this record.
+    pub(crate) fn profiled(
+        &self,
+        domain: Domain,
+        inner: AllocatorRecord,
+        has_headers: bool,
+    ) -> AllocatorRecord {
+        match self.request.interval {
+            None if has_headers => {
+                let profiler = ExactProfiler::new(inner, self.profile, domain);
+                AllocatorRecord::leak(Attentive(profiler))
+            }
+            interval => {
+                let interval = interval.unwrap_or(0);
+                let profiler = SampledProfiler::new(inner, self.profile, domain, interval);
+                let _ =
+                    hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
+                // Calls of raw come from threads that may not be told of a signal.
+                if domain == Domain::Raw {
+                    AllocatorRecord::leak(profiler)
+                } else {
+                    AllocatorRecord::leak(Attentive(profiler))
+                }
+            }
+        }
+    }
+
+    /// Records from now on, or no longer.
+    pub(crate) fn set_recording(&self, recording: bool) {
+        self.profile.set_recording(recording);
+    }
+
+    /// Writes what is known now into the file at `path`, in the format that its name tells.
+    ///
+    /// # Errors
+    ///
+    /// What the system says about the file.
+    pub(crate) fn write_into(&self, path: &Path) -> io::Result<()> {
+        let snapshot = self.profile.snapshot();
+        let mode = self.request.interval.map_or(Mode::Exact, Mode::Sampled);
+        let file = ProfileFile::new(&snapshot, command(), std::process::id(), mode);
+        let mut new = NewFile::beside(path)?;
+        let mut to = BufWriter::new(new.file());
+        ReportFormat::of_path(path).write(&file, &mut to)?;
+        to.flush()?;
+        drop(to);
+        new.publish()
+    }
+
+    /// The file of this process: that of a child has the child's number.
+    pub(crate) fn path(&self) -> PathBuf {
+        let process = this_process();
+        if process == FIRST.load(Relaxed) {
+            return self.request.path.clone();
+        }
+        let mut name = self.request.path.file_stem().unwrap_or_default().to_owned();
+        name.push(format!(".{process}"));
+        if let Some(extension) = self.request.path.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        self.request.path.with_file_name(name)
+    }
+
+    fn write(&self) {
+        let path = self.path();
+        if let Err(error) = self.write_into(&path) {
+            Refusal::NoProfile { path, error }.say();
+        }
+    }
+}
+
+/// The words of the command that runs here.
+fn command() -> Vec<String> {
+    let line = fs::read("/proc/self/cmdline").unwrap_or_default();
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Writes the file of this process.
+fn write() {
+    if let Some(running) = running().filter(|_| PROCESS.load(Relaxed) == this_process()) {
+        running.write();
+    }
+}
+
+/// Writes the last file of this process, once.
+pub(crate) fn write_the_end() {
+    let process = this_process();
+    if PROCESS.load(Relaxed) == process && DONE.swap(process, Relaxed) != process {
+        write();
+    }
+}
+
+fn toggle() {
+    if let Some(running) = running() {
+        running.profile.set_recording(!running.profile.is_recording());
+    }
+}

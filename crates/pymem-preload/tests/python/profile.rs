@@ -1,0 +1,281 @@
+//! Programs that are profiled: who holds their memory is told to the line, and they do what they did.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use heap_report::profile::{ProfileFile, Row, Which};
+use rstest::rstest;
+
+use crate::interpreters::Interpreter;
+use crate::process::{free_threaded, preloaded, python, run, succeed, with_gil};
+
+/// The interpreters whose frames are told.
+fn profiled() -> impl Iterator<Item = &'static Interpreter> {
+    with_gil().filter(|interpreter| interpreter.minor >= 9)
+}
+
+fn folder(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(name);
+    (folder, path)
+}
+
+fn read(path: &Path) -> ProfileFile {
+    ProfileFile::read(fs::File::open(path).expect("a profile")).expect("a whole profile")
+}
+
+/// The bytes at the line `line` of `file`, in functions called `function`.
+fn bytes_at(profile: &ProfileFile, which: Which, file: &str, function: &str, line: u32) -> u64 {
+    let at = |row: &Row<'_>| {
+        row.stack().next().is_some_and(|(name, path, number)| {
+            (name, number) == (function, line) && path.ends_with(file)
+        })
+    };
+    profile.rows().filter(at).map(|row| row.amount(which).bytes).sum()
+}
+
+/// Blocks of sizes that nothing else has, each made in a place of its own.
+const PLACES: &str = "\
+import threading
+kept = []
+def generator():
+    while True:
+        yield bytearray(70_000)
+async def coroutine():
+    return bytearray(80_000)
+def in_thread():
+    kept.append(bytearray(90_000))
+class Dropped:
+    def __del__(self):
+        kept.append(bytearray(100_000))
+def recursive(depth):
+    if depth:
+        return recursive(depth - 1)
+    return bytearray(110_000)
+kept.append(next(generator()))
+try:
+    coroutine().send(None)
+except StopIteration as end:
+    kept.append(end.value)
+thread = threading.Thread(target=in_thread)
+thread.start()
+thread.join()
+Dropped()
+kept.append(recursive(200))
+print(len(kept))
+";
+
+/// Where [`PLACES`] has its blocks: function, line, bytes.
+const EXPECTED: [(&str, u32, u64); 5] = [
+    ("generator", 5, 70_000),
+    ("coroutine", 7, 80_000),
+    ("in_thread", 9, 90_000),
+    ("__del__", 12, 100_000),
+    ("recursive", 16, 110_000),
+];
+
+#[rstest]
+#[case::headers("pymalloc")]
+#[case::mimalloc("mimalloc")]
+#[case::beside_hooks("debug")]
+fn a_block_stands_at_the_line_that_made_it(#[case] row: &str) {
+    for interpreter in profiled() {
+        let (folder, path) = folder("places.json");
+        let program = folder.path().join("places.py");
+        fs::write(&program, PLACES).expect("a program");
+        let mut command = python(&interpreter.path, row);
+        let output = succeed(command.env("PYMEM_PROFILE", &path).arg(&program));
+        assert_eq!(output, "5\n", "{interpreter}");
+        let profile = read(&path);
+        for (function, line, bytes) in EXPECTED {
+            let live = bytes_at(&profile, Which::Live, "places.py", function, line);
+            // A bytearray keeps a byte more, and has a head.
+            assert!(live >= bytes && live < bytes + 1_000, "{interpreter}: {function}: {live}");
+        }
+        let deep = profile.rows().find(|row| {
+            row.stack().next().is_some_and(|(name, _, line)| (name, line) == ("recursive", 16))
+        });
+        let depth = deep.map(|row| row.stack().count());
+        assert_eq!(depth, Some(32), "{interpreter}: the innermost frames of a deep stack");
+    }
+}
+
+#[test]
+fn a_sampled_profile_finds_what_is_large() {
+    for interpreter in profiled() {
+        let (folder, path) = folder("large.json");
+        let program = folder.path().join("large.py");
+        fs::write(&program, "kept = [bytearray(1000) for _ in range(50_000)]\n")
+            .expect("a program");
+        let request = format!("{},sample=64K", path.display());
+        succeed(preloaded(&interpreter.path).env("PYMEM_PROFILE", request).arg(&program));
+        let profile = read(&path);
+        let live: u64 = profile
+            .rows()
+            .filter(|row| {
+                row.stack().any(|(_, file, line)| file.ends_with("large.py") && line == 1)
+            })
+            .map(|row| row.amount(Which::Live).bytes)
+            .sum();
+        // Some 800 samples: a fourth is seven standard deviations.
+        assert!((40_000_000..70_000_000).contains(&live), "{interpreter}: {live}");
+    }
+}
+
+#[test]
+fn a_forked_child_goes_on_in_a_file_of_its_own_however_it_ends() {
+    const PROGRAM: &str = "\
+import os, sys, warnings
+warnings.simplefilter('ignore')
+kept = bytearray(70_000)
+children = []
+for end in (os._exit, sys.exit):
+    child = os.fork()
+    if child == 0:
+        more = bytearray(80_000)
+        end(0)
+    children.append(child)
+    os.waitpid(child, 0)
+print(*children)
+";
+    for interpreter in profiled() {
+        let (folder, path) = folder("forks.json");
+        let mut command = preloaded(&interpreter.path);
+        let output = succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
+        let at =
+            |path: &Path, line| bytes_at(&read(path), Which::Live, "<string>", "<module>", line);
+        assert!(at(&path, 3) >= 70_000 && at(&path, 8) == 0, "{interpreter}");
+        for child in output.split_whitespace() {
+            let path = folder.path().join(format!("forks.{child}.json"));
+            assert!(at(&path, 3) >= 70_000 && at(&path, 8) >= 80_000, "{interpreter}");
+        }
+    }
+}
+
+/// Eight threads allocate all the while; no child waits for a lock, and none writes a file, as each ends by a signal.
+#[test]
+fn children_that_are_forked_among_threads_go_on() {
+    const PROGRAM: &str = "\
+import os, signal, threading, warnings
+warnings.simplefilter('ignore')
+over = False
+def work():
+    while not over:
+        [str(n) for n in range(100)]
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        exec('[[bytearray(n) for n in range(99)] for _ in range(9)]')
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+over = True
+[thread.join() for thread in threads]
+print('done')
+";
+    for interpreter in profiled() {
+        let (folder, path) = folder("threads.json");
+        let mut command = preloaded(&interpreter.path);
+        let output = succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
+        assert_eq!(output, "done\n", "{interpreter}");
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 1, "{interpreter}");
+    }
+}
+
+#[test]
+fn a_signal_has_the_file_written_and_another_one_stops_the_recording() {
+    const PROGRAM: &str = "\
+import ctypes, json, os, signal, sys
+path = sys.argv[1]
+first = bytearray(70_000)
+os.kill(os.getpid(), signal.SIGUSR1)
+[object() for _ in range(100)]
+print(os.path.exists(path))
+os.kill(os.getpid(), signal.SIGUSR2)
+[object() for _ in range(100)]
+second = bytearray(80_000)
+pymem = ctypes.CDLL(None)
+assert pymem.pymem_profile_start(None) == 0
+third = bytearray(90_000)
+assert pymem.pymem_profile_stop() == 0
+fourth = bytearray(91_000)
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("signals.json");
+        let mut command = preloaded(&interpreter.path);
+        command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]).arg(&path);
+        assert_eq!(succeed(&mut command), "True\n", "{interpreter}");
+        let profile = read(&path);
+        let at = |line| bytes_at(&profile, Which::Live, "<string>", "<module>", line);
+        assert!(at(3) >= 70_000 && at(12) >= 90_000, "{interpreter}");
+        assert_eq!((at(9), at(14)), (0, 0), "{interpreter}");
+    }
+}
+
+#[test]
+fn a_running_program_starts_and_reports_by_the_library_and_a_leak_is_what_grew() {
+    const PROGRAM: &str = "\
+import ctypes, sys
+folder = sys.argv[1].encode()
+pymem = ctypes.CDLL(None)
+assert pymem.pymem_profile_start(None) == -1
+assert pymem.pymem_profile_start(folder + b'/a,fast') == -1
+assert pymem.pymem_profile_start(folder + b'/none/a') == -2
+assert pymem.pymem_profile_start(folder + b'/end.json') == 0
+kept = []
+def request(n):
+    answer = [str(n), {n: n}]
+    if n % 100 == 7:
+        kept.append(bytearray(500))
+    return answer
+cache = [request(n) for n in range(2_000)]
+assert pymem.pymem_profile_write(folder + b'/before.json') == 0
+for n in range(10_000):
+    request(n)
+assert pymem.pymem_profile_write(folder + b'/after.json') == 0
+files = [folder + b'/after.json', None, None, folder + b'/before.json']
+assert pymem.pymem_report(*files) == 0
+assert pymem.pymem_report(files[0], b'speedscope', folder + b'/a.speedscope.json', None) == 0
+assert pymem.pymem_report(files[0], b'picture', None, None) == -1
+assert pymem.pymem_report(None, None, None, None) == -1
+assert pymem.pymem_report(files[0], None, folder + b'/none/a', None) == -2
+assert pymem.pymem_report(folder + b'/end', None, None, None) == -3
+";
+    for interpreter in profiled() {
+        let (folder, path) = folder("leak.py");
+        fs::write(&path, PROGRAM).expect("a program");
+        let outcome = run(preloaded(&interpreter.path).arg(&path).arg(folder.path()));
+        assert_eq!(outcome.status, Some(0), "{interpreter}: {outcome:?}");
+        assert_eq!(outcome.stderr.lines().count(), 3, "{interpreter}: {}", outcome.stderr);
+        let (_, most) = outcome.stdout.split_once("most at\n").expect("a table");
+        let first = most.lines().next().unwrap_or_default();
+        assert!(first.ends_with("leak.py:12 request"), "{interpreter}: {}", outcome.stdout);
+        assert!(folder.path().join("end.json").exists(), "{interpreter}");
+    }
+}
+
+#[rstest]
+#[case::no_file(",sample=1K", "no file is named; give one")]
+#[case::option("a.json,fast", "unknown option `fast`: expected sample=BYTES")]
+#[case::number("a.json,frames=0", "frames=0: expected 1 to 128")]
+#[case::folder("/no/such/folder/a.json", "name a file in a folder that can be written")]
+fn a_bad_request_ends_the_program_in_one_sentence(#[case] request: &str, #[case] says: &str) {
+    for interpreter in profiled() {
+        let mut command = preloaded(&interpreter.path);
+        let outcome = run(command.env("PYMEM_PROFILE", request).args(["-c", "print(1)"]));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{interpreter}");
+        assert_eq!(outcome.stderr.lines().count(), 1, "{interpreter}");
+        assert!(outcome.stderr.contains(says), "{interpreter}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn an_interpreter_without_a_gil_is_not_profiled() {
+    for interpreter in free_threaded() {
+        let mut command = preloaded(&interpreter.path);
+        let outcome = run(command.env("PYMEM_PROFILE", "/tmp/a.json").args(["-c", "print(1)"]));
+        assert_eq!(outcome.status, Some(1), "{interpreter}");
+        assert!(outcome.stderr.contains("free-threaded"), "{interpreter}: {}", outcome.stderr);
+    }
+}
