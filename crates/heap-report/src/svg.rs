@@ -1,5 +1,7 @@
 //! Owns the picture of a snapshot: a self-contained SVG that is readable on light and on dark pages.
 
+use alloc::format;
+use alloc::string::String;
 use core::fmt;
 
 use crate::model::{Contents, Pool, Snapshot};
@@ -112,20 +114,10 @@ impl fmt::Display for Svg<'_> {
     }
 }
 
-/// A colour that is told apart on white and on black, by the place of a size among all sizes.
-fn hue(place: Option<usize>, sizes: usize) -> Hsl {
+/// A colour that differs from its neighbours' on white and on black, by the place of a size among all sizes.
+fn hue(place: Option<usize>, sizes: usize) -> String {
     let place = place.unwrap_or(0);
-    Hsl { hue: 225 - 225 * place / sizes.max(2).saturating_sub(1) }
-}
-
-struct Hsl {
-    hue: usize,
-}
-
-impl fmt::Display for Hsl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hsl({},65%,52%)", self.hue)
-    }
+    format!("hsl({},65%,52%)", 225 - 225 * place / sizes.max(2).saturating_sub(1))
 }
 
 /// Draws one cell; `width` is without the gap to its neighbour.
@@ -135,9 +127,9 @@ fn write_pool(
     x: usize,
     y: usize,
     width: usize,
-    hue: impl Fn(usize) -> Hsl,
+    hue: impl Fn(usize) -> String,
 ) -> fmt::Result {
-    let area = |y, height| Area { x, y, width, height };
+    let area = |y, height| format!("x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\"");
     match pool.contents {
         Contents::Unused => writeln!(
             f,
@@ -162,20 +154,6 @@ fn write_pool(
                 area(y + CELL_HEIGHT - filled, filled)
             )
         }
-    }
-}
-
-struct Area {
-    x: usize,
-    y: usize,
-    width: usize,
-    height: usize,
-}
-
-impl fmt::Display for Area {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { x, y, width, height } = self;
-        write!(f, "x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\"")
     }
 }
 

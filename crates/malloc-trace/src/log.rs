@@ -12,8 +12,8 @@ use malloc_api::{Domain, NewFile};
 use pymem_sync::{HeldOverFork, Lock};
 
 use crate::log_reader::{
-    DROPPED_WORD, HEAD_BYTES, LIMIT, MAGIC, RECORD_BYTES, STOPPED_WORD, SYSTEM, THREADS_WORD, Told,
-    record,
+    DROPPED_WORD, HEAD_BYTES, LIMIT, MAGIC, RECORD_BYTES, RecordKind, STOPPED_WORD, SYSTEM,
+    THREADS_WORD, record,
 };
 use crate::mapping::Mapping;
 
@@ -90,7 +90,7 @@ impl CallLog {
         Ok(Self { state: Lock::new(state), owner, mode: AtomicU8::new(RECORDS) })
     }
 
-    /// Stops recording. Calls are counted no more either.
+    /// Stops recording. Later calls are not counted either.
     pub fn abandon(&self) {
         self.mode.store(IS_OVER, Relaxed);
     }
@@ -105,7 +105,7 @@ impl CallLog {
     #[inline]
     pub(crate) fn append(
         &self,
-        told: Told,
+        kind: RecordKind,
         domain: Domain,
         thread: u16,
         block: NonNull<u8>,
@@ -114,7 +114,7 @@ impl CallLog {
         if self.mode.load(Relaxed) == IS_OVER {
             return;
         }
-        let words = record(told, block, domain, thread, size);
+        let words = record(kind, block, domain, thread, size);
         let mut state = self.state.lock();
         if self.mode.load(Relaxed) != RECORDS && !self.start_again(&mut state) {
             return;
@@ -124,7 +124,7 @@ impl CallLog {
             state.file.head.word(THREADS_WORD).store(state.file.threads, Relaxed);
         }
         if !state.file.write(words) {
-            self.append_otherwise(&mut state, told, words);
+            self.append_otherwise(&mut state, kind, words);
         }
     }
 
@@ -152,7 +152,7 @@ impl CallLog {
 
     /// Appends a record for which there is no room in the window, or which was lost.
     #[cold]
-    fn append_otherwise(&self, state: &mut State, told: Told, words: [u64; 2]) {
+    fn append_otherwise(&self, state: &mut State, kind: RecordKind, words: [u64; 2]) {
         if state.file.is_lost() {
             self.abandon();
             (state.on_failure)();
@@ -172,8 +172,8 @@ impl CallLog {
                 }
             }
         }
-        // A realloc is told twice, and counts once.
-        if told != Told::Moving {
+        // A realloc has two records, and counts once.
+        if kind != RecordKind::Moving {
             state.file.head.word(DROPPED_WORD).fetch_add(1, Relaxed);
         }
     }

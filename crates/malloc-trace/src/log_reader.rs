@@ -24,7 +24,7 @@
 //!                                      bits  4-63  address
 //! ```
 //!
-//! | kind | is told | of |
+//! | kind | written | block |
 //! | --- | --- | --- |
 //! | 1, 2, 3 | after the call | a block of `malloc`, of `calloc`, of `realloc` of no block |
 //! | 4 | before the call | the block that `free` gives up |
@@ -55,9 +55,9 @@ pub(crate) const SYSTEM: u64 = 2;
 
 const SIZE_BITS: u32 = 46;
 
-/// What a record tells.
+/// What a record says of its block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum RecordKind {
     Malloc = 1,
     Calloc = 2,
     ReallocOfNone = 3,
@@ -67,7 +67,7 @@ pub(crate) enum Told {
     NotMoved = 7,
 }
 
-impl Told {
+impl RecordKind {
     const ALL: [Self; 7] = [
         Self::Malloc,
         Self::Calloc,
@@ -82,7 +82,7 @@ impl Told {
 /// The two words of a record.
 #[inline]
 pub(crate) fn record(
-    told: Told,
+    kind: RecordKind,
     block: NonNull<u8>,
     domain: Domain,
     thread: u16,
@@ -90,7 +90,7 @@ pub(crate) fn record(
 ) -> [u64; 2] {
     let size = (size as u64).min((1 << SIZE_BITS) - 1);
     [
-        (block.addr().get() as u64) << 4 | told as u64,
+        (block.addr().get() as u64) << 4 | kind as u64,
         size << 18 | u64::from(thread) << 2 | domain as u64,
     ]
 }
@@ -260,12 +260,11 @@ impl<R: Read> LogReader<R> {
             }
             let bad = LogError::BadRecord { index: self.read, words };
             let [block, call] = words;
-            let kind = usize::try_from(block & 15).unwrap_or(0);
-            let told = kind.checked_sub(1).and_then(|index| Told::ALL.get(index));
+            let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u64 == block & 15);
             let domain = Domain::ALL.get((call & 3) as usize);
-            let (Some(&told), Some(&domain)) = (told, domain) else { return Err(bad) };
+            let (Some(kind), Some(&domain)) = (kind, domain) else { return Err(bad) };
             self.read += 1;
-            if let Some(event) = self.follow(told, block >> 4, domain, call)? {
+            if let Some(event) = self.follow(kind, block >> 4, domain, call)? {
                 return Ok(Some(event));
             }
         }
@@ -274,7 +273,7 @@ impl<R: Read> LogReader<R> {
     /// What a record is an event of, if of any.
     fn follow(
         &mut self,
-        told: Told,
+        kind: RecordKind,
         block: u64,
         domain: Domain,
         call: u64,
@@ -282,57 +281,46 @@ impl<R: Read> LogReader<R> {
         let thread = (call >> 2) as u16;
         let size = usize::try_from(call >> 18).unwrap_or(usize::MAX);
         let event = |op| Event { op, thread, nanos: 0 };
-        let op = match told {
-            Told::Malloc | Told::Calloc | Told::ReallocOfNone => {
-                let kind = match told {
-                    Told::Calloc => OpKind::Calloc,
-                    Told::ReallocOfNone => OpKind::Realloc,
+        // The operation, and the slot of an older block at the address, which must have ended unseen.
+        let (op, ended) = match kind {
+            RecordKind::Malloc | RecordKind::Calloc | RecordKind::ReallocOfNone => {
+                let (slot, is_taken) = self.slots.insert(block)?;
+                let op = match kind {
+                    RecordKind::Calloc => OpKind::Calloc,
+                    RecordKind::ReallocOfNone => OpKind::Realloc,
                     _ => OpKind::Malloc,
                 };
-                let (slot, ended) = self.slots.insert(block)?;
-                let op = Op::new(kind, slot, domain, size);
-                if ended {
-                    self.unread.unseen_frees += 1;
-                    self.next = Some(event(op));
-                    Some(Op::free(slot, domain))
-                } else {
-                    Some(op)
-                }
+                (Some(Op::new(op, slot, domain, size)), is_taken.then_some(slot))
             }
-            Told::Free => {
-                let slot = self.slots.take(block);
-                self.unread.unknown_blocks += u64::from(slot.is_none());
-                slot.map(|slot| {
-                    self.slots.release(slot);
-                    Op::free(slot, domain)
-                })
+            RecordKind::Free => {
+                let slot = self.take(block);
+                self.slots.free.extend(slot);
+                (slot.map(|slot| Op::free(slot, domain)), None)
             }
-            Told::Moving => {
-                let slot = self.slots.take(block);
-                self.unread.unknown_blocks += u64::from(slot.is_none());
-                if let Some(Some(lost)) = self.moving.insert(thread, slot) {
-                    // The log has no end of this thread's last `realloc`: the thread may have been ended within.
-                    self.slots.release(lost);
-                }
-                None
+            RecordKind::Moving => {
+                let slot = self.take(block);
+                let lost = self.moving.insert(thread, slot);
+                // The log has no end of this thread's last `realloc`: the thread may have been ended within.
+                self.slots.free.extend(lost.flatten());
+                (None, None)
             }
-            Told::Moved | Told::NotMoved => match self.moving.remove(&thread).flatten() {
-                Some(slot) => {
-                    let ended = self.slots.put(block, slot);
-                    let op = (told == Told::Moved).then(|| Op::realloc(slot, domain, size));
-                    match ended {
-                        Some(ended) => {
-                            self.unread.unseen_frees += 1;
-                            self.next = op.map(event);
-                            Some(Op::free(ended, domain))
-                        }
-                        None => op,
-                    }
-                }
-                None => None,
-            },
+            RecordKind::Moved | RecordKind::NotMoved => {
+                let Some(slot) = self.moving.remove(&thread).flatten() else { return Ok(None) };
+                let op = (kind == RecordKind::Moved).then(|| Op::realloc(slot, domain, size));
+                (op, self.slots.put(block, slot))
+            }
         };
-        Ok(op.map(event))
+        let Some(ended) = ended else { return Ok(op.map(event)) };
+        self.unread.unseen_frees += 1;
+        self.next = op.map(event);
+        Ok(Some(event(Op::free(ended, domain))))
+    }
+
+    /// Forgets an address and gives its slot, which stays taken.
+    fn take(&mut self, address: u64) -> Option<u32> {
+        let slot = self.slots.live.remove(&address);
+        self.unread.unknown_blocks += u64::from(slot.is_none());
+        slot
     }
 }
 
@@ -376,20 +364,11 @@ impl Slots {
         Ok((slot, false))
     }
 
-    /// Forgets an address and gives its slot, which stays taken.
-    fn take(&mut self, address: u64) -> Option<u32> {
-        self.live.remove(&address)
-    }
-
     /// Gives an address a slot that was taken. If an older block at the address must have ended unseen, frees and returns the
     /// older block's slot.
     fn put(&mut self, address: u64, slot: u32) -> Option<u32> {
         let ended = self.live.insert(address, slot)?;
         self.free.push(ended);
         Some(ended)
-    }
-
-    fn release(&mut self, slot: u32) {
-        self.free.push(slot);
     }
 }

@@ -1,5 +1,4 @@
-//! Owns `Recorder<A>`, which tells a call log of the calls of one domain, and what a recorder knows of the calling thread.
-//! Leaves the log to `log.rs`.
+//! Owns `Recorder<A>`, which records the calls of one domain in a call log, and what a recorder knows of the calling thread.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -8,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use malloc_api::{Domain, Malloc};
 
 use crate::log::CallLog;
-use crate::log_reader::Told;
+use crate::log_reader::RecordKind;
 
-/// Serves one domain through `A` and tells a [`CallLog`] of every call that succeeds.
+/// Serves one domain through `A` and records every call that succeeds in a [`CallLog`].
 ///
-/// Calls of `free(None)` and calls that fail are served, and not told. So are calls within a recorded call of the same
-/// thread: what the obj domain asks of the raw domain is recorded once, as the call of the program.
+/// `free(None)`, failed calls and calls within a recorded call of the same thread are served and not recorded. What the obj
+/// domain asks of the raw domain is thus recorded once, as the program's call.
 #[derive(Debug)]
 pub struct Recorder<'a, A> {
     inner: A,
@@ -34,15 +33,20 @@ impl<'a, A> Recorder<'a, A> {
     }
 
     #[inline]
-    fn tell(&self, told: Told, block: NonNull<u8>, size: usize) {
-        self.log.append(told, self.domain, thread_number(), block, size);
+    fn record(&self, kind: RecordKind, block: NonNull<u8>, size: usize) {
+        self.log.append(kind, self.domain, thread_number(), block, size);
     }
 
-    /// Tells of a call that made a block, if the call did.
+    /// Records a call that may have made a block, if it did.
     #[inline]
-    fn made(&self, told: Told, block: Option<NonNull<u8>>, size: usize) -> Option<NonNull<u8>> {
+    fn made(
+        &self,
+        kind: RecordKind,
+        block: Option<NonNull<u8>>,
+        size: usize,
+    ) -> Option<NonNull<u8>> {
         if let Some(block) = block {
-            self.tell(told, block, size);
+            self.record(kind, block, size);
         }
         block
     }
@@ -53,15 +57,15 @@ unsafe impl<A: Malloc> Malloc for Recorder<'_, A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
         let Some(_outermost) = Outermost::enter() else { return self.inner.malloc(size) };
-        self.made(Told::Malloc, self.inner.malloc(size), size)
+        self.made(RecordKind::Malloc, self.inner.malloc(size), size)
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let Some(_outermost) = Outermost::enter() else { return self.inner.calloc(nelem, elsize) };
-        // A product that overflows is told of nobody: then there is no block.
+        // If the product overflows, there is no block to record.
         let size = nelem.wrapping_mul(elsize);
-        self.made(Told::Calloc, self.inner.calloc(nelem, elsize), size)
+        self.made(RecordKind::Calloc, self.inner.calloc(nelem, elsize), size)
     }
 
     #[inline]
@@ -72,17 +76,17 @@ unsafe impl<A: Malloc> Malloc for Recorder<'_, A> {
         };
         // The old address may be handed out to another thread before the call returns, so the log has it first.
         if let Some(old) = ptr {
-            self.tell(Told::Moving, old, 0);
+            self.record(RecordKind::Moving, old, 0);
         }
         // SAFETY: the caller's duties 1 and 2 are those of `A::realloc`.
         let block = unsafe { self.inner.realloc(ptr, new_size) };
         match (ptr, block) {
-            (None, _) => self.made(Told::ReallocOfNone, block, new_size),
+            (None, _) => self.made(RecordKind::ReallocOfNone, block, new_size),
             (Some(old), None) => {
-                self.tell(Told::NotMoved, old, 0);
+                self.record(RecordKind::NotMoved, old, 0);
                 None
             }
-            (Some(_), Some(_)) => self.made(Told::Moved, block, new_size),
+            (Some(_), Some(_)) => self.made(RecordKind::Moved, block, new_size),
         }
     }
 
@@ -91,7 +95,7 @@ unsafe impl<A: Malloc> Malloc for Recorder<'_, A> {
         let outermost = Outermost::enter();
         // Before the block can be handed out again.
         if let (Some(_), Some(block)) = (&outermost, ptr) {
-            self.tell(Told::Free, block, 0);
+            self.record(RecordKind::Free, block, 0);
         }
         // SAFETY: the caller's duties 1 and 2 are those of `A::free`.
         unsafe { self.inner.free(ptr) };
