@@ -24,6 +24,8 @@ pub(crate) enum Bug {
     LosesLastByte,
     /// `realloc` copies from one word behind the start.
     CopiesFromTheWrongPlace,
+    /// `realloc` copies the block that was allocated last, if that is long enough.
+    CopiesAnotherBlock,
     /// `realloc` answers `None` and has overwritten the first byte of the block.
     TouchesOnFailure,
     /// `free` overwrites the first byte of the block that was allocated last.
@@ -146,13 +148,16 @@ unsafe impl Malloc for Flawed {
             poke(old, 0);
             return None;
         }
-        let new = self.take(new_size)?;
         let kept = old_size.min(new_size);
+        let last =
+            self.last.get().filter(|last| self.is(Bug::CopiesAnotherBlock) && last.1 >= kept);
+        let source = last.map_or(old, |last| last.0);
+        let new = self.take(new_size)?;
         let copied = if self.is(Bug::LosesLastByte) { kept.saturating_sub(1) } else { kept };
         let shift = if self.is(Bug::CopiesFromTheWrongPlace) { 8 } else { 0 };
         // SAFETY: the margin is longer than the shift.
-        let from = unsafe { old.add(shift) };
-        // SAFETY: both are at least this long, with the old one's margin.
+        let from = unsafe { source.add(shift) };
+        // SAFETY: both are at least this long, with the source's margin.
         unsafe { from.copy_to_nonoverlapping(new, copied) };
         Some(new)
     }

@@ -63,6 +63,12 @@ fn without_addresses(fault: Fault) -> Fault {
     Fault::ContentLost { offset: 0, kept: 64 }
 )]
 #[case(
+    Bug::CopiesAnotherBlock,
+    &[Op::malloc(0, Domain::Raw, 1), Op::malloc(1, Domain::Raw, 1), Op::realloc(0, Domain::Raw, 8)],
+    Some(2),
+    Fault::ContentLost { offset: 0, kept: 1 }
+)]
+#[case(
     Bug::TouchesOnFailure,
     &[Op::malloc(0, Domain::Raw, 24), Op::realloc(0, Domain::Raw, 25)],
     Some(1),
@@ -99,6 +105,20 @@ fn each_class_of_error_is_seen(
     assert_eq!(run(ops, &Flawed::new(Bug::None)).map(|summary| summary.failed), Ok(0));
 }
 
+/// Each block's pattern differs from the next one's, in its first word.
+#[test]
+fn neighbouring_blocks_differ() {
+    let mut ops = Vec::new();
+    for _ in 0..32 {
+        let pair = [Op::malloc(0, Domain::Raw, 8), Op::malloc(1, Domain::Raw, 8)];
+        let confused = [&ops[..], &pair, &[Op::realloc(0, Domain::Raw, 8)]].concat();
+        let seen =
+            run(&confused, &Flawed::new(Bug::CopiesAnotherBlock)).map_err(|error| error.fault);
+        assert!(matches!(seen, Err(Fault::ContentLost { .. })), "{seen:?}");
+        ops.push(Op::malloc(2, Domain::Raw, 8));
+    }
+}
+
 /// Random programs see every bug too.
 #[rstest]
 fn random_programs_see_each_bug(
@@ -110,6 +130,7 @@ fn random_programs_see_each_bug(
         Bug::LeavesDirt,
         Bug::LosesLastByte,
         Bug::CopiesFromTheWrongPlace,
+        Bug::CopiesAnotherBlock,
         Bug::TouchesOnFailure,
         Bug::ScribblesOnFree,
         Bug::ScribblesOnMalloc
