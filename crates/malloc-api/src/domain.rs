@@ -78,11 +78,7 @@ impl TryFrom<i64> for Domain {
     type Error = UnknownDomain;
 
     fn try_from(number: i64) -> Result<Self, UnknownDomain> {
-        match number {
-            0 => Ok(Self::Raw),
-            1 => Ok(Self::Mem),
-            2 => Ok(Self::Obj),
-            _ => Err(UnknownDomain(number)),
-        }
+        let domain = Self::ALL.into_iter().find(|domain| *domain as i64 == number);
+        domain.ok_or(UnknownDomain(number))
     }
 }

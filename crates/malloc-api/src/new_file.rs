@@ -1,4 +1,4 @@
-//! Owns `NewFile`: a report's file that takes its name when it is there, and takes it from nothing but a regular file.
+//! Owns `NewFile`: a report's file, which gets its name once the file is whole and replaces nothing but a regular file.
 
 extern crate std;
 
@@ -8,11 +8,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A file under a random name beside the one that it is to have.
+/// A new file under a random name, beside its final name.
 ///
-/// The file is new: no symbolic link is followed, and nothing that is there is opened. [`publish`](NewFile::publish) gives
-/// the file its name, so that whoever opens that name finds the old file or the new one. A file that is not published is
-/// removed by the drop.
+/// No symbolic link is followed and no existing file is opened. [`publish`](NewFile::publish) gives the file its final name,
+/// so that whoever opens that name finds the old file or the whole new one. Dropping an unpublished file removes it.
 ///
 /// # Examples
 ///
@@ -47,7 +46,7 @@ impl NewFile {
     pub fn beside(path: &Path) -> io::Result<Self> {
         refuse_irregular(path)?;
         let mut name = path.as_os_str().to_owned();
-        // Seeded by the system: nobody else knows the name beforehand, and no second process comes to it.
+        // Seeded by the system: nobody can guess the name, and no other process picks the same.
         let random = RandomState::new().hash_one(std::process::id());
         name.push(std::format!(".{random:016x}"));
         let beside = PathBuf::from(name);
@@ -79,7 +78,7 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(beside) = &self.beside {
-            // Nobody can be told of a file that stays.
+            // Ignore errors: there is nowhere to report a file that stays.
             let _ = fs::remove_file(beside);
         }
     }

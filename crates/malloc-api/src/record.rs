@@ -1,7 +1,6 @@
 //! Owns the allocator record: a context and four C functions, the unit that get and set move and that calls go through.
 
 use core::ffi::c_void;
-use core::fmt;
 use core::ptr::{self, NonNull};
 
 use thiserror::Error;
@@ -26,7 +25,7 @@ pub type FreeFn = unsafe extern "C" fn(ctx: *mut c_void, ptr: Option<NonNull<u8>
 ///
 /// Five machine words, copied freely. A record is itself a [`Malloc`]; unlike its functions, it refuses requests above
 /// [`MAX_REQUEST`] bytes before they reach the allocator. Two records are equal when all five words are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct AllocatorRecord {
     ctx: *mut c_void,
@@ -147,18 +146,6 @@ impl PartialEq for AllocatorRecord {
 }
 
 impl Eq for AllocatorRecord {}
-
-impl fmt::Debug for AllocatorRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AllocatorRecord")
-            .field("ctx", &self.ctx)
-            .field("malloc", &self.malloc)
-            .field("calloc", &self.calloc)
-            .field("realloc", &self.realloc)
-            .field("free", &self.free)
-            .finish()
-    }
-}
 
 // SAFETY: promises 1-4 are those of the allocator behind the record: by its own `Malloc` in `new` and `leak`, by
 // promise 2 in `from_parts` and `from_c`; larger requests answer `None` here. `extern "C"` functions never unwind.

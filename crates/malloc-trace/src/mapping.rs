@@ -70,7 +70,7 @@ impl Mapping {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
         let (offset, length) = (file_bytes as libc::off_t, bytes as libc::off_t);
-        // Room on the disk now: a page for which there is none later is a fault too.
+        // Reserve the disk space now: later, a page without space would fault at its first write.
         // SAFETY: an open file, and numbers.
         let errno = unsafe { libc::posix_fallocate(file.as_raw_fd(), offset, length) };
         if errno != 0 {
@@ -164,7 +164,7 @@ fn survive_truncation() -> io::Result<()> {
         if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut previous) } != 0 {
             return;
         }
-        // Kept before ours can run.
+        // Keep the previous action before our handler can run.
         PREVIOUS.get_or_init(|| previous);
         let mut action = previous;
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_bus_error;
@@ -198,8 +198,7 @@ fn replace(guarded: &Guarded) -> bool {
     unsafe { libc::mmap(start, bytes, access, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-/// Hands a fault that is none of the log's to the handler that was there before. Without such a handler, the fault ends the
-/// process as if there were no log.
+/// Passes a signal that has nothing to do with a log to the previous action, as if there were no log.
 fn chain(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid record.
     let was_sent = unsafe { (*info).si_code } <= 0;

@@ -63,14 +63,14 @@ pub struct ThreadedReplay {
 struct Program {
     /// Invariant 1: with the handovers, the operations fit the thread's table of slots, as those of a `Replay` do.
     ops: Vec<Op>,
-    /// Ascending by `at`, and what is given before what is taken: otherwise two threads might wait for each other.
+    /// Ascending by `at`. At one place, gives come before takes: otherwise two threads might wait for each other.
     handovers: Vec<Handover>,
     /// Frees of the blocks that are live at the end, and this thread's.
     leftovers: Vec<Op>,
     outbox: Outbox,
 }
 
-/// One way of a block from thread to thread, seen from one of the two.
+/// The handing over of a block between two threads, seen from one of them.
 #[derive(Debug, Clone, Copy)]
 struct Handover {
     /// How many operations of the thread come before.
@@ -127,7 +127,7 @@ impl ThreadedReplay {
         let mut programs: Vec<Program> = Vec::new();
         let mut fitter = Fitter::default();
         let mut numbers: HashMap<u16, usize> = HashMap::new();
-        // Who used the block of each slot last; then, who gives which block to whom.
+        // The last user of each slot's block, and the handovers: from where, to where, of which slot.
         let mut holders: Vec<Place> = Vec::new();
         let mut ways: Vec<(Place, Place, u32)> = Vec::new();
         for Event { op, thread, .. } in events {

@@ -48,13 +48,7 @@ impl HeapKind {
     /// The kind with this tag; `None` above 3.
     #[must_use]
     pub const fn from_tag(tag: usize) -> Option<Self> {
-        match tag {
-            0 => Some(Self::Mem),
-            1 => Some(Self::Object),
-            2 => Some(Self::Gc),
-            3 => Some(Self::GcPre),
-            _ => None,
-        }
+        if tag < Self::COUNT { Some(Self::ALL[tag]) } else { None }
     }
 
     /// The name that reports use: `mem`, `object`, `gc`, `gc_pre`.

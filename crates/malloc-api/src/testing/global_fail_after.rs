@@ -6,10 +6,10 @@ use core::cell::Cell;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The system's allocator for a test program, whose allocations fail for a thread that has used up what it was given.
+/// The system's allocator for a test program; a thread's allocations fail once it has used up its limit.
 ///
-/// It is for `#[global_allocator]`, as [`FailAfter`](crate::testing::FailAfter) is for the allocator under test. Frees
-/// never fail, and a thread has no limit but inside of [`GlobalFailAfter::with`].
+/// Use it as the `#[global_allocator]`, and [`FailAfter`](crate::testing::FailAfter) as the allocator under test. Frees
+/// never fail. A thread has a limit only inside [`GlobalFailAfter::with`].
 #[derive(Debug)]
 pub struct GlobalFailAfter;
 
@@ -21,7 +21,7 @@ std::thread_local! {
 impl GlobalFailAfter {
     /// Runs `body`, in which the calling thread's first `count` allocations succeed and all others fail; 0 fails all.
     ///
-    /// The limit before it holds again when `body` returns or panics.
+    /// The previous limit applies again when `body` returns or panics.
     pub fn with<T>(count: usize, body: impl FnOnce() -> T) -> T {
         let _before = Restore(LEFT.replace(count));
         body()

@@ -34,8 +34,8 @@ impl MemoryCall {
 /// Lets a chosen number of a thread's [`MemoryCall`]s through and fails those after them with `ENOMEM`, as
 /// [`FailAfter`](crate::testing::FailAfter) does with allocations.
 ///
-/// It works in a program that says [`refuse_memory_calls!`](crate::refuse_memory_calls) once; elsewhere it counts nothing. The
-/// C library's own calls, as those of its `malloc`, do not come this way. Other threads are not concerned.
+/// The program must invoke [`refuse_memory_calls!`](crate::refuse_memory_calls) once; otherwise nothing is counted. Calls that
+/// the C library makes itself, as in its `malloc`, are not counted. Other threads are unaffected.
 #[derive(Debug)]
 pub struct Refusals {
     /// The calls are those of the thread that made the value, which is where it must be dropped.
@@ -119,7 +119,8 @@ pub fn is_refused(kind: MemoryCall) -> bool {
 /// Puts `mmap`, `munmap`, `madvise` and `mprotect` of the program under the control of
 /// [`Refusals`](crate::testing::Refusals).
 ///
-/// Say it once, in the root of a test program. What the program links, C code too, calls the functions that it defines.
+/// Invoke it once, in the root of a test program. Everything that the program links, C code too, then calls the functions that
+/// the macro defines.
 #[macro_export]
 macro_rules! refuse_memory_calls {
     () => {

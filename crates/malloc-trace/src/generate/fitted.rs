@@ -57,9 +57,9 @@ type Cumulative = (u64, OpKind, Domain, usize);
 
 /// A random program of `n_ops` operations with the sizes, domains and kinds of the trace in its proportions.
 ///
-/// It grows to the trace's peak of live blocks, or to a third of `n_ops` if that is less, and then frees as often as
-/// it allocates: half the time one of the newest 64 blocks, else any. The order is not kept: which size follows which, and
-/// which block lives how long. An empty histogram or 0 operations give an empty program.
+/// The program grows to the trace's peak of live blocks, or to a third of `n_ops` if that is less, and then frees as often as
+/// it allocates: half the time one of the newest 64 blocks, else any block. The order of sizes and the lifetimes of blocks
+/// are not those of the trace. An empty histogram or 0 operations give an empty program.
 ///
 /// # Examples
 ///
