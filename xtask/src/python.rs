@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// Stop recording when the log of calls, 16 bytes each, has this size, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "trace")]
     trace_limit: u64,
+    /// Write who holds the memory into this file, drawn as its name says: app.html, app.json. Options follow after commas:
+    /// sample=512K, frames=32.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Draw the heap into this SVG file when the program is over, and whenever the process gets SIGUSR1.
     #[arg(long, value_name = "FILE")]
     heap_map: Option<PathBuf>,
@@ -67,6 +71,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     }
     if args.stats {
         command.env("PYMEM_STATS", "1");
+    }
+    if let Some(request) = args.profile {
+        command.env("PYMEM_PROFILE", request);
     }
     if let Some(path) = args.heap_map {
         command.env("PYMEM_HEAP_MAP", path);

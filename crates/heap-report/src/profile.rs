@@ -3,11 +3,13 @@
 mod collapsed;
 mod file;
 mod format;
+mod html;
 mod speedscope;
 mod table;
 
 pub use collapsed::Collapsed;
 pub use file::{Mode, ProfileFile, ReadError, Row, Which};
 pub use format::{FormatError, ReportFormat};
+pub use html::Html;
 pub use speedscope::Speedscope;
 pub use table::Table;

@@ -74,6 +74,9 @@ pub struct ProfileFile {
     nodes: Vec<Node>,
     sites: Vec<SiteRow>,
     lost: (u64, u64),
+    /// Whether the amounts are what a profile has more than an older one.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    grown: bool,
 }
 
 /// A function, a file and a line.
@@ -177,6 +180,7 @@ impl ProfileFile {
             nodes: in_order(nodes),
             sites,
             lost,
+            grown: false,
         }
     }
 
@@ -244,7 +248,14 @@ impl ProfileFile {
         });
         self.sites = grown.collect();
         self.sites.sort_by_key(|site| Reverse(site.3));
+        self.grown = true;
         self
+    }
+
+    /// Whether this is what one profile has more than another.
+    #[must_use]
+    pub const fn is_growth(&self) -> bool {
+        self.grown
     }
 
     /// Every site.

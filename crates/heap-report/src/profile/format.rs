@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::collapsed::Collapsed;
 use super::file::{ProfileFile, Which};
+use super::html::Html;
 use super::speedscope::Speedscope;
 use super::table::Table;
 
@@ -23,6 +24,8 @@ pub enum ReportFormat {
     Collapsed,
     /// A file for speedscope.
     Speedscope,
+    /// A page for a browser, which needs nothing else.
+    Html,
 }
 
 /// A text is the name of no [`ReportFormat`].
@@ -32,11 +35,12 @@ pub struct FormatError(String);
 
 impl ReportFormat {
     /// Each format by its name, with how the name of a file in that format ends.
-    const NAMES: [(&'static str, &'static str, Self); 4] = [
+    const NAMES: [(&'static str, &'static str, Self); 5] = [
         ("json", ".json", Self::Json),
         ("table", ".txt", Self::Table),
         ("collapsed", ".collapsed", Self::Collapsed),
         ("speedscope", ".speedscope.json", Self::Speedscope),
+        ("html", ".html", Self::Html),
     ];
 
     /// The format that the name of a file tells; the profile's own where it tells none.
@@ -63,6 +67,7 @@ impl ReportFormat {
             }
             Self::Collapsed => write!(to, "{}", Collapsed(file, Which::Peak)),
             Self::Speedscope => write!(to, "{}", Speedscope(file)),
+            Self::Html => write!(to, "{}", Html(file)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use heap_profile::{Amount, Location, Site, Snapshot};
 use heap_report::profile::{
-    Collapsed, Mode, ProfileFile, ReadError, ReportFormat, Row, Speedscope, Table, Which,
+    Collapsed, Html, Mode, ProfileFile, ReadError, ReportFormat, Row, Speedscope, Table, Which,
 };
 use malloc_api::Domain;
 use malloc_api::testing::assert_reviewed;
@@ -168,6 +168,7 @@ obj            1.9 MiB       2.9 MiB       8.6 MiB
 #[case("a.speedscope.json", ReportFormat::Speedscope)]
 #[case("b/a.txt", ReportFormat::Table)]
 #[case("a.collapsed", ReportFormat::Collapsed)]
+#[case("a.html", ReportFormat::Html)]
 fn the_name_of_a_file_tells_its_format(#[case] name: &str, #[case] expected: ReportFormat) {
     assert_eq!(ReportFormat::of_path(std::path::Path::new(name)), expected);
 }
@@ -188,4 +189,63 @@ fn the_difference_of_two_profiles_is_what_grew() {
         .map(|row| (row.stack().next().unwrap().0, row.amount(Which::Live).bytes))
         .collect();
     assert_eq!(live, [("leak", 5_000), ("load", 700)]);
+}
+
+/// What a page shows.
+fn page(file: &ProfileFile) -> (String, serde_json::Value) {
+    let page = Html(file).to_string();
+    let (_, data) = page.split_once("application/json\">").unwrap();
+    let (data, _) = data.split_once("</script>").unwrap();
+    let data = serde_json::from_str(data).unwrap();
+    (page, data)
+}
+
+#[test]
+fn a_page_needs_nothing_else_and_has_all_sums() {
+    let (page, data) = page(&file());
+    for loads in ["src=", "<link", "@import", "fetch(", "url("] {
+        assert!(!page.contains(loads), "{loads}");
+    }
+    assert_eq!(data["totals"], serde_json::json!([3_004_630, 2_000_530, 9_005_730]));
+    assert_eq!(data["frames"][4], serde_json::json!(["(no Python frame)", "", 0]));
+    // Frame, caller, then the bytes at the peak, live and in all: of a box and what it calls.
+    let nodes: Vec<i64> = serde_json::from_value(data["nodes"].clone()).unwrap();
+    let boxes: Vec<&[i64]> = nodes.chunks(5).collect();
+    assert_eq!(boxes[0], [0, -1, 3_004_000, 2_000_000, 9_005_000]);
+    assert_eq!(boxes[1], [1, 0, 3_000_000, 2_000_000, 9_000_000]);
+    assert_eq!((boxes.len(), data["hidden"].as_u64()), (6, Some(0)));
+    let lines = data["lines"].as_array().unwrap();
+    assert_eq!(
+        lines[0],
+        serde_json::json!([1, 3_000_600, 300_060, 2_000_500, 200_050, 9_000_700, 900_070])
+    );
+    assert_eq!(data["domains"][0][0], "mem");
+}
+
+#[test]
+fn no_name_ends_the_page() {
+    let sites = vec![site(&[("</script><script>alert(1)", 1)], Domain::Obj, [1, 1, 1])];
+    let snapshot = Snapshot { sites, ..Snapshot::default() };
+    let (page, data) = page(&ProfileFile::new(&snapshot, vec!["</script>".into()], 1, Mode::Exact));
+    assert!(!page.contains("alert(1)</"), "a name stands in the page as it is");
+    assert!(!page.contains("</script><script>alert"));
+    assert_eq!(data["frames"][0][0], "</script><script>alert(1)");
+}
+
+#[test]
+fn boxes_that_nobody_could_see_are_left_out() {
+    let stack = |n: u32| [("leaf", n), ("middle", n / 10), ("root", n / 1_000)];
+    let sites = (0..70_000).map(|n| site(&stack(n), Domain::Obj, [10, 10, 10])).collect();
+    let (page, data) = page(&ProfileFile::new(
+        &Snapshot { sites, ..Snapshot::default() },
+        Vec::new(),
+        1,
+        Mode::Exact,
+    ));
+    let nodes: Vec<i64> = serde_json::from_value(data["nodes"].clone()).unwrap();
+    assert_eq!(nodes.len(), 5 * 60_000);
+    let roots = nodes.chunks(5).filter(|node| node[1] == -1);
+    assert_eq!(roots.map(|root| root[2]).sum::<i64>(), 700_000, "all callers are there");
+    assert_eq!(data["hidden"], 70_000 + 7_000 + 70 - 60_000);
+    assert!(page.len() < 10 << 20, "{}", page.len());
 }

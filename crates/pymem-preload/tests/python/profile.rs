@@ -195,7 +195,7 @@ print(os.path.exists(path))
 os.kill(os.getpid(), signal.SIGUSR2)
 [object() for _ in range(100)]
 second = bytearray(80_000)
-pymem = ctypes.CDLL(None)
+pymem = ctypes.PyDLL(None)
 assert pymem.pymem_profile_start(None) == 0
 third = bytearray(90_000)
 assert pymem.pymem_profile_stop() == 0
@@ -218,7 +218,7 @@ fn a_running_program_starts_and_reports_by_the_library_and_a_leak_is_what_grew()
     const PROGRAM: &str = "\
 import ctypes, sys
 folder = sys.argv[1].encode()
-pymem = ctypes.CDLL(None)
+pymem = ctypes.PyDLL(None)
 assert pymem.pymem_profile_start(None) == -1
 assert pymem.pymem_profile_start(folder + b'/a,fast') == -1
 assert pymem.pymem_profile_start(folder + b'/none/a') == -2
