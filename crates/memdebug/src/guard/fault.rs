@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::options::ConfigureError;
 use crate::os::machine;
 use crate::os::mapping::Mapping;
-use crate::report::handler::Stderr;
+use crate::report::handler::{Holder, Stderr, Turns};
 use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
 use malloc_api::Domain;
 
@@ -252,29 +252,28 @@ struct Fault {
 
 /// Reports the access to `address` that faulted, if it is in the pool. One thread at a time; others wait.
 fn report_access(address: usize, write: Option<bool>) {
-    /// The thread that reports; 0 is none.
-    static REPORTING: AtomicI32 = AtomicI32::new(0);
+    static TURNS: Turns = Turns::new();
     let Some(stack) = REPORT_STACK.get().filter(|_| pool::contains(address)) else {
         return;
     };
-    // SAFETY: no memory is involved.
-    let me = unsafe { libc::gettid() };
-    while let Err(reporter) = REPORTING.compare_exchange(0, me, Relaxed, Relaxed) {
-        if reporter == me {
-            // The handler, or the host in its last words, looked at a freed block itself.
-            let _ =
-                Stderr::new().write_str("memdebug: the report of this access made another one.\n");
+    let _turn = loop {
+        match TURNS.ask() {
+            Holder::Taken(turn) => break turn,
+            Holder::Mine => {
+                // The handler, or the host in its last words, looked at a freed block itself.
+                let _ = Stderr::new()
+                    .write_str("memdebug: the report of this access made another one.\n");
+                // SAFETY: no memory is involved.
+                unsafe { libc::abort() };
+            }
             // SAFETY: no memory is involved.
-            unsafe { libc::abort() };
+            Holder::Other => _ = unsafe { libc::sched_yield() },
         }
-        // SAFETY: no memory is involved.
-        unsafe { libc::sched_yield() };
-    }
+    };
     let top = stack.start().as_ptr().wrapping_add(stack.bytes());
     let mut fault = Fault { address, write };
-    // SAFETY: 1: a mapping's end, and `REPORTING` keeps others off it; 2: `report_fault` takes a `Fault`.
+    // SAFETY: 1: a mapping's end, and the turn keeps others off it; 2: `report_fault` takes a `Fault`.
     unsafe { machine::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
-    REPORTING.store(0, Relaxed);
 }
 
 extern "C" fn report_fault(fault: *mut libc::c_void) {

@@ -5,7 +5,9 @@
 use std::fmt::{self, Write as _};
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
 
 use crate::report::dump::DumpSink;
 use crate::report::violation::{Violation, ViolationHandler};
@@ -73,15 +75,71 @@ pub fn report_to(file: impl Into<OwnedFd>) {
 /// Bytes gathered before a write.
 const BUFFER_BYTES: usize = 1024;
 
-/// Standard error behind a fixed buffer, written out when full and when dropped.
+/// Whose turn it is: that of one thread of this process at a time.
+pub(crate) struct Turns(AtomicU64);
+
+/// A turn, over when dropped.
+pub(crate) struct Turn(&'static Turns);
+
+/// Who has the turn.
+pub(crate) enum Holder {
+    /// This thread, from now on.
+    Taken(Turn),
+    /// This thread already.
+    Mine,
+    /// Another thread.
+    Other,
+}
+
+impl Turns {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Takes the turn if nobody has it.
+    pub(crate) fn ask(&'static self) -> Holder {
+        // SAFETY: no memory is involved.
+        let (process, thread) = (unsafe { libc::getpid() }, unsafe { libc::gettid() });
+        let me = (process as u64) << 32 | thread as u64;
+        // A forked child has none of its parent's threads: what was theirs is nobody's.
+        let held = self.0.load(Relaxed);
+        let before = if held >> 32 == me >> 32 { 0 } else { held };
+        match self.0.compare_exchange(before, me, Relaxed, Relaxed) {
+            Ok(_) => Holder::Taken(Turn(self)),
+            Err(holder) if holder == me => Holder::Mine,
+            Err(_) => Holder::Other,
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.store(0, Relaxed);
+    }
+}
+
+/// Standard error behind a fixed buffer, written out when full and when dropped. What one of these writes stands together.
 pub(crate) struct Stderr {
     buffer: [u8; BUFFER_BYTES],
     len: usize,
+    /// `None` where a report is made while this thread makes one, or another thread took too long.
+    _turn: Option<Turn>,
 }
 
 impl Stderr {
-    pub(crate) const fn new() -> Self {
-        Self { buffer: [0; BUFFER_BYTES], len: 0 }
+    pub(crate) fn new() -> Self {
+        static TURNS: Turns = Turns::new();
+        const NAPS: u32 = 10_000;
+        const NAP: Duration = Duration::from_micros(100);
+        let turn = (0..NAPS).find_map(|_| match TURNS.ask() {
+            Holder::Taken(turn) => Some(Some(turn)),
+            Holder::Mine => Some(None),
+            Holder::Other => {
+                thread::sleep(NAP);
+                None
+            }
+        });
+        Self { buffer: [0; BUFFER_BYTES], len: 0, _turn: turn.flatten() }
     }
 
     fn put(&mut self, mut bytes: &[u8]) {

@@ -52,6 +52,12 @@ fn program() {
     if program == "check" {
         return check();
     }
+    if program == "reports at once" {
+        return reports_at_once();
+    }
+    if program == "faults at once" {
+        return faults_at_once();
+    }
     if program == "again" {
         return again();
     }
@@ -143,6 +149,74 @@ fn a_walk_finds_damage() {
         assert!(errors.contains(&format!("    {size} bytes originally requested\n")), "{errors}");
     }
     assert_eq!(errors.matches("at tail+0: 0x01 *** OUCH").count(), 2, "{errors}");
+}
+
+/// Eight threads free each of their blocks twice, all at once.
+fn reports_at_once() {
+    let hooks = hooks_of(Host::new().with_handler(handler::report), Domain::Mem, "strict");
+    std::thread::scope(|scope| {
+        for size in 100..108 {
+            let hooks = &hooks;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let block = hooks.malloc(size);
+                    for _ in 0..2 {
+                        // SAFETY: live at first; then a planted bug.
+                        unsafe { hooks.free(block) };
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Reports of several threads stand one after the other, each in one piece.
+#[test]
+fn reports_at_once_do_not_mix() {
+    let output = run("reports at once");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let begins: Vec<_> = errors.split("Debug memory block at address p=0x").skip(1).collect();
+    assert_eq!(begins.len(), 160, "{errors}");
+    for report in begins {
+        let (dump, rest) = report.split_once("\nFatal Python error: ").unwrap_or((report, ""));
+        assert_eq!(dump.matches("bytes originally requested\n").count(), 1, "{errors}");
+        assert!(dump.contains("memdebug: double free: the block was freed before.\n"), "{errors}");
+        assert!(rest.starts_with("_PyMem_DebugRawFree: bad ID: Allocated using API"), "{errors}");
+        assert!(rest.contains("\nReported call made by (most recent call first):\n"), "{errors}");
+    }
+}
+
+/// Two threads touch freed blocks. The handler, which is slow, must not be entered by the second one.
+fn faults_at_once() {
+    static ENTERED: AtomicUsize = AtomicUsize::new(0);
+    fn alone(_: &Violation) {
+        if ENTERED.fetch_add(1, Relaxed) == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            // SAFETY: no handlers run.
+            unsafe { libc::_exit(0) };
+        }
+        // SAFETY: no handlers run.
+        unsafe { libc::_exit(9) };
+    }
+    let hooks = hooks_of(Host::new().with_handler(alone), Domain::Mem, "guard=1/1");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let p = hooks.malloc(100).unwrap();
+                // SAFETY: live.
+                unsafe { hooks.free(Some(p)) };
+                // SAFETY: a planted bug: the block's pages are guarded.
+                std::hint::black_box(unsafe { p.read_volatile() });
+            });
+        }
+    });
+}
+
+#[test]
+fn a_second_fault_waits_for_the_report_of_the_first() {
+    let output = run("faults at once");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 /// Installs a handler over ours that does what Python's `faulthandler` does: says so, puts ours back, and raises again.
