@@ -15,9 +15,9 @@ const WINDOW_BYTES: usize = 4 << 20;
 impl Snapshot {
     /// A snapshot of the heaps of one interpreter: every thread's, and those that exited threads have left.
     ///
-    /// A row stands for 4 MiB of addresses in which there is an area, or more where an area ends beyond; the unused cells
-    /// of a row are what these heaps do not have, which another heap may. Stops `world` once or twice; nothing is
-    /// allocated meanwhile, so the heaps may serve the program's global allocator.
+    /// A row stands for 4 MiB of addresses with at least one area, or for more if an area ends beyond. The unused cells of a
+    /// row do not belong to these heaps; another heap may have them. Stops `world` once or twice. Nothing is allocated
+    /// meanwhile, so the heaps may serve the program's global allocator.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! Owns what a heap looks like, whatever allocator it belongs to: arenas of pools, and counts beside them.
+//! Owns the model of a heap of any allocator: arenas of pools, and counts of them.
 //! Leaves reading an allocator to `pymalloc.rs` and `mimalloc.rs`, and drawing to `text.rs`, `json.rs` and `svg.rs`.
 
 use alloc::string::String;

@@ -39,7 +39,7 @@ impl Snapshot {
     }
 }
 
-/// The arena of these pools, which are not none.
+/// The arena of these pools, of which there is at least one.
 fn arena(pools: &[PoolStats]) -> Arena {
     let first = pools[0];
     let end = pools.iter().fold(first.offset, |end, pool| end + pool.bytes);

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 /// Alignment in bytes of every block: 16 on 64-bit targets, 8 on 32-bit ones.
 ///
-/// It is `2 * size_of::<usize>()`, what CPython's allocators and the C libraries' `malloc` give.
+/// CPython's allocators and the C libraries' `malloc` give `2 * size_of::<usize>()` too.
 pub const MIN_ALIGN: usize = 2 * size_of::<usize>();
 
 /// Largest request in bytes that an allocator may serve: `isize::MAX`.

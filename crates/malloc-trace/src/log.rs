@@ -21,11 +21,11 @@ use crate::mapping::Mapping;
 const WINDOW_BYTES: usize = 1 << 20;
 const WINDOW_RECORDS: usize = WINDOW_BYTES / RECORD_BYTES;
 
-/// Calls as they are made, in a file that is a log and becomes a trace afterwards, by [`LogReader`](crate::LogReader).
+/// A log of calls in a file, which [`LogReader`](crate::LogReader) makes a trace afterwards.
 ///
 /// A record is 16 bytes, written to memory that is mapped to the file: whatever ends the program, the log has every call
-/// until then, and nothing needs to be flushed. 1 MiB of the file is mapped at a time, and nothing else grows, however many
-/// blocks live. No file descriptor is kept: the program numbers its own, and may close any.
+/// until then, and nothing needs to be flushed. 1 MiB of the file is mapped at a time. Nothing else grows, however many blocks
+/// live. No file descriptor is kept, since a program may close any.
 ///
 /// A log stops growing at its limit, or when the file cannot grow; the calls after that are counted in its head. A log whose
 /// file is cut short by others stops too. Neither ends the program: a handler of SIGBUS, which [`create`](CallLog::create)

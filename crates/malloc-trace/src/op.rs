@@ -36,8 +36,7 @@ impl OpKind {
 /// A slot is the index of the block's pointer in a table that the program keeps; slots are reused after a free. A size
 /// is in bytes and saturates at [`Op::MAX_SIZE`]; the size of a `free` is 0.
 ///
-/// Any sequence of operations is a program. An operation that does not fit the state of its slot is completed to one that
-/// does: `malloc` and `calloc` into a full slot free its block first, `realloc` of an empty slot is `realloc(None, size)`,
+/// Any sequence of operations is a program. An operation that does not fit the state of its slot is completed: `malloc` and `calloc` into a full slot free its block first, `realloc` of an empty slot is `realloc(None, size)`,
 /// `free` of an empty slot is `free(None)`. The block's own domain wins over the domain of the operation.
 ///
 /// # Examples

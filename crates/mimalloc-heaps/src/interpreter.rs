@@ -14,7 +14,7 @@ use crate::thread_state::RetiredBlock;
 /// The record that was made last; changes under the registry's lock.
 static NEWEST: AtomicPtr<Interpreter> = AtomicPtr::new(ptr::null_mut());
 
-/// What the threads of one interpreter share. Made once and used again by a later interpreter, never freed.
+/// What the threads of one interpreter share. A record is never freed; a later interpreter uses it again.
 #[derive(Debug)]
 pub(crate) struct Interpreter {
     /// Differs for each interpreter that has used this record; [`NOBODY`] between two.

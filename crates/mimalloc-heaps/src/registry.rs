@@ -1,8 +1,8 @@
 //! Owns the one lock of the crate, what must be done once before it is first taken, and [`HeapError`].
 //!
 //! The lock is held around each call that takes one of mimalloc's own locks (heaps and theaps made and freed, threads that
-//! start and end), and over a fork, so that no child inherits one of them taken. mimalloc has no fork handlers; the one lock
-//! that is left is taken when mimalloc asks the system for a new arena. Nothing under the lock allocates through Rust's
+//! start and end), and over a fork, so that no child inherits one of them taken. mimalloc has no fork handlers. One lock is not
+//! covered: the lock that mimalloc takes to ask the system for a new arena. Nothing under the lock allocates through Rust's
 //! global allocator, which may be one of ours.
 
 use core::sync::atomic::{AtomicBool, Ordering};

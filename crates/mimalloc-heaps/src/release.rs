@@ -9,8 +9,8 @@ use crate::world::{Stopped, World};
 
 /// Whether to collect by force: each page without a block goes back, and every free byte of the process's arenas with it.
 ///
-/// Below [`ReleaseLevel::Pages`], what goes is what mimalloc's timers say, and pages that have been empty for a while: its
-/// arenas and pages have no counterpart of the other two levels.
+/// The levels below [`ReleaseLevel::Pages`] are one: what mimalloc's timers say goes back, and pages that have been empty for a
+/// while. mimalloc's arenas and pages have no counterpart of those levels.
 pub(crate) fn is_forced(level: ReleaseLevel) -> bool {
     level == ReleaseLevel::Pages
 }

@@ -31,9 +31,9 @@ pub(crate) fn set_in(interpreter: u64) -> Option<&'static HeapSet> {
     sets().find(|set| set.interpreter() == interpreter)
 }
 
-/// Prepares the calling thread, which is about to own a set; `None` if there is no memory.
+/// Prepares the calling thread to own a set; `None` if there is no memory.
 pub(crate) fn begin(registry: &mut Registry) -> Option<()> {
-    // Also for a thread that only ever frees: mimalloc keeps the blocks that it frees better together then.
+    // A thread that only frees needs this too: mimalloc then keeps the freed blocks together.
     // SAFETY: no preconditions; the lock keeps a fork out of mimalloc's own locks.
     unsafe { ffi::mi_thread_init() };
     let key = exit_key(registry)?;

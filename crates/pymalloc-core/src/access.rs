@@ -19,7 +19,7 @@ use crate::stats::{PoolStats, Stats};
 /// A pool allocator for one thread at a time.
 ///
 /// Blocks up to [`POOLED_MAX`](crate::POOLED_MAX) bytes come from pools, zero-size and larger ones from the fallback `R`.
-/// It is `Send` but not `Sync`.
+/// The allocator is `Send` but not `Sync`.
 pub struct LocalPymalloc<R: Malloc, S: ArenaSource> {
     core: UnsafeCell<Pymalloc<R, S>>,
 }
@@ -64,7 +64,7 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
     }
 }
 
-/// A pool allocator for all threads, whose callers hold one lock of theirs over every call, as Python's global lock.
+/// A pool allocator for all threads whose callers hold one lock of their own over every call, such as Python's global lock.
 pub struct SerializedPymalloc<R: Malloc, S: ArenaSource> {
     core: UnsafeCell<Pymalloc<R, S>>,
 }

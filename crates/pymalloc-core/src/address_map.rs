@@ -31,7 +31,7 @@ pub(crate) struct AddressMap {
     foreign: ForeignArenas,
 }
 
-/// Units that the first table has room for: 1 GiB. Later ones are four times as long as the one before.
+/// Units that the first table has room for: 1 GiB. Each later table is four times as long as the one before.
 const TABLE_UNITS_MIN: usize = 64 << 10;
 
 impl AddressMap {
@@ -217,7 +217,7 @@ impl AddressMap {
 
     /// Tables in use and their bytes: of the span, then of arenas elsewhere.
     ///
-    /// Of the span's table the pages up to the last arena count.
+    /// The span's table counts with its pages up to the last arena.
     pub(crate) fn footprint(&self) -> [(usize, usize); 2] {
         let bytes = (self.bytes >> POOL_SHIFT).next_multiple_of(PAGE_BYTES);
         let span = (usize::from(bytes > 0), bytes);

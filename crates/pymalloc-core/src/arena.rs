@@ -53,7 +53,7 @@ impl Kind {
         ((1 << self.units()) - 1) << unit
     }
 
-    /// Of `units`, those at which such a pool can begin.
+    /// The `units` at which such a pool can begin.
     const fn starts(self, units: u64) -> u64 {
         match self {
             Self::Single => units,

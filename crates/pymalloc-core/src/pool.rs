@@ -393,7 +393,7 @@ const _: () = assert!(
 /// Rows of [`UsedPools`]: a class byte is an index, and row 0 stands for "no class".
 const ROWS: usize = SizeClass::COUNT + 1;
 
-/// One list a class of the pools that can give a block, with the first pool at hand for the hot path.
+/// For each class, the list of the pools that can give a block, with the first pool at hand for the hot path.
 ///
 /// Invariant 1: list c holds exactly the open pools of class c with a freed or an idle block, and they have the
 /// allocator's key. Only its first may have become full since, or have no live block. Other full pools are in no list,
@@ -426,8 +426,8 @@ impl UsedPools {
         (head != NO_POOL.as_ptr()).then_some(head)
     }
 
-    /// Puts `pool`, which is in no list, behind the first pool: that one goes on until it has no block left. A full pool
-    /// whose blocks come and go one at a time is then not taken up each time.
+    /// Puts `pool`, which is in no list, behind the first pool, which serves until it has no block left. A full pool whose
+    /// blocks come and go one at a time thus does not become the first pool each time.
     pub(crate) fn insert(&mut self, class: SizeClass, mut pool: PoolPtr, key: u32) {
         pool.get_mut().key = key;
         match self.first(class) {

@@ -19,8 +19,8 @@ use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{PoolWalk, Stats};
 
-/// The key of the next allocator. Keys repeat after 2^32 allocators. To confuse two of one key, a program would have to
-/// free a block of the one through the other, which is forbidden anyway.
+/// The key of the next allocator. Keys repeat after 2^32 allocators. Two allocators of one key would be confused only by a
+/// program that frees a block of one through the other, which is forbidden anyway.
 static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
 
 /// The pool allocator: blocks up to [`POOLED_MAX`] bytes from pools, everything else from the fallback `R`; arenas from
@@ -28,7 +28,7 @@ static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
 #[repr(C)]
 pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
     map: AddressMap,
-    /// What the records of used pools bear; 0 before the first call.
+    /// The key in the records of used pools; 0 before the first call.
     key: u32,
     used: UsedPools,
     pub(crate) arenas: Arenas,
@@ -131,7 +131,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(block)
     }
 
-    /// Calls the fallback, and if that has no memory once more after the arenas that are kept for later went back.
+    /// Calls the fallback. If the fallback has no memory, gives the kept arenas back and calls it once more.
     #[inline]
     fn or_after_release(
         &mut self,
@@ -253,7 +253,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
 
     /// With feature `hardened`, aborts with a message unless `block` may be a live block.
     ///
-    /// Of addresses outside of the pools only the alignment is checked: they are the fallback's to judge.
+    /// For addresses outside the pools only the alignment is checked; the rest is up to the fallback.
     #[inline(always)]
     fn check_live(&self, block: NonNull<u8>) {
         if !hardened::IS_ON {

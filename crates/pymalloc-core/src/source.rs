@@ -164,7 +164,7 @@ impl Eq for ArenaAllocator {}
 impl ArenaAllocator {
     /// The record that stands for `source`: its functions call `source`'s.
     ///
-    /// It is usable as long as `source` stays where it is.
+    /// The record is usable as long as `source` stays where it is.
     #[must_use]
     pub fn of<S: ArenaSource>(source: &S) -> Self {
         Self {

@@ -8,14 +8,14 @@ use crate::sync::{AtomicBool, Ordering, Site, const_in_real, nap, ordering, spin
 
 /// How often a waiter spins before it starts to yield its time slice.
 const SPINS: u32 = 64;
-/// After so many rounds it stops to yield and naps: a waiter of higher priority than the holder yields to nobody.
+/// After this many rounds a waiter naps instead of yielding: a waiter of higher priority than the holder yields to nobody.
 const YIELDED: u32 = SPINS + 64;
 
 /// A lock of one byte that never allocates, without data.
 ///
 /// An uncontended lock is one compare-and-swap, an unlock one plain store. A contended `lock` looks 64 times while it spins,
-/// 64 times while it yields its time slice, and then every 50 microseconds while it sleeps; without the feature `std` it
-/// spins on. It is not fair, has no owner and is not reentrant: a second `lock` by the same thread waits for ever.
+/// 64 times while it yields its time slice, and then every 50 microseconds while it sleeps. Without the feature `std` it keeps
+/// spinning. It is not fair, has no owner and is not reentrant: a second `lock` by the same thread waits for ever.
 ///
 /// **Fork**: the child inherits the byte as it was. Lock in `pthread_atfork`'s prepare handler and unlock in both other
 /// handlers: the forking thread holds the lock then, so the data is whole and the child can unlock it.

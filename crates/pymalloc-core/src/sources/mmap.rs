@@ -15,7 +15,7 @@ mod advice {
         Some(libc::MAP_HUGETLB | (super::HUGE_PAGE_BYTES.trailing_zeros() as libc::c_int) << 26);
 }
 
-/// No system but Linux knows them.
+/// Only Linux knows them.
 #[cfg(not(target_os = "linux"))]
 mod advice {
     pub(super) const POPULATE: Option<libc::c_int> = None;
@@ -169,7 +169,7 @@ pub(crate) unsafe fn forbid_huge_pages(start: NonNull<u8>, bytes: usize) {
 
 /// Brings in one transparent huge page, all of the range at once; `false` if the system gave a single small page instead.
 ///
-/// The advice is taken back at once: with it the kernel's scanner would later fill in again what was purged from the range.
+/// The advice is taken back at once: otherwise the kernel's scanner would later refill what was purged from the range.
 ///
 /// # Safety
 ///

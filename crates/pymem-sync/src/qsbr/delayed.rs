@@ -11,9 +11,9 @@ use super::seq::Goal;
 use super::slots::try_box;
 use crate::sync::yield_now;
 
-/// So many times the limit in bytes may wait before [`Delayed`] lets other threads run first.
+/// [`Delayed`] yields to other threads once this many times the limit in bytes waits.
 const PRESSURE: usize = 8;
-/// How often it does so for one batch.
+/// Yields for one batch.
 const PRESSURE_YIELDS: usize = 4;
 
 /// When a [`Delayed`] advances by itself.
