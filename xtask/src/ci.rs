@@ -1,6 +1,6 @@
 //! Owns the list of checks that must be green before a change lands, cheap ones first.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
@@ -156,14 +156,13 @@ fn doc(shell: &Shell) -> Result<()> {
     Ok(cmd!(shell, "cargo test --doc --all-features").run()?)
 }
 
-/// Builds every crate from its package, as it would be published. Each run gets a new folder: cargo recognises an unpacked crate by
-/// folder and version, and would reuse the build of an older state.
+/// Builds every crate from its package, as it would be published, on the dependencies that other steps have built. Cargo recognises an
+/// unpacked crate by folder and version, and would reuse the build of an older state, so it forgets the crates first.
 fn package(shell: &Shell) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let folder = workspace::root().join(format!("target/package-{now}"));
-    let packaged =
-        cmd!(shell, "cargo package --quiet --workspace --allow-dirty --target-dir {folder}").run();
-    shell.remove_path(folder)?;
+    let names = CRATES.iter().flat_map(|name| ["--package", name]);
+    cmd!(shell, "cargo clean --quiet {names...}").run()?;
+    let packaged = cmd!(shell, "cargo package --quiet --workspace --allow-dirty").run();
+    shell.remove_path(workspace::target().join("package"))?;
     Ok(packaged?)
 }
 

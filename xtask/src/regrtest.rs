@@ -25,9 +25,9 @@ use crate::python::{self, Interpreter};
 /// The rows of a run of the whole suite. The other rows use the same allocators.
 const ROWS_OF_A_FULL_RUN: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
 
-/// The rows of the short run, each on another interpreter if there are several. `pymalloc` is not among them: `pymalloc_debug` calls
-/// the same pools, and the run with guard pages uses them without hooks.
-const ROWS_AT_EVERY_CHANGE: [&str; 3] = ["pymalloc_debug", "mimalloc", "mimalloc_debug"];
+/// The rows in which the short run has the whole list, each on another interpreter if there are several. The other rows call the same
+/// allocators without hooks.
+const ROWS_AT_EVERY_CHANGE: [&str; 2] = ["pymalloc_debug", "mimalloc_debug"];
 
 /// Modules without a bug, so that no check may report anything.
 const WITHOUT_A_BUG: [&str; 7] = [
@@ -69,11 +69,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the list of modules on the newest interpreters with a GIL, each in rows of its own, and some modules on the newest one under
-/// stronger checks.
+/// Runs the list of modules on the newest interpreters with a GIL, each in a row of its own, and some modules without hooks on the one
+/// after these, and on the newest one under stronger checks.
 pub(crate) fn short() -> Result<()> {
-    let interpreters = newest(ROWS_AT_EVERY_CHANGE.len());
-    let Some(newest) = interpreters.first() else {
+    let interpreters = newest(ROWS_AT_EVERY_CHANGE.len() + 1);
+    let (Some(newest), Some(oldest)) = (interpreters.first(), interpreters.last()) else {
         println!("skipped: no interpreter with CPython's test package is installed");
         return Ok(());
     };
@@ -82,6 +82,7 @@ pub(crate) fn short() -> Result<()> {
     for (row, python) in ROWS_AT_EVERY_CHANGE.iter().zip(interpreters.iter().cycle()) {
         broken += run_rows(python, &[row], None, &[])?;
     }
+    broken += run_rows(oldest, &["mimalloc"], None, &WITHOUT_A_BUG)?;
     broken += run_rows(newest, &["pymalloc_debug"], Some("strict"), &WITHOUT_A_BUG)?;
     broken += run_rows(newest, &["pymalloc"], Some("guard=1/100"), &WITHOUT_A_BUG)?;
     ensure!(broken == 0, "{broken} modules fail with the library and pass without it");

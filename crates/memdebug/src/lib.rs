@@ -24,6 +24,8 @@ mod checks {
     #[cfg(feature = "std")]
     pub(crate) mod checked;
     #[cfg(feature = "std")]
+    pub(crate) mod filter;
+    #[cfg(feature = "std")]
     pub(crate) mod leaks;
     #[cfg(feature = "std")]
     pub(crate) mod quarantine;
@@ -91,7 +93,7 @@ pub use guard::sampler::GuardSampler;
 pub use hooks::DebugHooks;
 pub use host::{DebugOffset, Host};
 pub use malloc_api::Domain;
-pub use options::{ConfigureError, LeakFormat, LeakReport, Options, QuarantineBounds};
+pub use options::{ConfigureError, LeakFormat, LeakReport, Options, QuarantineBounds, Text};
 pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 #[cfg(feature = "std")]
 pub use process::{report_leaks_at_exit, verify_quarantines};

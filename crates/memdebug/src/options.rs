@@ -1,8 +1,10 @@
 //! Owns the run-time options and why they cannot be switched on.
 //! Leaves their text form to `words.rs`, and what each does to the file of that noun.
 
+use core::fmt;
 use core::num::NonZeroU32;
 
+use malloc_api::Domain;
 use thiserror::Error;
 
 /// How much freed memory the quarantine holds before the oldest block goes back to the allocator.
@@ -29,6 +31,58 @@ impl QuarantineBounds {
     }
 }
 
+/// A text of at most `N` bytes, kept without allocating.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Text<N> {
+    /// The text; `None` if it is too long.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        (text.len() <= N).then(|| Self::cut(text))
+    }
+
+    /// As many whole characters of the text as there is room for.
+    #[must_use]
+    pub fn cut(text: &str) -> Self {
+        let mut len = text.len().min(N);
+        while !text.is_char_boundary(len) {
+            len -= 1;
+        }
+        let mut bytes = [0; N];
+        bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        Self { bytes, len }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Whole characters only were put in, so the text is never cut to nothing here.
+        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+}
+
+impl<const N: usize> fmt::Display for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<const N: usize> fmt::Debug for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
 /// How a leak report is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LeakFormat {
@@ -46,6 +100,14 @@ pub struct LeakReport {
     pub format: LeakFormat,
     /// Exit status of the process if any block leaked; `None` leaves it alone.
     pub exit_code: Option<u8>,
+    /// The domain whose leaks are reported; `None` for all.
+    pub domain: Option<Domain>,
+    /// What a frame of a site has in it whose leaks are reported; empty for all. `*` stands for any text.
+    pub site: Text<255>,
+    /// The path of the file that lists leaks to leave out; empty for none. It is read when the report is asked for, and has a
+    /// rule a line: `leak:`, or `raw:`, `mem:` or `obj:` for one domain, and a pattern as that of `site`. A block of which no
+    /// site is known has a single, empty frame. Empty lines and those that begin with `#` are no rules.
+    pub ignore: Text<255>,
 }
 
 /// Checks beyond CPython's hooks, each at its price (`docs/design/debug-blocks.md` has the figures).
@@ -64,6 +126,9 @@ pub struct LeakReport {
 /// | `guard` | put one block in N between guard pages | `=1/1000`, `=1/1000:4096` (then slots) |
 /// | `leaks` | report live blocks at exit; implies `registry` | `=text`, `=json` |
 /// | `leak_exit` | exit status if any block leaked; implies `leaks` | `=23`, 1 to 255 |
+/// | `leak_domain` | report the leaks of one domain alone; implies `leaks` | `=raw`, `=mem`, `=obj` |
+/// | `leak_site` | report alone the leaks of sites with a frame that has this in it; implies `leaks`, and `backtrace` where it is off | `=my_module.py`, `=/my_package/*in load`; `*` is any text |
+/// | `leak_ignore` | leave out the leaks that this file lists; implies `leaks` | `=leaks.txt`, with lines as `leak:*in load_config`, `raw:*`, `# comment` |
 /// | `continue` | go on after the report of a faulty call, which has no effect | none |
 ///
 /// # Examples
@@ -106,6 +171,8 @@ pub struct Options {
 impl Options {
     /// Most frames that are kept of a backtrace.
     pub const MAX_FRAMES: u8 = 32;
+    /// Frames that are kept where no number is asked for.
+    pub(crate) const SOME_FRAMES: u8 = 8;
 
     /// No option: plain hooks.
     #[must_use]
@@ -229,6 +296,21 @@ pub enum ConfigureError {
         option: &'static str,
         /// What it accepts.
         expected: &'static str,
+    },
+    /// The file of leaks to leave out cannot be read.
+    #[error("the file of `leak_ignore` cannot be read: system error {errno}")]
+    NoRules {
+        /// The system's error number.
+        errno: i32,
+    },
+    /// A line of the file of leaks to leave out is no rule.
+    #[error(
+        "line {line} of the file of `leak_ignore` is no rule: expected leak:PATTERN, raw:PATTERN, mem:PATTERN or \
+         obj:PATTERN"
+    )]
+    BadRule {
+        /// The line, counted from 1.
+        line: usize,
     },
     /// The option needs the `std` feature.
     #[error("`{option}` needs an operating system: build memdebug with its `std` feature")]

@@ -11,10 +11,11 @@ use std::sync::{Once, OnceLock};
 use malloc_api::immortal;
 use pymem_sync::{ForkLock, Lock, Rank, hold_over_forks};
 
+use crate::checks::filter::Filter;
 use crate::checks::leaks::LiveBlocks;
 use crate::checks::registry;
 use crate::guard::pool;
-use crate::options::{LeakFormat, LeakReport};
+use crate::options::{ConfigureError, LeakFormat, LeakReport};
 use crate::report::handler::Stderr;
 use crate::sites::site;
 
@@ -43,7 +44,7 @@ pub(crate) trait Verify: Sync {
 struct AtExit {
     hooks: [Option<&'static dyn Verify>; MOST_HOOKS],
     /// What is reported, and by which process.
-    report: Option<(LeakReport, u32)>,
+    report: Option<(&'static Filter, u32)>,
 }
 
 static AT_EXIT: Lock<AtExit> = Lock::new(AtExit { hooks: [None; MOST_HOOKS], report: None });
@@ -73,8 +74,19 @@ pub(crate) fn verify_at_exit(hooks: &'static dyn Verify) {
 /// Hooks with [`Options::leaks`](crate::Options) ask for this by themselves. The report comes when `exit` runs its
 /// functions, after those that were registered later; `_exit` and signals come without one, and so does the `exit` of a forked
 /// child, most of whose blocks are its parent's. A child that is to report calls this again.
-pub fn report_leaks_at_exit(report: LeakReport) {
-    at_exit(|todo| todo.report = Some((report, std::process::id())));
+///
+/// # Errors
+///
+/// [`ConfigureError::NoRules`] and [`ConfigureError::BadRule`], about the file of [`LeakReport::ignore`].
+pub fn report_leaks_at_exit(report: LeakReport) -> Result<(), ConfigureError> {
+    let process = std::process::id();
+    let known = AT_EXIT.lock().report;
+    let filter = match known.filter(|(filter, _)| *filter.report() == report) {
+        Some((filter, _)) => filter,
+        None => immortal::leak(Filter::new(report)?),
+    };
+    at_exit(|todo| todo.report = Some((filter, process)));
+    Ok(())
 }
 
 /// Verifies every freed block that hooks hold which are [verified at exit](crate::DebugHooks::verify_at_exit), now: a write
@@ -89,14 +101,16 @@ pub fn verify_quarantines() {
 
 extern "C" fn on_exit() {
     verify_quarantines();
-    let report = AT_EXIT.lock().report;
-    let Some((report, _)) = report.filter(|(_, process)| *process == std::process::id()) else {
+    let todo = AT_EXIT.lock().report;
+    let Some((filter, _)) = todo.filter(|(_, process)| *process == std::process::id()) else {
         return;
     };
-    let live = LiveBlocks::now();
+    let mut live = LiveBlocks::now();
+    live.retain(|group| filter.keeps(group));
     if live.blocks() == 0 {
         return;
     }
+    let report = filter.report();
     let mut err = Stderr::new();
     // Ignore write errors: there is nowhere to report them.
     let _ = match report.format {

@@ -18,7 +18,9 @@ use core::str::FromStr;
 
 use thiserror::Error;
 
-use crate::options::{LeakFormat, Options, QuarantineBounds};
+use malloc_api::Domain;
+
+use crate::options::{LeakFormat, Options, QuarantineBounds, Text};
 
 impl Options {
     /// The first option on that needs the debug hooks: any but `guard` and `backtrace`.
@@ -36,6 +38,9 @@ impl Options {
         Help
     }
 }
+
+/// The beginning of a faulty word.
+pub type Word = Text<32>;
 
 /// Why a text is no [`Options`].
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -77,7 +82,7 @@ struct OptionWord {
 }
 
 /// Every word, in the order in which they are listed.
-const WORDS: [OptionWord; 10] = [
+const WORDS: [OptionWord; 13] = [
     OptionWord {
         name: "serial",
         form: "",
@@ -191,6 +196,46 @@ const WORDS: [OptionWord; 10] = [
         needs_hooks: Some(|options| options.leaks.is_some()),
     },
     OptionWord {
+        name: "leak_domain",
+        form: "=DOMAIN",
+        means: "report the leaks of one domain alone; implies `leaks`",
+        arguments: "`=raw`, `=mem`, `=obj`",
+        expected: "raw, mem or obj",
+        set: |options, value| {
+            let domain = domain(value?)?;
+            options.leaks.get_or_insert_default().domain = Some(domain);
+            Some(())
+        },
+        needs_hooks: Some(|options| options.leaks.is_some()),
+    },
+    OptionWord {
+        name: "leak_site",
+        form: "=PATTERN",
+        means: "report alone the leaks of sites with a frame that has this in it; implies `leaks`, and `backtrace` where it is off",
+        arguments: "`=my_module.py`, `=/my_package/*in load`; `*` is any text",
+        expected: "a text of 1 to 255 bytes without a comma",
+        set: |options, value| {
+            options.leaks.get_or_insert_default().site = text(value?)?;
+            if options.backtrace == 0 {
+                options.backtrace = Options::SOME_FRAMES;
+            }
+            Some(())
+        },
+        needs_hooks: Some(|options| options.leaks.is_some()),
+    },
+    OptionWord {
+        name: "leak_ignore",
+        form: "=FILE",
+        means: "leave out the leaks that this file lists; implies `leaks`",
+        arguments: "`=leaks.txt`, with lines as `leak:*in load_config`, `raw:*`, `# comment`",
+        expected: "a path of 1 to 255 bytes without a comma",
+        set: |options, value| {
+            options.leaks.get_or_insert_default().ignore = text(value?)?;
+            Some(())
+        },
+        needs_hooks: Some(|options| options.leaks.is_some()),
+    },
+    OptionWord {
         name: "continue",
         form: "",
         means: "go on after the report of a faulty call, which has no effect",
@@ -230,47 +275,6 @@ impl fmt::Display for Help {
     }
 }
 
-/// The beginning of a faulty word, kept without allocating.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Word {
-    bytes: [u8; 32],
-    len: u8,
-}
-
-impl Word {
-    fn new(text: &str) -> Self {
-        let mut word = Self { bytes: [0; 32], len: 0 };
-        for c in text.chars() {
-            let end = usize::from(word.len) + c.len_utf8();
-            if end > word.bytes.len() {
-                break;
-            }
-            c.encode_utf8(&mut word.bytes[usize::from(word.len)..end]);
-            word.len += c.len_utf8() as u8;
-        }
-        word
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        // Whole characters only were put in, so the text is never cut to nothing here.
-        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.as_str())
-    }
-}
-
 impl FromStr for Options {
     type Err = ParseOptionsError;
 
@@ -282,18 +286,28 @@ impl FromStr for Options {
                 None => (word, None),
             };
             let Some(known) = WORDS.iter().find(|known| known.name == name) else {
-                return Err(ParseOptionsError::UnknownOption { word: Word::new(name) });
+                return Err(ParseOptionsError::UnknownOption { word: Word::cut(name) });
             };
             if (known.set)(&mut options, value).is_none() {
                 return Err(ParseOptionsError::BadValue {
                     option: known.name,
-                    value: Word::new(value.unwrap_or_default()),
+                    value: Word::cut(value.unwrap_or_default()),
                     expected: known.expected,
                 });
             }
         }
         Ok(options)
     }
+}
+
+/// The domain of this name.
+pub(crate) fn domain(name: &str) -> Option<Domain> {
+    Domain::ALL.into_iter().find(|domain| domain.name() == name)
+}
+
+/// A text that is neither empty nor too long.
+fn text<const N: usize>(value: &str) -> Option<Text<N>> {
+    Text::new(value).filter(|text| !text.as_str().is_empty())
 }
 
 /// `BYTES` or `BYTES:BLOCKS`; neither may be 0.
@@ -366,14 +380,18 @@ mod tests {
                 backtrace: 8,
                 guard: NonZeroU32::new(1000),
                 guard_slots: None,
-                leaks: Some(LeakReport { format: LeakFormat::Text, exit_code: None }),
+                leaks: Some(LeakReport::default()),
                 go_on: false,
             }
         );
         assert!(all.needs_registry());
         assert_eq!(
             parse("leaks=json,leak_exit=23").unwrap().leaks,
-            Some(LeakReport { format: LeakFormat::Json, exit_code: Some(23) })
+            Some(LeakReport {
+                format: LeakFormat::Json,
+                exit_code: Some(23),
+                ..LeakReport::default()
+            })
         );
         let bounds = |t: &str| parse(t).unwrap().quarantine.unwrap();
         assert_eq!(bounds("quarantine=64k:9"), QuarantineBounds { bytes: 65536, blocks: 9 });
@@ -384,6 +402,13 @@ mod tests {
             bounds("quarantine=64k:9,quarantine"),
             QuarantineBounds { bytes: 65536, blocks: 9 }
         );
+        let leaks = |t: &str| parse(t).unwrap().leaks.unwrap();
+        assert_eq!(leaks("leak_domain=obj").domain, Some(Domain::Obj));
+        assert_eq!(leaks("leak_site=a.py").site.as_str(), "a.py");
+        assert_eq!(leaks("leak_ignore=/tmp/x").ignore.as_str(), "/tmp/x");
+        let frames = |t: &str| parse(t).unwrap().backtrace;
+        assert_eq!((frames("leak_site=a,backtrace=2"), frames("leak_site=a")), (2, 8));
+        assert_eq!((frames("backtrace=2,leak_site=a"), frames("leak_ignore=a")), (2, 0));
         let guard = parse("guard=1/50:9000").unwrap();
         assert_eq!((guard.guard, guard.guard_slots), (NonZeroU32::new(50), NonZeroU32::new(9000)));
     }
@@ -428,6 +453,16 @@ mod tests {
             ("leaks=xml", "bad value `xml` of option `leaks`: expected text or json"),
             ("leak_exit", "bad value `` of option `leak_exit`: expected an exit status"),
             ("leak_exit=256", "bad value `256`"),
+            (
+                "leak_domain=all",
+                "bad value `all` of option `leak_domain`: expected raw, mem or obj",
+            ),
+            ("leak_site=", "bad value `` of option `leak_site`: expected a text of 1 to"),
+            ("leak_ignore", "bad value `` of option `leak_ignore`: expected a path of 1 to"),
+            (
+                &format!("leak_ignore={}", "x".repeat(256)),
+                "bad value `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx`",
+            ),
             ("ééééééééééééééééééééé", "unknown option `éééééééééééééééé`"),
         ] {
             let error = parse(text).unwrap_err();

@@ -10,3 +10,6 @@ mod refusals;
 mod replay;
 mod shadow;
 mod shipped;
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+malloc_api::refuse_memory_calls!();

@@ -54,7 +54,7 @@ impl Checked {
         let registry = registry.transpose()?;
         let quarantine = options.quarantine.map(|bounds| Quarantine::new(bounds, options.serial));
         if let Some(report) = options.leaks {
-            process::report_leaks_at_exit(report);
+            process::report_leaks_at_exit(report)?;
         }
         process::guard_forks();
         let state = State { registry, backtrace: options.backtrace, quarantine };

@@ -23,6 +23,17 @@ struct Group {
 // SAFETY: 1: integers.
 unsafe impl Zeroed for Group {}
 
+impl Group {
+    fn live(&self) -> Option<LiveGroup> {
+        Some(LiveGroup {
+            domain: Domain::from_letter(self.domain as u8)?,
+            site: Site::from_bits(self.site),
+            blocks: self.blocks,
+            bytes: self.bytes,
+        })
+    }
+}
+
 /// The live blocks of all hooks that keep a registry, since the [baseline](leaks_baseline) and at one moment, grouped by domain and allocation site, the most
 /// bytes first.
 ///
@@ -119,16 +130,27 @@ impl LiveBlocks {
         self.bytes
     }
 
+    /// Leaves out the groups for which `keep` is false. Blocks that are in no group stay.
+    pub fn retain(&mut self, mut keep: impl FnMut(&LiveGroup) -> bool) {
+        let Some(all) = &mut self.groups else {
+            return;
+        };
+        let before = core::mem::take(&mut self.count);
+        (self.blocks, self.bytes) = (0, 0);
+        for index in 0..before {
+            let group = all[index];
+            if group.live().is_some_and(|live| keep(&live)) {
+                all[self.count] = group;
+                self.count += 1;
+                self.blocks += group.blocks;
+                self.bytes += group.bytes;
+            }
+        }
+    }
+
     /// The groups, the most bytes first.
     pub fn groups(&self) -> impl Iterator<Item = LiveGroup> {
-        self.groups.iter().flat_map(|all| &all[..self.count]).filter_map(|group| {
-            Some(LiveGroup {
-                domain: Domain::from_letter(group.domain as u8)?,
-                site: Site::from_bits(group.site),
-                blocks: group.blocks,
-                bytes: group.bytes,
-            })
-        })
+        self.groups.iter().flat_map(|all| &all[..self.count]).filter_map(Group::live)
     }
 
     /// Writes the report as one line of JSON:

@@ -89,6 +89,8 @@ pub(crate) struct MappedSlice<T> {
 pub(crate) unsafe trait Zeroed: Sized {}
 
 // SAFETY: 1: an integer.
+unsafe impl Zeroed for u8 {}
+// SAFETY: 1: an integer.
 unsafe impl Zeroed for u32 {}
 // SAFETY: 1: an integer.
 unsafe impl Zeroed for u128 {}

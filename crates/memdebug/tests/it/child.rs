@@ -37,6 +37,9 @@ fn program() {
     if let Some(rest) = program.strip_prefix("leak of one:") {
         return crate::leaks::child_of_table(rest);
     }
+    if let Some(rest) = program.strip_prefix("leaks of places:") {
+        return crate::leaks::child_with_places(rest);
+    }
     if program == "leaks, and writes" {
         return crate::leaks::child_that_writes();
     }

@@ -1,10 +1,12 @@
 //! The report of live blocks at exit, in children of their own: the registry is the process's.
 
-use malloc_api::Malloc;
-use memdebug::{Domain, Host, LiveBlocks};
+use std::cell::Cell;
+
+use malloc_api::{LibcMalloc, Malloc};
+use memdebug::{ConfigureError, DebugHooks, Domain, FrameSink, Host, LiveBlocks};
 use rstest::rstest;
 
-use crate::support::{Hooks, SIZES, hooks_of};
+use crate::support::{Hooks, SIZES, hooks_of, options};
 
 #[inline(never)]
 fn leaky_function(hooks: &Hooks, size: usize) {
@@ -221,4 +223,90 @@ fn blocks_of_the_baseline_are_no_leaks(
     let report = "memdebug: 1 blocks with 30 bytes are still live.\n\n1 blocks with 30 bytes in the obj domain\n";
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(7), &b""[..]));
     assert!(String::from_utf8_lossy(&output.stdout).ends_with(report), "{output:?}");
+}
+
+thread_local! {
+    static PLACE: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// What a child does: leaks a block of each domain at places of a program of its host.
+pub(crate) fn child_with_places(options: &str) {
+    fn frames(out: &mut dyn FrameSink) {
+        out.frame("/app/cache.py", 3, Some(PLACE.get()));
+        out.frame("/app/main.py", 9, None);
+    }
+    let host = Host::new().with_current_frames(frames);
+    let all = [(Domain::Raw, "load", 10), (Domain::Mem, "load", 200), (Domain::Obj, "store", 3000)];
+    for (domain, place, size) in all {
+        PLACE.set(place);
+        let hooks = hooks_of(host, domain, options);
+        std::hint::black_box(hooks.malloc(size));
+        std::mem::forget(hooks);
+    }
+}
+
+/// The report has what was asked for and was not listed, and without any of it there is none.
+#[rstest]
+#[case::all("backtrace=4", "", &[3000, 200, 10])]
+#[case::a_domain("leak_domain=mem", "", &[200])]
+#[case::a_function("leak_site=in load", "", &[200, 10])]
+#[case::a_module("leak_site=/app/main.py", "", &[3000, 200, 10])]
+#[case::a_pattern("leak_site=cache.py*in store", "", &[3000])]
+#[case::both("leak_site=in load,leak_domain=raw", "", &[10])]
+#[case::neither("leak_site=in load,leak_domain=obj", "", &[])]
+#[case::listed("backtrace=4", "# The cache.\n\n  leak:in load\n", &[3000])]
+#[case::listed_by_domain("backtrace=4", "raw:in load\nobj:in load\n", &[3000, 200])]
+#[case::listed_without_sites("leak_exit=7", "raw:*\nmem:*\nobj:in load", &[3000])]
+#[case::all_listed("backtrace=4", "leak:in load\nobj:cache.py*store\n", &[])]
+fn leaks_are_filtered(#[case] options: &str, #[case] rules: &str, #[case] sizes: &[usize]) {
+    let file = RulesFile::new(rules);
+    let output = crate::child::run(&format!(
+        "leaks of places:leaks,leak_exit=7,{options},leak_ignore={}",
+        file.path()
+    ));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let sum: usize = sizes.iter().sum();
+    let head = format!("memdebug: {} blocks with {sum} bytes are still live.\n", sizes.len());
+    let found = errors.lines().filter_map(|line| line.strip_prefix("1 blocks with "));
+    let found: Vec<usize> = found.map(|l| l.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(found, sizes, "{errors}");
+    assert_eq!(errors.starts_with(&head), !sizes.is_empty(), "{errors}");
+    assert_eq!(output.status.code(), Some(if sizes.is_empty() { 0 } else { 7 }), "{errors}");
+}
+
+/// A file of rules in the system's folder, gone when dropped.
+struct RulesFile(std::path::PathBuf);
+
+impl RulesFile {
+    fn new(text: &str) -> Self {
+        let name = format!("memdebug-{}-{:x}.txt", std::process::id(), fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("a file");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path of text")
+    }
+}
+
+impl Drop for RulesFile {
+    fn drop(&mut self) {
+        // The file is in nobody's way if it stays.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Rules that cannot be read are refused when they are asked for, not at exit.
+#[rstest]
+#[case::not_there(None, ConfigureError::NoRules { errno: libc::ENOENT })]
+#[case::no_rule(Some("leak:x\n\n# y\nin load\n"), ConfigureError::BadRule { line: 4 })]
+#[case::no_domain(Some("all:x"), ConfigureError::BadRule { line: 1 })]
+#[case::no_pattern(Some("leak:"), ConfigureError::BadRule { line: 1 })]
+fn faulty_rules_are_refused(#[case] text: Option<&str>, #[case] error: ConfigureError) {
+    let file = text.map(RulesFile::new);
+    let path = file.as_ref().map_or("/no/such/file", RulesFile::path);
+    let options = options(&format!("leak_ignore={path}"));
+    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&options);
+    assert_eq!(hooks.map(drop), Err(error));
 }

@@ -22,6 +22,8 @@ fn every_error_is_as_it_was_reviewed() {
             ("memdebug::ConfigureError::NeedsSampler", &E::NeedsSampler),
             ("memdebug::ConfigureError::TooManyHooks", &E::TooManyHooks),
             ("memdebug::ConfigureError::OutOfRange", &out_of_range),
+            ("memdebug::ConfigureError::NoRules", &E::NoRules { errno: 2 }),
+            ("memdebug::ConfigureError::BadRule", &E::BadRule { line: 3 }),
             ("memdebug::ConfigureError::Unsupported", &E::Unsupported { option }),
             ("memdebug::ParseOptionsError::UnknownOption", &faulty("stricct")),
             ("memdebug::ParseOptionsError::BadValue", &faulty("guard=1")),
