@@ -45,12 +45,6 @@ impl HeapKind {
         self as usize
     }
 
-    /// The kind with this tag; `None` above 3.
-    #[must_use]
-    pub const fn from_tag(tag: usize) -> Option<Self> {
-        if tag < Self::COUNT { Some(Self::ALL[tag]) } else { None }
-    }
-
     /// The name that reports use: `mem`, `object`, `gc`, `gc_pre`.
     #[must_use]
     pub const fn name(self) -> &'static str {
