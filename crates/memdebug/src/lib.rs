@@ -101,7 +101,7 @@ pub use report::dump::{BlockDump, DumpSink, Message};
 pub use report::frames::{CurrentFrames, FrameSink, Traceback, Tracing};
 pub use report::handler;
 #[cfg(feature = "std")]
-pub use report::handler::report_to;
+pub use report::handler::{report_to, report_to_files};
 pub use report::violation::{Call, Violation, ViolationHandler, ViolationKind};
 pub use sites::site::Site;
 pub use thread::{ThreadCheck, ThreadWord, thread_pointer};

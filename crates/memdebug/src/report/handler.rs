@@ -4,11 +4,14 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use crate::options::Text;
 use crate::report::dump::DumpSink;
 use crate::report::violation::{Violation, ViolationHandler};
 
@@ -63,13 +66,82 @@ pub fn panic(violation: &Violation) {
     panic!("{violation}{}: {}", violation.func(), violation.message());
 }
 
-/// Where reports go; 2 is standard error.
-static TARGET: AtomicI32 = AtomicI32::new(2);
+/// Where the reports of a process go, and which process that is: 2, standard error, of none.
+static TARGET: AtomicU64 = AtomicU64::new(libc::STDERR_FILENO as u64);
 
 /// Sends reports to an open file from now on, instead of standard error: for programs whose standard error is captured, and
 /// lost when they abort. The file stays open for the life of the process.
 pub fn report_to(file: impl Into<OwnedFd>) {
-    TARGET.store(file.into().into_raw_fd(), Relaxed);
+    TARGET.store(file.into().into_raw_fd() as u64, Relaxed);
+}
+
+/// The path before the process's number.
+static PREFIX: OnceLock<Text<3072>> = OnceLock::new();
+
+/// Sends the reports of this process and of each forked child to a file of its own from now on: `prefix`, a dot, and the process's
+/// number.
+///
+/// A file is made for the first report alone. An existing regular file of that name is appended to; where the name is that of a
+/// symbolic link or of anything else, or no file can be made, the report goes to standard error.
+///
+/// # Errors
+///
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for a prefix that is no text or longer than 3,072 bytes,
+/// [`AlreadyExists`](io::ErrorKind::AlreadyExists) for a second prefix.
+pub fn report_to_files(prefix: &Path) -> io::Result<()> {
+    let prefix = prefix.to_str().and_then(Text::new).ok_or(io::ErrorKind::InvalidInput)?;
+    let known = PREFIX.get_or_init(|| prefix);
+    if *known == prefix { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
+}
+
+/// The descriptor that reports go to, for hosts that write a part of a report themselves.
+#[must_use]
+pub fn target() -> RawFd {
+    let target = TARGET.load(Relaxed);
+    let Some(prefix) = PREFIX.get() else {
+        return target as RawFd;
+    };
+    let process = u64::from(std::process::id());
+    if target >> 32 == process {
+        return target as RawFd;
+    }
+    let file = open(prefix, process).unwrap_or(libc::STDERR_FILENO);
+    TARGET.store(process << 32 | file as u64, Relaxed);
+    file
+}
+
+/// Opens the file of one process, without allocating.
+fn open(prefix: &Text<3072>, process: u64) -> Option<RawFd> {
+    let mut name = Name { bytes: [0; 3200], len: 0 };
+    write!(name, "{prefix}.{process}\0").ok()?;
+    let flags = libc::O_WRONLY
+        | libc::O_APPEND
+        | libc::O_CREAT
+        | libc::O_NOFOLLOW
+        | libc::O_NONBLOCK
+        | libc::O_CLOEXEC;
+    // SAFETY: a name that ends with a NUL.
+    let file = unsafe { libc::open(name.bytes.as_ptr().cast(), flags, 0o600) };
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut status: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: any number may be asked for; `status` is writable.
+    let is_known = unsafe { libc::fstat(file, &mut status) } == 0;
+    (is_known && status.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(file)
+}
+
+/// A path that is being written.
+struct Name {
+    bytes: [u8; 3200],
+    len: usize,
+}
+
+impl fmt::Write for Name {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len + text.len();
+        self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
 }
 
 /// Bytes gathered before a write.
@@ -158,10 +230,10 @@ impl Stderr {
     /// Writes what is gathered; what cannot be written is dropped, as there is nowhere to say so.
     fn drain(&mut self) {
         let mut bytes = &self.buffer[..self.len];
+        let target = target();
         while !bytes.is_empty() {
             // SAFETY: `bytes` is readable for its length.
-            let written =
-                unsafe { libc::write(TARGET.load(Relaxed), bytes.as_ptr().cast(), bytes.len()) };
+            let written = unsafe { libc::write(target, bytes.as_ptr().cast(), bytes.len()) };
             match usize::try_from(written) {
                 Ok(count) if count > 0 => bytes = &bytes[count..],
                 _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}

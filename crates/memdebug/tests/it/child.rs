@@ -55,6 +55,9 @@ fn program() {
     if program == "check" {
         return check();
     }
+    if let Some(prefix) = program.strip_prefix("files:") {
+        return reports_in_files(prefix);
+    }
     if program == "reports at once" {
         return reports_at_once();
     }
@@ -152,6 +155,74 @@ fn a_walk_finds_damage() {
         assert!(errors.contains(&format!("    {size} bytes originally requested\n")), "{errors}");
     }
     assert_eq!(errors.matches("at tail+0: 0x01 *** OUCH").count(), 2, "{errors}");
+}
+
+/// Reports a double free, and another one in a forked child.
+fn reports_in_files(prefix: &str) {
+    memdebug::report_to_files(prefix.as_ref()).unwrap();
+    let hooks = hooks_of(Host::new().with_handler(handler::report), Domain::Mem, "strict");
+    let block = hooks.malloc(100).unwrap();
+    let overrun = |at: usize| {
+        // SAFETY: a planted bug: a guard byte after the block.
+        unsafe { block.as_ptr().wrapping_add(100 + at).write(0x41) };
+        // SAFETY: live, and it stays so.
+        unsafe { hooks.free(Some(block)) };
+    };
+    // A link in the place of this process's file, where the parent says so.
+    let own = format!("{prefix}.{}", std::process::id());
+    if prefix.ends_with("link") {
+        std::os::unix::fs::symlink("/dev/null", own).unwrap();
+    }
+    overrun(0);
+    // SAFETY: the child of a program with one more thread, which waits, uses nothing that the thread may hold.
+    let forked = unsafe { libc::fork() };
+    if forked == 0 {
+        overrun(3);
+        // SAFETY: no handlers run.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = -1;
+    // SAFETY: a child that nobody else waits for, and room for its status.
+    unsafe { libc::waitpid(forked, &mut status, 0) };
+    assert_eq!(status, 0);
+    println!("\n{forked}");
+}
+
+/// Each process has a file of its own, which no link is taken for; nothing is lost.
+#[rstest]
+fn every_process_has_a_file_for_its_reports(#[values("file", "link")] name: &str) {
+    let folder = std::env::temp_dir().join(format!(
+        "memdebug-{}-{:x}",
+        std::process::id(),
+        fastrand::u64(..)
+    ));
+    std::fs::create_dir(&folder).unwrap();
+    let prefix = folder.join(name);
+    let output = run(&format!("files:{}", prefix.display()));
+    let mut reports: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.is_symlink())
+        .map(|path| (path.extension().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    if name == "link" {
+        reports.push(("stderr".into(), output.stderr.clone()));
+    }
+    assert_eq!(output.stderr.is_empty(), name == "file", "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    for (process, report) in reports {
+        let text = String::from_utf8_lossy(&report);
+        let is_childs = stdout.lines().any(|line| line == process.to_string_lossy());
+        let childs = text.contains("at tail+3: 0x41 *** OUCH");
+        assert_eq!(
+            (childs, text.contains("at tail+0: 0x41 *** OUCH")),
+            (is_childs, true),
+            "{text}"
+        );
+        assert_eq!(text.matches("Fatal Python error: _PyMem_DebugRawFree").count(), 1, "{text}");
+    }
 }
 
 /// Eight threads free each of their blocks twice, all at once.
