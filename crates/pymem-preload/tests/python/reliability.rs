@@ -86,6 +86,51 @@ for t in threads: t.join()
 print(good == [True] * 8)
 ";
 
+/// Forks while four threads call the raw domain without the GIL, so that one of them may be in the counts' lock.
+const RAW_FORKS: &str = r"
+import warnings
+warnings.simplefilter('ignore')
+import ctypes, os, threading, time
+c = ctypes.CDLL(None)
+c.PyMem_RawMalloc.restype = ctypes.c_void_p
+c.PyMem_RawMalloc.argtypes = [ctypes.c_size_t]
+c.PyMem_RawFree.argtypes = [ctypes.c_void_p]
+stop = False
+def churn():
+    while not stop:
+        c.PyMem_RawFree(c.PyMem_RawMalloc(100))
+threads = [threading.Thread(target=churn) for _ in range(4)]
+for t in threads: t.start()
+ends = []
+for round in range(40):
+    child = os.fork()
+    if child == 0:
+        c.PyMem_RawFree(c.PyMem_RawMalloc(100))
+        os._exit(42)
+    late = time.monotonic() + 60
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended or time.monotonic() > late: break
+        time.sleep(0.0005)
+    if not ended:
+        os.kill(child, 9)
+        break
+    ends.append(status >> 8)
+stop = True
+for t in threads: t.join()
+print(ends == [42] * 40)
+";
+
+/// No child hangs on the lock of the counts that statistics are made of.
+#[test]
+fn counts_are_held_over_a_fork() {
+    for interpreter in oldest_and_newest() {
+        let mut command = python(&interpreter.path, "pymalloc");
+        let outcome = run(command.env("PYMEM_STATS", "1").args(["-c", RAW_FORKS]));
+        assert_eq!((outcome.status, &*outcome.stdout), (Some(0), "True\n"), "{interpreter}");
+    }
+}
+
 #[rstest]
 #[case::exits(EXITS, "child 7\nsecond 2000\nfirst 2000\ndel 2100\n")]
 #[case::signals(SIGNALS, "True\n")]
