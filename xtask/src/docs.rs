@@ -140,6 +140,8 @@ fn builds(row: &Row) -> String {
 fn versions(row: &Row) -> String {
     match row.versions() {
         (Version::V3_13, Version::NEWEST) => String::from("all"),
+        // The rows of 3.14 are the same in all its releases.
+        (Version::V3_13, Version::V3_14_10) => String::from("to 3.14"),
         (Version::V3_13, last) => format!("to {last}"),
         (first, _) => format!("from {first}"),
     }

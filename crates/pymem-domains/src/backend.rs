@@ -88,7 +88,7 @@ pub(crate) mod pymalloc {
         /// # Safety
         ///
         /// None; as for the pools of a build that has them.
-        pub(crate) const unsafe fn new(_raw: DomainAllocator, _threads: ThreadSafety) -> Self {
+        pub(crate) const unsafe fn new(_: DomainAllocator, _: bool, _: ThreadSafety) -> Self {
             Self
         }
 
@@ -111,13 +111,13 @@ pub(crate) mod mimalloc {
 
     use super::Serve;
     use crate::heap_stats::HeapStats;
-    use crate::profile::Build;
+    use crate::profile::Profile;
 
     #[derive(Debug)]
     pub(crate) struct Heaps;
 
     impl Heaps {
-        pub(crate) const fn new(_build: Build) -> Self {
+        pub(crate) const fn new(_: Profile) -> Self {
             Self
         }
 

@@ -12,9 +12,12 @@ pub enum Version {
     /// 3.13 and older, whose rows are those of 3.13.
     #[cfg_attr(feature = "serde", serde(rename = "3.13"))]
     V3_13,
-    /// 3.14.
+    /// 3.14 before 3.14.10.
     #[cfg_attr(feature = "serde", serde(rename = "3.14"))]
     V3_14,
+    /// 3.14.10 and newer of 3.14, which bundle mimalloc 2.5: the statistics of its heaps have other limits.
+    #[cfg_attr(feature = "serde", serde(rename = "3.14.10"))]
+    V3_14_10,
     /// 3.15 and newer: the mimalloc rows serve raw by mimalloc too.
     #[cfg_attr(feature = "serde", serde(rename = "3.15"))]
     V3_15,
@@ -22,17 +25,18 @@ pub enum Version {
 
 impl Version {
     /// Every version, oldest first.
-    pub const ALL: [Self; 3] = [Self::V3_13, Self::V3_14, Self::V3_15];
+    pub const ALL: [Self; 4] = [Self::V3_13, Self::V3_14, Self::V3_14_10, Self::V3_15];
 
     /// The newest version: the default profile's.
     pub const NEWEST: Self = Self::V3_15;
 
-    /// The version whose table an interpreter with this minor version uses: 13 and below give 3.13, 15 and above 3.15.
+    /// The version whose table the interpreter 3.`minor`.`micro` uses: 3.13 for all older ones, 3.15 for all newer ones.
     #[must_use]
-    pub const fn from_minor(minor: u32) -> Self {
-        match minor {
-            0..=13 => Self::V3_13,
-            14 => Self::V3_14,
+    pub const fn from_release(minor: u32, micro: u32) -> Self {
+        match (minor, micro) {
+            (0..=13, _) => Self::V3_13,
+            (14, 0..=9) => Self::V3_14,
+            (14, _) => Self::V3_14_10,
             _ => Self::V3_15,
         }
     }
@@ -43,6 +47,7 @@ impl fmt::Display for Version {
         f.pad(match self {
             Self::V3_13 => "3.13",
             Self::V3_14 => "3.14",
+            Self::V3_14_10 => "3.14.10",
             Self::V3_15 => "3.15",
         })
     }
@@ -80,6 +85,7 @@ pub struct Profile {
     mimalloc: bool,
     pydebug: bool,
     sanitizer: bool,
+    huge_pages: bool,
 }
 
 impl Profile {
@@ -91,6 +97,7 @@ impl Profile {
         mimalloc: cfg!(feature = "mimalloc"),
         pydebug: false,
         sanitizer: false,
+        huge_pages: false,
     };
 
     /// A profile: table version, build, whether pymalloc and mimalloc are built in, and whether it is a debug build.
@@ -123,7 +130,8 @@ impl Profile {
         if matches!(build, Build::FreeThreaded) && !mimalloc {
             return Err(ProfileError::FreeThreadedNeedsMimalloc);
         }
-        Ok(Self { version, build, pymalloc, mimalloc, pydebug, sanitizer: false })
+        let [sanitizer, huge_pages] = [false; 2];
+        Ok(Self { version, build, pymalloc, mimalloc, pydebug, sanitizer, huge_pages })
     }
 
     /// The same build with another version's table.
@@ -136,6 +144,13 @@ impl Profile {
     #[must_use]
     pub const fn with_sanitizer(self, sanitizer: bool) -> Self {
         Self { sanitizer, ..self }
+    }
+
+    /// The same build whose pools take the system's reserved huge pages as long as there are some, or not, as
+    /// [`Profile::new`] makes it. `PYTHON_PYMALLOC_HUGEPAGES` asks for them from 3.15 on.
+    #[must_use]
+    pub const fn with_huge_pages(self, huge_pages: bool) -> Self {
+        Self { huge_pages, ..self }
     }
 
     /// The version whose table applies.
@@ -169,6 +184,12 @@ impl Profile {
         self.sanitizer
     }
 
+    /// Whether the pools take the system's reserved huge pages.
+    #[must_use]
+    pub const fn huge_pages(&self) -> bool {
+        self.huge_pages
+    }
+
     /// Whether mimalloc is built in.
     #[must_use]
     pub const fn mimalloc(&self) -> bool {
@@ -198,7 +219,8 @@ impl fmt::Display for Profile {
             (true, false) => f.write_str(" without mimalloc"),
             (false, false) => f.write_str(" without pymalloc and mimalloc"),
         }?;
-        if self.sanitizer { f.write_str(" with a sanitizer") } else { Ok(()) }
+        f.write_str(if self.sanitizer { " with a sanitizer" } else { "" })?;
+        f.write_str(if self.huge_pages { " with reserved huge pages" } else { "" })
     }
 }
 

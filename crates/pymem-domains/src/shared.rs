@@ -51,7 +51,7 @@ impl Shared {
         let for_pools = immortal::leak(Published::new(immortal::leak(libc_record())));
         let raw = DomainAllocator::new(for_pools);
         // SAFETY: 1: by duty 1.
-        let backends = immortal::leak(unsafe { Backends::new(raw, profile.build(), threads) });
+        let backends = immortal::leak(unsafe { Backends::new(raw, profile, threads) });
         let layers = |domain| {
             let backend = row.backend(domain);
             let base = backend.of(backends).record(domain);

@@ -101,19 +101,19 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Allocators for `build`, whose pools send what is not for them to `raw`.
+    /// Allocators for `profile`, whose pools send what is not for them to `raw`.
     ///
     /// # Safety
     ///
     /// 1. `threads` is true of every later call.
     pub(crate) const unsafe fn new(
         raw: DomainAllocator,
-        build: Build,
+        profile: Profile,
         threads: ThreadSafety,
     ) -> Self {
         // SAFETY: 1: by duty 1.
-        let pools = unsafe { Pools::new(raw, threads) };
-        Self { pools, heaps: Heaps::new(build) }
+        let pools = unsafe { Pools::new(raw, profile.huge_pages(), threads) };
+        Self { pools, heaps: Heaps::new(profile) }
     }
 }
 
@@ -254,7 +254,7 @@ const ANY: Option<bool> = None;
 const YES: Option<bool> = Some(true);
 const NO: Option<bool> = Some(false);
 const EVERY: (Version, Version) = (Version::V3_13, Version::NEWEST);
-const LIBC_RAW: (Version, Version) = (Version::V3_13, Version::V3_14);
+const LIBC_RAW: (Version, Version) = (Version::V3_13, Version::V3_14_10);
 const MIMALLOC_RAW: (Version, Version) = (Version::V3_15, Version::NEWEST);
 
 const LIBC: [Backend; 3] = [Backend::Malloc; 3];

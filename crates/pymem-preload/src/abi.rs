@@ -12,6 +12,7 @@ use crate::load;
 use crate::observe::profile_report::ReportError;
 use crate::observe::profile_request::ProfileRequest;
 use crate::observe::{budget, counting, heap_map, profile, profile_report, report};
+use crate::request::command_line::CommandLine;
 use crate::service;
 
 /// Every function with a status: done.
@@ -68,7 +69,7 @@ pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
         return UNKNOWN_NAME;
     }
     // SAFETY: 1: not initialized, and by duty 2.
-    match unsafe { load::setup(host, name) } {
+    match unsafe { load::setup(host, name, CommandLine::default()) } {
         Ok(_) => OK,
         Err(_) => UNKNOWN_NAME,
     }

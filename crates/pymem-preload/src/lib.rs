@@ -23,7 +23,7 @@ mod host {
     pub(crate) mod hooks;
     pub(crate) mod python;
     pub(crate) mod python_frames;
-    pub(crate) mod signals;
+    pub(crate) mod stand_ins;
     pub(crate) mod state_word;
 }
 
@@ -48,4 +48,4 @@ pub use abi::{
     pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
 pub use host::exit::_exit;
-pub use host::signals::sigaction;
+pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, sigaction};

@@ -47,7 +47,7 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
     // SAFETY: 1: by duty 1.
     match unsafe { Choice::of_process(line, &host.profile()) } {
         // SAFETY: 1: by duty 1.
-        Choice::Serve(name) => match unsafe { setup(host, name) } {
+        Choice::Serve(name) => match unsafe { setup(host, name, line) } {
             Ok(service) => {
                 // SAFETY: 1: by duty 1.
                 if unsafe { options::asks_for_malloc_stats(line) } {
@@ -65,7 +65,7 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
     }
 }
 
-/// Installs `name` with what the environment asks for besides.
+/// Installs `name` with what the environment asks for besides, as far as `line` lets it.
 ///
 /// # Errors
 ///
@@ -77,12 +77,15 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
 pub(crate) unsafe fn setup(
     host: &'static Host,
     name: AllocatorName,
+    line: CommandLine,
 ) -> Result<&'static Service, Refusal> {
     let has_hooks = name.row(&host.profile()).is_ok_and(|row| row.debug());
     // SAFETY: 1: by duty 1.
     let options = unsafe { options::debug_options(has_hooks) }?;
     // SAFETY: 1: by duty 1.
-    let requests = unsafe { Requests::take() }?;
+    let mut requests = unsafe { Requests::take() }?;
+    // SAFETY: 1: by duty 1.
+    requests.huge_pages = host.has_huge_pages() && unsafe { options::asks_for_huge_pages(line) };
     // SAFETY: 1: by duty 1.
     unsafe { environment::hide_pythonmalloc() };
     // SAFETY: 1: by duty 1.

@@ -1,6 +1,8 @@
 //! Owns what serves this process: one set of domains, made once, and its installation in the host.
 //! Leaves the choice of a configuration to `options.rs`.
 
+use core::ffi::CStr;
+use std::ffi::CString;
 use std::sync::OnceLock;
 
 use memdebug::Options;
@@ -10,7 +12,7 @@ use pymem_domains::{
 };
 
 use crate::host::hooks;
-use crate::host::python::{ANY_PROFILE, Host, host};
+use crate::host::python::{Host, host};
 use crate::observe::drawable::Drawable;
 use crate::observe::moments::Attentive;
 use crate::observe::{budget, counting, heap_map, profile, tracing};
@@ -56,8 +58,7 @@ pub(crate) unsafe fn install(
     options: Options,
     requests: &Requests,
 ) -> Result<&'static Service, Refusal> {
-    let draws = requests.heap_map.is_some();
-    let mut service = Service::new(Some(host), name, options, draws, requests.stats)?;
+    let mut service = Service::new(Some(host), name, options, requests)?;
     service.observe(host, requests)?;
     if SERVICE.set(service).is_err() {
         return Err(Refusal::TooLate);
@@ -76,7 +77,8 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
         Some(service) => Some(service),
         None => SPARE
             .get_or_init(|| {
-                Service::new(host(), AllocatorName::Default, Options::new(), false, true).ok()
+                let any_thread = Requests { stats: true, ..Requests::default() };
+                Service::new(host(), AllocatorName::Default, Options::new(), &any_thread).ok()
             })
             .as_ref(),
     };
@@ -84,23 +86,24 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
 }
 
 impl Service {
-    /// `any_thread`: the pools are looked at without the GIL, as a report at exit does, and so need a lock of their own.
     fn new(
         host: Option<&Host>,
         name: AllocatorName,
         options: Options,
-        draws: bool,
-        any_thread: bool,
+        requests: &Requests,
     ) -> Result<Self, Refusal> {
-        let profile = host.map_or(ANY_PROFILE, Host::profile);
+        let profile = host.map_or(Profile::NEWEST, Host::profile);
+        let profile = profile.with_huge_pages(requests.huge_pages);
         let debug = hooks::config(options);
-        let domains = if !any_thread && host.is_some_and(Host::one_lock_for_all) {
+        // A report at exit looks at the pools without the GIL, so that they need a lock of their own.
+        let domains = if !requests.stats && host.is_some_and(Host::one_lock_for_all) {
             // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's
             // own functions that look at the pools ask their callers for it.
             unsafe { Domains::under_lock(profile, Some(name), debug) }
         } else {
             Domains::with_debug(profile, Some(name), debug)
         }?;
+        let draws = requests.heap_map.is_some();
         let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
@@ -251,6 +254,17 @@ impl Service {
     /// Gives empty memory back to the system; returns how many bytes.
     pub(crate) fn release(&self, level: ReleaseLevel) -> usize {
         self.drawable.map_or(0, |drawable| drawable.release(level)) + self.domains.release(level)
+    }
+
+    /// The name of what serves the host now, as it spells it; `None` where another record was installed since.
+    pub(crate) fn current_name(&self) -> Option<&'static CStr> {
+        static NAME: OnceLock<CString> = OnceLock::new();
+        let host = host()?;
+        let serves = |domain: Domain| host.own_record(domain) == Some(self.records[domain.index()]);
+        let name = self.domains.row().canonical_name().as_str();
+        // The names of the table are texts without a NUL.
+        let name = NAME.get_or_init(|| CString::new(name).unwrap_or_default());
+        Domain::ALL.into_iter().all(serves).then_some(name)
     }
 
     /// What serves this process, in one line.

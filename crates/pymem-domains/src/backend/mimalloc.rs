@@ -5,12 +5,12 @@ use core::ptr;
 
 use libmimalloc_sys::{mi_heap_area_t, mi_heap_t, mi_option_t};
 use malloc_api::{AllocatorRecord, Domain, ReleaseLevel};
-use mimalloc_heaps::{HeapError, InterpreterHeaps, MiMalloc, ThreadMalloc, Usage, World};
+use mimalloc_heaps::{HeapError, InterpreterHeaps, MiMalloc, ThreadMalloc, World};
 
 use super::Serve;
 use crate::heap_stats::HeapStats;
 use crate::process;
-use crate::profile::Build;
+use crate::profile::{Build, Profile};
 
 /// `mi_option_allow_thp`, which the binding does not name.
 const ALLOW_THP: mi_option_t = 43;
@@ -22,12 +22,12 @@ static CURRENT: ThreadMalloc = ThreadMalloc::CURRENT;
 /// mimalloc for each domain: plain functions with a global lock and for raw, the thread's own heaps without.
 #[derive(Debug)]
 pub(crate) struct Heaps {
-    build: Build,
+    profile: Profile,
 }
 
 impl Heaps {
-    pub(crate) const fn new(build: Build) -> Self {
-        Self { build }
+    pub(crate) const fn new(profile: Profile) -> Self {
+        Self { profile }
     }
 
     /// What the heaps hold; `None` while the process has other threads, which may be using theirs.
@@ -38,9 +38,20 @@ impl Heaps {
 
     /// What the heaps of every thread hold; stops `world` meanwhile.
     pub(crate) fn stats<W: World + ?Sized>(&self, world: &W) -> Result<HeapStats, HeapError> {
-        match self.build {
-            Build::Gil => Ok(plain_stats(world)),
-            Build::FreeThreaded => Ok(InterpreterHeaps::main()?.statistics(world).total().into()),
+        let empty = HeapStats::new(self.profile.version());
+        match self.profile.build() {
+            Build::Gil => Ok(plain_stats(empty, world)),
+            Build::FreeThreaded => {
+                let usage = InterpreterHeaps::main()?.statistics(world).total();
+                Ok(HeapStats {
+                    allocated_blocks: usage.blocks,
+                    allocated_bytes: usage.block_bytes,
+                    allocated_bytes_with_overhead: usage.block_bytes,
+                    reserved_bytes: usage.reserved_bytes,
+                    committed_bytes: usage.committed_bytes,
+                    ..empty
+                })
+            }
         }
     }
 
@@ -50,7 +61,7 @@ impl Heaps {
         world: &W,
         level: ReleaseLevel,
     ) -> Result<usize, HeapError> {
-        match self.build {
+        match self.profile.build() {
             Build::Gil => Ok(0),
             Build::FreeThreaded => Ok(InterpreterHeaps::main()?.release(world, level)),
         }
@@ -66,7 +77,7 @@ impl Heaps {
 impl Serve for Heaps {
     /// Objects: the heap of the kind that the thread has chosen, at first that of objects without the collector.
     fn record(&'static self, domain: Domain) -> Option<AllocatorRecord> {
-        Some(match (self.build, domain) {
+        Some(match (self.profile.build(), domain) {
             (Build::Gil, _) | (Build::FreeThreaded, Domain::Raw) => AllocatorRecord::new(&PLAIN),
             (Build::FreeThreaded, Domain::Mem) => AllocatorRecord::new(&MEM),
             (Build::FreeThreaded, Domain::Obj) => AllocatorRecord::new(&CURRENT),
@@ -109,9 +120,8 @@ unsafe impl World for Alone {
     unsafe fn start(&self) {}
 }
 
-/// What the default heaps of all threads hold, those that have exited included; stops `world` meanwhile.
-fn plain_stats<W: World + ?Sized>(world: &W) -> HeapStats {
-    let mut stats = HeapStats::default();
+/// `stats` and what the default heaps of all threads hold, those that have exited included; stops `world` meanwhile.
+fn plain_stats<W: World + ?Sized>(mut stats: HeapStats, world: &W) -> HeapStats {
     world.stop();
     // SAFETY: null stands for the heap that the default heaps are parts of; the world stands still, and the visitor takes
     // what it is given.
@@ -153,16 +163,4 @@ unsafe extern "C" fn count(
         stats.allocated_bytes_with_overhead += bytes;
     }
     true
-}
-
-impl From<Usage> for HeapStats {
-    fn from(usage: Usage) -> Self {
-        Self {
-            allocated_blocks: usage.blocks,
-            allocated_bytes: usage.block_bytes,
-            allocated_bytes_with_overhead: usage.block_bytes,
-            reserved_bytes: usage.reserved_bytes,
-            committed_bytes: usage.committed_bytes,
-        }
-    }
 }

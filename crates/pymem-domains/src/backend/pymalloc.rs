@@ -2,7 +2,9 @@
 
 use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
-use pymalloc_core::{ArenaAllocator, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats};
+use pymalloc_core::{
+    ArenaAllocator, HugePages, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats,
+};
 
 use super::Serve;
 use crate::debug::{Checks, DebugConfig};
@@ -34,12 +36,20 @@ impl Pools {
     /// # Safety
     ///
     /// 1. `threads` is true of every later call.
-    pub(crate) const unsafe fn new(raw: DomainAllocator, threads: ThreadSafety) -> Self {
+    pub(crate) const unsafe fn new(
+        raw: DomainAllocator,
+        huge_pages: bool,
+        threads: ThreadSafety,
+    ) -> Self {
+        let arenas = match huge_pages {
+            true => MmapArenas::with_huge_pages(HugePages::Hugetlb),
+            false => MmapArenas::new(),
+        };
         match threads {
-            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::new(raw)),
+            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::with_source(raw, arenas)),
             ThreadSafety::OneAtATime => {
                 // SAFETY: 1: by duty 1.
-                Self::Serialized(unsafe { SerializedPymalloc::new(raw) })
+                Self::Serialized(unsafe { SerializedPymalloc::with_source(raw, arenas) })
             }
         }
     }

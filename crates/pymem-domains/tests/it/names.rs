@@ -127,14 +127,16 @@ fn a_free_threaded_profile_needs_mimalloc() {
 }
 
 #[rstest]
-#[case(0, Version::V3_13)]
-#[case(8, Version::V3_13)]
-#[case(13, Version::V3_13)]
-#[case(14, Version::V3_14)]
-#[case(15, Version::V3_15)]
-#[case(99, Version::V3_15)]
-fn minor_versions_map_to_tables(#[case] minor: u32, #[case] version: Version) {
-    assert_eq!(Version::from_minor(minor), version);
+#[case(0, 99, Version::V3_13)]
+#[case(8, 18, Version::V3_13)]
+#[case(13, 15, Version::V3_13)]
+#[case(14, 0, Version::V3_14)]
+#[case(14, 9, Version::V3_14)]
+#[case(14, 10, Version::V3_14_10)]
+#[case(15, 0, Version::V3_15)]
+#[case(99, 0, Version::V3_15)]
+fn releases_map_to_tables(#[case] minor: u32, #[case] micro: u32, #[case] version: Version) {
+    assert_eq!(Version::from_release(minor, micro), version);
 }
 
 const EMPTY: Option<&str> = Some("");

@@ -5,6 +5,7 @@ use pymem_domains::{
     AllocatorName as N, AllocatorRecord, Build, DebugConfig, Domain, Domains, HeapStats, Profile,
     ReleaseLevel, ThreadSafety, Version,
 };
+use rstest::rstest;
 
 fn libc_domains(name: N) -> Domains {
     let profile = Profile::new(Version::V3_13, Build::Gil, false, false, false).unwrap();
@@ -66,9 +67,15 @@ fn the_c_library_has_no_statistics_of_its_own() {
     unsafe { domains.get(Domain::Mem).free(block) };
 }
 
-#[test]
-fn heap_statistics_print_as_cpythons() {
-    let mut stats = HeapStats::default();
+#[rstest]
+#[case::mimalloc_2_1(Version::V3_14, 16_384, 131_072)]
+#[case::mimalloc_2_5(Version::V3_14_10, 8_192, 65_536)]
+fn heap_statistics_print_as_cpythons(
+    #[case] version: Version,
+    #[case] small: usize,
+    #[case] medium: usize,
+) {
+    let mut stats = HeapStats::new(version);
     stats.allocated_blocks = 1;
     stats.allocated_bytes = 20;
     stats.allocated_bytes_with_overhead = 300;
@@ -76,14 +83,16 @@ fn heap_statistics_print_as_cpythons() {
     stats.committed_bytes = 50_000;
     assert_eq!(
         stats.to_string(),
-        "Small block threshold = 16384, in 73 size classes.\n\
-         Medium block threshold = 131072\n\
-         Large object max size = 16777216\n    \
-         Allocated Blocks: 1\n    \
-         Allocated Bytes: 20\n    \
-         Allocated Bytes w/ Overhead: 300\n    \
-         Bytes Reserved: 4000\n    \
-         Bytes Committed: 50000\n"
+        format!(
+            "Small block threshold = {small}, in 73 size classes.\n\
+             Medium block threshold = {medium}\n\
+             Large object max size = 16777216\n    \
+             Allocated Blocks: 1\n    \
+             Allocated Bytes: 20\n    \
+             Allocated Bytes w/ Overhead: 300\n    \
+             Bytes Reserved: 4000\n    \
+             Bytes Committed: 50000\n"
+        )
     );
 }
 

@@ -97,8 +97,28 @@ fn mimalloc_asks_for_no_huge_pages() {
     });
 }
 
-/// The line `VmFlags` of the mapping that holds `address`; `hg` in it stands for `MADV_HUGEPAGE`.
-#[cfg(all(feature = "mimalloc", target_os = "linux"))]
+/// Pools take the reserved huge pages of a system that has some, where the profile says so and nowhere else.
+#[test]
+#[cfg(all(feature = "pymalloc", target_os = "linux"))]
+fn pools_take_reserved_huge_pages_where_the_profile_says_so() {
+    let reserved = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
+    let has_some = reserved.trim().parse().is_ok_and(|count: u32| count > 0);
+    if !has_some {
+        eprintln!("no huge page is reserved (vm.nr_hugepages): there is nothing to take");
+    }
+    for asks in [false, true] {
+        let profile = Profile::NEWEST.with_huge_pages(asks);
+        let obj = Domains::new(profile, Some(N::Pymalloc)).unwrap().get(Domain::Obj);
+        let block = obj.malloc(100).unwrap();
+        let is_reserved = mapping_flags(block.as_ptr().addr()).split(' ').any(|flag| flag == "ht");
+        assert_eq!(is_reserved, asks && has_some);
+        // SAFETY: live, of this domain, not used again.
+        unsafe { obj.free(Some(block)) };
+    }
+}
+
+/// The line `VmFlags` of the mapping that holds `address`; `hg` in it stands for `MADV_HUGEPAGE`, `ht` for reserved huge pages.
+#[cfg(target_os = "linux")]
 fn mapping_flags(address: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let holds = |line: &&str| {

@@ -21,7 +21,7 @@ pub(crate) fn every_profile() -> Vec<Profile> {
             }
         }
     }
-    assert_eq!(profiles.len(), 3 * (8 + 4) * 2);
+    assert_eq!(profiles.len(), Version::ALL.len() * (8 + 4) * 2);
     profiles
 }
 

@@ -16,15 +16,21 @@ pub(crate) const OLDEST_MINOR: u32 = 8;
 /// The first minor version in which a subinterpreter may have a GIL of its own.
 const FIRST_WITH_OWN_GIL: u32 = 12;
 
+/// The first minor version whose variables speak of huge pages.
+const FIRST_WITH_HUGE_PAGES: u32 = 15;
+
 /// The interpreter in this process.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) api: Api,
-    /// The minor version: 13 for 3.13.
+    /// The minor and the micro version: 13 and 2 for 3.13.2.
     pub(crate) minor: u32,
+    micro: u32,
     pub(crate) build: Build,
     /// Whether it is a debug build, whose default has the debug hooks.
     pydebug: bool,
+    /// Whether the C library serves it by default.
+    is_on_libc: bool,
 }
 
 static HOST: OnceLock<Option<Host>> = OnceLock::new();
@@ -34,13 +40,6 @@ pub(crate) fn host() -> Option<&'static Host> {
     HOST.get_or_init(Host::find).as_ref()
 }
 
-/// The newest table that is used. In every row of it raw is the C library's, and must be: the interpreter hands raw blocks
-/// between the installed record and its own default, so both are of one heap. The next one differs in nothing else.
-const RAW_ON_LIBC: Version = Version::V3_14;
-
-/// The table where no interpreter is there: that of a release build with everything that this library has.
-pub(crate) const ANY_PROFILE: Profile = Profile::NEWEST.with_version(RAW_ON_LIBC);
-
 impl Host {
     fn find() -> Option<Self> {
         let api = Api::find()?;
@@ -48,13 +47,17 @@ impl Host {
         let version = unsafe { (api.get_version)() };
         // SAFETY: it gives a text that ends with a NUL and is never freed.
         let version = unsafe { CStr::from_ptr(version) }.to_str().ok()?;
-        let minor = minor_version(version)?;
+        let (minor, micro) = release(version)?;
         if minor < OLDEST_MINOR {
             return None;
         }
         let build =
             if version.contains("free-threading") { Build::FreeThreaded } else { Build::Gil };
-        Some(Self { api, minor, build, pydebug: is_debug_build() })
+        let mut host =
+            Self { api, minor, micro, build, pydebug: is_debug_build(), is_on_libc: false };
+        // The records of a host that has not started are its default. Hooks of a debug build lie over both.
+        host.is_on_libc = host.own_record(Domain::Raw) == host.own_record(Domain::Mem);
+        Some(host)
     }
 
     /// Whether `Py_Initialize` has run: too late to replace allocators.
@@ -68,11 +71,21 @@ impl Host {
         self.build == Build::Gil && self.minor < FIRST_WITH_OWN_GIL
     }
 
+    /// Whether `PYTHON_PYMALLOC_HUGEPAGES` is a variable of this version.
+    pub(crate) fn has_huge_pages(&self) -> bool {
+        self.minor >= FIRST_WITH_HUGE_PAGES
+    }
+
     /// The table that applies.
+    ///
+    /// Raw is served as the table says, by mimalloc too. No version hands blocks between the record of raw and its default
+    /// once it has chosen its allocators: tried with raw on mimalloc, which ends the process at such a block, by 3.8 to 3.15.
     pub(crate) fn profile(&self) -> Profile {
-        let version = Version::from_minor(self.minor).min(RAW_ON_LIBC);
+        let version = Version::from_release(self.minor, self.micro);
         // Only a build without mimalloc is refused.
-        Profile::new(version, self.build, true, true, self.pydebug).unwrap_or(ANY_PROFILE)
+        Profile::new(version, self.build, true, true, self.pydebug)
+            .unwrap_or(Profile::NEWEST)
+            .with_sanitizer(self.is_on_libc)
     }
 
     /// The record that serves `domain` now.
@@ -95,7 +108,7 @@ impl Host {
         unsafe { (self.api.set_allocator)(number(domain), &raw mut record) };
     }
 
-    /// The host's own record of `domain`, for wrapping; `None` if one of its functions is missing.
+    /// The record that serves `domain` now, for wrapping; `None` if one of its functions is missing.
     pub(crate) fn own_record(&self, domain: Domain) -> Option<AllocatorRecord> {
         // SAFETY: 1-3: the record of a running interpreter, which must be thread-safe in every domain since 3.12, and is
         // called under the GIL before.
@@ -125,23 +138,24 @@ fn number(domain: Domain) -> c_int {
     domain.index() as c_int
 }
 
-/// The minor version in a text like `3.13.0 (main, ...)`; `None` for anything but Python 3.
-fn minor_version(version: &str) -> Option<u32> {
-    let rest = version.strip_prefix("3.")?;
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    rest[..digits].parse().ok()
+/// The minor and the micro version in a text like `3.13.0 (main, ...)`; `None` for anything but Python 3.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let (minor, rest) = version.strip_prefix("3.")?.split_once('.')?;
+    let micro = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    Some((minor.parse().ok()?, micro.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::minor_version;
+    use super::release;
 
     #[test]
     fn versions() {
-        assert_eq!(minor_version("3.13.0 (main, Oct  7 2024, 12:00:00) [GCC 12.2.0]"), Some(13));
-        assert_eq!(minor_version("3.9.18"), Some(9));
-        assert_eq!(minor_version("2.7.18 (default)"), None);
-        assert_eq!(minor_version("3."), None);
-        assert_eq!(minor_version(""), None);
+        assert_eq!(release("3.13.0 (main, Oct  7 2024, 12:00:00) [GCC 12.2.0]"), Some((13, 0)));
+        assert_eq!(release("3.15.0a7+ (main)"), Some((15, 0)));
+        assert_eq!(release("3.9.18"), Some((9, 18)));
+        assert_eq!(release("2.7.18 (default)"), None);
+        assert_eq!(release("3."), None);
+        assert_eq!(release(""), None);
     }
 }

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `PYTHONMALLOC` | a configuration, by CPython's names |
 //! | `PYTHONMALLOCSTATS` | non-empty: statistics on stderr, before each new arena and at the end |
+//! | `PYTHON_PYMALLOC_HUGEPAGES` | a number but 0: arenas of the pools in reserved huge pages, from 3.15 on |
 //! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations; guard pages in any |
 //! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
@@ -13,7 +14,7 @@
 //! | `PYMEM_PROFILE` | a file that gets who holds the memory, and how that is recorded |
 //! | `PYMEM_HEAP_MAP` | a file that gets a picture of the heap, at exit and on SIGUSR1 |
 //!
-//! All but the first three are taken out of the environment: they speak of one process, not of its children.
+//! All but the first four are taken out of the environment: they speak of one process, not of its children.
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
@@ -105,6 +106,19 @@ pub(crate) unsafe fn asks_for_malloc_stats(line: CommandLine) -> bool {
     !line.ignores_environment && value.is_some_and(|value| !value.is_empty())
 }
 
+/// Whether `PYTHON_PYMALLOC_HUGEPAGES` asks for reserved huge pages: any number does but 0; the interpreter ignores what is none.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+pub(crate) unsafe fn asks_for_huge_pages(line: CommandLine) -> bool {
+    // SAFETY: by duty 1.
+    let value = unsafe { environment::value(c"PYTHON_PYMALLOC_HUGEPAGES") };
+    let value = value.and_then(|value| core::str::from_utf8(value).ok());
+    let number = value.and_then(|value| value.trim_start().parse::<i32>().ok());
+    !line.ignores_environment && number.is_some_and(|number| number != 0)
+}
+
 /// The options of `PYMEM_DEBUG`; without it CPython's hooks.
 ///
 /// In a configuration without hooks, guard pages are for production, and come alone; without `guard` the variable is for
@@ -141,6 +155,8 @@ pub(crate) struct Requests {
     pub(crate) trace: Option<TraceRequest>,
     /// Who holds the memory.
     pub(crate) profile: Option<ProfileRequest>,
+    /// Arenas in reserved huge pages.
+    pub(crate) huge_pages: bool,
     /// A picture of the heap.
     pub(crate) heap_map: Option<PathBuf>,
     /// The most bytes of live blocks.
@@ -181,6 +197,7 @@ impl Requests {
         let limit = unsafe { take(c"PYMEM_LIMIT") };
         Ok(Self {
             stats: stats.is_some(),
+            huge_pages: false,
             trace: trace.map(|value| TraceRequest { path: path(value), max_bytes }),
             profile: profile.map(ProfileRequest::parse).transpose().map_err(Refusal::Profile)?,
             heap_map: heap_map.map(path),

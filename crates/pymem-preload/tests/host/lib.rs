@@ -3,10 +3,10 @@
 //! variable can be tried.
 //!
 //! `PYMEM_HOST` says what the constructor does: `serve` (each domain once), `abi` (also every function of the C
-//! interface with bad arguments), `open` (open the library at `PYMEM_HOST_LIBRARY`, set it up, close it, and use it still).
+//! interface with bad arguments), `json` (what is served), `open` (open the library at `PYMEM_HOST_LIBRARY`, set it up, close it, and use it still).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 mod record;
 #[path = "../python/sweep.rs"]
@@ -79,7 +79,13 @@ extern "C" fn Py_IsInitialized() -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn Py_GetVersion() -> *const c_char {
-    c"3.11.0 (a host of the tests)".as_ptr()
+    static VERSION: OnceLock<CString> = OnceLock::new();
+    let version = VERSION.get_or_init(|| {
+        let version = std::env::var("PYMEM_HOST_VERSION");
+        let version = version.unwrap_or_else(|_| String::from("3.11.0 (a host of the tests)"));
+        CString::new(version).expect("a text without NUL")
+    });
+    version.as_ptr()
 }
 
 #[unsafe(no_mangle)]
@@ -109,6 +115,7 @@ extern "C" fn on_load() {
             serve();
             println!("{}", sweep(libc::RTLD_DEFAULT, State::Served));
         }
+        Ok("json") => println!("{}", json()),
         Ok("open") => open(),
         _ => {}
     }
@@ -141,4 +148,15 @@ fn open() {
     let again = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
     assert!(!again.is_null(), "a closed library stays, since its records do");
     println!("{before}; {}", sweep(again, State::Served));
+}
+
+/// What `pymem_stats_json` writes.
+fn json() -> String {
+    let stats_json: unsafe extern "C" fn(*mut c_char, usize) -> c_int =
+        sweep::function(libc::RTLD_DEFAULT, c"pymem_stats_json");
+    let mut text = vec![0_u8; 1 << 16];
+    // SAFETY: so many writable bytes.
+    let length = unsafe { stats_json(text.as_mut_ptr().cast(), text.len()) };
+    text.truncate(usize::try_from(length).expect("a text"));
+    String::from_utf8(text).expect("a text in UTF-8")
 }

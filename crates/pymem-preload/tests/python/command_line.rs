@@ -17,9 +17,10 @@ fn an_unknown_name_is_the_interpreters_own_error(
             run(plain(&interpreter.path).env("PYTHONMALLOC", name).args(["-c", "print(1)"]));
         assert_eq!(outcome, without, "{interpreter} with {name}");
         assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{interpreter}");
-        // 3.8 does not name the function.
+        // 3.8 does not name the function, and 3.14 without the GIL has the stacks of no thread yet follow.
         if interpreter.minor > 8 {
-            assert_eq!(outcome.stderr, UNKNOWN_ALLOCATOR, "{interpreter} with {name}");
+            let text = outcome.stderr.strip_prefix(UNKNOWN_ALLOCATOR);
+            assert!(text.is_some(), "{interpreter} with {name}: {outcome:?}");
         }
     }
 }

@@ -35,7 +35,7 @@ fn host() -> PathBuf {
 }
 
 /// A small program in which the fake host does `what`; the library is preloaded into it, or only at hand.
-fn hosted(what: &str, preload: bool) -> Command {
+pub(crate) fn hosted(what: &str, preload: bool) -> Command {
     let (host, library) = (host(), library());
     let mut command = plain("true");
     let both = format!("{}:{}", host.display(), library.display());

@@ -1,5 +1,9 @@
 //! What differs between hosts: subinterpreters, debug builds, and where an interpreter keeps its frames.
 
+use pymem_domains::AllocatorName;
+use rstest::rstest;
+
+use crate::hostile::hosted;
 use crate::process::{interpreters, library, plain, python, run, succeed, with_gil};
 
 /// `create`, `run_string` and `destroy` by whatever name the module has.
@@ -71,6 +75,74 @@ fn debug_builds_keep_their_default() {
         let name = if interpreter.pydebug { "pymalloc_debug" } else { "pymalloc" };
         let first = format!("pymem: {name} (");
         assert!(outcome.stderr.starts_with(&first), "{interpreter}: {outcome:?}");
+    }
+}
+
+/// The table is that of the host's version, and newer ones have that of the newest. A host from 3.15 on that is on the C
+/// library by default, as a sanitizer's build is, stays there.
+#[rstest]
+#[case("3.11.0", "default", "pymalloc (raw malloc, mem pymalloc, obj pymalloc)")]
+#[case("3.14.10", "mimalloc", "mimalloc (raw malloc, mem mimalloc, obj mimalloc)")]
+#[case("3.15.2", "mimalloc", "mimalloc (raw mimalloc, mem mimalloc, obj mimalloc)")]
+#[case("3.16.0a1+", "mimalloc", "mimalloc (raw mimalloc, mem mimalloc, obj mimalloc)")]
+#[case("3.14.10", "debug", "pymalloc_debug (raw malloc + debug, mem pymalloc + debug,")]
+#[case("3.15.2", "default", "malloc (raw malloc, mem malloc, obj malloc)")]
+fn the_host_decides_what_serves(#[case] version: &str, #[case] row: &str, #[case] serves: &str) {
+    let mut command = hosted("json", true);
+    command.env("PYMEM_HOST_VERSION", format!("{version} (main)")).env("PYTHONMALLOC", row);
+    let json = succeed(&mut command);
+    assert!(json.contains(&format!("\"serves\":\"{serves}")), "{json}");
+}
+
+const JSON: &str = "
+import ctypes, os
+buffer = ctypes.create_string_buffer(1 << 16)
+ctypes.PyDLL(os.environ['LD_PRELOAD']).pymem_stats_json(buffer, ctypes.c_size_t(len(buffer)))
+print(buffer.value.decode())
+";
+
+/// Huge pages are asked for by a variable that versions before 3.15 do not know, and by numbers alone.
+#[test]
+fn huge_pages_are_for_the_versions_that_know_them() {
+    for interpreter in interpreters() {
+        let is_on = |value: &str, option: &str| {
+            let mut command = python(&interpreter.path, "default");
+            command.env("PYTHON_PYMALLOC_HUGEPAGES", value).args([option, "-c", JSON]);
+            succeed(&mut command).contains("\"huge_pages\":true")
+        };
+        assert_eq!(is_on("1", "-s"), interpreter.minor >= 15, "{interpreter}");
+        assert_eq!(is_on(" -2", "-s"), interpreter.minor >= 15, "{interpreter}");
+        for (value, option) in [("0", "-s"), ("", "-s"), ("yes", "-s"), ("1", "-E")] {
+            assert!(!is_on(value, option), "{interpreter}: {value:?} {option}");
+        }
+    }
+}
+
+/// Modules of an interpreter with a shared `libpython` get the name of what serves, as long as it does.
+#[test]
+fn the_interpreter_names_what_serves_it() {
+    let program = "
+import ctypes, sys
+name = ctypes.CDLL(None)._PyMem_GetCurrentAllocatorName
+name.restype = ctypes.c_char_p
+print(name(), end=' ')
+import tracemalloc
+tracemalloc.start()
+print(name(), end=' ')
+tracemalloc.stop()
+print(name())
+";
+    let is_shared = "with open('/proc/self/maps') as maps: print('/libpython' in maps.read())";
+    for interpreter in interpreters() {
+        if succeed(plain(&interpreter.path).args(["-c", is_shared])) == "False\n" {
+            continue;
+        }
+        for row in interpreter.rows() {
+            let name: AllocatorName = row.parse().expect("a name of the table");
+            let name = name.row(&interpreter.profile()).expect("a row").canonical_name();
+            let output = succeed(python(&interpreter.path, row).args(["-c", program]));
+            assert_eq!(output, format!("b'{name}' None b'{name}'\n"), "{interpreter}, {row}");
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use pymem_domains::{AllocatorName, Build, Profile, Version};
 pub(crate) struct Interpreter {
     pub(crate) path: PathBuf,
     pub(crate) minor: u32,
+    micro: u32,
     pub(crate) free_threaded: bool,
     /// Whether it is a debug build.
     pub(crate) pydebug: bool,
@@ -36,7 +37,7 @@ import sysconfig, ctypes, importlib.util
 assert sys.implementation.name == 'cpython'
 ctypes.pythonapi.PyMem_SetAllocator
 find = importlib.util.find_spec
-print(os.path.realpath(sys.executable), sys.version_info[0], sys.version_info[1],
+print(os.path.realpath(sys.executable), *sys.version_info[:3],
       int(bool(sysconfig.get_config_var('Py_GIL_DISABLED'))), int(hasattr(sys, 'gettotalrefcount')),
       int(bool(find('_testcapi') and find('test') and find('test.test_list'))), sep='\\t')
 ";
@@ -57,7 +58,7 @@ impl Interpreter {
             .map_err(|error| format!("{} does not start: {error}", path.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let fields: Vec<&str> = text.trim_end_matches('\n').split('\t').collect();
-        let [real, "3", minor, free_threaded, pydebug, has_tests] = fields[..] else {
+        let [real, "3", minor, micro, free_threaded, pydebug, has_tests] = fields[..] else {
             return Err(format!(
                 "{} is no CPython 3 that exports PyMem_SetAllocator",
                 path.display()
@@ -67,6 +68,7 @@ impl Interpreter {
             Ok(minor @ 8..) => Ok(Self {
                 path: PathBuf::from(real),
                 minor,
+                micro: micro.parse().unwrap_or(0),
                 free_threaded: free_threaded == "1",
                 pydebug: pydebug == "1",
                 has_tests: has_tests == "1",
@@ -89,12 +91,16 @@ impl Interpreter {
         found
     }
 
+    /// The table that applies to it.
+    pub(crate) fn profile(&self) -> Profile {
+        let build = if self.free_threaded { Build::FreeThreaded } else { Build::Gil };
+        let version = Version::from_release(self.minor, self.micro);
+        Profile::new(version, build, true, true, self.pydebug).expect("the library has mimalloc")
+    }
+
     /// Every name that it takes under the preload.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let build = if self.free_threaded { Build::FreeThreaded } else { Build::Gil };
-        let profile =
-            Profile::new(Version::from_minor(self.minor), build, true, true, self.pydebug);
-        let profile = profile.expect("the library has mimalloc");
+        let profile = self.profile();
         let names = AllocatorName::ALL.into_iter();
         names.filter(move |name| name.row(&profile).is_ok()).map(AllocatorName::as_str)
     }

@@ -35,7 +35,7 @@ impl fmt::Display for Counts {
 }
 
 /// A function of the library; `F` is its type.
-fn function<F: Copy>(library: *mut c_void, name: &CStr) -> F {
+pub(crate) fn function<F: Copy>(library: *mut c_void, name: &CStr) -> F {
     // SAFETY: a name that ends with a NUL, and a handle that is open.
     let address = unsafe { libc::dlsym(library, name.as_ptr()) };
     assert!(!address.is_null(), "{name:?} is exported");

@@ -1,0 +1,83 @@
+//! Owns the functions of others that this library stands in for, in every program that it is preloaded into: `sigaction` of
+//! the C library, and the interpreter's name of what serves it. What is not ours goes to the function that stands behind.
+//!
+//! Were the hooks' handler of memory faults replaced, `faulthandler` would raise a fault again instead of handing it on, and
+//! the hooks could not tell it from a signal that was sent: a report would be lost in every thread but the main one, and a
+//! process would survive a signal that should end it.
+//!
+//! An interpreter names its allocators by comparing records with its own, and has no name for ours. A program comes before
+//! preloaded libraries: the stand-in for that function is found by modules of interpreters with a shared `libpython` alone.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::mem;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+use crate::service;
+
+/// The function of the same name that stands behind one of ours.
+struct Behind {
+    name: &'static CStr,
+    /// Null until it was looked up, and where there is none.
+    found: AtomicPtr<c_void>,
+}
+
+impl Behind {
+    const fn new(name: &'static CStr) -> Self {
+        Self { name, found: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    fn find(&self) -> *mut c_void {
+        let mut found = self.found.load(Relaxed);
+        if found.is_null() {
+            // SAFETY: a name that ends with a NUL.
+            found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+            self.found.store(found, Relaxed);
+        }
+        found
+    }
+}
+
+type Sigaction = unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
+
+/// The C library's `sigaction`; the handlers of memory faults that a program installs come after the debug hooks' handler,
+/// and not instead of it.
+///
+/// # Safety
+///
+/// 1. As `sigaction`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sigaction(
+    signal: c_int,
+    new: *const libc::sigaction,
+    old: *mut libc::sigaction,
+) -> c_int {
+    static BEHIND: Behind = Behind::new(c"sigaction");
+    // SAFETY: 1 and 2: by duty 1.
+    if unsafe { memdebug::chain_handler(signal, new, old) } {
+        return 0;
+    }
+    // SAFETY: null, which is `None`, or the function of that name.
+    let next = unsafe { mem::transmute::<*mut c_void, Option<Sigaction>>(BEHIND.find()) };
+    let Some(next) = next else { return -1 };
+    // SAFETY: by duty 1.
+    unsafe { next(signal, new, old) }
+}
+
+type AllocatorName = unsafe extern "C" fn() -> *const c_char;
+
+/// The name of the configuration that serves the interpreter now, as `PYTHONMALLOC` spells it; null where a record is neither
+/// ours nor the interpreter's own.
+///
+/// May be called from any thread. The text lives for ever.
+#[unsafe(no_mangle)]
+pub extern "C" fn _PyMem_GetCurrentAllocatorName() -> *const c_char {
+    static BEHIND: Behind = Behind::new(c"_PyMem_GetCurrentAllocatorName");
+    if let Some(name) = service::installed().and_then(|service| service.current_name()) {
+        return name.as_ptr();
+    }
+    // SAFETY: null, which is `None`, or the function of that name.
+    let next = unsafe { mem::transmute::<*mut c_void, Option<AllocatorName>>(BEHIND.find()) };
+    // SAFETY: may be called at any time from any thread.
+    next.map_or(ptr::null(), |next| unsafe { next() })
+}
