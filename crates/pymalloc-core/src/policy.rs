@@ -115,3 +115,27 @@ impl Kept {
         again
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_raises_the_floor_and_trims_lower_it_again() {
+        const MISTAKE_BYTES: usize = 8 << 20;
+        let mut kept = Kept::new();
+        kept.gave_back(MISTAKE_BYTES);
+        kept.missed(2 * MISTAKE_BYTES, usize::MAX);
+        let mut floor = KEPT_MIN_BYTES + FLOOR_RISE * MISTAKE_BYTES;
+        assert_eq!(kept.bytes(0), floor, "no more was given back");
+        for _ in 0..10 * FLOOR_DECAY {
+            kept.gave_back(0);
+            assert!((KEPT_MIN_BYTES..floor).contains(&kept.bytes(0)));
+            floor = kept.bytes(0);
+        }
+        assert!(floor - KEPT_MIN_BYTES < MISTAKE_BYTES / 100);
+        kept.gave_back(MISTAKE_BYTES);
+        kept.missed(MISTAKE_BYTES, KEPT_MIN_BYTES + 1);
+        assert_eq!(kept.bytes(0), KEPT_MIN_BYTES + 1, "up to the peak");
+    }
+}
