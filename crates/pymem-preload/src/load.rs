@@ -83,6 +83,8 @@ pub(crate) unsafe fn setup(
     // SAFETY: 1: by duty 1.
     let options = unsafe { options::debug_options(has_hooks) }?;
     // SAFETY: 1: by duty 1.
+    unsafe { options::choose_report_files() }?;
+    // SAFETY: 1: by duty 1.
     let mut requests = unsafe { Requests::take() }?;
     // SAFETY: 1: by duty 1.
     requests.huge_pages = host.has_huge_pages() && unsafe { options::asks_for_huge_pages(line) };

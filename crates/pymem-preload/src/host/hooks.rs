@@ -119,8 +119,11 @@ fn filled_whole(_freed: Option<NonNull<u8>>) -> usize {
 
 /// Dumps the block and ends the process through the host, whose report goes on with the Python traceback.
 fn fatal(violation: &Violation) {
-    handler::dump(violation);
     let Some(host) = host() else { return handler::abort(violation) };
+    handler::dump(violation);
+    // The host writes the rest, its traceback too, to standard error.
+    // SAFETY: open descriptors; the process is about to end.
+    unsafe { libc::dup2(handler::target(), libc::STDERR_FILENO) };
     // The names of functions are constants without a NUL.
     let func = CString::new(violation.func()).unwrap_or_default();
     let message = violation.message();

@@ -7,6 +7,7 @@
 //! | `PYTHONMALLOCSTATS` | non-empty: statistics on stderr, before each new arena and at the end |
 //! | `PYTHON_PYMALLOC_HUGEPAGES` | a number but 0: arenas of the pools in reserved huge pages, from 3.15 on |
 //! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations; guard pages in any |
+//! | `PYMEM_REPORT` | files that get the reports of `PYMEM_DEBUG`, one a process, with its number after the name |
 //! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
 //! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
@@ -87,8 +88,14 @@ pub(crate) unsafe fn is_dev_mode(line: CommandLine) -> bool {
 ///
 /// 1. No other thread changes the environment.
 pub(crate) unsafe fn asked_by_name() -> Option<&'static CStr> {
-    let names =
-        [c"PYMEM_DEBUG", c"PYMEM_STATS", c"PYMEM_TRACE", c"PYMEM_PROFILE", c"PYMEM_HEAP_MAP"];
+    let names = [
+        c"PYMEM_DEBUG",
+        c"PYMEM_REPORT",
+        c"PYMEM_STATS",
+        c"PYMEM_TRACE",
+        c"PYMEM_PROFILE",
+        c"PYMEM_HEAP_MAP",
+    ];
     names.into_iter().find(|name| {
         // SAFETY: 1: by duty 1.
         unsafe { environment::value(name) }.is_some_and(|value| !value.is_empty())
@@ -141,6 +148,24 @@ pub(crate) unsafe fn debug_options(has_hooks: bool) -> Result<DebugOptions, Refu
         Some(option) => Err(Refusal::DebugRow(ConfigureError::NeedsHooks { option })),
         None => Ok(options),
     }
+}
+
+/// Where reports of the hooks go instead of standard error, if the environment says so: the path before the process's number.
+///
+/// # Errors
+///
+/// [`Refusal::Report`].
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+pub(crate) unsafe fn choose_report_files() -> Result<(), Refusal> {
+    // SAFETY: by duty 1.
+    let value = unsafe { environment::value(c"PYMEM_REPORT") };
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(()) };
+    // The program may change its folder before there is something to report.
+    let prefix = std::path::absolute(OsStr::from_bytes(value));
+    prefix.and_then(|prefix| memdebug::report_to_files(&prefix)).map_err(Refusal::Report)
 }
 
 /// Bytes at which a call log stops growing, unless the environment says otherwise: 256 million calls.

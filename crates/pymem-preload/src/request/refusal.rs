@@ -41,6 +41,11 @@ pub(crate) enum Refusal {
     /// The options of `PYMEM_DEBUG` cannot be had here.
     #[error("PYMEM_DEBUG: {0}")]
     DebugRow(ConfigureError),
+    /// Reports cannot go to the files of this name.
+    #[error(
+        "PYMEM_REPORT: reports cannot go to files of this name: {0}; give a path of up to 3,072 bytes"
+    )]
+    Report(io::Error),
     /// The value of `PYMEM_TRACE_LIMIT` is no number.
     #[error("PYMEM_TRACE_LIMIT: `{0}` is no number of bytes; give digits alone, such as 1048576")]
     TraceLimit(String),
@@ -152,6 +157,7 @@ mod tests {
                     "pymem_preload::Refusal::DebugRow",
                     &R::DebugRow(ConfigureError::NeedsHooks { option: "strict" }),
                 ),
+                ("pymem_preload::Refusal::Report", &R::Report(io::ErrorKind::InvalidInput.into())),
                 ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1M".into())),
                 ("pymem_preload::Refusal::Limit", &R::Limit("4k".into())),
                 ("pymem_preload::Refusal::Trace", &R::Trace(no_such_file())),

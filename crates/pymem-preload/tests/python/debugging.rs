@@ -471,6 +471,46 @@ fn native_stacks_do_not_begin_with_the_library(
     }
 }
 
+/// Reports go to a file a process, with the host's part; a process without a report makes none.
+#[test]
+fn reports_go_to_files() {
+    let bug = "
+import os
+if (child := os.fork()) == 0:
+    p = malloc(16); write(p + 16, 0x78); free(p)
+status = os.waitpid(child, 0)[1]
+print(os.getpid(), child, os.WTERMSIG(status), flush=True)
+os.chdir('/')
+free(malloc(8) + 16)
+";
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let in_folder = |program: &str| {
+            let mut command = python(&interpreter.path, "debug");
+            command.env("PYMEM_REPORT", "report.txt").current_dir(&folder);
+            run(command.args(["-W", "ignore", "-c", program]))
+        };
+        let clean = in_folder("print()");
+        assert_eq!((clean.status, clean.stderr.as_str()), (Some(0), ""), "{interpreter}");
+        assert_eq!(std::fs::read_dir(&folder).expect("the folder").count(), 0, "{interpreter}");
+        let outcome = in_folder(&format!("{PRELUDE}{bug}"));
+        assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
+        assert_eq!(outcome.stderr, "", "{interpreter}");
+        let words: Vec<_> = outcome.stdout.split_whitespace().collect();
+        let [parent, child, signal] = words[..] else { panic!("{interpreter}: {outcome:?}") };
+        assert_eq!(signal, libc::SIGABRT.to_string(), "{interpreter}: {outcome:?}");
+        for (process, message) in [(parent, "bad ID"), (child, "bad trailing pad byte")] {
+            let path = folder.path().join(format!("report.txt.{process}"));
+            let report =
+                String::from_utf8_lossy(&std::fs::read(path).expect("a file")).into_owned();
+            let fatal = format!("Fatal Python error: _PyMem_DebugRawFree: {message}");
+            for text in ["Reported call made by", "Debug memory block", &fatal, "line 7 in free"] {
+                assert!(report.contains(text), "{interpreter}: {text:?} in {report}");
+            }
+        }
+    }
+}
+
 /// With `continue` a report is not the end, and the faulty call has no effect.
 #[test]
 fn a_program_may_go_on_after_a_report() {
