@@ -130,11 +130,13 @@ pub(crate) fn say_no_frames() {
 
 #[cfg(test)]
 mod tests {
+    use heap_report::profile::{ProfileFile, ReportFormat};
     use malloc_api::testing::assert_reviewed;
     use pymem_domains::Domain;
 
     use super::Refusal as R;
     use super::{ConfigureError, DomainsError, HeapError, RequestError, SetAllocatorError, io};
+    use crate::observe::profile_report::ReportError;
 
     #[test]
     fn every_refusal_is_as_it_was_reviewed() {
@@ -143,6 +145,9 @@ mod tests {
         let hooks = SetAllocatorError::Options { domain: Domain::Obj, error: no_memory };
         let used = SetAllocatorError::AfterFirstAllocation { domain: Domain::Mem };
         let word = "stricct".parse::<memdebug::Options>().expect_err("a faulty text");
+        let format = "pdf".parse::<ReportFormat>().expect_err("no format");
+        let unread = ProfileFile::read(&b"{}"[..]).expect_err("no profile");
+        let path = || "/no/app.json".into();
         let no_map = R::NoHeapMap { path: "/no/heap.svg".into(), error: no_such_file() };
         let no_profile = R::NoProfile { path: "/no/app.html".into(), error: no_such_file() };
         assert_reviewed(
@@ -178,6 +183,14 @@ mod tests {
                 ("pymem_preload::Refusal::Set", &R::Set(used)),
                 ("pymem_preload::Refusal::Map", &R::Map(no_such_file())),
                 ("pymem_preload::Refusal::NoHeapMap", &no_map),
+                ("pymem_preload::RequestError::NoFile", &RequestError::NoFile),
+                ("pymem_preload::RequestError::Unknown", &RequestError::Unknown("fast".into())),
+                ("pymem_preload::RequestError::Interval", &RequestError::Interval("0".into())),
+                ("pymem_preload::RequestError::Frames", &RequestError::Frames("129".into())),
+                ("pymem_preload::ReportError::Format", &ReportError::Format(format)),
+                ("pymem_preload::ReportError::Open", &ReportError::Open(path(), no_such_file())),
+                ("pymem_preload::ReportError::Read", &ReportError::Read(path(), unread)),
+                ("pymem_preload::ReportError::Write", &ReportError::Write(path(), no_such_file())),
             ],
         );
     }
