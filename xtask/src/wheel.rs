@@ -27,6 +27,9 @@ const OLDEST_MINOR: u32 = 9;
 const SERVED: &str = "import pymem_domains as p, sys; s = p.stats(); \
                       print(s.row, s.resident_bytes > 0, all(d.backend for d in s.domains))";
 
+/// A program whose profile names who holds its memory.
+const PROFILED: &str = "def hoard(): return [bytes(1000) for _ in range(1000)]\nkept = hoard()";
+
 /// Build the Python wheel.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -230,6 +233,18 @@ fn in_empty_environment(
     script.args(["run", "--malloc", "debug", "-c", SERVED]);
     let row = if interpreter.free_threaded { "mimalloc_debug" } else { "pymalloc_debug" };
     expect(script, &format!("{row} True True\n"))?;
+    // The frames of a free-threaded interpreter cannot be read.
+    if !interpreter.free_threaded {
+        let program = ["run", "--profile", "app.json", "-c", PROFILED];
+        let report = ["report", "app.json", "--format", "collapsed", "--out", "app.collapsed"];
+        for words in [&program[..], &report] {
+            let mut command = bare(python.clone());
+            command.args(["-m", "pymem_domains"]).args(words);
+            expect(command, "")?;
+        }
+        let stacks = fs::read_to_string(environment.0.join("app.collapsed"))?;
+        ensure!(stacks.contains("hoard"), "the profile does not name `hoard`:\n{stacks}");
+    }
     println!("{interpreter}: hi, {row}");
     Ok(())
 }

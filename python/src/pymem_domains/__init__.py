@@ -20,8 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._errors import NotCountedError, NotServedError, PymemError
+    from ._errors import NotCountedError, NotProfiledError, NotServedError, PymemError
     from ._library import active, heap_map, include, library, limit, release, row, stats
+    from ._profile import Line, Snapshot, profile, snapshot
     from ._prometheus import prometheus
     from ._stats import DomainStats, HeapStats, PoolStats, Stats
 
@@ -30,19 +31,24 @@ __version__ = "0.1.0"
 __all__ = [
     "DomainStats",
     "HeapStats",
+    "Line",
     "NotCountedError",
+    "NotProfiledError",
     "NotServedError",
     "PoolStats",
     "PymemError",
+    "Snapshot",
     "Stats",
     "active",
     "heap_map",
     "include",
     "library",
     "limit",
+    "profile",
     "prometheus",
     "release",
     "row",
+    "snapshot",
     "stats",
 ]
 
@@ -50,19 +56,24 @@ __all__ = [
 _HOMES = {
     "DomainStats": "_stats",
     "HeapStats": "_stats",
+    "Line": "_profile",
     "NotCountedError": "_errors",
+    "NotProfiledError": "_errors",
     "NotServedError": "_errors",
     "PoolStats": "_stats",
     "PymemError": "_errors",
+    "Snapshot": "_profile",
     "Stats": "_stats",
     "active": "_library",
     "heap_map": "_library",
     "include": "_library",
     "library": "_library",
     "limit": "_library",
+    "profile": "_profile",
     "prometheus": "_prometheus",
     "release": "_library",
     "row": "_library",
+    "snapshot": "_profile",
     "stats": "_library",
 }
 

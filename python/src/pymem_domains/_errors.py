@@ -30,3 +30,7 @@ class NotServedError(PymemError, RuntimeError):
 
 class NotCountedError(PymemError, RuntimeError):
     """The process was started without the counts that the call needs."""
+
+
+class NotProfiledError(PymemError, RuntimeError):
+    """The process has no profile, or cannot have one."""

@@ -49,6 +49,9 @@ class _Functions:
         self.reset_peak = process.pymem_reset_peak
         self.verify = process.pymem_verify
         self.heap_map = process.pymem_heap_map
+        self.profile_start = process.pymem_profile_start
+        self.profile_stop = process.pymem_profile_stop
+        self.profile_write = process.pymem_profile_write
         self.stats_json.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
         self.stats_json.restype = ctypes.c_int
         self.release.argtypes = (ctypes.c_int,)
@@ -63,6 +66,12 @@ class _Functions:
         self.verify.restype = None
         self.heap_map.argtypes = (ctypes.c_char_p,)
         self.heap_map.restype = ctypes.c_int
+        self.profile_start.argtypes = (ctypes.c_char_p,)
+        self.profile_start.restype = ctypes.c_int
+        self.profile_stop.argtypes = ()
+        self.profile_stop.restype = ctypes.c_int
+        self.profile_write.argtypes = (ctypes.c_char_p,)
+        self.profile_write.restype = ctypes.c_int
 
     def report(self) -> dict[str, Any]:
         """Everything that the library tells."""

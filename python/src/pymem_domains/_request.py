@@ -31,6 +31,8 @@ class Request:
         self.trace: str | None = None
         #: The file that gets a picture of the heap at exit and on SIGUSR1.
         self.heap_map: str | None = None
+        #: The file that gets who holds the memory at exit and on SIGUSR1, and options after commas.
+        self.profile: str | None = None
         #: Bytes of live blocks above which an allocation fails; 0 only counts them.
         self.limit: int | None = None
 
@@ -63,6 +65,7 @@ class Request:
             "PYMEM_DEBUG": self.debug,
             "PYMEM_STATS": "1" if self.stats else None,
             "PYMEM_TRACE": self.trace,
+            "PYMEM_PROFILE": self.profile,
             "PYMEM_HEAP_MAP": self.heap_map,
             "PYMEM_LIMIT": None if self.limit is None else str(self.limit or "none"),
         }

@@ -13,8 +13,8 @@ from ._errors import NOT_FOUND, NOT_STARTED, USAGE, Refusal
 from ._request import Request, parse_bytes
 
 USAGE_LINE = (
-    "usage: pymem-domains run [--malloc NAME] [--debug WORDS] [--limit BYTES] [--stats] [--heap-map FILE] "
-    "[--trace FILE] [--] (SCRIPT.py | -m MODULE | -c CODE | PROGRAM) [ARGUMENT ...]"
+    "usage: pymem-domains run [--malloc NAME] [--debug WORDS] [--limit BYTES] [--stats] [--profile FILE] "
+    "[--heap-map FILE] [--trace FILE] [--] (SCRIPT.py | -m MODULE | -c CODE | PROGRAM) [ARGUMENT ...]"
 )
 
 #: `off`: the program is started as if the command were not there.
@@ -83,6 +83,8 @@ def parse(arguments: list[str]) -> tuple[Request, list[str]]:
             request.malloc = value
         elif name == "--debug":
             request.debug = value
+        elif name == "--profile":
+            request.profile = value
         elif name == "--heap-map":
             request.heap_map = value
         elif name == "--trace":
@@ -92,7 +94,7 @@ def parse(arguments: list[str]) -> tuple[Request, list[str]]:
     return request, []
 
 
-_WITH_VALUE = ("--malloc", "--debug", "--limit", "--heap-map", "--trace")
+_WITH_VALUE = ("--malloc", "--debug", "--limit", "--profile", "--heap-map", "--trace")
 
 
 def resolve(command: list[str]) -> list[str]:
@@ -136,6 +138,8 @@ and exit status are the program's own; its children are served too.
                      guard=1/1000 goes with any row
   --limit BYTES      an allocation that would bring the live blocks above this fails with MemoryError: 512 MB, 2 GiB
   --stats            report on stderr at exit what was served
+  --profile FILE     who holds the memory, at exit and on SIGUSR1: app.html is a page, app.json is for `report`. Options
+                     follow after commas: sample=512K, frames=32
   --heap-map FILE    an SVG picture of the heap at exit, and on SIGUSR1
   --trace FILE       log every call of the three domains, 16 bytes each
 

@@ -32,6 +32,16 @@ def main(arguments: list[str]) -> int:
         "--format", choices=("shell", "docker", "systemd"), default="shell", help="for whom (default: %(default)s)"
     )
     env.set_defaults(run=print_environment)
+    report = commands.add_parser(
+        "report",
+        help="draw a profile",
+        description="Draws what `run --profile FILE.json` wrote: who holds the memory, by line.",
+    )
+    report.add_argument("file", metavar="FILE", help="a profile")
+    report.add_argument("--format", metavar="NAME", help="json, table, collapsed, speedscope or html; else as --out is named")
+    report.add_argument("--out", metavar="FILE", help="the file that gets it; else the standard output gets a table")
+    report.add_argument("--before", metavar="FILE", help="an older profile: only what grew since is drawn")
+    report.set_defaults(run=print_report)
     map_ = commands.add_parser(
         "map",
         help="tell what a heap map shows",
@@ -66,6 +76,13 @@ def print_environment(chosen: argparse.Namespace) -> int:
 
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
     return 0
+
+
+def print_report(chosen: argparse.Namespace) -> int:
+    """`report`: a profile in another format."""
+    from ._profile import report
+
+    return report(chosen.file, chosen.format, chosen.out, chosen.before)
 
 
 def print_map(chosen: argparse.Namespace) -> int:

@@ -1,0 +1,170 @@
+"""Who holds the memory: profiles of this process, and the drawing of their files."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._errors import USAGE, NotProfiledError, Refusal
+from ._library import functions
+from ._preload import library_path
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+#: The columns of a site in a profile's file that are used here: its node, and what is live of it.
+_NODE, _LIVE_BYTES, _LIVE_BLOCKS = 0, 3, 4
+#: Where blocks are held that were allocated while no Python code ran, as at the start.
+_OUTSIDE = ("(no Python frame)", "", 0)
+#: The status of `pymem_profile_start` for a request that is none.
+_NO_REQUEST = -1
+#: The status of the functions below for a process without a profile.
+_NO_PROFILE = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of the program, and what it holds of mem and obj: the blocks that it allocated and nobody freed.
+
+    What was allocated while no Python code ran, as at the start, is one line of its own, without a file.
+    """
+
+    function: str
+    file: str
+    number: int
+    bytes: int
+    blocks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What every line holds, the largest first. Two of them can be subtracted.
+
+    >>> earlier = Snapshot((Line("serve", "app.py", 7, 100, 2),))
+    >>> later = Snapshot((Line("serve", "app.py", 7, 164, 3),))
+    >>> later - earlier
+    Snapshot(lines=(Line(function='serve', file='app.py', number=7, bytes=64, blocks=1),))
+    """
+
+    lines: tuple[Line, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What all lines hold together."""
+        return sum(line.bytes for line in self.lines)
+
+    def __sub__(self, earlier: Snapshot) -> Snapshot:
+        """By how much each line holds more; lines that hold as much as before are left out."""
+        held = {_place(line): (line.bytes, line.blocks) for line in self.lines}
+        for line in earlier.lines:
+            now = held.get(_place(line), (0, 0))
+            held[_place(line)] = (now[0] - line.bytes, now[1] - line.blocks)
+        return _ordered({place: amount for place, amount in held.items() if amount != (0, 0)})
+
+
+def _place(line: Line) -> tuple[str, str, int]:
+    return (line.function, line.file, line.number)
+
+
+def _ordered(held: dict[tuple[str, str, int], tuple[int, int]]) -> Snapshot:
+    lines = (Line(*place, *amount) for place, amount in held.items())
+    return Snapshot(tuple(sorted(lines, key=lambda line: -line.bytes)))
+
+
+class profile:  # noqa: N801 - used as a function
+    """Records who holds the memory of mem and obj while the body of `with` runs, and writes that into the file at `path`.
+
+    The file's name tells the format: `.html` is a page, `.txt` a table, `.collapsed` and `.speedscope.json` are for other
+    tools, anything else is a profile that `pymem-domains report` draws. `sample` is the number of bytes for each block that
+    is recorded, or None for every block; `frames` is the greatest depth of a stack. A process has one profile: where one
+    runs already, as under `run --profile`, it goes on with its own `sample` and `frames`. The file of a process's first
+    profile is written again when the process ends. Needs an interpreter with the GIL, 3.9 to 3.15.
+
+    >>> from pymem_domains import active
+    >>> if active():
+    ...     with profile("app.json"):
+    ...         kept = [bytes(100) for _ in range(1000)]
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, sample: int | None = None, frames: int = 32) -> None:
+        self._path = os.fsencode(path)
+        if b"," in self._path:
+            raise ValueError(f"{os.fspath(path)} has a comma, which ends a file's name in a request; name a file without one")
+        options = [self._path, b"frames=%d" % frames]
+        if sample is not None:
+            options.append(b"sample=%d" % sample)
+        self._request = b",".join(options)
+
+    def __enter__(self) -> None:
+        status: int = functions().profile_start(self._request)
+        if status == _NO_REQUEST:
+            raise ValueError(f"`{os.fsdecode(self._request)}` cannot be profiled; sample is above 0, frames is 1 to 128")
+        if status != 0:
+            raise NotProfiledError(
+                f"no profile can be started: {os.fsdecode(self._path)} cannot be written, or this interpreter is not one "
+                "of 3.9 to 3.15 with the GIL"
+            )
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        functions().profile_stop()
+        _write(self._path)
+
+
+def snapshot() -> Snapshot:
+    """What every line holds now, of what was allocated while a profile ran.
+
+    Needs a process that is profiled: inside of `with profile(...)`, or started with `run --profile FILE`.
+
+    >>> from pymem_domains import NotServedError
+    >>> try:
+    ...     lines = snapshot().lines
+    ... except (NotProfiledError, NotServedError) as error:
+    ...     lines = ()
+    """
+    found = functions()
+    # Its own folder: nothing of another process is in the way, and nothing stays.
+    with tempfile.TemporaryDirectory(prefix="pymem-") as folder:
+        path = Path(folder, "snapshot.json")
+        _write(os.fsencode(path), found)
+        file: dict[str, Any] = json.loads(path.read_bytes())
+    held: dict[tuple[str, str, int], tuple[int, int]] = {}
+    for site in file["sites"]:
+        if site[_LIVE_BLOCKS]:
+            place = _OUTSIDE
+            if site[_NODE] is not None:
+                frame, _caller = file["nodes"][site[_NODE]]
+                place = tuple(file["frames"][frame])
+            total = held.get(place, (0, 0))
+            held[place] = (total[0] + site[_LIVE_BYTES], total[1] + site[_LIVE_BLOCKS])
+    return _ordered(held)
+
+
+def _write(path: bytes, found: Any = None) -> None:
+    status: int = (found or functions()).profile_write(path)
+    if status == _NO_PROFILE:
+        raise NotProfiledError(
+            "this process is not profiled; start it with `python -m pymem_domains run --profile FILE`, or use "
+            "`with pymem_domains.profile(FILE)`"
+        )
+    if status != 0:
+        raise OSError(f"{os.fsdecode(path)} cannot be written; name a file in a folder that can be")
+
+
+def report(path: str, form: str | None, out: str | None, before: str | None) -> int:
+    """Draws the profile in a file, as `pymem_report` does; gives the command's status. The process need not be served.
+
+    What is wrong with a file, the library says in one line on stderr.
+    """
+    try:
+        draw = ctypes.CDLL(library_path()).pymem_report
+    except OSError as error:
+        raise Refusal(USAGE, f"the library cannot be loaded: {error}") from None
+    draw.argtypes = (ctypes.c_char_p,) * 4
+    draw.restype = ctypes.c_int
+    words = (None if word is None else os.fsencode(word) for word in (path, form, out, before))
+    return 0 if draw(*words) == 0 else USAGE

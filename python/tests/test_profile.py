@@ -1,0 +1,106 @@
+"""`run --profile`, `report`, `profile` and `snapshot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from test_module import HAS_GIL, inside
+
+import pymem_domains
+
+APP = """
+def serve():
+    return [bytes(1000) for _ in range(1000)]
+def more():
+    return [bytes(2000) for _ in range(100)]
+"""
+
+profiled = pytest.mark.skipif(not HAS_GIL, reason="without the GIL the frames of other threads cannot be read")
+
+
+@profiled
+def test_a_profile_of_a_program(command: Run, tmp_path: Path) -> None:
+    file, page = tmp_path / "app.json", tmp_path / "app.html"
+    (tmp_path / "app.py").write_text(APP + "kept = serve()\n")
+    result = command("run", "--profile", f"{file},frames=8", "app.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    table = command("report", str(file))
+    assert (table.returncode, table.stderr) == (0, "")
+    assert f"{tmp_path}/app.py:3 " in table.stdout or "app.py:3 " in table.stdout
+    assert command("report", str(file), "--out", str(page)).returncode == 0
+    assert page.read_text().startswith("<!")
+    stacks = command("report", str(file), "--format", "collapsed").stdout
+    assert any("serve" in line and int(line.rsplit(" ", 1)[1]) > 1_000_000 for line in stacks.splitlines())
+    same = command("report", str(file), "--before", str(file), "--format", "collapsed")
+    assert (same.returncode, same.stdout) == (0, "")
+
+
+@profiled
+def test_what_grew(command: Run, tmp_path: Path) -> None:
+    code = f"""{APP}
+with p.profile({str(tmp_path / "app.json")!r}):
+    a = serve()
+    before = p.snapshot()
+    b = more()
+    a.pop()
+    grown = p.snapshot() - before
+first = grown.lines[0]
+print(first.function in ("more", "<listcomp>"), first.number, 203_300 <= first.bytes < 206_000, first.blocks)
+print([(line.bytes, line.blocks) for line in grown.lines if line.number == 4])
+print(before.bytes > 1_000_000)
+"""
+    out = inside(command, code)
+    # The lines of `inside` stand before: an import. The list itself is a block of its own.
+    assert out == "True 6 True 101\n[(-1033, -1)]\nTrue\n"
+    assert '"pymem-profile"' in (tmp_path / "app.json").read_text()
+
+
+@profiled
+def test_what_is_there_from_the_start(command: Run, tmp_path: Path) -> None:
+    code = (
+        "import pymem_domains as p\n"
+        "held = p.snapshot()\n"
+        "print([line.function for line in held.lines if not line.file], held.bytes > 10_000)"
+    )
+    result = command("run", "--profile", str(tmp_path / "app.json"), "-c", code)
+    assert (result.stdout, result.stderr) == ("['(no Python frame)'] True\n", "")
+
+
+@profiled
+def test_what_is_sampled(command: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "app.json")
+    code = f"{APP}\nwith p.profile({path!r}, sample=10_000, frames=4):\n    a = serve()\n    print(p.snapshot().bytes)"
+    assert 600_000 < int(inside(command, code)) < 1_500_000
+    assert '"mode":{"sampled":10000}' in Path(path).read_text().replace(" ", "")
+
+
+def test_no_profile(command: Run, tmp_path: Path) -> None:
+    for call in (pymem_domains.snapshot, pymem_domains.profile(tmp_path / "x").__enter__):
+        with pytest.raises(pymem_domains.NotServedError, match="python -m pymem_domains run"):
+            call()
+    with pytest.raises(ValueError, match="has a comma"):
+        pymem_domains.profile("a,b")
+    out = inside(command, "try: p.snapshot()\nexcept p.NotProfiledError as error: print(error)")
+    assert "run --profile FILE" in out
+    code = "try: p.profile({!r}{}).__enter__()\nexcept {} as error: print(error)"
+    missing = str(tmp_path / "no" / "app.json")
+    assert "cannot be written" in inside(command, code.format(missing, "", "p.NotProfiledError"))
+    if HAS_GIL:
+        assert "frames is 1 to 128" in inside(command, code.format("x", ", frames=0", "ValueError"))
+    missing = command("run", "--profile", f"{tmp_path}/x,shoes", "-c", "pass").stderr
+    assert "shoes" in missing
+
+
+def test_what_is_no_profile(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    for words, said in (
+        ([str(tmp_path / "x.json")], "x.json"),
+        (["/no/such.json"], "/no/such.json"),
+        ([str(tmp_path / "x.json"), "--format", "png"], "`png` is no format"),
+    ):
+        result = command("report", *words)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
