@@ -49,7 +49,7 @@ impl Kind {
     }
 
     /// The bits of the units of such a pool that begins at `unit`.
-    const fn mask(self, unit: usize) -> u64 {
+    pub(crate) const fn mask(self, unit: usize) -> u64 {
         ((1 << self.units()) - 1) << unit
     }
 

@@ -34,6 +34,14 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 /// Bytes in a huge page where pages have 4 KiB; elsewhere the kernel refuses, and arenas get small pages.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// Bytes that the process's region can grow to: 64 GiB, where a pointer can hold them.
+#[cfg(feature = "std")]
+pub(crate) const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };
+
+/// Arenas that fit into the region.
+#[cfg(feature = "std")]
+pub(crate) const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
+
 const _: () = assert!(HUGE_PAGE_BYTES == 2 * ARENA_BYTES, "arenas pair up in huge pages");
 const _: () = assert!(GRAIN_BYTES >= MIN_ALIGN && GRAIN_BYTES % MIN_ALIGN == 0);
 const _: () = assert!(SMALL_MAX % GRAIN_BYTES == 0 && POOLED_MAX % GRAIN_BYTES == 0);

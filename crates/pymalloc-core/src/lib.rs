@@ -24,6 +24,8 @@ mod sources {
     #[cfg(feature = "std")]
     pub(crate) mod mmap;
     #[cfg(feature = "std")]
+    pub(crate) mod purger;
+    #[cfg(feature = "std")]
     pub(crate) mod region;
     pub(crate) mod static_arenas;
 }

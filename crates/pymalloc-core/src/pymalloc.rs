@@ -300,6 +300,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 self.arenas.take_pool(kind)?
             }
         };
+        let resident = match arena.is_from_source() {
+            true => self.source.take_back(arena.address(), resident),
+            false => resident,
+        };
         let start = arena.unit_address(unit);
         let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
         self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
@@ -309,6 +313,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             // SAFETY: 1: free units of this arena, which the source made.
             unsafe { self.source.populate(start, class.pool_bytes() + more * POOL_BYTES) };
             self.arenas.set_resident(arena, end, more);
+            // SAFETY: 1: free units.
+            unsafe { self.source.offer(arena.address(), ((1 << more) - 1) << (end % 64), 0) };
         }
         let pool = arena.pool(unit);
         pool.open(class);
@@ -340,7 +346,13 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         pool.close();
         self.open_bytes -= class.pool_bytes();
         self.map.set_class(start, kind.units(), 0);
-        self.arenas.give_pool(arena, pool.unit(), kind);
+        let unit = pool.unit();
+        self.arenas.give_pool(arena, unit, kind);
+        if arena.is_from_source() {
+            let spare = self.arenas.resident_free_bytes();
+            // SAFETY: 1: free units.
+            unsafe { self.source.offer(arena.address(), kind.mask(unit), spare) };
+        }
     }
 
     /// Closes the pools that are kept although they have no live block.
@@ -397,6 +409,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             self.kept.needed(ARENA_BYTES);
         }
         self.arenas.add(arena, resident);
+        if resident {
+            // SAFETY: 1: free units of an arena of the source.
+            unsafe { self.source.offer(address, arena.free_mask(), 0) };
+        }
         Some(())
     }
 
@@ -419,6 +435,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     fn return_arena(&self, arena: ArenaPtr) {
         let address = arena.address();
         annotate::arena_closed(address);
+        if arena.is_from_source() {
+            self.source.take_back(address, arena.resident_mask());
+        }
         match self.record {
             // SAFETY: `set_arena_allocator` 2 and 3.
             Some(record) => unsafe {
@@ -429,10 +448,24 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
+    /// Notes which free units the source has taken the memory of.
+    fn note_purged(&mut self) {
+        let mut next = self.arenas.first();
+        while let Some(arena) = next {
+            next = Arenas::after(arena);
+            if arena.is_from_source() {
+                let mask = arena.resident_mask();
+                let gone = mask & !self.source.waiting(arena.address(), mask);
+                self.arenas.set_purged(arena, gone);
+            }
+        }
+    }
+
     /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until the resident rest is what
     /// [`Kept`] asks for.
     #[cold]
     fn trim(&mut self) {
+        self.note_purged();
         let target = self.kept.trim_target(self.open_bytes);
         self.close_empty_pools();
         let before = self.arenas.resident_free_bytes();
@@ -443,6 +476,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
 
     /// Gives memory back to the system; returns the bytes given back.
     pub(crate) fn release(&mut self, level: ReleaseLevel) -> usize {
+        self.note_purged();
         self.close_empty_pools();
         self.kept = Kept::new();
         let mut bytes = self.release_arenas(|_| true) * ARENA_BYTES;
@@ -483,7 +517,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Stats::count(&self.arenas, &self.map, self.fallback_blocks)
     }
 
-    pub(crate) fn pools(&self) -> PoolWalk {
+    pub(crate) fn pools(&mut self) -> PoolWalk {
+        self.note_purged();
         PoolWalk::new(&self.arenas)
     }
 

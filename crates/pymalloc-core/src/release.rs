@@ -20,7 +20,7 @@ pub(crate) fn purge_free_pools(
         let resident = |arena: &ArenaPtr| arena.is_from_source() && arena.resident_mask() != 0;
         let Some(arena) = arenas.emptiest_first().find(resident) else { break };
         let mask = arena.resident_mask();
-        let mut units = mask;
+        let mut units = source.take_back(arena.address(), mask);
         while units != 0 {
             // Neighbours go back in one call.
             let first = units.trailing_zeros() as usize;

@@ -27,7 +27,8 @@ pub struct Span {
 /// 3. `span` always answers the same; an arena inside of it is aligned to its own size; and from its base to the end of an
 ///    arena in use lies nothing but arenas of sources that report this very span, or memory that no pool allocator sees;
 /// 4. `alloc_table` returns zeroed memory that overlaps nothing else in use, until `free_table`;
-/// 5. `populate` keeps every byte, and `purge` changes no byte outside of the range it is given;
+/// 5. `populate` keeps every byte, and `purge` changes no byte outside of the range it is given; units that were offered are
+///    left alone once `take_back` has returned, or `waiting` has not named them;
 /// 6. no method unwinds or allocates through the allocator that uses the source.
 pub unsafe trait ArenaSource {
     /// Does `alloc` return zero bytes?
@@ -92,6 +93,33 @@ pub unsafe trait ArenaSource {
         let _ = (start, bytes);
         0
     }
+
+    /// Lets the memory behind `units` go back when the source likes; bit u of `units` stands for the [`POOL_BYTES`](crate::POOL_BYTES)
+    /// at u times as many bytes from the start of the arena, which is aligned to them.
+    ///
+    /// The allocator has `spare_bytes` of such memory, these included. The default keeps all of it.
+    ///
+    /// # Safety
+    ///
+    /// 1. The units are in an arena of this source, and nothing in them is in use until [`take_back`](Self::take_back) has
+    ///    returned.
+    unsafe fn offer(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+        let _ = (arena, units, spare_bytes);
+    }
+
+    /// Takes `units`, which were offered, back; returns those whose memory is still there. That of the others reads as zero.
+    ///
+    /// From the return on the source leaves all of them alone.
+    fn take_back(&self, arena: NonNull<u8>, units: u64) -> u64 {
+        let _ = arena;
+        units
+    }
+
+    /// Of `units`, which were offered, those whose memory is still there; the source is done with the others.
+    fn waiting(&self, arena: NonNull<u8>, units: u64) -> u64 {
+        let _ = arena;
+        units
+    }
 }
 
 // SAFETY: each method forwards to the same method of `S`, which keeps promises 1-6.
@@ -132,6 +160,19 @@ unsafe impl<S: ArenaSource> ArenaSource for &S {
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
         // SAFETY: the caller's duty is that of `S::purge`.
         unsafe { (**self).purge(start, bytes) }
+    }
+
+    unsafe fn offer(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+        // SAFETY: the caller's duty is that of `S::offer`.
+        unsafe { (**self).offer(arena, units, spare_bytes) };
+    }
+
+    fn take_back(&self, arena: NonNull<u8>, units: u64) -> u64 {
+        (**self).take_back(arena, units)
+    }
+
+    fn waiting(&self, arena: NonNull<u8>, units: u64) -> u64 {
+        (**self).waiting(arena, units)
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod fork;
 #[cfg(feature = "std")]
+mod idle;
+#[cfg(feature = "std")]
 mod interner;
 mod lock;
 mod published;
@@ -16,6 +18,8 @@ pub mod sync;
 #[cfg(all(feature = "fork", unix, not(pymem_loom)))]
 pub use fork::hold_over_forks;
 pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
+#[cfg(feature = "std")]
+pub use idle::{IdleUnits, Keeper};
 #[cfg(feature = "std")]
 pub use interner::{Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};

@@ -19,10 +19,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
-use crate::config::{ARENA_BYTES, ARENA_SHIFT, HUGE_PAGE_BYTES};
+use crate::config::{ARENA_BYTES, ARENA_SHIFT, ARENAS_MAX, HUGE_PAGE_BYTES, REGION_BYTES_MAX};
 use crate::policy::{HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX, REGION_HINTS};
 use crate::source::{ArenaSource, Span};
-use crate::sources::mmap;
+use crate::sources::{mmap, purger};
 
 /// Arenas by `mmap`: from the process's region, and where that has no room from anywhere.
 ///
@@ -62,12 +62,16 @@ impl MmapArenas {
     pub const fn with_huge_pages(huge_pages: HugePages) -> Self {
         Self { huge_pages }
     }
+
+    /// Whether a thread may give free memory back in the background, from now on and for all allocators of the process; at first it may.
+    ///
+    /// What is free stays resident for two seconds, so that a program that needs it again meets no page fault, and goes within
+    /// four. The thread starts when an allocator has 2 MiB to spare, and ends when nothing is left to give back; before a fork it
+    /// ends at once. Without it, memory goes back in later calls, and stays in a process that makes none.
+    pub fn allow_background_thread(is_allowed: bool) {
+        purger::allow_thread(is_allowed);
+    }
 }
-
-/// Bytes that the region can grow to: 64 GiB, where a pointer can hold them.
-const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };
-
-const ARENAS_MAX: usize = REGION_BYTES_MAX >> ARENA_SHIFT;
 
 /// The process's region, and which of its arenas are taken.
 struct Region {
@@ -108,7 +112,9 @@ fn region() -> LockGuard<'static, Region> {
     // Relaxed: whoever sees `false` too late registers the lock once more, which changes nothing.
     if !IS_HELD.load(Ordering::Relaxed) {
         // Without memory for handlers the process does without them, and the next call tries again.
-        IS_HELD.store(hold_over_forks(&OVER_FORKS).is_ok(), Ordering::Relaxed);
+        let is_held =
+            purger::stop_before_forks().and_then(|()| hold_over_forks(&OVER_FORKS)).is_ok();
+        IS_HELD.store(is_held, Ordering::Relaxed);
     }
     REGION.lock()
 }
@@ -151,6 +157,7 @@ impl Region {
             let mut hints = REGION_HINTS.iter().map(|range| range.pick(mmap::random()));
             self.base = hints.find_map(|hint| mmap::map_at(hint, HUGE_PAGE_BYTES));
             self.mapped.set_pair(0, self.base.is_some());
+            self.base.into_iter().for_each(purger::begin);
         }
         Some(Span { base: self.base?, bytes: REGION_BYTES_MAX })
     }
@@ -167,7 +174,10 @@ impl Region {
         }
         self.taken.insert(index);
         if self.warm.remove(index) {
-            return Some((address(base, index), true));
+            let arena = address(base, index);
+            let is_whole =
+                self.reserved.has(index) || purger::take_back(arena, u64::MAX) == u64::MAX;
+            return Some((arena, is_whole));
         }
         let Some(is_resident) = self.fault_huge_page(base, index, huge_pages) else {
             // Nobody gets this pair again: there may be nothing behind its addresses.
@@ -203,6 +213,8 @@ impl Region {
         self.warm.insert(buddy);
         if huge_pages == HugePages::Hugetlb {
             self.reserved.set_pair(index, true);
+        } else {
+            purger::offer(address(base, buddy), u64::MAX, 0);
         }
         Some(true)
     }
@@ -227,7 +239,9 @@ impl Region {
             }
             return;
         }
-        self.warm.remove(buddy(index));
+        if self.warm.remove(buddy(index)) {
+            purger::take_back(address(base, buddy(index)), u64::MAX);
+        }
         let pair = address(base, index & !1);
         // SAFETY: 1: both halves are mapped and free.
         if unsafe { mmap::unmap(pair, HUGE_PAGE_BYTES) } {
@@ -326,5 +340,26 @@ unsafe impl ArenaSource for MmapArenas {
         drop(region);
         // SAFETY: 1: the caller's; arenas are private anonymous memory.
         unsafe { mmap::purge(start, bytes) }
+    }
+
+    unsafe fn offer(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+        // Of a reserved huge page no part goes back.
+        if self.huge_pages != HugePages::Hugetlb {
+            purger::offer(arena, units, spare_bytes);
+        }
+    }
+
+    fn take_back(&self, arena: NonNull<u8>, units: u64) -> u64 {
+        match self.huge_pages {
+            HugePages::Hugetlb => units,
+            _ => purger::take_back(arena, units),
+        }
+    }
+
+    fn waiting(&self, arena: NonNull<u8>, units: u64) -> u64 {
+        match self.huge_pages {
+            HugePages::Hugetlb => units,
+            _ => purger::waiting(arena, units),
+        }
     }
 }

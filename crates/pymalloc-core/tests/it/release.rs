@@ -112,3 +112,120 @@ fn what_is_kept_has_a_floor_and_a_ceiling() {
     assert!((4 << 20..=6 << 20).contains(&resident), "{resident} bytes are kept");
     assert!(open <= 4, "{open} classes keep a pool after a trim");
 }
+
+/// Blocks of 40 MiB that come and go; returns the page faults of this thread meanwhile.
+fn burst(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> i64 {
+    let faults = || {
+        // SAFETY: all zeros are a valid `rusage`: it has numbers only.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is writable.
+        unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        usage.ru_minflt
+    };
+    let mut blocks = Vec::with_capacity(50_000);
+    let before = faults();
+    for _ in 0..50_000 {
+        let block = alloc.malloc(800).unwrap();
+        // SAFETY: a live block of 800 bytes.
+        unsafe { block.write_bytes(1, 800) };
+        blocks.push(block);
+    }
+    for block in blocks {
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(Some(block)) };
+    }
+    faults() - before
+}
+
+/// Threads of this process.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// What is kept after a burst goes while the process makes no call, and the thread that saw to it ends.
+#[test]
+fn an_idle_process_holds_little() {
+    alone("release::an_idle_process_holds_little", || {
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let before = (resident_bytes(), threads());
+        let first = alloc.malloc(100);
+        assert_eq!(threads(), before.1, "no thread before there is something to do");
+        burst(&alloc);
+        let after = resident_bytes() - before.0;
+        assert!(after > 4 << 20, "{after} bytes are kept for a moment");
+        let live: Vec<_> = (0..1_000).map(|_| alloc.calloc(1, 800).unwrap()).collect();
+        // SAFETY: live blocks of 800 bytes.
+        live.iter().for_each(|block| unsafe { block.write_bytes(7, 800) });
+        assert_eq!(threads(), before.1 + 1);
+        std::thread::sleep(std::time::Duration::from_secs(7));
+        let idle = resident_bytes() - before.0;
+        assert!(idle < 2 << 20, "{idle} bytes are kept by an idle process");
+        assert_eq!(threads(), before.1, "the thread has ended");
+        for block in live {
+            // SAFETY: a live block of 800 bytes.
+            let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), 800) };
+            assert!(bytes.iter().all(|byte| *byte == 7), "a live block went back");
+            // SAFETY: live, and forgotten.
+            unsafe { alloc.free(Some(block)) };
+        }
+        alloc.check_invariants();
+        // What went is had again, and goes again.
+        burst(&alloc);
+        assert_eq!(threads(), before.1 + 1);
+        // SAFETY: live, and forgotten.
+        unsafe { alloc.free(first) };
+        alloc.check_invariants();
+    });
+}
+
+/// Before a fork the thread ends and what is kept goes; parent and child go on.
+#[test]
+fn a_fork_has_no_second_thread() {
+    alone("release::a_fork_has_no_second_thread", || {
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let before = (resident_bytes(), threads());
+        for _ in 0..20 {
+            burst(&alloc);
+            assert_eq!(threads(), before.1 + 1);
+            // SAFETY: the child calls what may follow a fork, and ends without unwinding.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: a child that hangs ends by the alarm.
+                unsafe { libc::alarm(20) };
+                burst(&alloc);
+                let is_watched = threads() == 2;
+                // SAFETY: the child ends here.
+                unsafe { libc::_exit(i32::from(!is_watched)) };
+            }
+            let (kept, count) = (resident_bytes() - before.0, threads());
+            let mut status = 0;
+            // SAFETY: a child of ours, and a place for its status.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert_eq!(status, 0, "the child has a thread of its own");
+            assert_eq!(count, before.1, "the parent has one thread");
+            assert!(kept < 2 << 20, "{kept} bytes are kept over a fork");
+        }
+    });
+}
+
+/// Without the thread, later calls give back what is kept.
+#[test]
+fn without_a_thread_calls_give_memory_back() {
+    alone("release::without_a_thread_calls_give_memory_back", || {
+        MmapArenas::allow_background_thread(false);
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let before = (resident_bytes(), threads());
+        burst(&alloc);
+        let after = resident_bytes() - before.0;
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            // A pool of another class opens and closes.
+            let blocks: Vec<_> = (0..2_000).map(|_| alloc.malloc(16)).collect();
+            // SAFETY: live, and forgotten.
+            blocks.into_iter().for_each(|block| unsafe { alloc.free(block) });
+        }
+        let idle = resident_bytes() - before.0;
+        assert_eq!(threads(), before.1);
+        assert!(idle + (3 << 20) < after, "{idle} bytes are kept, of {after}");
+    });
+}

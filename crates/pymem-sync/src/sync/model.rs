@@ -182,6 +182,16 @@ atomic!(AtomicU64, u64);
 atomic!(AtomicPtr<T>, *mut T);
 
 impl AtomicU64 {
+    pub(crate) fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+        self.turn.take();
+        self.atomic.fetch_or(value, order)
+    }
+
+    pub(crate) fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
+        self.turn.take();
+        self.atomic.fetch_and(value, order)
+    }
+
     pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
         self.turn.take();
         self.atomic.fetch_add(value, order)

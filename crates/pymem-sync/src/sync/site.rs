@@ -94,4 +94,12 @@ sites! {
     InternerList = "interner-list",
     /// The Acquire that begins a walk; weakened: as above.
     InternerWalk = "interner-walk",
+    /// The Release that offers idle memory; weakened: it is given back under its owner's last access.
+    IdleOffer = "idle-offer",
+    /// The Acquire that ends a period; weakened: as above.
+    IdleAge = "idle-age",
+    /// The fence between an offer and the look for a keeper; removed: memory waits and nobody is awake.
+    IdleOfferFence = "idle-offer-fence",
+    /// The fence between going to sleep and the last look; removed: as above.
+    IdleRestFence = "idle-rest-fence",
 }
