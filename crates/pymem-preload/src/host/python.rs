@@ -33,11 +33,14 @@ pub(crate) struct Host {
     is_on_libc: bool,
 }
 
-static HOST: OnceLock<Option<Host>> = OnceLock::new();
+static HOST: OnceLock<Host> = OnceLock::new();
 
-/// The interpreter in this process; `None` without one, and for versions before 3.8.
+/// The interpreter in this process; `None` without one, and for versions before 3.8. A program may bring one later.
 pub(crate) fn host() -> Option<&'static Host> {
-    HOST.get_or_init(Host::find).as_ref()
+    match HOST.get() {
+        Some(host) => Some(host),
+        None => Host::find().map(|host| HOST.get_or_init(|| host)),
+    }
 }
 
 impl Host {

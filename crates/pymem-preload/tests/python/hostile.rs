@@ -15,10 +15,11 @@ use crate::process::{Outcome, library, plain, python, run, succeed, with_gil};
 use crate::sweep::{State, sweep};
 
 /// Each variable that the library reads, and the names by which a refusal may call it.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     "PYTHONMALLOC",
     "PYTHONMALLOCSTATS",
     "PYMEM_DEBUG",
+    "PYMEM_REPORT",
     "PYMEM_STATS",
     "PYMEM_TRACE",
     "PYMEM_TRACE_LIMIT",

@@ -55,6 +55,7 @@ pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
         "PYTHONMALLOCSTATS",
         "PYTHONTRACEMALLOC",
         "PYMEM_DEBUG",
+        "PYMEM_REPORT",
         "PYMEM_STATS",
         "PYMEM_TRACE",
         "PYMEM_TRACE_LIMIT",
