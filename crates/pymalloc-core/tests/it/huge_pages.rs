@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use malloc_api::testing::alone;
 use pymalloc_core::{ARENA_BYTES, ArenaSource, HugePages, MmapArenas};
 use rstest::rstest;
 
@@ -39,4 +40,22 @@ fn arenas_are_zero_when_new_and_nobody_elses(
         // SAFETY: taken off the list, so not used again.
         unsafe { source.free(arena, ARENA_BYTES) };
     }
+}
+
+/// Where the system has no reserved huge page left, arenas are made of small pages, which come one by one.
+#[test]
+fn without_reserved_pages_arenas_have_small_ones() {
+    let system = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = system.lines().find_map(|line| line.strip_prefix("HugePages_Free:"));
+    if free.map(str::trim) != Some("0") {
+        eprintln!("skipped: the system has reserved huge pages, or does not say");
+        return;
+    }
+    alone("huge_pages::without_reserved_pages_arenas_have_small_ones", || {
+        let source = MmapArenas::with_huge_pages(HugePages::Hugetlb);
+        let (arena, is_resident) = source.alloc_for(ARENA_BYTES, 1 << 30).unwrap();
+        assert!(!is_resident);
+        // SAFETY: not used again.
+        unsafe { source.free(arena, ARENA_BYTES) };
+    });
 }
