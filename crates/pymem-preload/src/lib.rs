@@ -21,6 +21,7 @@ mod host {
     pub(crate) mod frame_words;
     pub(crate) mod gil;
     pub(crate) mod hooks;
+    pub(crate) mod program_start;
     pub(crate) mod python;
     pub(crate) mod python_frames;
     pub(crate) mod stand_ins;

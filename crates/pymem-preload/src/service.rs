@@ -11,8 +11,8 @@ use pymem_domains::{
     ReleaseLevel,
 };
 
-use crate::host::hooks;
 use crate::host::python::{Host, host};
+use crate::host::{hooks, program_start};
 use crate::observe::drawable::Drawable;
 use crate::observe::moments::Attentive;
 use crate::observe::{budget, counting, heap_map, profile, tracing};
@@ -66,6 +66,10 @@ pub(crate) unsafe fn install(
     let service = SERVICE.get().ok_or(Refusal::TooLate)?;
     // SAFETY: 1: by duty 1.
     unsafe { service.install_in(host) };
+    if options.leaks.is_some() {
+        // SAFETY: 1: by duty 1.
+        unsafe { program_start::set_leaks_baseline() };
+    }
     Ok(service)
 }
 

@@ -122,6 +122,21 @@ functions! {
     }
 }
 
+/// A function that is told each event of an interpreter's audit.
+pub(crate) type AuditHook = unsafe extern "C" fn(
+    event: *const c_char,
+    arguments: *mut PyObject,
+    data: *mut c_void,
+) -> c_int;
+
+functions! {
+    /// The function by which one of ours is told events, before the interpreter starts too.
+    AuditApi {
+        add_audit_hook = c"PySys_AddAuditHook":
+            unsafe extern "C" fn(hook: AuditHook, data: *mut c_void) -> c_int,
+    }
+}
+
 functions! {
     /// The functions by which a function of ours is called when the program is over.
     AtExitApi {
