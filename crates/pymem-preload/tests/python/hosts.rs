@@ -1,5 +1,9 @@
 //! What differs between hosts: subinterpreters, debug builds, and where an interpreter keeps its frames.
 
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
 use pymem_domains::AllocatorName;
 use rstest::rstest;
 
@@ -192,4 +196,58 @@ print('well')
             );
         }
     }
+}
+
+/// The hooks ask the interpreter for the thread's state once, and then read the word that holds it.
+#[test]
+fn the_thread_check_calls_nothing_of_the_interpreter() {
+    if run(plain("sh").args(["-c", "command -v valgrind"])).status != Some(0) {
+        eprintln!("skipped: valgrind is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for interpreter in with_gil().filter(|python| python.minor > 13) {
+        let counts = folder.path().join(interpreter.minor.to_string());
+        let mut command = python(Path::new("valgrind"), "debug");
+        command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", counts.display()));
+        command.arg(&interpreter.path).args(["-S", "-c", "for n in range(3000): str(n) * 2"]);
+        let outcome = run(&mut command);
+        assert_eq!(outcome.status, Some(0), "{interpreter}: {outcome:?}");
+        let text = fs::read_to_string(counts).expect("counts");
+        let calls = calls_by_function(&text);
+        let count_of = |wanted: &str| {
+            let counts = calls.iter().filter(|(name, _)| name.contains(wanted));
+            counts.map(|(_, count)| count).sum::<u64>()
+        };
+        let served = count_of("DebugHooks<A> as malloc_api::malloc::Malloc>::malloc");
+        let asked = count_of("PyThreadState_GetUnchecked");
+        println!("{interpreter}: {served} calls of malloc, {asked} of the interpreter");
+        assert!(served > 10_000 && asked < 10, "{interpreter}: {served} served, {asked} asked");
+    }
+}
+
+/// How often each function was called, from a file of callgrind's, which names a function once and then by its number.
+fn calls_by_function(text: &str) -> HashMap<&str, u64> {
+    let (mut names, mut calls) = (HashMap::new(), HashMap::new());
+    let mut called = "";
+    for line in text.lines() {
+        let (key, value) = line.split_once('=').unwrap_or_default();
+        match key {
+            "fn" | "cfn" => {
+                let (number, name) = value.split_once(' ').unwrap_or((value, ""));
+                if !name.is_empty() {
+                    names.insert(number, name);
+                }
+                if key == "cfn" {
+                    called = names.get(number).copied().unwrap_or_default();
+                }
+            }
+            "calls" => {
+                let count = value.split(' ').next().and_then(|count| count.parse().ok());
+                *calls.entry(called).or_default() += count.unwrap_or(0_u64);
+            }
+            _ => {}
+        }
+    }
+    calls
 }
