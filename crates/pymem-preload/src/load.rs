@@ -2,6 +2,7 @@
 //! started. The dynamic linker runs it after relocation and before `main`, on the only thread.
 
 use core::ffi::{CStr, c_char, c_int};
+use std::sync::OnceLock;
 
 use pymem_domains::{AllocatorName, Build, Rejection};
 
@@ -26,7 +27,10 @@ extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *co
     }
     // SAFETY: 1: as above.
     unsafe { environment::take_back() };
-    let Some(host) = host() else { return };
+    let Some(host) = host() else {
+        // SAFETY: 1: as above.
+        return unsafe { mind_late_hosts() };
+    };
     if host.is_initialized() {
         return;
     }
@@ -36,6 +40,27 @@ extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *co
     let line = unsafe { CommandLine::of_process(argc, argv) };
     // SAFETY: 1: as above.
     unsafe { on_start(host, line) };
+}
+
+/// Has a program that asks for something by name, and brings its interpreter later, told at its exit that this was not served.
+///
+/// # Safety
+///
+/// 1. No other thread changes the environment.
+unsafe fn mind_late_hosts() {
+    static ASKED: OnceLock<(u32, &CStr)> = OnceLock::new();
+    extern "C" fn on_exit() {
+        let Some((process, name)) = ASKED.get() else { return };
+        if *process == std::process::id() && service::installed().is_none() && host().is_some() {
+            Refusal::LateHost(name.to_string_lossy().into_owned()).say();
+        }
+    }
+    // SAFETY: 1: by duty 1.
+    if let Some(name) = unsafe { options::asked_by_name() } {
+        ASKED.get_or_init(|| (std::process::id(), name));
+        // SAFETY: a function that takes nothing; a full table of handlers costs the line alone.
+        unsafe { libc::atexit(on_exit) };
+    }
 }
 
 /// Installs what the environment asks for, and ends the process on a request that cannot be met.

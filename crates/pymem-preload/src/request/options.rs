@@ -94,6 +94,7 @@ pub(crate) unsafe fn asked_by_name() -> Option<&'static CStr> {
         c"PYMEM_STATS",
         c"PYMEM_TRACE",
         c"PYMEM_PROFILE",
+        c"PYMEM_LIMIT",
         c"PYMEM_HEAP_MAP",
     ];
     names.into_iter().find(|name| {

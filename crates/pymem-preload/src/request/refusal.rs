@@ -35,6 +35,12 @@ pub(crate) enum Refusal {
          PYTHONDEVMODE away, and set PYTHONMALLOC=debug"
     )]
     DevMode(String),
+    /// The program brought its interpreter when it was running, and this variable asks for something.
+    #[error(
+        "{0}: nothing was served: the program brought its interpreter after its start; have it call pymem_setup before \
+         Py_Initialize"
+    )]
+    LateHost(String),
     /// `PYMEM_DEBUG` is no list of options.
     #[error("PYMEM_DEBUG: {0}")]
     Debug(ParseOptionsError),
@@ -157,6 +163,7 @@ mod tests {
                 ("pymem_preload::Refusal::Domains", &R::Domains(DomainsError::Hooks(hooks))),
                 ("pymem_preload::Refusal::FreeThreaded", &R::FreeThreaded("pymalloc".into())),
                 ("pymem_preload::Refusal::DevMode", &R::DevMode("PYMEM_DEBUG".into())),
+                ("pymem_preload::Refusal::LateHost", &R::LateHost("PYMEM_DEBUG".into())),
                 ("pymem_preload::Refusal::Debug", &R::Debug(word)),
                 (
                     "pymem_preload::Refusal::DebugRow",

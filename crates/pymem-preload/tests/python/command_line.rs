@@ -96,13 +96,15 @@ blocks = [str(n) * 30 for n in range(100_000)]
 #[test]
 fn a_request_in_dev_mode_is_answered() {
     for interpreter in with_gil() {
-        for (variable, lines) in [("PYMEM_DEBUG", 1), ("PYMEM_OTHER", 0)] {
+        for (variable, lines) in [("PYMEM_DEBUG", 1), ("PYMEM_LIMIT", 1), ("PYMEM_OTHER", 0)] {
             let mut command = preloaded(&interpreter.path);
             command.env(variable, "backtrace=8").args(["-W", "ignore", "-X", "dev", "-c", "pass"]);
             let outcome = run(&mut command);
             assert_eq!(outcome.status, Some(0), "{interpreter}: {outcome:?}");
             let said = outcome.stderr.lines().filter(|line| {
-                line.starts_with("pymem-preload: PYMEM_DEBUG: nothing is served in dev mode")
+                line.starts_with(&format!(
+                    "pymem-preload: {variable}: nothing is served in dev mode"
+                ))
             });
             assert_eq!(said.count(), lines, "{interpreter}: {outcome:?}");
         }

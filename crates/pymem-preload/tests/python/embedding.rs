@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use crate::interpreters::Interpreter;
-use crate::process::{interpreters, plain, succeed};
+use crate::process::{interpreters, plain, preloaded, run, succeed};
 
 fn example() -> PathBuf {
     let test = env::current_exe().expect("the test knows its own path");
@@ -39,5 +39,47 @@ fn an_embedder_chooses_once() {
     }
     if ran == 0 {
         eprintln!("skipped: no interpreter with a shared libpython is installed");
+    }
+}
+
+/// A program that brings its interpreter after its start is told so, where it asks for something by name.
+#[test]
+fn a_late_interpreter_is_told_of() {
+    const PROGRAM: &str = r#"
+#include <dlfcn.h>
+int main(int count, char **words) {
+    void *library = dlopen(words[1], RTLD_NOW | RTLD_GLOBAL);
+    if (!library) return 2;
+    ((void (*)(void))dlsym(library, "Py_Initialize"))();
+    return ((int (*)(const char *))dlsym(library, "PyRun_SimpleString"))("print('well')");
+}
+"#;
+    if run(plain("sh").args(["-c", "command -v cc"])).status != Some(0) {
+        return eprintln!("skipped: there is no C compiler");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (source, program) = (folder.path().join("late.c"), folder.path().join("late"));
+    std::fs::write(&source, PROGRAM).expect("a file of the test");
+    succeed(plain("cc").arg("-o").arg(&program).arg(&source).arg("-ldl"));
+    for interpreter in interpreters() {
+        let Some(library) = shared_library(interpreter) else { continue };
+        let home = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
+        for (variable, told) in [("PYMEM_STATS", true), ("PYMEM_OTHER", false)] {
+            let mut command = preloaded(&program);
+            command.env("PYTHONHOME", home).env(variable, "1");
+            let outcome = run(command.arg(&library));
+            assert_eq!(
+                (outcome.status, outcome.stdout.as_str()),
+                (Some(0), "well\n"),
+                "{interpreter}: {outcome:?}"
+            );
+            let line = "pymem-preload: PYMEM_STATS: nothing was served: the program brought its interpreter";
+            assert_eq!(outcome.stderr.starts_with(line), told, "{interpreter}: {outcome:?}");
+            assert_eq!(
+                outcome.stderr.lines().count(),
+                usize::from(told),
+                "{interpreter}: {outcome:?}"
+            );
+        }
     }
 }
