@@ -4,7 +4,9 @@ use core::cell::Cell;
 use std::rc::Rc;
 
 use pymem_sync::qsbr::{Collector, Delayed, Domain, Participant, Reclaim};
-use pymem_sync::{Drain, ForkLock, ForkLocks, Lock, LockGuard, Published, RawLock, RemoteStack};
+use pymem_sync::{
+    Drain, ForkLock, ForkLocks, IdleUnits, Keeper, Lock, LockGuard, Published, RawLock, RemoteStack,
+};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
 struct Item;
@@ -22,6 +24,8 @@ assert_impl_all!(Published<u8>: Send, Sync);
 assert_not_impl_any!(Published<Cell<u8>>: Send, Sync);
 assert_impl_all!(RemoteStack: Send, Sync);
 assert_not_impl_any!(Drain<'static>: Send, Sync);
+assert_impl_all!(IdleUnits: Send, Sync);
+assert_impl_all!(Keeper: Send, Sync);
 assert_impl_all!(Collector: Send, Sync);
 assert_impl_all!(Domain<Item>: Send, Sync);
 assert_impl_all!(Participant<'static>: Send);
