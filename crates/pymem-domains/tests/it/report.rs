@@ -286,7 +286,8 @@ mod mimalloc {
         // SAFETY: live, of this domain, not used again.
         unsafe { domains.get(Domain::Obj).free(obj) };
         fill_and_free(domains, 100_000, 256);
-        domains.release_in(&*thread, ReleaseLevel::Pages).unwrap();
+        let bytes = domains.release_in(&*thread, ReleaseLevel::Pages).unwrap();
+        assert!((10 << 20..1 << 30).contains(&bytes), "{bytes} of 25,600,000");
         assert_eq!(domains.allocated_blocks_in(&*thread).unwrap(), before);
     }
 
@@ -335,7 +336,11 @@ mod mimalloc {
         assert!(stats.reserved_bytes >= stats.committed_bytes, "{stats}");
         // This process has a thread that runs the tests; its fork has none but its own, where nobody has to be stopped.
         assert_eq!((domains.allocated_blocks(), domains.stats().mimalloc), (None, None));
-        let alone = || assert_eq!(domains.allocated_blocks(), Some(before + 5_000));
+        let alone = || {
+            assert_eq!(domains.allocated_blocks(), Some(before + 5_000));
+            let stats = domains.stats().mimalloc.unwrap();
+            assert_eq!(stats.allocated_blocks, before + 5_000);
+        };
         assert!(crate::forks::fork(alone), "the count of a lone thread");
     }
 
