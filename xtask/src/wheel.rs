@@ -1,8 +1,10 @@
 //! Owns `cargo xtask wheel`: the Python distribution, built as it ships, and the check that people can use it who have a Python
 //! and nothing else. Leaves what is packed, and how the library is built for it, to `python/hatch_build.py`.
 
+mod environment;
+mod suites;
+
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +12,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
+
+use environment::Environment;
 
 use crate::python::Interpreter;
 use crate::workspace;
@@ -39,6 +43,9 @@ pub(crate) struct Args {
     /// Check the wheel, in an empty environment of each interpreter that is there, and run the package's tests.
     #[arg(long)]
     check: bool,
+    /// Run the test suites of three published packages with C extensions, with and without the checks; it takes minutes.
+    #[arg(long)]
+    suites: bool,
 }
 
 /// Builds the wheel and the sdist, and checks them where that is asked for.
@@ -52,7 +59,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tools.install_from(&shell, "requirements-build.txt")?;
     let wheel = build(&shell, &tools, &args.out)?;
     println!("{}: {} bytes", wheel.display(), fs::metadata(&wheel)?.len());
-    if args.check { check(&shell, &tools, &wheel) } else { Ok(()) }
+    if args.check {
+        check(&shell, &tools, &wheel)?;
+    }
+    if args.suites { suites::run(&shell, &wheel) } else { Ok(()) }
 }
 
 /// The step of `cargo xtask ci`.
@@ -65,7 +75,7 @@ pub(crate) fn step(shell: &Shell) -> Result<()> {
         println!("skipped: the wheel needs a python3 with venv; python3-venv in Debian");
         return Ok(());
     }
-    run(&Args { out: workspace::target().join("wheel/dist"), check: true })
+    run(&Args { out: workspace::target().join("wheel/dist"), check: true, suites: false })
 }
 
 /// Gives `command` an environment of its own, in which pip finds the wheel of these sources as it finds a published one.
@@ -78,7 +88,7 @@ pub(crate) fn let_install(command: &mut Command) -> Result<()> {
     let shell = workspace::shell()?;
     let wheels = workspace::target().join("wheel/dist");
     if WHEELS.get().is_none() {
-        run(&Args { out: wheels.clone(), check: false })?;
+        run(&Args { out: wheels.clone(), check: false, suites: false })?;
         // pip takes an installed package of the same version for this one.
         shell.remove_path(workspace::target().join("wheel/documents"))?;
     }
@@ -87,46 +97,6 @@ pub(crate) fn let_install(command: &mut Command) -> Result<()> {
     command.env("PATH", environment.path()?);
     command.env("PIP_FIND_LINKS", wheels).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
     Ok(())
-}
-
-/// A virtual environment below the target folder.
-struct Environment(PathBuf);
-
-impl Environment {
-    /// Makes an empty environment of `python`, or takes the one of that name that is there.
-    fn new(shell: &Shell, python: &Path, name: &str) -> Result<Self> {
-        let folder = workspace::target().join("wheel").join(name);
-        let environment = Self(folder.clone());
-        if !environment.program("pip").exists() {
-            cmd!(shell, "{python} -m venv --clear {folder}").quiet().run()?;
-        }
-        Ok(environment)
-    }
-
-    /// Makes an environment with nothing in it, not even pip.
-    fn empty(shell: &Shell, python: &Path, name: &str) -> Result<Self> {
-        let folder = workspace::target().join("wheel").join(name);
-        cmd!(shell, "{python} -m venv --clear --without-pip {folder}").quiet().run()?;
-        Ok(Self(folder))
-    }
-
-    fn program(&self, name: &str) -> PathBuf {
-        self.0.join("bin").join(name)
-    }
-
-    /// The search path with the environment's programs first.
-    fn path(&self) -> Result<OsString> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let folders = [self.0.join("bin")].into_iter().chain(env::split_paths(&path));
-        Ok(env::join_paths(folders)?)
-    }
-
-    /// Installs what a file of the folder `python` lists.
-    fn install_from(&self, shell: &Shell, requirements: &str) -> Result<()> {
-        let pip = self.program("pip");
-        let file = workspace::root().join("python").join(requirements);
-        Ok(cmd!(shell, "{pip} install --quiet --disable-pip-version-check -r {file}").run()?)
-    }
 }
 
 /// Builds both distributions into the folder `out`, from the sources as they are; gives the wheel.
@@ -223,7 +193,7 @@ fn in_empty_environment(
     cmd!(shell, "{pip} --python {python} install {options...} {wheel}").quiet().run()?;
     let bare = |program: PathBuf| {
         let mut command = Command::new(program);
-        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(&environment.0);
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(environment.folder());
         command
     };
     let mut hi = bare(python.clone());
@@ -242,7 +212,7 @@ fn in_empty_environment(
             command.args(["-m", "pymem_domains"]).args(words);
             expect(command, "")?;
         }
-        let stacks = fs::read_to_string(environment.0.join("app.collapsed"))?;
+        let stacks = fs::read_to_string(environment.folder().join("app.collapsed"))?;
         ensure!(stacks.contains("hoard"), "the profile does not name `hoard`:\n{stacks}");
     }
     println!("{interpreter}: hi, {row}");
