@@ -4,6 +4,7 @@ mod collapsed;
 mod file;
 mod format;
 mod html;
+mod pprof;
 mod speedscope;
 mod table;
 

@@ -155,7 +155,7 @@ int pymem_profile_stop(void);
 int pymem_profile_write(const char *path);
 
 /**
- * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`.
+ * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `pprof`.
  *
  * A null `out` is the standard output; a null `format` is the one that the name of `out` tells. `before`, where it is not null, is the
  * file of an older profile: what is drawn is then by how much each stack holds more than in that one.

@@ -263,7 +263,7 @@ pub unsafe extern "C" fn pymem_profile_write(path: *const c_char) -> c_int {
     if written.is_ok() { OK } else { NOT_WRITTEN }
 }
 
-/// Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`.
+/// Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `pprof`.
 ///
 /// A null `out` is the standard output; a null `format` is the one that the name of `out` tells. `before`, where it is not null, is the
 /// file of an older profile: what is drawn is then by how much each stack holds more than in that one.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::collapsed::Collapsed;
 use super::file::{ProfileFile, Which};
 use super::html::Html;
+use super::pprof;
 use super::speedscope::Speedscope;
 use super::table::Table;
 
@@ -26,6 +27,8 @@ pub enum ReportFormat {
     Speedscope,
     /// A page for a browser, which needs nothing else.
     Html,
+    /// A gzip of pprof's message, for `go tool pprof` and services that take its files.
+    Pprof,
 }
 
 /// A text is the name of no [`ReportFormat`].
@@ -35,12 +38,13 @@ pub struct FormatError(String);
 
 impl ReportFormat {
     /// Each format by its name, with how the name of a file in that format ends.
-    const NAMES: [(&'static str, &'static str, Self); 5] = [
+    const NAMES: [(&'static str, &'static str, Self); 6] = [
         ("json", ".json", Self::Json),
         ("table", ".txt", Self::Table),
         ("collapsed", ".collapsed", Self::Collapsed),
         ("speedscope", ".speedscope.json", Self::Speedscope),
         ("html", ".html", Self::Html),
+        ("pprof", ".pb.gz", Self::Pprof),
     ];
 
     /// The format that the name of a file tells; the profile's own where it tells none.
@@ -68,6 +72,7 @@ impl ReportFormat {
             Self::Collapsed => write!(to, "{}", Collapsed(file, Which::Peak)),
             Self::Speedscope => write!(to, "{}", Speedscope(file)),
             Self::Html => write!(to, "{}", Html(file)),
+            Self::Pprof => pprof::write(file, to),
         }
     }
 }

@@ -169,6 +169,7 @@ obj            1.9 MiB       2.9 MiB       8.6 MiB
 #[case("b/a.txt", ReportFormat::Table)]
 #[case("a.collapsed", ReportFormat::Collapsed)]
 #[case("a.html", ReportFormat::Html)]
+#[case("a.pb.gz", ReportFormat::Pprof)]
 fn the_name_of_a_file_tells_its_format(#[case] name: &str, #[case] expected: ReportFormat) {
     assert_eq!(ReportFormat::of_path(std::path::Path::new(name)), expected);
 }
