@@ -304,6 +304,8 @@ for thread in threads: thread.join()
 ";
     let fits = |mut command: Command, mebibytes: libc::rlim_t| {
         let command = limit_addresses(&mut command, mebibytes << 20);
+        // The C library takes 128 MiB of addresses for a moment when another thread allocates first, or no thread can start.
+        command.env("MALLOC_ARENA_MAX", "1");
         run(command.args(["-c", PROGRAM])).status == Some(0)
     };
     for interpreter in oldest_and_newest() {
