@@ -45,7 +45,7 @@ const REGISTER: u8 = 1;
 /// Whether the end has come.
 static IS_OVER: AtomicBool = AtomicBool::new(false);
 
-/// Has `work` called at each `moment`.
+/// Has `work` called at each `moment`. A signal that the program has a handler for stays the program's.
 ///
 /// # Errors
 ///
@@ -66,6 +66,15 @@ pub(crate) fn at(moment: Moment, work: Work) -> io::Result<()> {
     let handler: extern "C" fn(c_int) = note_signal;
     // SAFETY: all zeros are a valid `sigaction`: no flags, and an empty mask.
     let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
+    // SAFETY: room for what the signal does now.
+    if unsafe { libc::sigaction(number, ptr::null(), &raw mut action) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction) {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    action = unsafe { core::mem::zeroed() };
     action.sa_sigaction = handler as usize;
     action.sa_flags = libc::SA_RESTART;
     // SAFETY: a filled action whose handler takes one number and only stores a note.

@@ -216,17 +216,21 @@ fourth = bytearray(91_000)
 #[test]
 fn a_running_program_starts_and_reports_by_the_library_and_a_leak_is_what_grew() {
     const PROGRAM: &str = "\
-import ctypes, sys
+import ctypes, os, signal, sys
 folder = sys.argv[1].encode()
 pymem = ctypes.PyDLL(None)
+signals = []
+signal.signal(signal.SIGUSR2, lambda *_: signals.append(1))
 assert pymem.pymem_profile_start(None) == -1
 assert pymem.pymem_profile_start(folder + b'/a,fast') == -1
 assert pymem.pymem_profile_start(folder + b'/none/a') == -2
 assert pymem.pymem_profile_start(folder + b'/end.json') == 0
+os.kill(os.getpid(), signal.SIGUSR2)
+assert signals == [1]
 kept = []
 def request(n):
     answer = [str(n), {n: n}]
-    if n % 100 == 7:
+    if n % 10_000 == 7:
         kept.append(bytearray(500))
     return answer
 cache = [request(n) for n in range(2_000)]
@@ -250,7 +254,7 @@ assert pymem.pymem_report(folder + b'/end', None, None, None) == -3
         assert_eq!(outcome.stderr.lines().count(), 3, "{interpreter}: {}", outcome.stderr);
         let (_, most) = outcome.stdout.split_once("most at\n").expect("a table");
         let first = most.lines().next().unwrap_or_default();
-        assert!(first.ends_with("leak.py:12 request"), "{interpreter}: {}", outcome.stdout);
+        assert!(first.ends_with("leak.py:16 request"), "{interpreter}: {}", outcome.stdout);
         assert!(folder.path().join("end.json").exists(), "{interpreter}");
     }
 }
