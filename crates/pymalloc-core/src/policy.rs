@@ -67,9 +67,10 @@ impl HintRange {
 
 /// Where the region begins if the addresses are free, in order of preference.
 ///
-/// Nothing else must come to lie in the region, not even where an arena went; without such a place there is no region. From 32 to 40 TiB there is nothing on Linux and macOS: above what
-/// mimalloc asks for (2 to 30 TiB), below the kernel's own choices (42 TiB with an unlimited stack, else at the top),
-/// programs (85 TiB) and the shadow of sanitizers. From 128 to 192 GiB is for systems with 39 bits of addresses.
+/// Nothing else must come to lie in the region, not even where an arena was; without such a place there is no region. Linux
+/// and macOS place nothing from 32 to 40 TiB: this is above what mimalloc asks for (2 to 30 TiB), below the kernel's own
+/// choices (42 TiB with an unlimited stack, else at the top), programs (85 TiB) and the shadow of sanitizers. The range
+/// from 128 to 192 GiB is for systems with 39 bits of addresses.
 #[cfg(feature = "std")]
 pub(crate) const REGION_HINTS: [HintRange; 2] = [
     HintRange { start: 32 << 40, bytes: 8 << 40 },

@@ -94,8 +94,8 @@ pub unsafe trait ArenaSource {
         0
     }
 
-    /// Lets the memory behind `units` go back when the source likes; bit u of `units` stands for the [`POOL_BYTES`](crate::POOL_BYTES)
-    /// at u times as many bytes from the start of the arena, which is aligned to them.
+    /// Lets the memory behind `units` go back when the source likes; bit u of `units` stands for unit u of the arena, [`POOL_BYTES`](crate::POOL_BYTES)
+    /// long, at u times that many bytes from the arena's aligned start.
     ///
     /// The allocator has `spare_bytes` of such memory, these included. The default keeps all of it.
     ///
@@ -109,7 +109,7 @@ pub unsafe trait ArenaSource {
 
     /// Takes `units`, which were offered, back; returns those whose memory is still there. That of the others reads as zero.
     ///
-    /// From the return on the source leaves all of them alone.
+    /// The source leaves all of them alone from the return on.
     fn take_back(&self, arena: NonNull<u8>, units: u64) -> u64 {
         let _ = arena;
         units

@@ -1,9 +1,9 @@
-//! Owns memory of the region that nobody needs at the moment: it stays for a period at least and goes after two, also in a
-//! process that makes no call any more. Leaves to `pymem_sync::IdleUnits` how owner and purger agree without a lock.
+//! Owns memory of the region that nobody needs at the moment: the memory stays for one period at least and for two at most, also
+//! in a process that makes no further call. Leaves to `pymem_sync::IdleUnits` how owner and purger agree without a lock.
 //!
 //! A thread ends the periods. It starts when some allocator has a few MiB to spare, ends when nothing waits any more, and is
-//! gone before a fork: what waits then goes back at once, since after a fork each page costs a fault anyway. Where there may be
-//! no thread, the calls that offer memory end the periods.
+//! gone before a fork: what waits then goes back at once, since after a fork each page costs a fault anyway. Where a
+//! thread is not allowed, the calls that offer memory end the periods.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -112,7 +112,7 @@ fn end_period_if_due() {
     }
 }
 
-/// Has the thread ended before every fork. Locks under which this module is called are registered later, and so taken before.
+/// Ends the thread before every fork. Locks under which this module is called are registered later, and so are taken earlier.
 ///
 /// # Errors
 ///
@@ -187,7 +187,7 @@ impl HeldOverFork for BeforeForks {
             while KEEPER.is_awake() {
                 std::thread::sleep(core::time::Duration::from_micros(20));
             }
-            // Twice: what is young, too.
+            // The second period gives back what was young in the first.
             end_period();
             end_period();
             KEEPER.lock().lock();

@@ -63,7 +63,8 @@ impl MmapArenas {
         Self { huge_pages }
     }
 
-    /// Whether a thread may give free memory back in the background, from now on and for all allocators of the process; at first it may.
+    /// Whether a thread may give free memory back in the background, from now on and for all allocators of the process; at first
+    /// it may.
     ///
     /// What is free stays resident for two seconds, so that a program that needs it again meets no page fault, and goes within
     /// four. The thread starts when an allocator has 2 MiB to spare, and ends when nothing is left to give back; before a fork it
@@ -343,7 +344,7 @@ unsafe impl ArenaSource for MmapArenas {
     }
 
     unsafe fn offer(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
-        // Of a reserved huge page no part goes back.
+        // No part of a reserved huge page goes back.
         if self.huge_pages != HugePages::Hugetlb {
             purger::offer(arena, units, spare_bytes);
         }
