@@ -17,7 +17,6 @@ mod request {
 mod host {
     pub(crate) mod capi;
     pub(crate) mod debug_offsets;
-    pub(crate) mod exit;
     pub(crate) mod frame_words;
     pub(crate) mod gil;
     pub(crate) mod hooks;
@@ -48,5 +47,4 @@ pub use abi::{
     pymem_profile_start, pymem_profile_stop, pymem_profile_write, pymem_release, pymem_report,
     pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
-pub use host::exit::_exit;
-pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, sigaction};
+pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, _exit, sigaction};

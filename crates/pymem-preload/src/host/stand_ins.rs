@@ -1,9 +1,11 @@
 //! Owns the functions of others that this library stands in for, in every program that it is preloaded into: `sigaction` of
-//! the C library, and the interpreter's name of what serves it. What is not ours goes to the function that stands behind.
+//! the C library, its `_exit`, and the interpreter's name of what serves it. What is not ours goes to the function behind it.
 //!
-//! Were the hooks' handler of memory faults replaced, `faulthandler` would raise a fault again instead of handing it on, and
-//! the hooks could not tell it from a signal that was sent: a report would be lost in every thread but the main one, and a
-//! process would survive a signal that should end it.
+//! If `faulthandler` replaced the hooks' handler of memory faults, it would raise a fault again instead of handing it on, and
+//! the hooks could not tell that fault from a signal that was sent: a report would be lost in every thread but the main one,
+//! and a process would survive a signal that should end it.
+//!
+//! Python's `os._exit` and the children of `multiprocessing` end by `_exit`, which runs no handlers: a profile is written first.
 //!
 //! An interpreter names its allocators by comparing records with its own, and has no name for ours. A program comes before
 //! preloaded libraries: the stand-in for that function is found by modules of interpreters with a shared `libpython` alone.
@@ -13,6 +15,7 @@ use core::mem;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
+use crate::observe::profile;
 use crate::service;
 
 /// The function of the same name that stands behind one of ours.
@@ -27,14 +30,21 @@ impl Behind {
         Self { name, found: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    fn find(&self) -> *mut c_void {
+    /// The function; `None` where there is none.
+    ///
+    /// # Safety
+    ///
+    /// 1. `F` is a function pointer of the signature that every function of this name has.
+    unsafe fn find<F: Copy>(&self) -> Option<F> {
+        const { assert!(size_of::<Option<F>>() == size_of::<*mut c_void>()) };
         let mut found = self.found.load(Relaxed);
         if found.is_null() {
             // SAFETY: a name that ends with a NUL.
             found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
             self.found.store(found, Relaxed);
         }
-        found
+        // SAFETY: null, which is `None`, or the address of a function of this type (duty 1).
+        unsafe { mem::transmute_copy::<*mut c_void, Option<F>>(&found) }
     }
 }
 
@@ -57,11 +67,30 @@ pub unsafe extern "C" fn sigaction(
     if unsafe { memdebug::chain_handler(signal, new, old) } {
         return 0;
     }
-    // SAFETY: null, which is `None`, or the function of that name.
-    let next = unsafe { mem::transmute::<*mut c_void, Option<Sigaction>>(BEHIND.find()) };
-    let Some(next) = next else { return -1 };
+    // SAFETY: 1: the C library's type.
+    let Some(next) = (unsafe { BEHIND.find::<Sigaction>() }) else { return -1 };
     // SAFETY: by duty 1.
     unsafe { next(signal, new, old) }
+}
+
+type Exit = unsafe extern "C" fn(c_int) -> !;
+
+/// The C library's `_exit`, which writes a profile first.
+///
+/// # Safety
+///
+/// 1. As `_exit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    static BEHIND: Behind = Behind::new(c"_exit");
+    profile::write_the_end();
+    // SAFETY: 1: the C library's type.
+    match unsafe { BEHIND.find::<Exit>() } {
+        // SAFETY: by duty 1.
+        Some(next) => unsafe { next(status) },
+        // SAFETY: may be called at any time.
+        None => unsafe { libc::abort() },
+    }
 }
 
 type AllocatorName = unsafe extern "C" fn() -> *const c_char;
@@ -76,8 +105,8 @@ pub extern "C" fn _PyMem_GetCurrentAllocatorName() -> *const c_char {
     if let Some(name) = service::installed().and_then(|service| service.current_name()) {
         return name.as_ptr();
     }
-    // SAFETY: null, which is `None`, or the function of that name.
-    let next = unsafe { mem::transmute::<*mut c_void, Option<AllocatorName>>(BEHIND.find()) };
+    // SAFETY: 1: the interpreter's type.
+    let next = unsafe { BEHIND.find::<AllocatorName>() };
     // SAFETY: may be called at any time from any thread.
     next.map_or(ptr::null(), |next| unsafe { next() })
 }
