@@ -54,13 +54,8 @@ const NOT_READ: c_int = -3;
 /// 2. No other thread uses the interpreter or the environment during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
-    let text = if name.is_null() {
-        c""
-    } else {
-        // SAFETY: by duty 1.
-        unsafe { CStr::from_ptr(name) }
-    };
-    let Ok(name) = parse(text) else { return UNKNOWN_NAME };
+    // SAFETY: 1: by duty 1.
+    let Ok(name) = parse(unsafe { text(name) }.unwrap_or_default()) else { return UNKNOWN_NAME };
     let Some(host) = host() else { return TOO_LATE };
     if service::installed().is_some() || host.is_initialized() {
         return TOO_LATE;
@@ -75,8 +70,8 @@ pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
     }
 }
 
-fn parse(text: &CStr) -> Result<AllocatorName, ()> {
-    match text.to_str() {
+fn parse(text: &[u8]) -> Result<AllocatorName, ()> {
+    match core::str::from_utf8(text) {
         Ok("") => Ok(AllocatorName::Default),
         Ok(name) => name.parse().map_err(drop),
         Err(_) => Err(()),
@@ -191,12 +186,8 @@ pub extern "C" fn pymem_verify() {
 /// 1. `path` is null or a text that ends with a NUL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
-    if path.is_null() {
-        return NO_MAP;
-    }
-    // SAFETY: by duty 1.
-    let path = unsafe { CStr::from_ptr(path) };
-    match heap_map::draw_into(Path::new(OsStr::from_bytes(path.to_bytes()))) {
+    // SAFETY: 1: by duty 1.
+    match unsafe { text(path) }.and_then(|path| heap_map::draw_into(file(path))) {
         Some(Ok(())) => OK,
         Some(Err(_)) => NOT_WRITTEN,
         None => NO_MAP,
@@ -255,9 +246,8 @@ pub extern "C" fn pymem_profile_stop() -> c_int {
 pub unsafe extern "C" fn pymem_profile_write(path: *const c_char) -> c_int {
     let Some(running) = profile::running() else { return NO_PROFILE };
     // SAFETY: 1: by duty 1.
-    let path = unsafe { text(path) };
-    let written = match path {
-        Some(path) => running.write_into(Path::new(OsStr::from_bytes(path))),
+    let written = match unsafe { text(path) } {
+        Some(path) => running.write_into(file(path)),
         None => running.write_into(&running.path()),
     };
     if written.is_ok() { OK } else { NOT_WRITTEN }
@@ -284,7 +274,6 @@ pub unsafe extern "C" fn pymem_report(
     // SAFETY: 1: by duty 1.
     let [path, format, out, before] = [path, format, out, before].map(|word| unsafe { text(word) });
     let Some(path) = path else { return NO_FORMAT };
-    let file = |word| Path::new(OsStr::from_bytes(word));
     match profile_report::report(file(path), format, out.map(file), before.map(file)) {
         Ok(()) => OK,
         Err(error) => {
@@ -306,6 +295,10 @@ pub unsafe extern "C" fn pymem_report(
 unsafe fn text<'a>(text: *const c_char) -> Option<&'a [u8]> {
     // SAFETY: by duty 1.
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+fn file(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
 }
 
 /// Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.

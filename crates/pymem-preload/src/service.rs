@@ -242,7 +242,7 @@ impl Service {
     /// Live blocks of the pools; `None` where no pools serve.
     pub(crate) fn allocated_blocks(&self) -> Option<usize> {
         match self.drawable {
-            Some(drawable) => drawable.allocated_blocks(),
+            Some(drawable) => drawable.pools().map(|pools| pools.allocated_blocks()),
             None => self.domains.allocated_blocks(),
         }
     }
@@ -250,14 +250,15 @@ impl Service {
     /// Counts of the pools; `None` where no pools serve.
     pub(crate) fn pool_stats(&self) -> Option<PoolStats> {
         match self.drawable {
-            Some(drawable) => drawable.pool_stats(),
+            Some(drawable) => drawable.pools().map(|pools| pools.stats()),
             None => self.domains.stats().pymalloc,
         }
     }
 
     /// Gives empty memory back to the system; returns how many bytes.
     pub(crate) fn release(&self, level: ReleaseLevel) -> usize {
-        self.drawable.map_or(0, |drawable| drawable.release(level)) + self.domains.release(level)
+        let pools = self.drawable.and_then(Drawable::pools);
+        pools.map_or(0, |pools| pools.release(level)) + self.domains.release(level)
     }
 
     /// The name of what serves the host now, as it spells it; `None` where another record was installed since.

@@ -79,27 +79,6 @@ functions! {
 }
 
 functions! {
-    /// The current thread state, null without one; private until 3.13, and inlined by nobody outside of the interpreter.
-    ThreadStateApi {
-        current = c"_PyThreadState_UncheckedGet": unsafe extern "C" fn() -> *mut PyThreadState,
-    }
-}
-
-functions! {
-    /// The same by its public name, since 3.13.
-    PublicThreadStateApi {
-        current = c"PyThreadState_GetUnchecked": unsafe extern "C" fn() -> *mut PyThreadState,
-    }
-}
-
-functions! {
-    /// The thread state that belongs to the calling thread, whichever is current; null without one.
-    OwnStateApi {
-        own = c"PyGILState_GetThisThreadState": unsafe extern "C" fn() -> *mut PyThreadState,
-    }
-}
-
-functions! {
     /// The functions by which an interpreter that traces allocations tells where a block was allocated.
     TraceApi {
         untrack = c"PyTraceMalloc_Untrack": unsafe extern "C" fn(domain: c_uint, ptr: usize) -> c_int,

@@ -10,7 +10,7 @@ use memdebug::FrameSink;
 use crate::host::capi::{PyObject, symbol};
 use crate::host::gil;
 use crate::host::python::Host;
-use crate::host::python_frames::{self, FIRST_WITHOUT_CODE, Reader, TAG, WordLayout};
+use crate::host::python_frames::{self, Reader, WordLayout};
 
 type AddressToLine = unsafe extern "C" fn(*mut PyObject, core::ffi::c_int) -> core::ffi::c_int;
 
@@ -57,32 +57,11 @@ impl FrameWords {
     /// Calls `visit` with each frame of the calling thread that has code, newest first: its address, its code, and the
     /// instruction. Shows nothing for a thread that does not hold the GIL.
     #[inline]
-    pub(crate) fn walk(&self, mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
+    pub(crate) fn walk(&self, visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
         let Some(state) = gil::own_state() else { return };
-        if !self.reader.is_trusted(state.as_ptr()) {
-            return;
-        }
-        // SAFETY: 1: words of the thread's own state and frames, by the layout of this version.
-        let word = |at: usize| unsafe { python_frames::word_at(at) };
-        let WordLayout { newest, code, previous, owner, instruction } = self.layout;
-        let from = state.as_ptr().expose_provenance();
-        let mut at = newest
-            .into_iter()
-            .flatten()
-            .fold(from, |at, offset| if at == 0 { 0 } else { word(at + offset) });
-        // Four bytes where frames are objects.
-        let bits = if owner.is_some() { usize::MAX } else { u32::MAX as usize };
-        while at != 0 {
-            let has_code = owner.is_none_or(|owner| {
-                let owner: *const u8 = ptr::with_exposed_provenance(at + owner);
-                // SAFETY: a byte of one of the thread's frames, as above.
-                (unsafe { owner.read() }) < FIRST_WITHOUT_CODE
-            });
-            let code = word(at + code) & !TAG;
-            if has_code && code != 0 && visit(at, code, word(at + instruction) & bits).is_break() {
-                return;
-            }
-            at = word(at + previous);
+        if self.reader.is_trusted(state.as_ptr()) {
+            // SAFETY: 1: the thread's own and current state; the layout is that of its version.
+            unsafe { self.layout.walk(state.as_ptr(), visit) };
         }
     }
 

@@ -11,13 +11,14 @@
 //!   state, or at its address. Both break the host's rules, or need a call without the GIL just while a thread runs that
 //!   was started after the last check.
 
+use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 use memdebug::{ThreadCheck, ThreadWord, thread_pointer};
 use pymem_domains::Build;
 
-use crate::host::capi::{OwnStateApi, PublicThreadStateApi, PyThreadState, ThreadStateApi};
+use crate::host::capi::{PyThreadState, symbol};
 use crate::host::python::{Host, host};
 use crate::host::state_word::{self, Keeps, StateFunction};
 
@@ -41,8 +42,8 @@ pub(crate) fn thread_check(host: &Host) -> ThreadCheck {
         OWN.store(current as *mut (), Relaxed);
         return is_attached;
     }
-    if let Some(api) = OwnStateApi::find() {
-        OWN.store(api.own as *mut (), Relaxed);
+    if let Some(own) = function(c"PyGILState_GetThisThreadState") {
+        OWN.store(own as *mut (), Relaxed);
     }
     is_last_that_passed
 }
@@ -71,11 +72,15 @@ pub(crate) fn thread_word(host: &Host) -> Option<ThreadWord> {
     unsafe { state_word::find(current_function()?, keeps) }
 }
 
-/// The host's function for the current thread state.
+/// The host's function for the current thread state, which has a public name since 3.13.
 fn current_function() -> Option<StateFunction> {
-    PublicThreadStateApi::find()
-        .map(|api| api.current)
-        .or_else(|| ThreadStateApi::find().map(|api| api.current))
+    function(c"PyThreadState_GetUnchecked").or_else(|| function(c"_PyThreadState_UncheckedGet"))
+}
+
+/// The host's function of this name, one of those that give a thread state or null.
+fn function(name: &CStr) -> Option<StateFunction> {
+    // SAFETY: 1: a function of CPython with this signature, in every version that exports it.
+    unsafe { symbol(name) }
 }
 
 /// The thread state that `function` gives: [`CURRENT`] or [`OWN`].

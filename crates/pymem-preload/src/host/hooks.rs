@@ -68,8 +68,7 @@ pub(crate) fn over_hosts(
             options.guard = None;
             unfilled_front
         }
-        Domain::Mem => filled_whole,
-        Domain::Raw => filled_whole,
+        Domain::Mem | Domain::Raw => filled_whole,
     };
     hooks_over(record, domain, host_of(&options).with_debug_offset(front), &options)
 }
@@ -173,13 +172,8 @@ fn allocation_traceback(address: usize, frames: &mut dyn FrameSink) -> Tracing {
 ///
 /// 1. `object` is null or a live object, and the calling thread holds the GIL.
 unsafe fn tuple_size(api: &TraceApi, object: *mut PyObject) -> Option<isize> {
-    if object.is_null() {
-        // SAFETY: the thread holds the GIL (duty 1).
-        unsafe { (api.clear_error)() };
-        return None;
-    }
     // SAFETY: a live object (duty 1); anything but a tuple gives -1 with an exception set.
-    let size = unsafe { (api.tuple_size)(object) };
+    let size = if object.is_null() { -1 } else { unsafe { (api.tuple_size)(object) } };
     if size < 0 {
         // SAFETY: the thread holds the GIL (duty 1).
         unsafe { (api.clear_error)() };

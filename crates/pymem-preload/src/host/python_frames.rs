@@ -9,6 +9,7 @@
 //! Leaves the question whether the thread may read them to `gil.rs`, keeping what was read to `memdebug`.
 
 use core::ffi::{CStr, c_char, c_int};
+use core::ops::ControlFlow;
 use core::ptr;
 use core::slice;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -102,12 +103,7 @@ macro_rules! function {
 /// 3.11 and newer: records, by the offsets of their fields in bytes.
 #[derive(Debug)]
 struct FrameRecords {
-    /// From the thread state, each step by the pointer found there, to the newest record.
-    newest: [Option<usize>; 2],
-    code: usize,
-    previous: usize,
-    owner: usize,
-    instruction: usize,
+    words: WordLayout,
     line: Line,
     /// [`UNTRIED`], [`TRUSTED`] or [`REFUSED`].
     trust: AtomicU8,
@@ -123,6 +119,43 @@ pub(crate) struct WordLayout {
     /// A byte that says who owns the frame; `None` where every frame has code.
     pub(crate) owner: Option<usize>,
     pub(crate) instruction: usize,
+}
+
+impl WordLayout {
+    /// Calls `visit` with each frame that has code, newest first: its address, its code, and the instruction.
+    ///
+    /// # Safety
+    ///
+    /// 1. `state` is the calling thread's own and current state, in the version of this layout.
+    #[inline]
+    pub(crate) unsafe fn walk(
+        self,
+        state: *mut PyThreadState,
+        mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>,
+    ) {
+        // SAFETY: 1: words of the thread's own state and frames (duty 1).
+        let word = |at: usize| unsafe { word_at(at) };
+        let Self { newest, code, previous, owner, instruction } = self;
+        let from = state.expose_provenance();
+        let mut at = newest
+            .into_iter()
+            .flatten()
+            .fold(from, |at, offset| if at == 0 { 0 } else { word(at + offset) });
+        // Four bytes where frames are objects.
+        let bits = if owner.is_some() { usize::MAX } else { u32::MAX as usize };
+        while at != 0 {
+            let has_code = owner.is_none_or(|owner| {
+                let owner: *const u8 = ptr::with_exposed_provenance(at + owner);
+                // SAFETY: a byte of one of the thread's frames (duty 1).
+                (unsafe { owner.read() }) < FIRST_WITHOUT_CODE
+            });
+            let code = word(at + code) & !TAG;
+            if has_code && code != 0 && visit(at, code, word(at + instruction) & bits).is_break() {
+                return;
+            }
+            at = word(at + previous);
+        }
+    }
 }
 
 /// How the line of a record is found.
@@ -142,30 +175,27 @@ const TRUSTED: u8 = 1;
 const REFUSED: u8 = 2;
 
 /// From here on an `owner` says that the record stands for a call from C, and has no code.
-pub(crate) const FIRST_WITHOUT_CODE: u8 = 3;
+const FIRST_WITHOUT_CODE: u8 = 3;
 /// The last `owner` that there is.
 const LAST_OWNER: u8 = 4;
 
 /// The bits of a reference to an object that are not of its address, since 3.14.
-pub(crate) const TAG: usize = 3;
+const TAG: usize = 3;
 
 impl FrameRecords {
     fn new(host: &Host, code: &CodeLayout) -> Option<Self> {
         let of_code = || Some(Line::OfCode(function!(c"PyCode_Addr2Line")?));
-        let instruction = 56;
-        let trust = AtomicU8::new(TRUSTED);
-        match host.minor {
-            ..11 => None,
-            11 => {
-                let newest = [Some(56), Some(8)];
-                let line = of_code()?;
-                Some(Self { newest, code: 32, previous: 48, owner: 69, instruction, line, trust })
-            }
-            12 => {
-                let newest = [Some(56), Some(0)];
-                let line = of_code()?;
-                Some(Self { newest, code: 0, previous: 8, owner: 70, instruction, line, trust })
-            }
+        let layout = |newest, code, previous, owner, instruction| WordLayout {
+            newest,
+            code,
+            previous,
+            owner: Some(owner),
+            instruction,
+        };
+        let (words, line, trust) = match host.minor {
+            ..11 => return None,
+            11 => (layout([Some(56), Some(8)], 32, 48, 69, 56), of_code()?, TRUSTED),
+            12 => (layout([Some(56), Some(0)], 0, 8, 70, 56), of_code()?, TRUSTED),
             _ => {
                 let told = DebugOffsets::read(&DebugOffsets::words()?, host.minor, host.build)?;
                 // What the type of code objects says of its members is the same, or one of them is wrong.
@@ -173,48 +203,40 @@ impl FrameRecords {
                 if own != (told.type_of, told.file, told.name, told.instructions) {
                     return None;
                 }
-                Some(Self {
-                    newest: [Some(told.newest), None],
-                    code: told.code,
-                    previous: told.previous,
-                    owner: told.owner,
-                    instruction: told.instruction,
-                    line: Line::OfFrame(function!(c"PyUnstable_InterpreterFrame_GetLine")?),
-                    trust: AtomicU8::new(UNTRIED),
-                })
+                let DebugOffsets { newest, code, previous, owner, instruction, .. } = told;
+                let line = Line::OfFrame(function!(c"PyUnstable_InterpreterFrame_GetLine")?);
+                (layout([Some(newest), None], code, previous, owner, instruction), line, UNTRIED)
             }
-        }
-    }
-
-    /// The thread's newest record, by reads of the kind of `read`; `None` where one fails.
-    fn newest(
-        &self,
-        state: *mut PyThreadState,
-        read: impl Fn(usize) -> Option<usize>,
-    ) -> Option<usize> {
-        self.newest.iter().flatten().try_fold(state.expose_provenance(), |at, offset| {
-            if at == 0 { Some(0) } else { read(at.wrapping_add(*offset)) }
-        })
+        };
+        Some(Self { words, line, trust: AtomicU8::new(trust) })
     }
 
     /// Reads a whole stack by reads that cannot fault; whether it makes sense, `None` where the thread has no frames but
     /// the one at the bottom, which has no code.
     fn try_stack(&self, state: *mut PyThreadState, code: &CodeLayout) -> Option<bool> {
-        let Some(newest) = self.newest(state, careful_word) else { return Some(false) };
+        let mut steps = self.words.newest.into_iter().flatten();
+        let newest = steps.try_fold(state.expose_provenance(), |at, offset| {
+            if at == 0 { Some(0) } else { careful_word(at.wrapping_add(offset)) }
+        });
+        let Some(newest) = newest else { return Some(false) };
         if newest == 0 {
             return None;
         }
+        let owner_of = |record: usize| {
+            let [owner] = careful(record.wrapping_add(self.words.owner?))?;
+            Some(owner)
+        };
         let mut record = newest;
         let mut has_code = false;
         for depth in 0..MOST_TRIED {
-            let Some(owner) = careful_byte(record.wrapping_add(self.owner)) else {
+            let Some(owner) = owner_of(record) else {
                 return Some(false);
             };
             if owner > LAST_OWNER {
                 return Some(false);
             }
             if owner < FIRST_WITHOUT_CODE {
-                let object = careful_word(record.wrapping_add(self.code));
+                let object = careful_word(record.wrapping_add(self.words.code));
                 let type_object =
                     object.and_then(|object| careful_word((object & !TAG) + code.type_of));
                 if type_object != Some(code.type_object) {
@@ -222,7 +244,7 @@ impl FrameRecords {
                 }
                 has_code = true;
             }
-            match careful_word(record.wrapping_add(self.previous)) {
+            match careful_word(record.wrapping_add(self.words.previous)) {
                 Some(0) => return (has_code || depth > 0).then_some(has_code),
                 Some(previous) => record = previous,
                 None => return Some(false),
@@ -269,10 +291,6 @@ fn careful<const N: usize>(address: usize) -> Option<[u8; N]> {
 
 fn careful_word(address: usize) -> Option<usize> {
     careful(address).map(usize::from_ne_bytes)
-}
-
-fn careful_byte(address: usize) -> Option<u8> {
-    careful(address).map(|[byte]| byte)
 }
 
 /// Where the type of an object, and the parts of a code object, are found.
@@ -353,16 +371,6 @@ unsafe fn offset_of_member(mut member: *const Member, wanted: &CStr) -> Option<u
     }
 }
 
-/// The word at `offset` bytes from `start`.
-///
-/// # Safety
-///
-/// 1. A pointer can be read there.
-unsafe fn pointer_at(start: *const u8, offset: usize) -> *mut u8 {
-    // SAFETY: duty 1.
-    unsafe { start.wrapping_add(offset).cast::<*mut u8>().read() }
-}
-
 impl Reader {
     fn new(host: &Host) -> Option<Self> {
         let code = CodeLayout::find(host.build)?;
@@ -390,8 +398,7 @@ impl Reader {
     /// Where the words of a record are; `None` where frames are objects.
     pub(crate) fn word_layout(&self) -> Option<WordLayout> {
         let Walk::Records(records) = &self.walk else { return None };
-        let &FrameRecords { newest, code, previous, owner, instruction, .. } = records;
-        Some(WordLayout { newest, code, previous, owner: Some(owner), instruction })
+        Some(records.words)
     }
 
     /// Whether the frames of the thread with this state, which is the calling one, may be read where they lie.
@@ -415,7 +422,8 @@ impl Reader {
     /// 1. `object` is live.
     pub(crate) unsafe fn is_code(&self, object: *mut PyObject) -> bool {
         // SAFETY: 1: the head of an object (duty 1).
-        unsafe { pointer_at(object.cast(), self.code.type_of) }.addr() == self.code.type_object
+        let type_of = unsafe { word_at(object.expose_provenance() + self.code.type_of) };
+        type_of == self.code.type_object
     }
 
     /// Gives `sink` a frame in `code`, and leaves an exception that is on its way as it is.
@@ -430,7 +438,7 @@ impl Reader {
         sink: &mut dyn FrameSink,
     ) {
         // SAFETY: 1: by duty 1. 2: the GIL is held, and the exception is put aside.
-        self.beside_exception(|| unsafe { self.show(code.cast(), line, sink) });
+        self.beside_exception(|| unsafe { self.show(code, line, sink) });
     }
 
     /// Does `work` while an exception that may be on its way is put aside. The calling thread holds the GIL.
@@ -475,7 +483,7 @@ impl Reader {
             // SAFETY: a live frame; the code is ours to give back.
             let code = unsafe { (objects.code)(frame) };
             // SAFETY: 1: a live code object; 2: duty 1.
-            unsafe { self.show(code.cast(), line, sink) };
+            unsafe { self.show(code, line, sink) };
             // SAFETY: given by `code`; the frame has it too.
             unsafe { (objects.release)(code) };
             // SAFETY: a live frame; the one before it is ours to give back, and its callee has it too.
@@ -502,72 +510,46 @@ impl Reader {
         state: *mut PyThreadState,
         sink: &mut dyn FrameSink,
     ) {
-        // SAFETY: 1: the thread's own state (duty 2), or what it points to, in the version of this layout.
-        let newest = records.newest(state, |at| Some(unsafe { word_at(at) }));
-        let mut at = newest.unwrap_or(0);
-        for _ in 0..MAX_WALKED {
-            if at == 0 || sink.is_full() {
-                return;
+        let mut left = MAX_WALKED;
+        let show = |record, code, at: usize| {
+            if left == 0 || sink.is_full() {
+                return ControlFlow::Break(());
             }
-            let record: *mut u8 = ptr::with_exposed_provenance_mut(at);
-            // SAFETY: a field of a record on this thread's stack.
-            let owner = unsafe { record.wrapping_add(records.owner).read() };
-            // SAFETY: 1: as above.
-            let code = unsafe { pointer_at(record, records.code) }.map_addr(|code| code & !TAG);
-            if owner < FIRST_WITHOUT_CODE && !code.is_null() {
-                // SAFETY: 1: a record, and an object that it has; 2: duty 1.
-                unsafe { self.show_record(records, record, code, sink) };
+            left -= 1;
+            let object = ptr::with_exposed_provenance_mut(code);
+            // SAFETY: 1: an object that one of the thread's records has.
+            if !unsafe { self.is_code(object) } {
+                return ControlFlow::Continue(());
             }
-            // SAFETY: 1: as above.
-            at = unsafe { word_at(at.wrapping_add(records.previous)) };
-        }
-    }
-
-    /// Shows where `record` is in `code`, if that is a code object.
-    ///
-    /// # Safety
-    ///
-    /// 1. `record` is one of the thread's, and `code` a live object that it has.
-    /// 2. As [`walk`](Self::walk).
-    unsafe fn show_record(
-        &self,
-        records: &FrameRecords,
-        record: *mut u8,
-        code: *mut u8,
-        sink: &mut dyn FrameSink,
-    ) {
-        // SAFETY: 1: a live object (duty 1).
-        if !unsafe { self.is_code(code.cast()) } {
-            return;
-        }
-        let line = match records.line {
-            // SAFETY: a record with code (duty 1).
-            Line::OfFrame(line) => unsafe { line(record) },
-            Line::OfCode(line) => {
-                // SAFETY: 1: a field of the record (duty 1).
-                let at = unsafe { pointer_at(record, records.instruction) };
-                let first = code.addr().wrapping_add(self.code.instructions);
-                let at = at.addr().wrapping_sub(first) as isize;
-                // Before the first instruction: the line of the definition.
-                let at = c_int::try_from(at).unwrap_or(-1).max(-1);
-                // SAFETY: a code object; the function reads its table of lines, and takes any place.
-                unsafe { line(code.cast(), at) }
-            }
+            let line = match records.line {
+                // SAFETY: one of the thread's records, which has code.
+                Line::OfFrame(line) => unsafe { line(ptr::with_exposed_provenance_mut(record)) },
+                Line::OfCode(line) => {
+                    let at = at.wrapping_sub(code.wrapping_add(self.code.instructions)) as isize;
+                    // Before the first instruction: the line of the definition.
+                    let at = c_int::try_from(at).unwrap_or(-1).max(-1);
+                    // SAFETY: a code object; the function reads its table of lines, and takes any place.
+                    unsafe { line(object, at) }
+                }
+            };
+            // SAFETY: 1: a live code object; 2: duty 1.
+            unsafe { self.show(object, line, sink) };
+            ControlFlow::Continue(())
         };
-        // SAFETY: 1: a live code object; 2: duty 2.
-        unsafe { self.show(code, line, sink) };
+        // SAFETY: 1: duty 2; the layout is that of this version.
+        unsafe { records.words.walk(state, show) };
     }
 
     /// # Safety
     ///
     /// 1. `code` is a live code object.
     /// 2. As [`walk`](Self::walk).
-    unsafe fn show(&self, code: *mut u8, line: c_int, sink: &mut dyn FrameSink) {
+    unsafe fn show(&self, code: *mut PyObject, line: c_int, sink: &mut dyn FrameSink) {
         let text = |offset| {
             // SAFETY: 1: a member of a code object (duty 1).
-            let object = unsafe { pointer_at(code, offset) };
+            let object = unsafe { word_at(code.expose_provenance() + offset) };
             // SAFETY: 1: it lives as long as the code; 2: duty 2.
-            unsafe { self.text(object.cast()) }
+            unsafe { self.text(ptr::with_exposed_provenance_mut(object)) }
         };
         let file = text(self.code.file).unwrap_or("<unknown>");
         sink.frame(file, u32::try_from(line).unwrap_or(0), text(self.code.name));

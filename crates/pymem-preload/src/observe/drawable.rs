@@ -11,7 +11,7 @@ use heap_report::Snapshot;
 use malloc_api::{LibcMalloc, Malloc};
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, MiMalloc, ThreadHeaps, World};
 use pymalloc_core::{LockedPymalloc, MmapArenas};
-use pymem_domains::{AllocatorRecord, Backend, Domain, PoolStats, ReleaseLevel};
+use pymem_domains::{AllocatorRecord, Backend, Domain};
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 /// Heaps that can be walked.
@@ -63,27 +63,11 @@ impl Drawable {
         }
     }
 
-    /// Counts of the pools.
-    pub(crate) fn pool_stats(self) -> Option<PoolStats> {
+    /// The pools, for their counts and to give memory back; `None` where mimalloc serves.
+    pub(crate) fn pools(self) -> Option<&'static LockedPymalloc<LibcMalloc, MmapArenas>> {
         match self {
-            Self::Pools(pools) => Some(pools.stats()),
+            Self::Pools(pools) => Some(pools),
             Self::Heaps(_) => None,
-        }
-    }
-
-    /// Live blocks of the pools.
-    pub(crate) fn allocated_blocks(self) -> Option<usize> {
-        match self {
-            Self::Pools(pools) => Some(pools.allocated_blocks()),
-            Self::Heaps(_) => None,
-        }
-    }
-
-    /// Gives empty memory back to the system; returns how many bytes.
-    pub(crate) fn release(self, level: ReleaseLevel) -> usize {
-        match self {
-            Self::Pools(pools) => pools.release(level),
-            Self::Heaps(_) => 0,
         }
     }
 }

@@ -4,10 +4,11 @@
 //! A file is written when the program is over, when the process ends by `_exit`, and after a SIGUSR1. SIGUSR2 stops the recording, and
 //! lets it go on. A forked child goes on with what it inherits, and writes a file of its own.
 
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{self, Path, PathBuf};
+use std::process;
 use std::sync::OnceLock;
 
 use heap_profile::{ExactProfiler, Options, Profile, SampledProfiler};
@@ -33,11 +34,11 @@ pub(crate) struct ProcessProfile {
 static RUNNING: OnceLock<ProcessProfile> = OnceLock::new();
 
 /// The process that the profile was started in.
-static FIRST: AtomicI32 = AtomicI32::new(0);
+static FIRST: AtomicU32 = AtomicU32::new(0);
 /// The process that goes on with it: a child that was forked, and not one that borrows its parent's memory.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// The process that has written its last file.
-static DONE: AtomicI32 = AtomicI32::new(0);
+static DONE: AtomicU32 = AtomicU32::new(0);
 
 /// The names of stacks, which are held over a fork, and what a child takes note of.
 struct Held;
@@ -48,15 +49,10 @@ impl HeldOverFork for Held {
     }
 
     unsafe fn release(&self) {
-        PROCESS.store(this_process(), Relaxed);
+        PROCESS.store(process::id(), Relaxed);
         // SAFETY: (1) held since `hold` (1).
         unsafe { NAMED.raw().unlock() };
     }
-}
-
-fn this_process() -> i32 {
-    // SAFETY: `getpid` has no preconditions.
-    unsafe { libc::getpid() }
 }
 
 /// The profile of this process, if there is one.
@@ -84,7 +80,7 @@ pub(crate) fn start(
     let profile =
         Profile::new(PythonStacks::new(words), options).map_err(Refusal::ProfileMemory)?;
     let running = RUNNING.get_or_init(|| ProcessProfile { profile, request });
-    let process = this_process();
+    let process = process::id();
     [&FIRST, &PROCESS].into_iter().for_each(|of| of.store(process, Relaxed));
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.
@@ -175,7 +171,7 @@ impl ProcessProfile {
 
     /// The file of this process: that of a child has the child's number.
     pub(crate) fn path(&self) -> PathBuf {
-        let process = this_process();
+        let process = process::id();
         if process == FIRST.load(Relaxed) {
             return self.request.path.clone();
         }
@@ -205,14 +201,14 @@ fn command() -> Vec<String> {
 
 /// Writes the file of this process.
 fn write() {
-    if let Some(running) = running().filter(|_| PROCESS.load(Relaxed) == this_process()) {
+    if let Some(running) = running().filter(|_| PROCESS.load(Relaxed) == process::id()) {
         running.write();
     }
 }
 
 /// Writes the last file of this process, once.
 pub(crate) fn write_the_end() {
-    let process = this_process();
+    let process = process::id();
     if PROCESS.load(Relaxed) == process && DONE.swap(process, Relaxed) != process {
         write();
     }

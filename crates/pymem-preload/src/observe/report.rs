@@ -1,10 +1,11 @@
 //! Owns what is told of the process on stderr and as JSON: the report at exit (`PYMEM_STATS`), the statistics of
 //! `PYTHONMALLOCSTATS`, and the object of `pymem_stats_json`. Leaves the counts to `counting.rs` and to the allocators.
 
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::process;
 
 use pymem_domains::{Domain, PoolStats};
 use serde_json::json;
@@ -14,23 +15,21 @@ use crate::observe::counting;
 use crate::service::{self, Service};
 
 /// The process that reports: a forked child, which runs the same handlers, does not.
-static REPORTER: AtomicI32 = AtomicI32::new(0);
+static REPORTER: AtomicU32 = AtomicU32::new(0);
 
 /// Has the report written to stderr when the process exits.
 ///
 /// A process that ends by a signal or by `_exit` runs no handlers and writes none.
 pub(crate) fn report_at_exit() {
     extern "C" fn on_exit() {
-        // SAFETY: `getpid` has no preconditions.
-        if REPORTER.load(Relaxed) != unsafe { libc::getpid() } {
+        if REPORTER.load(Relaxed) != process::id() {
             return;
         }
         if let Some(text) = text() {
             print(&text);
         }
     }
-    // SAFETY: `getpid` has no preconditions.
-    REPORTER.store(unsafe { libc::getpid() }, Relaxed);
+    REPORTER.store(process::id(), Relaxed);
     // SAFETY: a function that takes nothing; a full table of handlers costs the report alone.
     unsafe { libc::atexit(on_exit) };
 }

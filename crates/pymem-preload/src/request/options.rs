@@ -208,19 +208,12 @@ impl Requests {
     /// 1. No other thread uses the environment.
     pub(crate) unsafe fn take() -> Result<Self, Refusal> {
         // SAFETY: 1: by duty 1.
-        let limit = unsafe { take(c"PYMEM_TRACE_LIMIT") };
-        let max_bytes = limit.map_or(Ok(TRACE_LIMIT), parse_limit)?;
+        let take = |name| unsafe { take(name) };
+        let max_bytes = take(c"PYMEM_TRACE_LIMIT").map_or(Ok(TRACE_LIMIT), parse_limit)?;
         let path = |value: &[u8]| Path::new(OsStr::from_bytes(value)).to_owned();
-        // SAFETY: 1: by duty 1.
-        let trace = unsafe { take(c"PYMEM_TRACE") };
-        // SAFETY: 1: by duty 1.
-        let profile = unsafe { take(c"PYMEM_PROFILE") };
-        // SAFETY: 1: by duty 1.
-        let heap_map = unsafe { take(c"PYMEM_HEAP_MAP") };
-        // SAFETY: 1: by duty 1.
-        let stats = unsafe { take(c"PYMEM_STATS") };
-        // SAFETY: 1: by duty 1.
-        let limit = unsafe { take(c"PYMEM_LIMIT") };
+        let [trace, profile, heap_map, stats, limit] =
+            [c"PYMEM_TRACE", c"PYMEM_PROFILE", c"PYMEM_HEAP_MAP", c"PYMEM_STATS", c"PYMEM_LIMIT"]
+                .map(take);
         Ok(Self {
             stats: stats.is_some(),
             huge_pages: false,
