@@ -115,9 +115,7 @@ impl Host {
         self.debug_offset = Some(offset);
         self
     }
-}
 
-impl Host {
     /// A violation of `domain` met in `call`, about the block of `block`.
     pub(crate) fn violation(
         &self,

@@ -14,7 +14,7 @@ use crate::checks::registry::{Entry, LIVE, OwnerId};
 use crate::options::{ConfigureError, Options};
 use crate::process;
 use crate::report::verdict;
-use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
+use crate::report::violation::{BlockFacts, Call, Shape, Violation, ViolationKind};
 use crate::sites::native::Outermost;
 use crate::sites::site::Site;
 
@@ -407,7 +407,7 @@ fn block_at(address: usize) -> Option<NonNull<u8>> {
 /// Reports a write to a held block.
 #[cold]
 fn used_after_free<A>(blocks: &Blocks<A>, held: &Held, kind: ViolationKind) {
-    let facts = BlockFacts::of_freed(held.p, held.size, blocks.domain);
+    let facts = BlockFacts::known(held.p, held.size, blocks.domain, Shape::Freed);
     let violation = blocks.violation(kind, Call::Check, Some(facts));
     let allocated = Site::from_bits(held.allocated);
     let freed = Site::from_bits(held.freed);

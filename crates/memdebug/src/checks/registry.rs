@@ -232,25 +232,23 @@ impl Registry {
 
     /// Makes every block that is live now part of the baseline.
     pub(crate) fn set_baseline(&self) {
+        self.change(|packed| packed | if packed == 0 { 0 } else { BASELINE });
+    }
+
+    /// Puts in the place of every packed entry what `change` makes of it, shard by shard; an empty place is 0.
+    fn change(&self, change: impl Fn(u128) -> u128) {
         for shard in &self.shards {
-            shard.lock().entries_mut().iter_mut().filter(|packed| **packed != 0).for_each(
-                |packed| {
-                    *packed |= BASELINE;
-                },
-            );
+            shard.lock().entries_mut().iter_mut().for_each(|packed| *packed = change(*packed));
         }
     }
 
     /// Leaves the blocks of `owner` to nobody, and ends the owner.
     pub(crate) fn disown(&self, owner: OwnerId) {
         let nobody = u128::from(owner.nobody().0) << OWNER_SHIFT;
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            let entries = shard.entries_mut().iter_mut();
-            entries.filter(|packed| Entry::unpack(**packed).owner == owner).for_each(|packed| {
-                *packed = *packed & !OWNER | nobody;
-            });
-        }
+        self.change(|packed| match Entry::unpack(packed).owner == owner {
+            true => packed & !OWNER | nobody,
+            false => packed,
+        });
         OWNED[usize::from(owner.0)].store(0, Relaxed);
     }
 

@@ -15,7 +15,7 @@ use crate::options::ConfigureError;
 use crate::os::machine;
 use crate::os::mapping::Mapping;
 use crate::report::handler::{Holder, Stderr, Turns};
-use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
+use crate::report::violation::{BlockFacts, Call, Shape, Violation, ViolationKind};
 use malloc_api::Domain;
 
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
@@ -232,7 +232,7 @@ pub(crate) fn violation(
     domain: Domain,
     host: &Host,
 ) -> Violation {
-    let facts = guarded.map(|g| BlockFacts::guarded(p, g.size, g.domain));
+    let facts = guarded.map(|g| BlockFacts::known(p, g.size, g.domain, Shape::Guarded));
     let mut violation = host.violation(kind, call, domain, facts);
     violation.allocated = guarded.and_then(|g| g.allocated);
     violation.freed = guarded.and_then(|g| g.freed).filter(|_| guarded.is_some_and(|g| !g.live));

@@ -11,7 +11,10 @@ impl Violation {
     /// The message in CPython's fatal error.
     #[must_use]
     pub fn message(&self) -> Message {
-        message(self)
+        let mut message = Message::new();
+        // A `Message` takes what fits and never fails.
+        let _ = write_message(self, &mut message);
+        message
     }
 
     /// Writes the dump as CPython prints it, byte for byte, without allocating, and where the block was allocated and freed if
@@ -132,13 +135,6 @@ impl<W: Write> DumpSink for Latin1<'_, W> {
 }
 
 /// The message after `FUNC: `.
-fn message(violation: &Violation) -> Message {
-    let mut message = Message::new();
-    // A `Message` takes what fits and never fails.
-    let _ = write_message(violation, &mut message);
-    message
-}
-
 fn write_message(violation: &Violation, out: &mut Message) -> fmt::Result {
     let domain = violation.domain.letter();
     let found = violation.block.as_ref().and_then(BlockFacts::id).filter(|&id| id != domain);

@@ -112,7 +112,7 @@ pub fn target() -> RawFd {
 
 /// Opens the file of one process, without allocating.
 fn open(prefix: &Text<3072>, process: u64) -> Option<RawFd> {
-    let mut name = Name { bytes: [0; 3200], len: 0 };
+    let mut name = Text::<3200>::default();
     write!(name, "{prefix}.{process}\0").ok()?;
     let flags = libc::O_WRONLY
         | libc::O_APPEND
@@ -121,27 +121,12 @@ fn open(prefix: &Text<3072>, process: u64) -> Option<RawFd> {
         | libc::O_NONBLOCK
         | libc::O_CLOEXEC;
     // SAFETY: a name that ends with a NUL.
-    let file = unsafe { libc::open(name.bytes.as_ptr().cast(), flags, 0o600) };
+    let file = unsafe { libc::open(name.as_str().as_ptr().cast(), flags, 0o600) };
     // SAFETY: plain numbers, for which zero is a value.
     let mut status: libc::stat = unsafe { core::mem::zeroed() };
     // SAFETY: any number may be asked for; `status` is writable.
     let is_known = unsafe { libc::fstat(file, &mut status) } == 0;
     (is_known && status.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(file)
-}
-
-/// A path that is being written.
-struct Name {
-    bytes: [u8; 3200],
-    len: usize,
-}
-
-impl fmt::Write for Name {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.len + text.len();
-        self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.len = end;
-        Ok(())
-    }
 }
 
 /// Bytes gathered before a write.

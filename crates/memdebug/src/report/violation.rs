@@ -253,7 +253,7 @@ impl BlockFacts {
 
     /// The facts of a block whose size and domain are known, with the ends of its data as they are now.
     #[cfg(feature = "std")]
-    fn known(address: usize, size: usize, domain: Domain, shape: Shape) -> Self {
+    pub(crate) fn known(address: usize, size: usize, domain: Domain, shape: Shape) -> Self {
         let mut header = [FORBIDDENBYTE; HEADER_BYTES];
         header[..8].copy_from_slice(&(size as u64).to_be_bytes());
         header[8] = domain.letter();
@@ -268,18 +268,6 @@ impl BlockFacts {
         };
         facts.read_data(size);
         facts
-    }
-
-    /// A block that a quarantine holds.
-    #[cfg(feature = "std")]
-    pub(crate) fn of_freed(address: usize, size: usize, domain: Domain) -> Self {
-        Self::known(address, size, domain, Shape::Freed)
-    }
-
-    /// A block between guard pages.
-    #[cfg(feature = "std")]
-    pub(crate) fn guarded(address: usize, size: usize, domain: Domain) -> Self {
-        Self::known(address, size, domain, Shape::Guarded)
     }
 
     /// The size that the header states.
