@@ -195,8 +195,7 @@ impl Erased {
         erased
     }
 
-    /// Puts the saved bytes back, as far as they lie within `size` bytes, and others after them where these are less than
-    /// eight.
+    /// Puts back the saved bytes that lie within `size` bytes. Bytes up to the eighth are written where `size` is less.
     ///
     /// # Safety
     ///

@@ -19,7 +19,7 @@ use crate::options::{ConfigureError, LeakFormat, LeakReport};
 use crate::report::handler::Stderr;
 use crate::sites::site;
 
-/// Has the locks that there are held over every fork. Without memory for that, forks go unguarded.
+/// Holds every process-wide lock over forks. Without memory for the handlers, forks are not guarded.
 pub(crate) fn guard_forks() {
     static POOL: OnceLock<&ForkLock> = OnceLock::new();
     let _ = hold_over_forks(&registry::FORK_LOCK);

@@ -34,8 +34,8 @@ impl Group {
     }
 }
 
-/// The live blocks of all hooks that keep a registry, since the [baseline](leaks_baseline) and at one moment, grouped by domain and allocation site, the most
-/// bytes first.
+/// The live blocks that all hooks with a registry have allocated since the [baseline](leaks_baseline), grouped by domain and
+/// allocation site, the most bytes first.
 ///
 /// `Display` is the text report. Blocks allocated while it is made may or may not be in it; freed blocks in a quarantine
 /// are not. What is kept for it comes from the system, not from any hooks; if the system has no memory, the blocks are

@@ -33,7 +33,7 @@ pub enum Call {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum ViolationKind {
-    /// The id byte before the block is none of a live block's; nothing more is known.
+    /// The id byte before the block is that of no live block; nothing more is known.
     BadId,
     /// The block belongs to another domain.
     WrongDomain {
@@ -142,8 +142,8 @@ impl Violation {
         self.freed
     }
 
-    /// Where the call came from that met the violation: its native frames, and with backtraces on the host's. `None` for what
-    /// was met in no call, and where there is no memory to keep them.
+    /// The frames of the call that met the violation: native ones, and the host's where backtraces are on. `None` if no call
+    /// met the violation, or if there is no memory to keep the frames.
     #[must_use]
     pub fn caller(&self) -> Option<Site> {
         self.caller

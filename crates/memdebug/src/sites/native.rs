@@ -15,9 +15,9 @@ thread_local! {
 pub(crate) struct Alone(());
 
 impl Alone {
-    /// `None` if the thread is at it already, or past its end.
+    /// `None` if this thread is already capturing, or its thread-locals are gone.
     pub(crate) fn enter() -> Option<Self> {
-        // Made only if entered: its drop clears the mark.
+        // Make the value only after entering, because its drop clears the mark.
         let entered = BUSY.try_with(|busy| !busy.replace(true)).unwrap_or(false);
         entered.then(|| Self(()))
     }
@@ -25,7 +25,7 @@ impl Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        // The thread is not past its end: it was not when this value was made.
+        // Ignore the error: `enter` has found the thread-locals alive.
         let _ = BUSY.try_with(|busy| busy.set(false));
     }
 }

@@ -131,8 +131,8 @@ impl FrameSink for Taken {
 }
 
 impl Site {
-    /// The calling thread's backtrace of up to `depth` frames of each sort, from the caller of the hooks on; `None` while one is being taken on this
-    /// thread already, or if there is no memory to keep it.
+    /// The calling thread's backtrace from the caller of the hooks on, up to `depth` frames of each sort; `None` if this
+    /// thread is already capturing, or if there is no memory to keep the backtrace.
     pub(crate) fn here(
         depth: u8,
         current_frames: Option<CurrentFrames>,

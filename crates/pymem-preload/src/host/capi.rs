@@ -1,5 +1,5 @@
 //! Owns the part of CPython's C API that is used: its types, and the lookup of its functions in the running process.
-//! Leaves what the answers mean to `host.rs`.
+//! Leaves what the answers mean to `python.rs`.
 //!
 //! Nothing is linked: every function is looked up by name, so that the library loads into any process.
 

@@ -55,7 +55,7 @@ static IN_PROGRAM: AtomicBool = AtomicBool::new(false);
 ///
 /// # Safety
 ///
-/// 1. So it was: no thread has been started since that might have been given less room for its own words.
+/// 1. The host was loaded with the program, and no thread has been started that might have less room for its own words.
 pub(crate) unsafe fn host_is_in_program() {
     IN_PROGRAM.store(true, Relaxed);
 }

@@ -27,8 +27,8 @@ use crate::request::refusal;
 /// Most frames of one stack that are looked at: incomplete ones are passed over.
 const MAX_WALKED: usize = 200;
 
-/// Gives `sink` the frames of the calling thread, most recent call first; none if it does not hold the GIL, and before the
-/// interpreter is initialized and after.
+/// Gives `sink` the frames of the calling thread, most recent call first. Gives none if the thread does not hold the GIL, or
+/// if the interpreter is not initialized.
 pub(crate) fn current_frames(sink: &mut dyn FrameSink) {
     let Some(host) = host().filter(|host| host.is_initialized()) else { return };
     let Some(state) = gil::own_state() else { return };

@@ -16,7 +16,8 @@ struct Budget {
 
 static PROCESS: Budget = Budget::new();
 
-/// Counts `size` bytes in place of `given`; `false`, with nothing changed, where more than before would be above the limit.
+/// Counts `size` bytes in place of `given`; `false`, with nothing changed, if the sum would grow above
+/// the limit.
 pub(crate) fn exchange(given: usize, size: usize) -> bool {
     PROCESS.exchange(given, size)
 }

@@ -56,7 +56,7 @@ impl Live {
         self.peak_bytes = self.peak_bytes.max(self.bytes);
     }
 
-    /// The size of a block that is no longer live; `None` for one from before the counting.
+    /// The size of a block that is no longer live; `None` for a block that is older than the counting.
     fn remove(&mut self, block: usize) -> Option<usize> {
         let size = self.sizes.remove(&block)?;
         self.bytes -= size;
@@ -136,7 +136,7 @@ impl Counted {
         block
     }
 
-    /// Takes a block out of the live ones; gives its address and size, `None` for one from before the counting.
+    /// Takes a block out of the live ones; gives its address and size, `None` for a block that is older than the counting.
     fn forget(&self, block: NonNull<u8>) -> Option<(usize, usize)> {
         let block = block.addr().get();
         Some((block, with_live(self.domain, |live| live.remove(block))?))

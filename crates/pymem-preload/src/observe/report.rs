@@ -40,7 +40,7 @@ pub(crate) fn report_at_exit() {
 /// The interpreter itself prints nothing for an allocator that it does not know. Where mimalloc serves there are no arenas,
 /// and where the C library serves there is no text.
 pub(crate) fn print_malloc_stats(service: &Service) {
-    /// An interpreter prints when it is finalized. A process that ends without has threads that may be in the pools.
+    /// An interpreter prints when it is finalized. A process that ends before that may have threads in the pools.
     extern "C" fn on_exit() {
         if host().is_none_or(|host| host.is_initialized()) {
             return;
