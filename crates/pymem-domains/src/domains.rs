@@ -14,9 +14,8 @@ use crate::backend::malloc::libc_record;
 #[cfg(feature = "pymalloc")]
 use crate::backend::pymalloc::PoolStats;
 use crate::debug::DebugConfig;
-use crate::domain_allocator::DomainAllocator;
+use crate::domain_allocator::{DomainAllocator, Gated as _};
 use crate::error::{DomainsError, SetAllocatorError};
-use crate::gate::Gated as _;
 use crate::name::UnknownAllocator;
 use crate::process;
 use crate::profile::Profile;

@@ -26,9 +26,9 @@ use malloc_api::{AllocatorRecord, Domain, Forward, ThreadSafety};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Published, Rank, hold_over_forks};
 
 use crate::debug::DebugConfig;
+use crate::domain_allocator::{Gate, Gated};
 use crate::domains::Domains;
 use crate::error::{DomainsError, GlobalError};
-use crate::gate::{Gate, Gated};
 use crate::name::UNKNOWN_ALLOCATOR_TEXT;
 use crate::preconfig::{Environment, Preconfig};
 use crate::profile::Profile;

@@ -6,7 +6,6 @@ mod debug;
 mod domain_allocator;
 mod domains;
 mod error;
-mod gate;
 pub mod global;
 mod heap_stats;
 mod layers;

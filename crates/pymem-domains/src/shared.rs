@@ -6,9 +6,8 @@ use pymem_sync::{HeldOverFork, Lock, Published};
 
 use crate::backend::malloc::libc_record;
 use crate::debug::{Checks, DebugConfig};
-use crate::domain_allocator::DomainAllocator;
+use crate::domain_allocator::{DomainAllocator, Gate, Gated};
 use crate::error::{DomainsError, SetAllocatorError};
-use crate::gate::{Gate, Gated};
 use crate::layers::Layers;
 use crate::profile::{Build, Profile};
 use crate::table::{Backend, Backends, Row};
