@@ -112,7 +112,7 @@ pub struct LeakReport {
     pub exit_code: Option<u8>,
     /// The domain whose leaks are reported; `None` for all.
     pub domain: Option<Domain>,
-    /// What a frame of a site has in it whose leaks are reported; empty for all. `*` stands for any text.
+    /// Leaks are reported of sites with a frame that has this in it; empty for all. `*` stands for any text.
     pub site: Text<255>,
     /// The path of the file that lists leaks to leave out; empty for none. It is read when the report is asked for, and has a
     /// rule a line: `leak:`, or `raw:`, `mem:` or `obj:` for one domain, and a pattern as that of `site`. A block of which no

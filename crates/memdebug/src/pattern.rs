@@ -92,7 +92,7 @@ fn half_parts(len: usize) -> [usize; 2] {
     [0, len.saturating_sub(8)]
 }
 
-/// Offsets of parts of 16 bytes within `len` bytes, for `len` from 16: they cover up to 64 bytes, of more the outer ones.
+/// Offsets of parts of 16 bytes within `len` bytes, for `len` from 16: they cover up to 64 bytes, and the outer ones of more.
 /// The same four stores for most sizes are cheaper than a branch that is guessed wrong.
 #[inline(always)]
 fn parts(len: usize) -> [usize; 4] {

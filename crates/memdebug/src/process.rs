@@ -89,8 +89,8 @@ pub fn report_leaks_at_exit(report: LeakReport) -> Result<(), ConfigureError> {
     Ok(())
 }
 
-/// Verifies every freed block that hooks hold which are [verified at exit](crate::DebugHooks::verify_at_exit), now: a write
-/// to one is found at once, and not when the block leaves. Each violation goes to its hooks' handler.
+/// Verifies now every freed block that is held by hooks which are [verified at exit](crate::DebugHooks::verify_at_exit): a
+/// write to one is found at once, and not when the block leaves. Each violation goes to its hooks' handler.
 ///
 /// Where the allocator below needs a lock that its callers hold, so does this.
 pub fn verify_quarantines() {

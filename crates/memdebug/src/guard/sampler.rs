@@ -24,8 +24,8 @@ use malloc_api::Malloc;
 ///
 /// A guarded block is alone on its pages: an access past its end or before its start, or after its free, faults at the
 /// instruction, and is reported with the block and, with `backtrace`, where it was allocated and freed. So are a second
-/// free of it, and a free of an address inside it. Of all other blocks nothing is seen, and nothing is changed: they have
-/// no header and are not filled. A program that runs on many machines finds so in time what no single run does.
+/// free of it, and a free of an address inside it. Nothing is seen or changed of all other blocks: they have
+/// no header and are not filled. A program that runs on many machines thus finds in time what no single run finds.
 ///
 /// A call costs a counter and a comparison. Guarded blocks take memory of their own, each in a slot of 16 KiB and a page of
 /// address space; a larger block is not guarded. The first sampler of a process makes the slots, by default 2^20 / N of them,

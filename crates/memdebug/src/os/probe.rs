@@ -1,4 +1,4 @@
-//! Owns what can be told of any address: its bytes, which the kernel reads and says no to instead of faulting, and whether a
+//! Owns what can be told of any address: its bytes, which the kernel reads or refuses to read without a fault, and whether a
 //! heap can be there, by the kernel's list of mappings.
 
 use core::mem::MaybeUninit;
