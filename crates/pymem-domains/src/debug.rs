@@ -68,7 +68,7 @@ impl DebugConfig {
 ///
 /// # Errors
 ///
-/// What cannot be had.
+/// Options that cannot be switched on.
 pub fn hooks_over<A: Malloc + Sync + 'static>(
     inner: A,
     domain: Domain,

@@ -1,4 +1,4 @@
-//! Owns the counts of mimalloc's heaps and their text. They are there in a build without mimalloc too.
+//! Owns the counts of mimalloc's heaps and their text. A build without mimalloc has them too.
 
 use core::fmt;
 

@@ -34,8 +34,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Domains that publish their records in `cells`, made without the program's global allocator. Whoever makes them has
-    /// their locks held over forks.
+    /// Domains that publish their records in `cells`, made without the program's global allocator. Whoever makes them
+    /// registers their locks for forks.
     ///
     /// # Safety
     ///

@@ -98,7 +98,7 @@ void pymem_reset_peak(void);
 int pymem_limit(size_t bytes);
 
 /**
- * Verifies every freed block that a quarantine of this process holds, now: a write to one is reported at once, and not when the
+ * Verifies now every freed block that a quarantine of this process holds: a write to one is reported at once, and not when the
  * block leaves.
  *
  * A violation ends the process, as everywhere. Does nothing without a quarantine. The calling thread must hold the GIL, where
@@ -121,8 +121,8 @@ int pymem_heap_map(const char *path);
 /**
  * Starts a profile of who holds the memory of mem and obj, or lets one that was stopped go on.
  *
- * `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. Null lets a profile go on that was started before; where there
- * is one, the request is not read. What was allocated before is not in a profile that is started so.
+ * `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. The request is not read where there is a profile already;
+ * null is enough then. What was allocated before the start is not in the profile.
  *
  * Returns 0; -1, with nothing changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file
  * cannot be written, or no interpreter with the GIL is there. The calling thread must hold the GIL.
@@ -142,8 +142,8 @@ int pymem_profile_start(const char *request);
 int pymem_profile_stop(void);
 
 /**
- * Writes what the profile knows now into the file at `path`, in the format that its name tells: that of a profile, from which
- * `pymem_report` makes any other, for every ending that is not one of another format.
+ * Writes what the profile knows now into the file at `path`. The ending of the name tells the format; any other ending gives a
+ * profile, from which `pymem_report` makes every format.
  *
  * Null is the file that was asked for. Returns 0; -1 where nothing is profiled; -2 when the file cannot be written. May be called from
  * any thread.

@@ -1,5 +1,5 @@
-//! Owns reading the calling thread's Python frames as words, for a profiler that reads them at every allocation: which code runs in a frame,
-//! and where in it. Leaves finding the words from 3.11 on to `python_frames.rs`, and what they are called to `describe`, which is
+//! Owns reading the calling thread's Python frames as words, for a profiler that reads them at every allocation: which code
+//! runs in a frame, and where in it. Leaves finding the words from 3.11 on to `python_frames.rs`, and what they are called to `describe`, which is
 //! asked once for each pair of words.
 
 use core::ops::ControlFlow;

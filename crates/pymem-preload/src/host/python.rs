@@ -82,7 +82,7 @@ impl Host {
     /// The table that applies.
     ///
     /// Raw is served as the table says, by mimalloc too. No version hands blocks between the record of raw and its default
-    /// once it has chosen its allocators: tried with raw on mimalloc, which ends the process at such a block, by 3.8 to 3.15.
+    /// once it has chosen its allocators: tried with raw on mimalloc, which ends the process at such a block, by 3.9 to 3.15.
     pub(crate) fn profile(&self) -> Profile {
         let version = Version::from_release(self.minor, self.micro);
         // Only a build without mimalloc is refused.
