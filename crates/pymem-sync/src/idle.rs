@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The owner needs no lock: what it takes back was in a word, and nobody else takes it out of a word but under the keeper's
-//! lock. For what is in none the owner waits for that lock, and the memory has gone when it has the lock.
+//! lock. Where a unit is in neither word, the owner waits for that lock and finds the unit's memory gone.
 
 use crate::lock::RawLock;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, Site, const_in_real, fence, ordering};
@@ -68,7 +68,7 @@ impl IdleUnits {
         (young | self.old.fetch_and(!units, Ordering::Relaxed)) & units
     }
 
-    /// The units that wait. Of all others the memory has gone when this returns.
+    /// The units that wait. The memory of all others has gone when this returns.
     pub fn waiting(&self, keeper: &Keeper) -> u64 {
         keeper.within(|| self.now())
     }
