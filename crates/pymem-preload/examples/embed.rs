@@ -29,14 +29,12 @@ fn main() {
         return println!("python3 has no shared libpython: nothing to embed");
     };
     let name = arguments.next().unwrap_or_else(|| "pymalloc".to_owned());
-    let choice = CString::new(name.as_str()).expect("a name without NUL");
+    let [choice, path] = [&name, &library].map(|text| CString::new(text.as_str()).expect("no NUL"));
     // SAFETY: (1) a text that ends with a NUL; (2) the only thread, and there is no interpreter.
     assert_eq!(unsafe { pymem_setup(choice.as_ptr()) }, -2, "there is no interpreter yet");
-    let library = CString::new(library).expect("a path without NUL");
     // SAFETY: libpython's constructors ask for nothing.
-    let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     assert!(!handle.is_null(), "{library:?} loads");
-
     for expected in [0, -2] {
         // SAFETY: (1) a text that ends with a NUL; (2) the only thread, before Py_Initialize.
         assert_eq!(unsafe { pymem_setup(choice.as_ptr()) }, expected, "installed, and only once");
