@@ -81,46 +81,49 @@ struct OptionWord {
     needs_hooks: Option<fn(&Options) -> bool>,
 }
 
+/// What the words that take no value have in common.
+const WITHOUT_VALUE: OptionWord = OptionWord {
+    name: "",
+    form: "",
+    means: "",
+    arguments: "none",
+    expected: "no value",
+    set: |_, _| None,
+    needs_hooks: None,
+};
+
 /// Every word, in the order in which they are listed.
 const WORDS: [OptionWord; 13] = [
     OptionWord {
         name: "serial",
-        form: "",
         means: "number each allocation, and keep the number in the block",
-        arguments: "none",
-        expected: "no value",
         set: |options, value| flag(&mut options.serial, value),
         needs_hooks: Some(|options| options.serial),
+        ..WITHOUT_VALUE
     },
     OptionWord {
         name: "full_erase",
-        form: "",
         means: "fill every byte that leaves a block with DEADBYTE, also when `realloc` shrinks or moves it",
-        arguments: "none",
-        expected: "no value",
         set: |options, value| flag(&mut options.full_erase, value),
         needs_hooks: Some(|options| options.full_erase),
+        ..WITHOUT_VALUE
     },
     OptionWord {
         name: "registry",
-        form: "",
         means: "keep live blocks out of line: foreign, interior and doubly freed pointers are certain",
-        arguments: "none",
-        expected: "no value",
         set: |options, value| flag(&mut options.registry, value),
         needs_hooks: Some(|options| options.registry),
+        ..WITHOUT_VALUE
     },
     OptionWord {
         name: "strict",
-        form: "",
         means: "`registry` and `quarantine`",
-        arguments: "none",
-        expected: "no value",
         set: |options, value| {
             options.quarantine.get_or_insert(QuarantineBounds::DEFAULT);
             flag(&mut options.registry, value)
         },
         needs_hooks: Some(|options| options.registry && options.quarantine.is_some()),
+        ..WITHOUT_VALUE
     },
     OptionWord {
         name: "quarantine",
@@ -237,12 +240,9 @@ const WORDS: [OptionWord; 13] = [
     },
     OptionWord {
         name: "continue",
-        form: "",
         means: "go on after the report of a faulty call, which has no effect",
-        arguments: "none",
-        expected: "no value",
         set: |options, value| flag(&mut options.go_on, value),
-        needs_hooks: None,
+        ..WITHOUT_VALUE
     },
 ];
 
