@@ -6,14 +6,14 @@
 //! Its context is that of the real record: a thread that sees some words of the one and some of the other while the host
 //! exchanges them calls either function with the context that both take.
 
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 use std::sync::OnceLock;
 
 use malloc_api::Malloc;
 use pymem_domains::{AllocatorRecord, Domain, PyMemAllocatorEx};
 
-use crate::host::capi::AtEndApi;
+use crate::host::capi::symbol;
 use crate::host::python::{Host, host};
 use crate::request::environment;
 
@@ -56,9 +56,11 @@ fn start_over_at_the_end() {
             unsafe { host.set_allocator(Domain::Obj, first_call_shim(*real)) };
         }
     }
-    if let Some(api) = AtEndApi::find() {
+    type AtExit = unsafe extern "C" fn(extern "C" fn()) -> c_int;
+    // SAFETY: 1: a function of CPython with this signature, in every version.
+    if let Some(at_exit) = unsafe { symbol::<AtExit>(c"Py_AtExit") } {
         // SAFETY: may be called at any time; with a full list of functions a second start is the host's alone.
-        unsafe { (api.at_exit)(at_end) };
+        unsafe { at_exit(at_end) };
     }
 }
 

@@ -71,14 +71,6 @@ functions! {
 }
 
 functions! {
-    /// The fatal error that names its function: since 3.9.
-    FatalErrorApi {
-        fatal_error = c"_Py_FatalErrorFunc":
-            unsafe extern "C" fn(func: *const c_char, message: *const c_char) -> !,
-    }
-}
-
-functions! {
     /// The functions by which an interpreter that traces allocations tells where a block was allocated.
     TraceApi {
         untrack = c"PyTraceMalloc_Untrack": unsafe extern "C" fn(domain: c_uint, ptr: usize) -> c_int,
@@ -91,28 +83,6 @@ functions! {
             unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
         long_as_long = c"PyLong_AsLong": unsafe extern "C" fn(*mut PyObject) -> c_long,
         clear_error = c"PyErr_Clear": unsafe extern "C" fn(),
-    }
-}
-
-functions! {
-    /// The function by which one of ours is called when the interpreter has ended.
-    AtEndApi {
-        at_exit = c"Py_AtExit": unsafe extern "C" fn(extern "C" fn()) -> c_int,
-    }
-}
-
-/// A function that is told each event of an interpreter's audit.
-pub(crate) type AuditHook = unsafe extern "C" fn(
-    event: *const c_char,
-    arguments: *mut PyObject,
-    data: *mut c_void,
-) -> c_int;
-
-functions! {
-    /// The function by which one of ours is told events, before the interpreter starts too.
-    AuditApi {
-        add_audit_hook = c"PySys_AddAuditHook":
-            unsafe extern "C" fn(hook: AuditHook, data: *mut c_void) -> c_int,
     }
 }
 

@@ -7,7 +7,7 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::host::capi::{AuditApi, PyObject};
+use crate::host::capi::{PyObject, symbol};
 
 /// What all events of this kind begin with.
 const RUN: &[u8] = b"cpython.run_";
@@ -19,9 +19,12 @@ const RUN: &[u8] = b"cpython.run_";
 ///
 /// 1. The host is not initialized, and no other thread uses it.
 pub(crate) unsafe fn set_leaks_baseline() {
-    if let Some(api) = AuditApi::find() {
+    type AuditHook = unsafe extern "C" fn(*const c_char, *mut PyObject, *mut c_void) -> c_int;
+    type AddAuditHook = unsafe extern "C" fn(AuditHook, *mut c_void) -> c_int;
+    // SAFETY: 1: a function of CPython with this signature, in every version that exports it.
+    if let Some(add_audit_hook) = unsafe { symbol::<AddAuditHook>(c"PySys_AddAuditHook") } {
         // SAFETY: the host takes hooks before it is initialized (duty 1); this one keeps to its rules.
-        unsafe { (api.add_audit_hook)(on_event, ptr::null_mut()) };
+        unsafe { add_audit_hook(on_event, ptr::null_mut()) };
     }
 }
 

@@ -1,14 +1,14 @@
 //! Owns the question which Python this is: whether there is one, its version, and how it was built.
 //! Leaves the lookup of functions to `capi.rs`.
 
-use core::ffi::{CStr, c_int};
+use core::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
 
 use pymem_domains::{
     AllocatorRecord, Build, Domain, Profile, PyMemAllocatorEx, ThreadSafety, Version,
 };
 
-use crate::host::capi::{Api, FatalErrorApi, symbol};
+use crate::host::capi::{Api, symbol};
 
 /// The oldest minor version of Python 3 on which the library installs anything.
 pub(crate) const OLDEST_MINOR: u32 = 8;
@@ -120,9 +120,11 @@ impl Host {
 
     /// Ends the process through the interpreter's fatal error, so that its traceback follows.
     pub(crate) fn fatal_error(&self, func: &CStr, message: &CStr) -> ! {
-        match FatalErrorApi::find() {
+        type FatalErrorFunc = unsafe extern "C" fn(*const c_char, *const c_char) -> !;
+        // SAFETY: 1: a function of CPython with this signature, in every version that exports it: since 3.9.
+        match unsafe { symbol::<FatalErrorFunc>(c"_Py_FatalErrorFunc") } {
             // SAFETY: two texts that end with a NUL.
-            Some(api) => unsafe { (api.fatal_error)(func.as_ptr(), message.as_ptr()) },
+            Some(fatal_error) => unsafe { fatal_error(func.as_ptr(), message.as_ptr()) },
             // SAFETY: as above.
             None => unsafe { (self.api.fatal_error)(message.as_ptr()) },
         }
