@@ -2,7 +2,8 @@
 //! the list of files with unsafe code is the work of `unsafe_list.rs`.
 //!
 //! `<!-- table -->` and `<!-- /table -->` enclose the default configurations, `<!-- full table -->` and
-//! `<!-- /full table -->` what every name installs in every build.
+//! `<!-- /full table -->` what every name installs in every build, `<!-- names -->` and `<!-- /names -->` the names as Python has
+//! them.
 
 use std::fs;
 use std::path::Path;
@@ -15,13 +16,14 @@ use crate::{unsafe_list, workspace};
 /// A marker's name and what belongs between its two halves.
 type Part = (&'static str, fn() -> Result<String>);
 
-const PARTS: &[Part] = &[("table", defaults), ("full table", every_row)];
+const PARTS: &[Part] = &[("table", defaults), ("full table", every_row), ("names", names)];
 
 /// Every file with a marked part, and the parts that it must have.
 const FILES: &[(&str, &[&str])] = &[
     ("README.md", &["table"]),
     ("crates/pymem-domains/README.md", &["table"]),
     ("docs/design/domains.md", &["table", "full table"]),
+    ("python/src/pymem_domains/_request.py", &["names"]),
 ];
 
 /// The document whose tables list the files with unsafe code.
@@ -120,6 +122,12 @@ fn every_row() -> Result<String> {
         })
         .collect();
     Ok(markdown(&["Name", "Builds", "Versions", "raw", "mem", "obj"], &rows))
+}
+
+/// The names as a tuple of Python's, and the beginning of the comment that holds the second marker.
+fn names() -> Result<String> {
+    let lines = AllocatorName::ALL.map(|name| format!("    \"{name}\",\n"));
+    Ok(format!("ROWS = (\n{})\n# ", lines.concat()))
 }
 
 fn builds(row: &Row) -> String {

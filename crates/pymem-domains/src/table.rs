@@ -9,7 +9,7 @@
 //! 4. Add an arm to `Backend::is_built_in`: the profiles whose interpreters have the allocator.
 //! 5. Add a line to [`AllocatorName`] for each new value of `PYTHONMALLOC`.
 //! 6. Add rows to [`TABLE`], one for each name, build and version that accepts the name.
-//! 7. Run `cargo xtask docs`, which writes the rows into the documents.
+//! 7. Run `cargo xtask docs`, which writes the rows into the documents and the names into the Python package.
 //!
 //! The parser, the texts of errors, statistics, `current_name` and the preload follow from these lines. A `match` elsewhere
 //! that does not know the new allocator does not compile.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ._errors import USAGE, Refusal
 
-#: The names of `PYTHONMALLOC`.
+# The names of `PYTHONMALLOC`, as `cargo xtask docs` writes them.
+# <!-- names -->
 ROWS = (
     "default",
     "debug",
@@ -15,6 +16,7 @@ ROWS = (
     "mimalloc",
     "mimalloc_debug",
 )
+# <!-- /names -->
 
 
 class Request:
