@@ -7,8 +7,8 @@ use xshell::{Shell, cmd};
 
 use crate::workspace::CRATES;
 use crate::{
-    bench, docs, fuzz, header, install, layers, loom, msrv, regrtest, snippets, third_party, wheel,
-    workspace,
+    bench, docs, fuzz, header, hosts, install, layers, loom, msrv, regrtest, snippets, third_party,
+    wheel, workspace,
 };
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
@@ -42,6 +42,7 @@ const STEPS: &[Step] = &[
     always("package", package),
     always("loom", |_| loom::run(false, None)),
     always("install", install::check),
+    always("hosts", |_| hosts::short()),
     always("wheel", wheel::step),
     always("snippets", |_| snippets::run("", false)),
     always("third-party", |_| third_party::run()),

@@ -56,7 +56,7 @@ pub(crate) fn run(check: bool) -> Result<()> {
 }
 
 /// Replaces the text of `file` by what `change` makes of it; with `check`, only compares. Returns the file's name if the texts differ.
-fn renew(
+pub(crate) fn renew(
     file: &'static str,
     check: bool,
     change: impl FnOnce(String) -> Result<String>,
@@ -78,7 +78,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// `text` with `part` between the markers of `name`.
-fn replace(text: &str, name: &str, part: &str) -> Result<String> {
+pub(crate) fn replace(text: &str, name: &str, part: &str) -> Result<String> {
     let (open, close) = (format!("<!-- {name} -->"), format!("<!-- /{name} -->"));
     let Some((before, rest)) = text.split_once(&open) else {
         bail!("the marker {open} is missing");
@@ -156,7 +156,7 @@ fn versions(row: &Row) -> String {
 }
 
 /// A table whose columns line up in plain text too.
-fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..header.len())
         .map(|column| {
             let cells = rows.iter().map(|row| row[column].len());

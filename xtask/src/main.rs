@@ -7,6 +7,7 @@ mod ci;
 mod docs;
 mod fuzz;
 mod header;
+mod hosts;
 mod install;
 mod layers;
 mod loom;
@@ -50,6 +51,8 @@ enum Command {
     Python(python::Args),
     /// Run CPython's own tests on the preload, for every interpreter and row.
     Regrtest(regrtest::Args),
+    /// Run every check on every kind of interpreter, and print what each saw as a table.
+    Hosts(hosts::Args),
     /// Install the preload, its C header and its pkg-config file.
     Install(install::Args),
     /// Build the Python wheel, and check it.
@@ -154,6 +157,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ci { step } => ci::run(step.as_deref())?,
         Command::Python(args) => return python::run(args),
         Command::Regrtest(args) => return regrtest::run(args),
+        Command::Hosts(args) => hosts::run(&args)?,
         Command::Install(args) => install::run(&args)?,
         Command::Wheel(args) => wheel::run(&args)?,
         Command::Snippets { filter, write } => snippets::run(&filter, write)?,

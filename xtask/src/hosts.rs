@@ -1,0 +1,436 @@
+//! Owns `cargo xtask hosts`: what each kind of interpreter sees of the library, as one table. Every cell is a run.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use malloc_trace::LogReader;
+use pymem_domains::{AllocatorName, Domain};
+
+use crate::docs;
+use crate::python::{self, Interpreter};
+use crate::workspace;
+
+/// The program, which takes the name of a task.
+const PROGRAM: &str = "xtask/plants/host.py";
+/// The document with the table, between markers of this name.
+const DOCUMENT: &str = "docs/testing.md";
+const MARKER: &str = "hosts";
+
+/// The columns.
+const WANTED: [&str; 11] = [
+    "3.9",
+    "3.10",
+    "3.11",
+    "3.11 debug",
+    "3.12",
+    "3.13",
+    "3.13t",
+    "3.14",
+    "3.14t",
+    "3.15",
+    "3.15t",
+];
+
+/// Run every check on every kind of interpreter, and print what each saw as a table.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// An interpreter; without any, one of each kind.
+    #[arg(long, value_name = "PATH")]
+    python: Vec<PathBuf>,
+    /// How many subinterpreters the row of them makes.
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    subinterpreters: u32,
+    /// Only rows whose title contains this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+    /// Put the table into docs/testing.md.
+    #[arg(long, conflicts_with_all = ["python", "only"])]
+    write: bool,
+}
+
+/// A row of the table.
+struct Check {
+    title: &'static str,
+    /// What the program does, and the value of `PYTHONMALLOC`.
+    task: &'static str,
+    row: &'static str,
+    /// One more variable; its value is a new file if it is empty.
+    variable: (&'static str, &'static str),
+    expect: Expect,
+}
+
+/// What a run must do.
+enum Expect {
+    /// It ends by the interpreter's fatal error, with these texts on stderr, in this order.
+    Report(&'static [&'static str]),
+    /// It succeeds, with these texts on stderr, in this order.
+    Told(&'static [&'static str]),
+    /// It succeeds and leaves a file that passes. An interpreter without the GIL refuses with a text, if there is one.
+    File(fn(&Path) -> Result<()>, Option<&'static str>),
+}
+
+const DEBUG: (&str, &str) = ("PYMEM_DEBUG", "serial");
+const SITES: (&str, &str) = ("PYMEM_DEBUG", "quarantine=16M,backtrace=8");
+
+const CHECKS: [Check; 16] = [
+    Check {
+        title: "overflow",
+        task: "overflow",
+        row: "debug",
+        variable: DEBUG,
+        expect: Expect::Report(&["API 'm'", "bad trailing pad byte"]),
+    },
+    Check {
+        title: "underflow",
+        task: "underflow",
+        row: "debug",
+        variable: DEBUG,
+        expect: Expect::Report(&["API 'm'", "bad leading pad byte"]),
+    },
+    Check {
+        title: "double free",
+        task: "double_free",
+        row: "debug",
+        variable: ("PYMEM_DEBUG", "strict"),
+        expect: Expect::Report(&["memdebug: double free: the block was freed before."]),
+    },
+    Check {
+        title: "use after free, in quarantine",
+        task: "write_after_free",
+        row: "debug",
+        variable: SITES,
+        expect: Expect::Report(&["write to a freed block"]),
+    },
+    Check {
+        title: "wrong API",
+        task: "wrong_api",
+        row: "debug",
+        variable: DEBUG,
+        expect: Expect::Report(&["bad ID: Allocated using API 'm', verified using API 'o'"]),
+    },
+    Check {
+        title: "no GIL",
+        task: "no_gil",
+        row: "debug",
+        variable: DEBUG,
+        expect: Expect::Report(&["_PyMem_DebugMalloc: Python memory allocator called without"]),
+    },
+    Check {
+        title: "no GIL, after a subinterpreter",
+        task: "no_gil_after_subinterpreter",
+        row: "debug",
+        variable: DEBUG,
+        expect: Expect::Report(&["_PyMem_DebugMalloc: Python memory allocator called without"]),
+    },
+    Check {
+        title: "`guard=1/1000` without hooks",
+        task: "read_after_free",
+        row: "default",
+        variable: ("PYMEM_DEBUG", "guard=1/1000"),
+        expect: Expect::Report(&["API 'm'", "use after free: read at p+3 of a guarded block"]),
+    },
+    Check {
+        title: "leaks, by place",
+        task: "leak",
+        row: "debug",
+        variable: ("PYMEM_DEBUG", "leak_site=in leak"),
+        expect: Expect::Told(&["1 blocks with 12345 bytes are still live", "in leak\n"]),
+    },
+    Check {
+        title: "frames of allocation",
+        task: "overflow",
+        row: "debug",
+        variable: SITES,
+        expect: Expect::Report(&[
+            "Memory block allocated by",
+            "line 14, in make\n",
+            "line 39, in overflow\n",
+            "in <module>\n",
+        ]),
+    },
+    Check {
+        title: "frames of free",
+        task: "double_free",
+        row: "debug",
+        variable: SITES,
+        expect: Expect::Report(&[
+            "Memory block freed by",
+            "line 18, in give_back\n",
+            "line 52, in double_free\n",
+            "in <module>\n",
+        ]),
+    },
+    Check {
+        title: "trace",
+        task: "work",
+        row: "default",
+        variable: ("PYMEM_TRACE", ""),
+        expect: Expect::File(is_trace, None),
+    },
+    Check {
+        title: "heap map of `pymalloc`",
+        task: "work",
+        row: "default",
+        variable: ("PYMEM_HEAP_MAP", ""),
+        expect: Expect::File(
+            is_picture,
+            Some("pymem-preload: PYMEM_HEAP_MAP: mem and obj are not"),
+        ),
+    },
+    Check {
+        title: "heap map of `mimalloc`",
+        task: "work",
+        row: "mimalloc",
+        variable: ("PYMEM_HEAP_MAP", ""),
+        expect: Expect::File(
+            is_picture,
+            Some("pymem-preload: PYMEM_HEAP_MAP: mem and obj are not"),
+        ),
+    },
+    Check {
+        title: "statistics of `PYMEM_STATS`",
+        task: "work",
+        row: "default",
+        variable: ("PYMEM_STATS", "1"),
+        expect: Expect::Told(&["pymem: ", "raw", "mem", "obj"]),
+    },
+    Check {
+        title: "statistics of `PYTHONMALLOCSTATS`",
+        task: "work",
+        row: "mimalloc",
+        variable: ("PYTHONMALLOCSTATS", "1"),
+        expect: Expect::Told(&["Allocated Blocks: "]),
+    },
+];
+
+/// Runs the checks on one interpreter of each kind.
+pub(crate) fn short() -> Result<()> {
+    let args = Args { python: Vec::new(), subinterpreters: 5, only: String::new(), write: false };
+    run(&args)
+}
+
+/// Runs the checks; fails when a cell is not as it must be.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let library = python::library()?;
+    let (columns, missing) = columns(args)?;
+    if columns.is_empty() {
+        println!("skipped: no interpreter is installed that the library can be preloaded into");
+        return Ok(());
+    }
+    let mut header = vec![String::new()];
+    header.extend(columns.iter().map(label));
+    let (mut rows, mut faults) = (Vec::new(), Vec::new());
+    let mut row = |title: String, cell: &dyn Fn(&Interpreter) -> Result<String>| {
+        if !title.contains(&args.only) {
+            return;
+        }
+        let mut cells = vec![title.clone()];
+        for python in &columns {
+            cells.push(cell(python).unwrap_or_else(|fault| {
+                faults.push(format!("{}, {title}: {fault:#}", label(python)));
+                String::from("RED")
+            }));
+        }
+        eprintln!("{}", cells.join(", "));
+        rows.push(cells);
+    };
+    row(String::from("names that serve"), &|python| names(python, &library));
+    for check in &CHECKS {
+        row(check.title.to_owned(), &|python| check.cell(python, &library));
+    }
+    let count = args.subinterpreters;
+    row(format!("`backtrace=8`, {count} subinterpreters"), &|python| {
+        rounds(python, &library, count)
+    });
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let mut text = docs::markdown(&header, &rows);
+    if !missing.is_empty() {
+        writeln!(text, "\nNot installed where this was run: {}.", missing.join(", "))?;
+    }
+    print!("{text}");
+    ensure!(faults.is_empty(), "{} cells are red:\n{}", faults.len(), faults.join("\n"));
+    if args.write {
+        docs::renew(DOCUMENT, false, |old| docs::replace(&old, MARKER, &format!("\n{text}\n")))?;
+    }
+    Ok(())
+}
+
+/// The interpreters, one of each kind unless some are named, and the kinds that are not installed.
+fn columns(args: &Args) -> Result<(Vec<Interpreter>, Vec<&'static str>)> {
+    if !args.python.is_empty() {
+        let named = args.python.iter().map(|path| Interpreter::probe(path));
+        return Ok((named.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?, Vec::new()));
+    }
+    let installed = Interpreter::installed();
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for wanted in WANTED {
+        match installed.iter().find(|python| label(python) == wanted) {
+            Some(python) => found.push(python.clone()),
+            None => missing.push(wanted),
+        }
+    }
+    Ok((found, missing))
+}
+
+/// `3.13t` and the like.
+fn label(python: &Interpreter) -> String {
+    let threads = if python.free_threaded { "t" } else { "" };
+    let debug = if python.pydebug { " debug" } else { "" };
+    format!("3.{}{threads}{debug}", python.minor)
+}
+
+/// A run of the program, and how to repeat it.
+struct Run {
+    output: Output,
+    stderr: String,
+    command: String,
+}
+
+impl Run {
+    fn new(
+        python: &Interpreter,
+        library: &Path,
+        task: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
+        let program = workspace::root().join(PROGRAM);
+        let mut command = Command::new(&python.path);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("PYTHON") || name.starts_with("PYMEM") {
+                command.env_remove(&*name);
+            }
+        }
+        command.env_remove("LD_LIBRARY_PATH").env("LD_PRELOAD", library);
+        command
+            .envs(variables.iter().copied())
+            .args(["-S", "-W", "ignore"])
+            .arg(program)
+            .args(task);
+        let output = command.output().with_context(|| format!("{python} does not start"))?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(Self { output, stderr, command: format!("{command:?}") })
+    }
+
+    /// Fails with the command that repeats the run, unless it is as it must be.
+    fn ensure(&self, is_right: bool, what: &str) -> Result<()> {
+        let Self { output, stderr, command } = self;
+        ensure!(is_right, "{what}; {}: {command}\n{stderr}", output.status);
+        Ok(())
+    }
+
+    fn succeeds(&self) -> bool {
+        self.output.status.success() && self.output.stdout == b"done\n"
+    }
+
+    fn is_aborted(&self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.output.status.signal() == Some(signal_hook::consts::SIGABRT)
+    }
+
+    fn says(&self, texts: &[&str]) -> Result<()> {
+        let mut rest = self.stderr.as_str();
+        for text in texts {
+            let found = rest.split_once(text);
+            self.ensure(found.is_some(), &format!("{text:?} is not where it must be"))?;
+            rest = found.map_or("", |(_, rest)| rest);
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    fn cell(&self, python: &Interpreter, library: &Path) -> Result<String> {
+        let (name, value) = self.variable;
+        let file = std::env::temp_dir().join(format!("pymem-hosts-{}", std::process::id()));
+        let value = if value.is_empty() { &*file.to_string_lossy() } else { value };
+        let run =
+            Run::new(python, library, &[self.task], &[("PYTHONMALLOC", self.row), (name, value)])?;
+        match self.expect {
+            Expect::Report(texts) => {
+                run.ensure(run.is_aborted(), "no fatal error")?;
+                run.says(texts)?;
+            }
+            Expect::Told(texts) => {
+                run.ensure(run.succeeds(), "no success")?;
+                run.says(texts)?;
+            }
+            Expect::File(_, Some(refusal)) if python.free_threaded => {
+                run.ensure(!run.output.status.success(), "no refusal")?;
+                run.says(&[refusal])?;
+                return Ok(String::from("refused"));
+            }
+            Expect::File(passes, _) => {
+                run.ensure(run.succeeds() && run.stderr.is_empty(), "no success")?;
+                let passed = passes(&file);
+                fs::remove_file(&file)?;
+                run.ensure(passed.is_ok(), &format!("{passed:?}"))?;
+            }
+        }
+        Ok(String::from("yes"))
+    }
+}
+
+/// The names that serve by their row of the table. Without the GIL mem and obj are the interpreter's own, and other names are refused.
+fn names(python: &Interpreter, library: &Path) -> Result<String> {
+    let profile = python.profile();
+    let (mut serve, mut refused) = (0, 0);
+    for name in AllocatorName::ALL {
+        let row = name.row(&profile);
+        let run = Run::new(
+            python,
+            library,
+            &["work"],
+            &[("PYTHONMALLOC", name.as_str()), ("PYMEM_STATS", "1")],
+        )?;
+        let Ok(row) = row else {
+            run.ensure(!run.output.status.success(), "no refusal")?;
+            run.says(&["a free-threaded interpreter keeps mem and obj"])?;
+            refused += 1;
+            continue;
+        };
+        run.ensure(run.succeeds(), "no success")?;
+        let parts = Domain::ALL.map(|domain| {
+            let own = python.free_threaded && domain != Domain::Raw;
+            let debug = if row.debug() { " + debug" } else { "" };
+            let serves =
+                if own { format!("the interpreter's own{debug}") } else { row.serves(domain) };
+            format!("{domain} {serves}")
+        });
+        run.says(&[&format!("pymem: {} ({})", row.canonical_name(), parts.join(", "))])?;
+        serve += 1;
+    }
+    Ok(if refused == 0 { serve.to_string() } else { format!("{serve}, {refused} refused") })
+}
+
+/// Subinterpreters that come and go while stacks are taken.
+fn rounds(python: &Interpreter, library: &Path, count: u32) -> Result<String> {
+    let variables = [("PYTHONMALLOC", "debug"), ("PYMEM_DEBUG", "backtrace=8")];
+    let run = Run::new(python, library, &["rounds", &count.to_string()], &variables)?;
+    run.ensure(run.succeeds() && run.stderr.is_empty(), "no success")?;
+    Ok(String::from("yes"))
+}
+
+/// A log of calls of which each block is known.
+fn is_trace(path: &Path) -> Result<()> {
+    let mut reader = LogReader::new(std::io::BufReader::new(fs::File::open(path)?))?;
+    let mut calls = 0;
+    for event in &mut reader {
+        event?;
+        calls += 1;
+    }
+    ensure!(calls > 5_000, "{calls} calls");
+    ensure!(reader.unread().unknown_blocks < 100, "{:?}", reader.unread());
+    Ok(())
+}
+
+fn is_picture(path: &Path) -> Result<()> {
+    let text = fs::read_to_string(path)?;
+    let pools = text.matches("<rect").count();
+    ensure!(text.starts_with("<svg") && text.ends_with("</svg>\n"), "no whole picture");
+    ensure!(pools > 50, "{pools} rectangles");
+    Ok(())
+}
