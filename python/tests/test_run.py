@@ -110,14 +110,19 @@ def test_a_report_and_a_log(command: Run, tmp_path: Path) -> None:
 
 def test_a_start_imports_little() -> None:
     """What costs a start its time is what is imported: nothing that the interpreter has not imported by itself."""
-    code = (
-        "import sys; before = set(sys.modules); import pymem_domains._command, pymem_domains._run\n"
-        "pymem_domains._run.served(pymem_domains._run.Request(), {}); print(sorted(set(sys.modules) - before))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=clean_environment())
-    ours = ["", "._command", "._errors", "._preload", "._request", "._run"]
-    typing = {"__future__"}
-    assert set(eval(result.stdout)) - typing == {f"pymem_domains{name}" for name in ours}
+    stop = "os.execve = lambda *words: print(sorted(sys.modules), flush=True) or os._exit(0)"
+    ours = {f"pymem_domains{name}" for name in ("", "._command", "._errors", "._preload", "._request", "._run")}
+    # As the script does, and as `python -m` does after what it needs itself.
+    for needs, start in (
+        ("os, sys", "import pymem_domains._command as c; c.main(words)"),
+        ("os, runpy, sys, warnings", "sys.argv[1:] = words; runpy._run_module_as_main('pymem_domains')"),
+    ):
+        code = f"import {needs}; words = ['run', '-c', 'pass']; {stop}; print(sorted(sys.modules), flush=True); {start}"
+        result = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=clean_environment()
+        )
+        plain, whole = map(set, map(eval, result.stdout.splitlines()))
+        assert whole - plain - {"pymem_domains.__main__"} == ours
 
 
 class TestRefusals:

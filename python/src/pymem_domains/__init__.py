@@ -13,9 +13,7 @@ Every function but `active`, `library` and `include` raises `NotServedError` in 
 how to start one that is.
 """
 
-from __future__ import annotations
-
-# Importing it would take longer than all the rest; type checkers know the name.
+# Importing `typing` would take longer than all the rest, and `__future__` a file more; type checkers know the name.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -78,7 +76,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

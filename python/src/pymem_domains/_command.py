@@ -1,7 +1,5 @@
 """The command `pymem-domains`: finds the subcommand, and makes a refusal one line and a status."""
 
-from __future__ import annotations
-
 import sys
 
 from ._errors import USAGE, PymemError, Refusal

@@ -1,7 +1,5 @@
 """What is raised, and the statuses with which the command ends."""
 
-from __future__ import annotations
-
 #: A command line that says nothing that can be done.
 USAGE = 2
 #: What `env`, `timeout` and `nohup` end with too: the command itself cannot do it, so the program was not started.

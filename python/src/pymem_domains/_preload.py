@@ -1,7 +1,5 @@
 """The library as a file, and whether a process can have it preloaded."""
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -92,7 +90,7 @@ def check_program(path: str) -> None:
         )
 
 
-def preloads(library: str, inherited: str | None) -> str:
+def preloads(library: str, inherited: "str | None") -> str:
     """The value of `LD_PRELOAD`: the library, then what was there already; a `Refusal` beside another allocator."""
     others = []
     for entry in (inherited or "").replace(":", " ").split():

@@ -1,7 +1,5 @@
 """What a process is to be started with, as the variables that the library reads."""
 
-from __future__ import annotations
-
 from ._errors import USAGE, Refusal
 
 # The names of `PYTHONMALLOC`, as `cargo xtask docs` writes them.
@@ -31,6 +29,8 @@ class Request:
         self.stats = False
         #: The file that gets every call of the three domains.
         self.trace: str | None = None
+        #: Bytes at which that file stops growing.
+        self.trace_limit: int | None = None
         #: The file that gets a picture of the heap at exit and on SIGUSR1.
         self.heap_map: str | None = None
         #: The file that gets who holds the memory at exit and on SIGUSR1, and options after commas.
@@ -38,7 +38,7 @@ class Request:
         #: Bytes of live blocks above which an allocation fails; 0 only counts them.
         self.limit: int | None = None
 
-    def choose_row(self, inherited: str | None) -> None:
+    def choose_row(self, inherited: "str | None") -> None:
         """Completes the row from the words: checks that need debug hooks ask for a row that has them.
 
         `inherited` is the `PYTHONMALLOC` that the process would have anyway.
@@ -67,6 +67,7 @@ class Request:
             "PYMEM_DEBUG": self.debug,
             "PYMEM_STATS": "1" if self.stats else None,
             "PYMEM_TRACE": self.trace,
+            "PYMEM_TRACE_LIMIT": None if self.trace_limit is None else str(self.trace_limit),
             "PYMEM_PROFILE": self.profile,
             "PYMEM_HEAP_MAP": self.heap_map,
             "PYMEM_LIMIT": None if self.limit is None else str(self.limit or "none"),

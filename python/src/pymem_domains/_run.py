@@ -3,8 +3,6 @@
 It imports nothing that the interpreter has not imported by itself: what it costs is what a start takes longer.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -14,7 +12,7 @@ from ._request import Request, parse_bytes
 
 USAGE_LINE = (
     "usage: pymem-domains run [--malloc NAME] [--debug WORDS] [--limit BYTES] [--stats] [--profile FILE] "
-    "[--heap-map FILE] [--trace FILE] [--] (SCRIPT.py | -m MODULE | -c CODE | PROGRAM) [ARGUMENT ...]"
+    "[--heap-map FILE] [--trace FILE] [--trace-limit BYTES] [--] (SCRIPT.py | -m MODULE | -c CODE | PROGRAM) [ARGUMENT ...]"
 )
 
 #: `off`: the program is started as if the command were not there.
@@ -79,22 +77,13 @@ def parse(arguments: list[str]) -> tuple[Request, list[str]]:
             if following is None:
                 raise Refusal(USAGE, f"`{name}` needs a value\n{USAGE_LINE}")
             value = arguments[following]
-        if name == "--malloc":
-            request.malloc = value
-        elif name == "--debug":
-            request.debug = value
-        elif name == "--profile":
-            request.profile = value
-        elif name == "--heap-map":
-            request.heap_map = value
-        elif name == "--trace":
-            request.trace = value
-        else:
-            request.limit = parse_bytes(value)
+        setattr(request, name[2:].replace("-", "_"), parse_bytes(value) if name in _AMOUNTS else value)
     return request, []
 
 
-_WITH_VALUE = ("--malloc", "--debug", "--limit", "--profile", "--heap-map", "--trace")
+_AMOUNTS = ("--limit", "--trace-limit")
+#: Each is named as its field of `Request`.
+_WITH_VALUE = ("--malloc", "--debug", "--profile", "--heap-map", "--trace", *_AMOUNTS)
 
 
 def resolve(command: list[str]) -> list[str]:
@@ -141,7 +130,9 @@ and exit status are the program's own; its children are served too.
   --profile FILE     who holds the memory, at exit and on SIGUSR1: app.html is a page, app.json is for `report`. Options
                      follow after commas: sample=512K, frames=32
   --heap-map FILE    an SVG picture of the heap at exit, and on SIGUSR1
-  --trace FILE       log every call of the three domains, 16 bytes each
+  --trace FILE       log every call of the three domains, 16 bytes each, for `replay`
+  --trace-limit BYTES
+                     the log stops growing at this, 4 GiB unless given; the rest is counted
 
 Status: the program's own; 2 for a command line that says nothing, 125 where this platform or interpreter cannot be served,
 126 for a program that cannot be started or preloaded into, 127 for none of that name. PYMEM_DOMAINS=off in the environment
