@@ -123,7 +123,24 @@ def test_a_picture_on_request(command: Run, tmp_path: Path) -> None:
     assert last.read_text().startswith("<svg")
     code = f"try: p.heap_map({str(tmp_path / 'no' / 'x.svg')!r})\nexcept OSError as error: print(error)"
     assert "cannot be written" in inside(command, code, "--heap-map", str(last))
-    assert "run --heap-map" in inside(command, "try: p.heap_map('x')\nexcept p.NotCountedError as error: print(error)")
+    code = "try: p.heap_map('x')\nexcept p.NotCountedError as error: print(error)"
+    for row in ("malloc", "mimalloc"):
+        assert f"the heap of {row} cannot be drawn in this process" in inside(command, code, "--malloc", row)
+
+
+@pytest.mark.parametrize("options", [(), ("--stats",), ("--debug", "strict")])
+def test_a_picture_that_nobody_has_announced(command: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    if not HAS_GIL:
+        pytest.skip("without the GIL mem and obj are the interpreter's own")
+    first, second = tmp_path / "first.svg", tmp_path / "second.svg"
+    code = f"p.heap_map({str(first)!r}); kept = [bytes(300) for _ in range(10_000)]; p.heap_map({str(second)!r})"
+    assert command("run", *options, "-c", f"import pymem_domains as p; {code}").returncode == 0
+    blocks = []
+    for path in (first, second):
+        title, totals = command("map", str(path)).stdout.splitlines()
+        assert title.startswith("pymalloc")
+        blocks.append(int(totals.split("; ")[1].split()[0]))
+    assert 10_000 <= blocks[1] - blocks[0] < 12_000
 
 
 def test_a_scrape(command: Run) -> None:

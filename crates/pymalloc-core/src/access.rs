@@ -31,26 +31,6 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         Self { core: UnsafeCell::new(Pymalloc::new(fallback, source)) }
     }
 
-    /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
-    ///
-    /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
-    /// alignment, its records) and after its last one is not visited. `f` may use this allocator: no arena goes back
-    /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
-    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
-        struct Pin<'a, R: Malloc, S: ArenaSource>(&'a LocalPymalloc<R, S>);
-        impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
-            fn drop(&mut self) {
-                self.0.with(|core| core.arenas.unpin());
-            }
-        }
-        self.with(|core| core.arenas.pin());
-        let _pin = Pin(self);
-        let mut pools = self.with(|core| core.pools());
-        while let Some(pool) = self.with(|_| pools.next()) {
-            f(pool);
-        }
-    }
-
     pub(crate) fn into_inner(self) -> Pymalloc<R, S> {
         self.core.into_inner()
     }
@@ -273,6 +253,36 @@ macro_rules! face {
 face!(LocalPymalloc);
 face!(SerializedPymalloc);
 face!(LockedPymalloc);
+
+/// The walk of those whose callers are one at a time anyway, and may use the allocator meanwhile.
+macro_rules! walk {
+    ($name:ident) => {
+        impl<R: Malloc, S: ArenaSource> $name<R, S> {
+            /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
+            ///
+            /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
+            /// alignment, its records) and after its last one is not visited. `f` may use this allocator: no arena goes back
+            /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
+            pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
+                struct Pin<'a, R: Malloc, S: ArenaSource>(&'a $name<R, S>);
+                impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
+                    fn drop(&mut self) {
+                        self.0.with(|core| core.arenas.unpin());
+                    }
+                }
+                self.with(|core| core.arenas.pin());
+                let _pin = Pin(self);
+                let mut pools = self.with(|core| core.pools());
+                while let Some(pool) = self.with(|_| pools.next()) {
+                    f(pool);
+                }
+            }
+        }
+    };
+}
+
+walk!(LocalPymalloc);
+walk!(SerializedPymalloc);
 
 /// Smallest block in bytes of an [`OwnedPymalloc`]: room for the link by which a block waits in the remote stack.
 const BLOCK_BYTES_MIN: usize = size_of::<usize>();

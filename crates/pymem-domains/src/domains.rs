@@ -392,6 +392,16 @@ impl Domains {
         Ok(heaps + self.release(level))
     }
 
+    /// Calls `visit` with each pool behind mem and obj, free ones too, arena by arena; with none where the row has no pools.
+    ///
+    /// Allocates nothing. `visit` does not use these domains.
+    #[cfg(feature = "pymalloc")]
+    pub fn for_each_pool(self, visit: impl FnMut(pymalloc_core::PoolStats)) {
+        if self.row().uses(Backend::Pymalloc) {
+            self.shared.backends.pools.for_each_pool(visit);
+        }
+    }
+
     /// The record through which the pools get and return arenas; C's `PyObject_GetArenaAllocator`.
     #[cfg(feature = "pymalloc")]
     #[must_use]

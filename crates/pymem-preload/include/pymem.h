@@ -109,8 +109,8 @@ void pymem_verify(void);
 /**
  * Draws the heap of mem and obj into the SVG file at `path`, now.
  *
- * Returns 0; -1 in a process whose heap cannot be drawn, as one without `PYMEM_HEAP_MAP`, and for null; -2 when the file cannot
- * be written. The calling thread must hold the GIL, where there is one.
+ * Returns 0; -1 in a process whose heap cannot be drawn, and for null; -2 when the file cannot be written. The pools of pymalloc can
+ * be drawn in every process, mimalloc's heaps in one with `PYMEM_HEAP_MAP`, and nothing without the GIL. The calling thread must hold the GIL, where there is one.
  *
  * # Safety
  *

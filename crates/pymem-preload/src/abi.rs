@@ -178,8 +178,8 @@ pub extern "C" fn pymem_verify() {
 
 /// Draws the heap of mem and obj into the SVG file at `path`, now.
 ///
-/// Returns 0; -1 in a process whose heap cannot be drawn, as one without `PYMEM_HEAP_MAP`, and for null; -2 when the file cannot
-/// be written. The calling thread must hold the GIL, where there is one.
+/// Returns 0; -1 in a process whose heap cannot be drawn, and for null; -2 when the file cannot be written. The pools of pymalloc can
+/// be drawn in every process, mimalloc's heaps in one with `PYMEM_HEAP_MAP`, and nothing without the GIL. The calling thread must hold the GIL, where there is one.
 ///
 /// # Safety
 ///
@@ -187,7 +187,9 @@ pub extern "C" fn pymem_verify() {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
     // SAFETY: 1: by duty 1.
-    match unsafe { text(path) }.and_then(|path| heap_map::draw_into(file(path))) {
+    let path = unsafe { text(path) }.map(file);
+    let service = service::installed().filter(|service| service.serves_all());
+    match path.zip(service).and_then(|(path, service)| heap_map::draw_into(path, service.domains)) {
         Some(Ok(())) => OK,
         Some(Err(_)) => NOT_WRITTEN,
         None => NO_MAP,

@@ -165,13 +165,14 @@ def limit(maximum: int | None) -> None:
 def heap_map(path: str | os.PathLike[str]) -> None:
     """Draws the heap of mem and obj into the SVG file at `path`, now.
 
-    Needs a process whose heap can be drawn: one started with `run --heap-map FILE`, whose own picture is drawn at exit.
+    The rows of pymalloc can be drawn in every process with the GIL. Those of mimalloc need one that was started with
+    `run --heap-map FILE`, whose threads wait for each other in their heaps.
     """
     status = functions().heap_map(os.fsencode(path))
     if status == -1:
         raise NotCountedError(
-            "the heap of this process cannot be drawn; start it with `python -m pymem_domains run --heap-map FILE`, on a "
-            "row of pymalloc or mimalloc and an interpreter with the GIL"
+            f"the heap of {row()} cannot be drawn in this process; take a row of pymalloc, or one of mimalloc started with "
+            "`python -m pymem_domains run --heap-map FILE`, and an interpreter with the GIL"
         )
     if status != 0:
         raise OSError(f"{os.fspath(path)} cannot be written; name a file in a folder that can be")

@@ -7,7 +7,7 @@ use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{
     ARENA_BYTES, LocalPymalloc, LockedPymalloc, NoFallback, POOL_BYTES, PoolContents, PoolStats,
-    ReleaseLevel, StaticArenas, Stats,
+    ReleaseLevel, SerializedPymalloc, StaticArenas, Stats,
 };
 
 /// Checks a walk against the counts taken at the same time: by class, and over all.
@@ -93,6 +93,17 @@ fn a_locked_allocators_pools_add_up() {
     compare(&walk!(alloc), &alloc.stats());
     // SAFETY: live, and not used again.
     blocks.iter().for_each(|block| unsafe { alloc.free(Some(*block)) });
+}
+
+#[test]
+fn a_serialized_allocators_pools_add_up() {
+    // SAFETY: 1: this thread alone calls.
+    let alloc = unsafe { SerializedPymalloc::new(LibcMalloc) };
+    let blocks = fill(&alloc);
+    compare(&walk!(alloc), &alloc.stats());
+    // SAFETY: live, and not used again.
+    blocks.iter().for_each(|block| unsafe { alloc.free(Some(*block)) });
+    compare(&walk!(alloc), &alloc.stats());
 }
 
 /// What a walk calls may use the allocator: arenas stay until the walk ends, also when the call panics.

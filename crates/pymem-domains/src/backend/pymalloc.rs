@@ -58,6 +58,11 @@ impl Pools {
         Some(either!(self, pools => pools.stats()))
     }
 
+    /// The calling thread has what the callers hold.
+    pub(crate) fn for_each_pool(&self, visit: impl FnMut(pymalloc_core::PoolStats)) {
+        either!(self, pools => pools.for_each_pool(visit));
+    }
+
     pub(crate) fn arena_allocator(&self) -> ArenaAllocator {
         either!(self, pools => pools.arena_allocator())
     }

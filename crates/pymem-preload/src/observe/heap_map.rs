@@ -1,4 +1,5 @@
-//! Owns the heap map of a process: its picture, and the file that gets it. Without a request there is none. Leaves the moments
+//! Owns the heap map of a process: its picture, and the file that gets it. Without a request from the start only pools can be drawn,
+//! and only by who asks now. Leaves the moments
 //! at which it is drawn to `moments.rs`.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -7,8 +8,9 @@ use std::path::{self, Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
 
-use heap_report::Svg;
+use heap_report::{Snapshot, Svg};
 use malloc_api::NewFile;
+use pymem_domains::{Backend, Domains};
 
 use crate::observe::drawable::Drawable;
 use crate::observe::moments::{self, Moment};
@@ -50,17 +52,30 @@ fn draw() {
     }
 }
 
-/// Draws now into the file at `path`; `None` where the heap is not one that can be drawn.
-pub(crate) fn draw_into(path: &Path) -> Option<io::Result<()>> {
-    MAP.get().map(|map| map.draw_into(path))
+/// Draws now into the file at `path`, the heap that was asked for from the start or else the pools of `domains`; `None` where there is
+/// neither. The calling thread holds the GIL.
+pub(crate) fn draw_into(path: &Path, domains: Domains) -> Option<io::Result<()>> {
+    if let Some(map) = MAP.get() {
+        return Some(map.draw_into(path));
+    }
+    let name = title(domains.row().canonical_name().as_str());
+    let pools = domains.row().uses(Backend::Pymalloc);
+    pools.then(|| write(&Snapshot::of_pymalloc(name, |visit| domains.for_each_pool(visit)), path))
 }
 
 impl HeapMap {
-    /// Writes the picture such that a reader finds the old file or the new one.
     fn draw_into(&self, path: &Path) -> io::Result<()> {
-        let snapshot = self.heaps.snapshot(format!("{}, process {}", self.name, process::id()));
-        let mut new = NewFile::beside(path)?;
-        new.file().write_all(Svg(&snapshot).to_string().as_bytes())?;
-        new.publish()
+        write(&self.heaps.snapshot(title(&self.name)), path)
     }
+}
+
+fn title(name: &str) -> String {
+    format!("{name}, process {}", process::id())
+}
+
+/// Writes the picture such that a reader finds the old file or the new one.
+fn write(snapshot: &Snapshot, path: &Path) -> io::Result<()> {
+    let mut new = NewFile::beside(path)?;
+    new.file().write_all(Svg(snapshot).to_string().as_bytes())?;
+    new.publish()
 }
