@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result, ensure};
-use malloc_trace::{Op, Replay};
+use malloc_trace::{Op, Recording, Replay};
 
 const ZSTD_MAGIC: &[u8; 4] = &[0x28, 0xb5, 0x2f, 0xfd];
 
@@ -26,7 +26,7 @@ pub struct Prepared {
     pub slots: usize,
 }
 
-/// Reads the trace at `path`, plain or compressed by zstd, and writes its prepared form into `folder`.
+/// Reads the trace or call log at `path`, plain or compressed by zstd, and writes its prepared form into `folder`.
 ///
 /// # Errors
 ///
@@ -34,15 +34,15 @@ pub struct Prepared {
 pub fn prepare(path: &Path, folder: &Path) -> Result<Prepared> {
     let bytes =
         std::fs::read(path).with_context(|| format!("cannot read the trace {}", path.display()))?;
-    let trace = if bytes.starts_with(ZSTD_MAGIC) {
-        malloc_trace::decode(zstd::Decoder::new(bytes.as_slice())?)
+    let recording = if bytes.starts_with(ZSTD_MAGIC) {
+        Recording::read(zstd::Decoder::new(bytes.as_slice())?)
     } else {
-        malloc_trace::decode(bytes.as_slice())
+        Recording::read(bytes.as_slice())
     };
-    let trace = trace.with_context(|| format!("{} is no usable trace", path.display()))?;
+    let ops = recording.with_context(|| format!("{} is no usable trace", path.display()))?.ops;
     let file_name = path.file_name().context("a trace path needs a file name")?.to_string_lossy();
-    let name = file_name.trim_end_matches(".zst").trim_end_matches(".trc");
-    prepare_ops(name, &trace.ops, folder)
+    let name = file_name.trim_end_matches(".zst").trim_end_matches(".trc").trim_end_matches(".log");
+    prepare_ops(name, &ops, folder)
 }
 
 /// Writes the prepared form of `ops` into `folder`.

@@ -24,6 +24,7 @@ mod mapping;
 mod op;
 #[cfg(target_os = "linux")]
 mod recorder;
+mod recording;
 mod replay;
 mod shadow;
 mod threads;
@@ -36,6 +37,7 @@ pub use malloc_api::Domain;
 pub use op::{Event, Op, OpKind, Trace};
 #[cfg(target_os = "linux")]
 pub use recorder::Recorder;
+pub use recording::{Recording, RecordingError};
 pub use replay::{Live, OutOfMemory, Replay};
 pub use shadow::{Fault, ModelError, ShadowModel, Summary, run, run_domains};
 pub use threads::{ThreadedReplay, ThreadsError};

@@ -79,7 +79,10 @@ impl Replay {
         }
         let calls = fitting.len();
         fitting.extend(fitter.leftovers());
-        Self { ops: fitting.into(), calls, table: Table::Own(vec![None; fitter.slots()]) }
+        // Written, so that the first pass does not touch the table's pages for the first time.
+        let mut slots = Vec::with_capacity(fitter.slots());
+        slots.resize(fitter.slots(), None);
+        Self { ops: fitting.into(), calls, table: Table::Own(slots) }
     }
 
     /// A replay in memory that the caller lends, so that neither program nor table is in a heap that is measured.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use malloc_api::testing::{FailAfter, alone, conformance};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{
-    CallLog, Domain, Event, LogError, LogHead, LogReader, Op, Recorder, Replay, ThreadedReplay,
-    Trace, Unread, generate, run,
+    CallLog, Domain, Event, LogError, LogHead, LogReader, Op, Recorder, Recording, Replay,
+    ThreadedReplay, Trace, Unread, encode, generate, run,
 };
 use pymem_sync::{ForkLock, Rank, hold_over_forks};
 use rstest::rstest;
@@ -121,6 +121,25 @@ fn sizes_domains_and_kinds_are_kept() {
     let read = logged("kinds", NO_LIMIT, &EVERY_KIND);
     assert_eq!(read.ops()[..6], EVERY_KIND);
     assert_eq!(Trace::new(read.ops()).slots, 3);
+}
+
+#[test]
+fn a_recording_is_read_as_what_it_begins_with() {
+    let file = LogFile::new("either");
+    let log = CallLog::create(&file.0, NO_LIMIT, || ()).expect("a file");
+    run(&EVERY_KIND, &Recorder::new(LibcMalloc, Domain::Mem, &log)).expect("a correct allocator");
+    let bytes = fs::read(&file.0).expect("the log");
+    let recording = Recording::read(&bytes[..]).expect("a log");
+    let read = read(&file.0);
+    assert_eq!((&recording.ops, recording.log), (&read.ops(), Some((read.head, read.unread))));
+    let mut trace = Vec::new();
+    encode(&mut trace, &Trace::new(read.ops())).expect("a trace");
+    let of_trace = Recording::read(&trace[..]).expect("a trace");
+    assert_eq!((&of_trace.ops, of_trace.log), (&read.ops(), None));
+    for length in [0, 7, 8, 4095] {
+        assert!(Recording::read(&bytes[..length]).is_err(), "{length} bytes of a log");
+        assert!(Recording::read(&trace[..length.min(trace.len() - 1)]).is_err());
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::io;
 
 use malloc_api::testing::assert_reviewed;
 use malloc_trace::{
-    Domain, Fault, LogError, ModelError, Op, OpKind, OutOfMemory, ThreadsError, TraceError as E,
+    Domain, Fault, LogError, ModelError, Op, OpKind, OutOfMemory, RecordingError, ThreadsError,
+    TraceError as E,
 };
 
 fn no_such_file() -> io::Error {
@@ -17,6 +18,7 @@ fn every_error_is_as_it_was_reviewed() {
     let zeros = Fault::NotZeroed { offset, found: 1 };
     let calloc = Some(Op::new(OpKind::Calloc, 7, Domain::Obj, 100));
     let bad_magic = E::BadMagic { found: *b"PK\x03\x04\0\0\0\0" };
+    let bad_magic_again = E::BadMagic { found: [0; 8] };
     let source = io::Error::from_raw_os_error(libc::EAGAIN);
     let threads = ThreadsError::Threads { started: 31, wanted: 200, source };
     let memory = OutOfMemory { op: Op::new(OpKind::Malloc, 7, Domain::Obj, 100) };
@@ -36,6 +38,8 @@ fn every_error_is_as_it_was_reviewed() {
             ("malloc_trace::LogError::BadRecord", &LogError::BadRecord { index: 5, words: [0, 3] }),
             ("malloc_trace::LogError::TooManyBlocks", &LogError::TooManyBlocks),
             ("malloc_trace::LogError::Io", &LogError::Io(no_such_file())),
+            ("malloc_trace::RecordingError::Trace", &RecordingError::Trace(bad_magic_again)),
+            ("malloc_trace::RecordingError::Log", &RecordingError::Log(LogError::TruncatedHead)),
             (
                 "malloc_trace::OutOfMemory",
                 &OutOfMemory { op: Op::new(OpKind::Malloc, 7, Domain::Obj, 100) },
