@@ -1,4 +1,4 @@
-"""`env`, `map` and `doctor`."""
+"""`env`, `map`, `replay` and `doctor`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,43 @@ def test_what_is_no_picture(command: Run, tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert "is no heap map" in result.stderr
     assert command("map", "/no/such.svg").returncode == 2
+
+
+def test_a_recording_again(command: Run, tmp_path: Path) -> None:
+    log = tmp_path / "calls.log"
+    code = "kept = [bytes(300) for _ in range(20_000)]; import os; os._exit(0)"
+    assert command("run", "--trace", str(log), "-c", code).returncode == 0
+    told = command("replay", str(log))
+    assert (told.returncode, told.stderr) == (0, "")
+    first, _, *rows = told.stdout.splitlines()
+    calls = int(first.removeprefix(f"{log}: ").split()[0])
+    assert calls > 20_000
+    assert [row.split()[0] for row in rows] == ["malloc", "pymalloc", "mimalloc"]
+    for row in rows:
+        _, seconds, _, each, _, peak, _, end, _ = row.split()
+        assert abs(float(seconds) * 1e9 / calls - float(each)) < 0.1 + 0.001e9 / calls
+        # The blocks that were kept, and at most as much again.
+        assert 6.4 <= float(end) <= float(peak) < 16
+    told = command("replay", str(log), "--malloc", "debug", "--malloc", "malloc")
+    assert [row.split()[0] for row in told.stdout.splitlines()[2:]] == ["debug", "malloc"]
+    command("run", "--trace", str(log), "--trace-limit", "1 MiB", "-c", "for i in range(100_000): [i]")
+    assert "were dropped: the log was at its limit (--trace-limit)" in command("replay", str(log)).stdout
+
+
+def test_what_is_no_recording(command: Run, tmp_path: Path) -> None:
+    text, cut = tmp_path / "x.log", tmp_path / "cut.log"
+    text.write_text("no recording")
+    cut.write_bytes(b"PYMLOG01")
+    for words, said in (
+        ([str(text)], 'expected "PYMTRC01" or "PYMTRC02"'),
+        ([str(cut)], "ends within its head"),
+        (["/no/such.log"], "/no/such.log: No such file or directory"),
+    ):
+        result = command("replay", *words)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert said in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert command("replay", str(text), "--malloc", "jemalloc").returncode == 2
 
 
 def test_the_doctor(command: Run) -> None:

@@ -16,6 +16,44 @@ typedef struct {
 } PyMemAllocatorEx;
 #endif
 
+/**
+ * What a replay measured. Sizes are in bytes.
+ */
+typedef struct PymemReplay {
+  /**
+   * Calls that were made.
+   */
+  size_t calls;
+  /**
+   * Threads that the program had; its calls were replayed on one, in their order. 0 where the file does not tell.
+   */
+  size_t threads;
+  /**
+   * Calls that the program made after its log had reached its limit, or could not grow.
+   */
+  size_t dropped;
+  /**
+   * Frees of blocks that the log had not seen made, and that were left out.
+   */
+  size_t unknown_blocks;
+  /**
+   * Blocks whose end the log had not seen, and that were freed where their address came again.
+   */
+  size_t unseen_frees;
+  /**
+   * The time of all calls, in the fastest of three passes.
+   */
+  size_t nanoseconds;
+  /**
+   * By how much resident memory had grown at most, in the first pass.
+   */
+  size_t peak_bytes;
+  /**
+   * By how much it had grown at the end, with what the program leaves live.
+   */
+  size_t end_bytes;
+} PymemReplay;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -171,6 +209,23 @@ int pymem_report(const char *path,
                  const char *format,
                  const char *out,
                  const char *before);
+
+/**
+ * Replays the trace or call log at `path` on the row `name`, one of CPython's `PYTHONMALLOC` names, beside whatever serves this
+ * process, and stores in `out` what that took.
+ *
+ * A row's memory is told rightly by the first call of a process for it alone: each call makes a set of domains that lasts as long as
+ * the process. Returns 0; -1 for an unknown name and a null argument; -3 when the file is no recording or cannot be read; -4 when the
+ * memory does not suffice. What is wrong is said in one line on stderr.
+ *
+ * # Safety
+ *
+ * 1. `path` and `name` are null, or texts that end with a NUL.
+ * 2. `out` is null or points to a writable result.
+ */
+int pymem_replay(const char *path,
+                 const char *name,
+                 struct PymemReplay *out);
 
 /**
  * Writes what is served, and how much of it, as one JSON object into `buf`, with a closing NUL.

@@ -11,13 +11,14 @@ use crate::host::python::host;
 use crate::load;
 use crate::observe::profile_report::ReportError;
 use crate::observe::profile_request::ProfileRequest;
+use crate::observe::replay::{self, ReplayError, Replayed};
 use crate::observe::{budget, counting, heap_map, profile, profile_report, report};
 use crate::request::command_line::CommandLine;
 use crate::service;
 
 /// Every function with a status: done.
 const OK: c_int = 0;
-/// `pymem_setup`: a name that is none, or that this interpreter cannot have.
+/// `pymem_setup`, `pymem_replay`: a name that is none, or that cannot be had; null.
 const UNKNOWN_NAME: c_int = -1;
 /// `pymem_setup`: the interpreter has started, allocators are installed already, or there is no interpreter.
 const TOO_LATE: c_int = -2;
@@ -36,8 +37,10 @@ const NO_REQUEST: c_int = -1;
 const NOT_STARTED: c_int = -2;
 /// `pymem_report`: an unknown format, or null.
 const NO_FORMAT: c_int = -1;
-/// `pymem_report`: the file is no profile.
+/// `pymem_report`, `pymem_replay`: the file is not what it should be.
 const NOT_READ: c_int = -3;
+/// `pymem_replay`: a call gave no block.
+const NO_MEMORY: c_int = -4;
 
 /// Installs the configuration `name` in the interpreter of this process, before it is initialized.
 ///
@@ -285,6 +288,82 @@ pub unsafe extern "C" fn pymem_report(
                 ReportError::Write(..) => NOT_WRITTEN,
                 ReportError::Open(..) | ReportError::Read(..) => NOT_READ,
             }
+        }
+    }
+}
+
+/// What a replay measured. Sizes are in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PymemReplay {
+    /// Calls that were made.
+    pub calls: usize,
+    /// Threads that the program had; its calls were replayed on one, in their order. 0 where the file does not tell.
+    pub threads: usize,
+    /// Calls that the program made after its log had reached its limit, or could not grow.
+    pub dropped: usize,
+    /// Frees of blocks that the log had not seen made, and that were left out.
+    pub unknown_blocks: usize,
+    /// Blocks whose end the log had not seen, and that were freed where their address came again.
+    pub unseen_frees: usize,
+    /// The time of all calls, in the fastest of three passes.
+    pub nanoseconds: usize,
+    /// By how much resident memory had grown at most, in the first pass.
+    pub peak_bytes: usize,
+    /// By how much it had grown at the end, with what the program leaves live.
+    pub end_bytes: usize,
+}
+
+/// Replays the trace or call log at `path` on the row `name`, one of CPython's `PYTHONMALLOC` names, beside whatever serves this
+/// process, and stores in `out` what that took.
+///
+/// A row's memory is told rightly by the first call of a process for it alone: each call makes a set of domains that lasts as long as
+/// the process. Returns 0; -1 for an unknown name and a null argument; -3 when the file is no recording or cannot be read; -4 when the
+/// memory does not suffice. What is wrong is said in one line on stderr.
+///
+/// # Safety
+///
+/// 1. `path` and `name` are null, or texts that end with a NUL.
+/// 2. `out` is null or points to a writable result.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_replay(
+    path: *const c_char,
+    name: *const c_char,
+    out: *mut PymemReplay,
+) -> c_int {
+    // SAFETY: 1: by duty 1.
+    let words = [path, name].map(|word| unsafe { text(word) });
+    let ([Some(path), Some(name)], false) = (words, out.is_null()) else { return UNKNOWN_NAME };
+    match replay::replay(file(path), &String::from_utf8_lossy(name)) {
+        Ok(found) => {
+            // SAFETY: by duty 2, and not null.
+            unsafe { out.write(PymemReplay::new(&found)) };
+            OK
+        }
+        Err(error) => {
+            error.say();
+            match error {
+                ReplayError::Name(_) | ReplayError::Row(_) => UNKNOWN_NAME,
+                ReplayError::Open(..) | ReplayError::Read(..) => NOT_READ,
+                ReplayError::Memory(_) => NO_MEMORY,
+            }
+        }
+    }
+}
+
+impl PymemReplay {
+    fn new(found: &Replayed) -> Self {
+        let (head, unread) = found.recording.log.unzip();
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            calls: found.calls,
+            threads: head.map_or(0, |head| head.threads.into()),
+            dropped: head.map_or(0, |head| count(head.dropped)),
+            unknown_blocks: unread.map_or(0, |unread| count(unread.unknown_blocks)),
+            unseen_frees: unread.map_or(0, |unread| count(unread.unseen_frees)),
+            nanoseconds: found.fastest.as_nanos().try_into().unwrap_or(usize::MAX),
+            peak_bytes: found.peak,
+            end_bytes: found.end,
         }
     }
 }

@@ -38,13 +38,14 @@ mod observe {
     pub(crate) mod profile_report;
     pub(crate) mod profile_request;
     pub(crate) mod profile_stack;
+    pub(crate) mod replay;
     pub(crate) mod report;
     pub(crate) mod tracing;
 }
 
 pub use abi::{
     pymem_allocated_blocks, pymem_counts, pymem_get_allocator, pymem_heap_map, pymem_limit,
-    pymem_profile_start, pymem_profile_stop, pymem_profile_write, pymem_release, pymem_report,
-    pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
+    pymem_profile_start, pymem_profile_stop, pymem_profile_write, pymem_release, pymem_replay,
+    pymem_report, pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
 pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, _exit, sigaction};

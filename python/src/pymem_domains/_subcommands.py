@@ -14,6 +14,9 @@ from ._run import served
 
 _DESCRIPTION = "CPython's memory domains on other allocators, with checks, limits and pictures."
 
+#: The rows that `replay` compares where none is named.
+COMPARED = ("malloc", "pymalloc", "mimalloc")
+
 
 def main(arguments: list[str]) -> int:
     """Runs one of them; gives its exit status."""
@@ -50,6 +53,17 @@ def main(arguments: list[str]) -> int:
     )
     map_.add_argument("file", metavar="FILE", help="what `run --heap-map` or `heap_map()` wrote")
     map_.set_defaults(run=print_map)
+    replay = commands.add_parser(
+        "replay",
+        help="make a recorded program's calls again, row by row",
+        description="Makes the calls that `run --trace FILE` logged again, on one row after another, each in a process of its "
+        "own. Tells the time of the fastest of three passes, and by how much resident memory grew in the first.",
+    )
+    replay.add_argument("file", metavar="FILE", help="a log of calls, or a trace")
+    replay.add_argument(
+        "--malloc", metavar="NAME", choices=ROWS, action="append", help=f"a row, more than once; else {', '.join(COMPARED)}"
+    )
+    replay.set_defaults(run=print_replay)
     doctor = commands.add_parser(
         "doctor",
         help="tell what runs, what serves, and what to change",
@@ -84,6 +98,13 @@ def print_report(chosen: argparse.Namespace) -> int:
     from ._profile import report
 
     return report(chosen.file, chosen.format, chosen.out, chosen.before)
+
+
+def print_replay(chosen: argparse.Namespace) -> int:
+    """`replay`: a recorded program on several rows."""
+    from ._replay import replay
+
+    return replay(chosen.file, chosen.malloc or COMPARED)
 
 
 def print_map(chosen: argparse.Namespace) -> int:

@@ -138,11 +138,13 @@ pub(crate) fn say_no_frames() {
 mod tests {
     use heap_report::profile::{ProfileFile, ReportFormat};
     use malloc_api::testing::assert_reviewed;
-    use pymem_domains::Domain;
+    use malloc_trace::{Op, OutOfMemory, Recording};
+    use pymem_domains::{AllocatorName, Backend, Domain};
 
     use super::Refusal as R;
     use super::{ConfigureError, DomainsError, HeapError, RequestError, SetAllocatorError, io};
     use crate::observe::profile_report::ReportError;
+    use crate::observe::replay::ReplayError;
 
     #[test]
     fn every_refusal_is_as_it_was_reviewed() {
@@ -153,6 +155,9 @@ mod tests {
         let word = "stricct".parse::<memdebug::Options>().expect_err("a faulty text");
         let format = "pdf".parse::<ReportFormat>().expect_err("no format");
         let unread = ProfileFile::read(&b"{}"[..]).expect_err("no profile");
+        let row = "jemalloc".parse::<AllocatorName>().expect_err("no row");
+        let no_recording = Recording::read(&b"{}"[..]).expect_err("no recording");
+        let memory = OutOfMemory { op: Op::malloc(7, Domain::Obj, 100) };
         let path = || "/no/app.json".into();
         let no_map = R::NoHeapMap { path: "/no/heap.svg".into(), error: no_such_file() };
         let no_profile = R::NoProfile { path: "/no/app.html".into(), error: no_such_file() };
@@ -194,6 +199,17 @@ mod tests {
                 ("pymem_preload::RequestError::Unknown", &RequestError::Unknown("fast".into())),
                 ("pymem_preload::RequestError::Interval", &RequestError::Interval("0".into())),
                 ("pymem_preload::RequestError::Frames", &RequestError::Frames("129".into())),
+                ("pymem_preload::ReplayError::Name", &ReplayError::Name(row)),
+                (
+                    "pymem_preload::ReplayError::Row",
+                    &ReplayError::Row(DomainsError::Unavailable {
+                        domain: Domain::Obj,
+                        backend: Backend::Mimalloc,
+                    }),
+                ),
+                ("pymem_preload::ReplayError::Open", &ReplayError::Open(path(), no_such_file())),
+                ("pymem_preload::ReplayError::Read", &ReplayError::Read(path(), no_recording)),
+                ("pymem_preload::ReplayError::Memory", &ReplayError::Memory(memory)),
                 ("pymem_preload::ReportError::Format", &ReportError::Format(format)),
                 ("pymem_preload::ReportError::Open", &ReportError::Open(path(), no_such_file())),
                 ("pymem_preload::ReportError::Read", &ReportError::Read(path(), unread)),
