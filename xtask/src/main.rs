@@ -14,7 +14,6 @@ mod loom;
 mod msrv;
 mod mutants;
 mod python;
-mod python_trace;
 #[cfg(test)]
 mod refusals;
 mod regrtest;

@@ -1,6 +1,8 @@
-//! Owns `cargo xtask python`: runs an installed interpreter under the preload.
+//! Owns `cargo xtask python`: builds the library, and has the package's command run an interpreter on it. Leaves what that
+//! takes, and what each option means, to `python/`.
 
 use std::env;
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -13,88 +15,71 @@ mod interpreters;
 
 pub(crate) use interpreters::Interpreter;
 
-use crate::python_trace;
 use crate::workspace;
 
 /// The exit status when there is no interpreter that can be served.
 const NO_INTERPRETER: u8 = 2;
+/// The oldest minor version of Python 3 that the package is for.
+pub(crate) const OLDEST_MINOR: u32 = 9;
 
-/// Run an unmodified Python on the allocators of this workspace.
+/// The package's command, from the folder that is the first argument.
+const COMMAND: &str = "import sys; sys.path[0] = sys.argv.pop(1); \
+                       from pymem_domains._command import main; sys.exit(main(sys.argv[1:]))";
+
+/// Run an unmodified Python on the allocators of this workspace: `pymem-domains run`, from these sources.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The interpreter; without it, python3 on PATH.
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// The configuration, a PYTHONMALLOC name; without it, the variable decides.
-    #[arg(long, value_name = "NAME")]
-    malloc: Option<String>,
-    /// Checks beyond CPython's in the debug configurations, as `quarantine=16M,serial`.
-    #[arg(long, value_name = "OPTIONS")]
-    debug: Option<String>,
-    /// Print at exit what was served.
-    #[arg(long)]
-    stats: bool,
-    /// Write every call of the three domains into this file, as a trace that `cargo xtask bench --trace` replays.
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-    /// Stop recording when the log of calls, 16 bytes each, has this size, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 4096, requires = "trace")]
-    trace_limit: u64,
-    /// Write who holds the memory into this file, drawn as its name says: app.html, app.json. Options follow after commas:
-    /// sample=512K, frames=32.
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
-    /// Draw the heap into this SVG file when the program is over, and whenever the process gets SIGUSR1.
-    #[arg(long, value_name = "FILE")]
-    heap_map: Option<PathBuf>,
+    /// The options of `pymem-domains run`, which `pymem-domains run --help` lists.
+    #[arg(allow_hyphen_values = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
     /// Arguments of the interpreter.
     #[arg(last = true, value_name = "ARGS")]
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
 }
 
-/// Builds the library and replaces this process by the interpreter, with the library preloaded.
+/// Builds the library and replaces this process by the package's command, which becomes the interpreter.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let program = args.python.unwrap_or_else(|| PathBuf::from("python3"));
-    let interpreter = match Interpreter::probe(&program) {
+    let interpreter = Interpreter::probe(&program).and_then(|found| match found.minor {
+        OLDEST_MINOR.. => Ok(found),
+        minor => Err(format!(
+            "{} is Python 3.{minor}; 3.{OLDEST_MINOR} or newer is needed",
+            program.display()
+        )),
+    });
+    let interpreter = match interpreter {
         Ok(interpreter) => interpreter,
         Err(reason) => {
             eprintln!("error: {reason}.");
             return Ok(ExitCode::from(NO_INTERPRETER));
         }
     };
-    let mut command = preloaded(&interpreter.path, &library()?);
-    if let Some(name) = args.malloc {
-        command.env("PYTHONMALLOC", name);
-    }
-    if let Some(options) = args.debug {
-        command.env("PYMEM_DEBUG", options);
-    }
-    if args.stats {
-        command.env("PYMEM_STATS", "1");
-    }
-    if let Some(request) = args.profile {
-        command.env("PYMEM_PROFILE", request);
-    }
-    if let Some(path) = args.heap_map {
-        command.env("PYMEM_HEAP_MAP", path);
-    }
-    command.args(args.arguments);
-    if let Some(trace) = args.trace {
-        return python_trace::run(command, &trace, args.trace_limit);
-    }
+    let mut command = without_cargo(&interpreter.path);
+    command.env("PYMEM_LIBRARY", library()?);
+    command.args(["-B", "-c", COMMAND]).arg(workspace::root().join("python/src")).arg("run");
+    command.args(args.options).arg("--").args(args.arguments);
     // The exit status or signal of the interpreter is then that of this process.
     Err(command.exec()).with_context(|| format!("{} does not start", interpreter.path.display()))
 }
 
 /// A program with the library preloaded, without the library folders that cargo adds for its own programs.
 pub(crate) fn preloaded(program: &Path, library: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = without_cargo(program);
     let mut libraries = library.as_os_str().to_owned();
     if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
         libraries.push(":");
         libraries.push(others);
     }
     command.env("LD_PRELOAD", libraries);
+    command
+}
+
+/// A program without the library folders that cargo adds for its own programs.
+fn without_cargo(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_remove("LD_LIBRARY_PATH");
     if let Some(path) = env::var_os("LD_LIBRARY_PATH") {
         let own = env::split_paths(&path).filter(|folder| !folder.starts_with(workspace::root()));

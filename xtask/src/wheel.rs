@@ -15,7 +15,7 @@ use xshell::{Shell, cmd};
 
 use environment::Environment;
 
-use crate::python::Interpreter;
+use crate::python::{Interpreter, OLDEST_MINOR};
 use crate::workspace;
 
 /// The version of glibc to build for: the oldest that Rust's standard library runs on.
@@ -24,8 +24,6 @@ const GLIBC: &str = "2.17";
 const NEWEST_GLIBC: (u32, u32) = (2, 28);
 /// What a wheel may weigh.
 const MAX_BYTES: u64 = 1_500_000;
-/// The oldest minor version of Python 3 that the package is for.
-const OLDEST_MINOR: u32 = 9;
 
 /// A program that is served, and says so.
 const SERVED: &str = "import pymem_domains as p, sys; s = p.stats(); \
