@@ -241,6 +241,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for check in &CHECKS {
         row(check.title.to_owned(), &|python| check.cell(python, &library));
     }
+    for (name, most_kib) in [("pymalloc", 300), ("mimalloc", 2048)] {
+        row(format!("private memory beyond the interpreter's own, `{name}`"), &|python| {
+            memory(python, &library, name, most_kib)
+        });
+    }
     let count = args.subinterpreters;
     row(format!("`backtrace=8`, {count} subinterpreters"), &|python| {
         rounds(python, &library, count)
@@ -293,10 +298,9 @@ impl Run {
     fn new(
         python: &Interpreter,
         library: &Path,
-        task: &[&str],
+        arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> Result<Self> {
-        let program = workspace::root().join(PROGRAM);
         let mut command = Command::new(&python.path);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
@@ -308,8 +312,8 @@ impl Run {
         command
             .envs(variables.iter().copied())
             .args(["-S", "-W", "ignore"])
-            .arg(program)
-            .args(task);
+            .args(arguments)
+            .current_dir(workspace::root());
         let output = command.output().with_context(|| format!("{python} does not start"))?;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Ok(Self { output, stderr, command: format!("{command:?}") })
@@ -347,8 +351,12 @@ impl Check {
         let (name, value) = self.variable;
         let file = std::env::temp_dir().join(format!("pymem-hosts-{}", std::process::id()));
         let value = if value.is_empty() { &*file.to_string_lossy() } else { value };
-        let run =
-            Run::new(python, library, &[self.task], &[("PYTHONMALLOC", self.row), (name, value)])?;
+        let run = Run::new(
+            python,
+            library,
+            &[PROGRAM, self.task],
+            &[("PYTHONMALLOC", self.row), (name, value)],
+        )?;
         match self.expect {
             Expect::Report(texts) => {
                 run.ensure(run.is_aborted(), "no fatal error")?;
@@ -383,7 +391,7 @@ fn names(python: &Interpreter, library: &Path) -> Result<String> {
         let run = Run::new(
             python,
             library,
-            &["work"],
+            &[PROGRAM, "work"],
             &[("PYTHONMALLOC", name.as_str()), ("PYMEM_STATS", "1")],
         )?;
         let Ok(row) = row else {
@@ -406,10 +414,35 @@ fn names(python: &Interpreter, library: &Path) -> Result<String> {
     Ok(if refused == 0 { serve.to_string() } else { format!("{serve}, {refused} refused") })
 }
 
+/// What a program that does nothing has of anonymous memory more than on the interpreter's own allocator of the same name. Pages of
+/// the library's file are shared by all processes that have it, those that it has written to are not.
+fn memory(python: &Interpreter, library: &Path, name: &str, most_kib: usize) -> Result<String> {
+    let has_own = python.minor >= 13 || name == "pymalloc";
+    if python.free_threaded || !has_own {
+        return Ok(String::from("none to compare"));
+    }
+    let anonymous = |library: &Path| {
+        let run = Run::new(python, library, &["-c", MEMORY], &[("PYTHONMALLOC", name)])?;
+        run.ensure(run.output.status.success(), "no success")?;
+        let text = String::from_utf8_lossy(&run.output.stdout).into_owned();
+        let number = text.lines().next().context("a number of KiB")?;
+        Ok::<usize, anyhow::Error>(number.parse()?)
+    };
+    let (own, ours) = (anonymous(Path::new(""))?, anonymous(library)?);
+    let more = ours.saturating_sub(own);
+    ensure!(more <= most_kib, "{ours} KiB, {own} without the library; at most {most_kib} more");
+    Ok(format!("{more} KiB"))
+}
+
+/// The KiB of anonymous memory of this process.
+const MEMORY: &str = "
+with open('/proc/self/smaps_rollup') as lines:
+    print(*(line.split()[1] for line in lines if line.startswith('Anonymous:')))";
+
 /// Subinterpreters that come and go while stacks are taken.
 fn rounds(python: &Interpreter, library: &Path, count: u32) -> Result<String> {
     let variables = [("PYTHONMALLOC", "debug"), ("PYMEM_DEBUG", "backtrace=8")];
-    let run = Run::new(python, library, &["rounds", &count.to_string()], &variables)?;
+    let run = Run::new(python, library, &[PROGRAM, "rounds", &count.to_string()], &variables)?;
     run.ensure(run.succeeds() && run.stderr.is_empty(), "no success")?;
     Ok(String::from("yes"))
 }

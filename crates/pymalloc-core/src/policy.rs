@@ -31,10 +31,10 @@ pub(crate) const EXTEND_BYTES: usize = 1024;
 /// 256 KiB not faster and 2 % more memory.
 pub(crate) const POPULATE_BYTES: usize = 128 << 10;
 
-/// Bytes of arenas that an allocator holds before it gets huge pages: a small program does not pay for the half of one
-/// that it would leave unused on average. 4 to 8 MiB only made programs slower.
-#[cfg(feature = "std")]
-pub(crate) const HUGE_AFTER_BYTES: usize = 2 << 20;
+/// Bytes of arenas up to which an allocator gets small pages, and only those that it touches: in a small program most classes have
+/// one pool and use a page of it, and half of a huge page would be left. From there on it gets huge pages, or is populated.
+/// `python -c pass` holds 2 MiB and a little.
+pub(crate) const SMALL_UP_TO_BYTES: usize = 4 << 20;
 
 /// Huge pages that the system may refuse before it is no longer asked.
 #[cfg(feature = "std")]

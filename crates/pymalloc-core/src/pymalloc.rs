@@ -12,7 +12,7 @@ use crate::arenas::Arenas;
 use crate::checks::hardened::{self, Misuse};
 use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
-use crate::policy::{Kept, POPULATE_BYTES};
+use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
 use crate::pool::{PoolPtr, UsedPools};
 use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
@@ -307,7 +307,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let start = arena.unit_address(unit);
         let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
         self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
-        if missing > 0 && arena.is_from_source() {
+        let is_small = self.arenas.count() * ARENA_BYTES <= SMALL_UP_TO_BYTES;
+        if missing > 0 && !is_small && arena.is_from_source() {
             let end = unit + kind.units();
             let more = arena.virgin_run(end, POPULATE_BYTES / POOL_BYTES - kind.units());
             // SAFETY: 1: free units of this arena, which the source made.
@@ -395,7 +396,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             None => self.source.alloc_for(ARENA_BYTES, held)?,
         };
         let from_source = self.record.is_none();
-        if from_source && !resident {
+        if from_source && !resident && held >= SMALL_UP_TO_BYTES {
             // SAFETY: 1: the start of an arena that the source made.
             unsafe { self.source.populate(address, POOL_BYTES) };
         }

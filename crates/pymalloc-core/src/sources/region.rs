@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, ARENAS_MAX, HUGE_PAGE_BYTES, REGION_BYTES_MAX};
-use crate::policy::{HUGE_AFTER_BYTES, HUGE_REFUSALS_MAX, REGION_HINTS};
+use crate::policy::{HUGE_REFUSALS_MAX, REGION_HINTS, SMALL_UP_TO_BYTES};
 use crate::source::{ArenaSource, Span};
 use crate::sources::{mmap, purger};
 
@@ -41,7 +41,7 @@ pub struct MmapArenas {
 pub enum HugePages {
     /// Never, whatever the system's default.
     Never,
-    /// Transparent ones for an allocator that holds 2 MiB already, where the system allows them (`madvise` or `always`).
+    /// Transparent ones for an allocator that holds 4 MiB already, where the system allows them (`madvise` or `always`).
     /// Each is asked for once: memory that was given back stays so.
     #[default]
     Madvise,
@@ -295,7 +295,7 @@ unsafe impl ArenaSource for MmapArenas {
             return Some((mmap::map_sparse(size)?, false));
         }
         let huge_pages = match self.huge_pages {
-            HugePages::Madvise if held < HUGE_AFTER_BYTES => HugePages::Never,
+            HugePages::Madvise if held < SMALL_UP_TO_BYTES => HugePages::Never,
             mode => mode,
         };
         let arena = region().take(huge_pages);
