@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use malloc_api::{AllocatorAdapter, LibcMalloc};
 use pymem_sync::{Lock, RawLock};
 
-use crate::profile::SiteEntry;
+use crate::site::SiteEntry;
 use crate::snapshot::Amount;
 use crate::stacks::mix;
 

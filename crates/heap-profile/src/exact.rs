@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 
 use malloc_api::{Domain, MAX_REQUEST, MIN_ALIGN, Malloc};
 
-use crate::profile::{Profile, SiteEntry, address_of, site_at};
+use crate::profile::Profile;
+use crate::site::{SiteEntry, address_of, site_at};
 use crate::snapshot::Amount;
 use crate::source::StackSource;
 

@@ -6,9 +6,11 @@ mod counters;
 mod exact;
 #[cfg(feature = "backtrace")]
 mod native;
+mod notes;
 mod profile;
 mod sampled;
 mod sampler;
+mod site;
 mod snapshot;
 mod source;
 mod stacks;
@@ -17,8 +19,9 @@ mod walk;
 pub use exact::ExactProfiler;
 #[cfg(feature = "backtrace")]
 pub use native::NativeStack;
+pub use notes::{Notes, Pools};
 pub use profile::{Options, Profile, ProfileError};
 pub use sampled::SampledProfiler;
-pub use snapshot::{Amount, Site, Snapshot};
+pub use snapshot::{Amount, Site, Snapshot, Stack};
 pub use source::{Location, MAX_FRAMES, StackSource};
 pub use walk::{Frame, Walk};

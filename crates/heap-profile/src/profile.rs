@@ -1,18 +1,18 @@
 //! Owns `Profile`: the stacks, the sites and the peak that any number of profilers count into.
 
 use std::collections::HashMap;
-use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use malloc_api::{Domain, immortal};
-use pymem_sync::{Entry, HeldOverFork, Interner, RawLock};
+use pymem_sync::{HeldOverFork, Interner, RawLock};
 use thiserror::Error;
 
 use crate::counters::{Counters, Overlap};
-use crate::snapshot::{Amount, Site, Snapshot};
+use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
+use crate::snapshot::{Amount, Site, Snapshot, Stack};
 use crate::source::{Location, MAX_FRAMES, StackSource};
-use crate::stacks::{NodePtr, Stacks, mix, unrecorded};
-use crate::walk::Frame;
+use crate::stacks::{Stacks, mix, unrecorded};
 
 /// How a [`Profile`] records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,21 +45,10 @@ pub enum ProfileError {
     NoMemory(usize),
 }
 
-/// What is counted apart: a stack, a domain and a size class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SiteKey {
-    stack: Option<NodePtr>,
-    domain: Domain,
-    class: u8,
-}
-
-/// A site with its counts; lives as long as the profile, which is for ever.
-pub(crate) type SiteEntry = Entry<SiteKey, Counters>;
-
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
 /// A profile lives for ever and serves any number of profilers, one a domain usually. What it keeps comes from the system's
-/// allocator: 16 bytes a bucket, and 48 to 120 bytes for each distinct frame of a stack and for each site.
+/// allocator: nine bytes a bucket, 16 bytes for each distinct frame of a stack, and 64 for each site.
 #[derive(Debug)]
 pub struct Profile<S: 'static> {
     source: S,
@@ -139,27 +128,37 @@ impl<S: StackSource + 'static> Profile<S> {
     pub fn snapshot(&'static self) -> Snapshot {
         unrecorded(|| {
             self.note_peak_of(self.live.bytes(), 0);
-            let mut names = Names { source: &self.source, locations: HashMap::new() };
+            let mut names = Names { profile: self, locations: HashMap::new() };
+            let mut stacks: HashMap<Vec<u32>, Stack> = HashMap::new();
             let mut sites: HashMap<_, Site> = HashMap::new();
+            let mut places = Vec::new();
             for entry in self.sites.iter() {
                 let SiteKey { stack, domain, class } = *entry.key();
                 // Stacks that differ further out than the limit are one.
-                let frames: Vec<Frame> = self.stacks.frames(stack).collect();
-                let site = sites.entry((frames, domain.index(), class)).or_insert_with_key(
-                    |(frames, ..)| Site {
-                        stack: frames.iter().map(|&frame| names.of(frame)).collect(),
-                        domain,
-                        class_bytes: class_bytes(class),
-                        live: Amount::default(),
-                        peak: Amount::default(),
-                        total: Amount::default(),
-                    },
-                );
+                places.clear();
+                places.extend(self.stacks.places(stack));
+                let stack = match stacks.get(&places) {
+                    Some(stack) => stack.clone(),
+                    None => {
+                        let stack: Stack = places.iter().map(|&place| names.of(place)).collect();
+                        stacks.entry(places.clone()).or_insert(stack).clone()
+                    }
+                };
+                let key = (stack.as_ptr(), domain.index(), class);
+                let site = sites.entry(key).or_insert_with(|| Site {
+                    stack,
+                    domain,
+                    class_bytes: class_bytes(class),
+                    live: Amount::default(),
+                    peak: Amount::default(),
+                    total: Amount::default(),
+                });
                 let counters = entry.value();
                 site.live = site.live.plus(counters.live());
                 site.peak = site.peak.plus(counters.peak());
                 site.total = site.total.plus(counters.total());
             }
+            drop(stacks);
             let mut sites: Vec<Site> = sites.into_values().collect();
             sites.sort_by(|a, b| {
                 let order = b.live.cmp(&a.live).then_with(|| a.stack.cmp(&b.stack));
@@ -184,29 +183,33 @@ impl<S: StackSource + 'static> Profile<S> {
         if !self.is_recording() {
             return None;
         }
-        self.stacks.capture(&self.source, |stack| self.count(stack, domain, size, amount))?
+        self.stacks.capture(&self.source, |stack, recent| {
+            let key = SiteKey { stack, domain, class: class_of(size) };
+            let site = match recent.find(key) {
+                Some(site) => site,
+                None => recent.keep(self.site_of(key, amount)?),
+            };
+            let overlap = self.overlap(domain);
+            site.value().allocate(amount, overlap);
+            self.live.domains[domain.index()].allocate(amount, overlap);
+            Some(site)
+        })?
     }
 
-    #[inline]
-    fn count(
-        &'static self,
-        stack: Option<NodePtr>,
-        domain: Domain,
-        size: usize,
-        amount: Amount,
-    ) -> Option<&'static SiteEntry> {
-        let key = SiteKey { stack, domain, class: class_of(size) };
-        let hash =
-            mix(stack.map_or(0, NodePtr::addr) ^ usize::from(key.class) << 8 ^ domain.index());
-        let Some(site) = self.sites.intern(hash, key, Counters::default) else {
+    /// The site of a key; `None`, and `amount` is lost, without memory for it.
+    fn site_of(&'static self, key: SiteKey, amount: Amount) -> Option<&'static SiteEntry> {
+        let site = self.sites.intern(mix(key.word() as usize), key, Counters::default);
+        if site.is_none() {
             self.lost.bytes.fetch_add(amount.bytes, Relaxed);
             self.lost.blocks.fetch_add(amount.blocks, Relaxed);
-            return None;
-        };
-        let overlap = self.overlap(domain);
-        site.value().allocate(amount, overlap);
-        self.live.domains[domain.index()].allocate(amount, overlap);
-        Some(site)
+        }
+        site
+    }
+
+    /// The site with this number.
+    #[inline]
+    pub(crate) fn site(&'static self, number: u32) -> Option<&'static SiteEntry> {
+        self.sites.get(number)
     }
 
     /// Counts that `amount` of a site is freed.
@@ -266,79 +269,28 @@ impl<S: Sync> HeldOverFork for Profile<S> {
 
 impl<S> Profile<S> {
     /// In the order in which they are taken.
-    const fn locks(&self) -> [&RawLock; 3] {
-        let [nodes, places] = self.stacks.locks();
-        [self.sites.lock(), nodes, places]
+    const fn locks(&self) -> [&RawLock; 4] {
+        let [nodes, frames, places] = self.stacks.locks();
+        [self.sites.lock(), nodes, frames, places]
     }
 }
 
 /// The names of places, each made once.
-struct Names<'a, S> {
-    source: &'a S,
-    locations: HashMap<Frame, Location>,
+struct Names<S: 'static> {
+    profile: &'static Profile<S>,
+    locations: HashMap<u32, Arc<Location>>,
 }
 
-impl<S: StackSource> Names<'_, S> {
-    fn of(&mut self, place: Frame) -> Location {
-        self.locations.entry(place).or_insert_with(|| self.source.locate(place)).clone()
+impl<S: StackSource> Names<S> {
+    fn of(&mut self, place: u32) -> Arc<Location> {
+        let Self { profile, locations } = self;
+        let locate = || Arc::new(profile.source.locate(profile.stacks.place(place)));
+        locations.entry(place).or_insert_with(locate).clone()
     }
 }
 
 impl Live {
     fn bytes(&self) -> u64 {
         self.domains.iter().map(|domain| domain.live().bytes).sum()
-    }
-}
-
-/// The size class of `size` bytes: one for each 16 bytes up to 512, as in CPython's pools, then four for each power of two.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "at most 31 + 4 * 55")]
-fn class_of(size: usize) -> u8 {
-    let last = size.saturating_sub(1);
-    if last < 512 {
-        return (last / 16) as u8;
-    }
-    let log = last.ilog2();
-    (32 + 4 * (log - 9) + (last >> (log - 2)) as u32 % 4) as u8
-}
-
-/// The largest size of a class in bytes.
-fn class_bytes(class: u8) -> u64 {
-    let Some(above) = class.checked_sub(32) else { return (u64::from(class) + 1) * 16 };
-    let (log, quarter) = (u32::from(above) / 4 + 9, u64::from(above) % 4);
-    (1_u64 << log).saturating_add((quarter + 1) << (log - 2))
-}
-
-/// The site at an address that a profiler kept.
-///
-/// # Safety
-///
-/// 1. `site` is null, or came from a reference to a site.
-#[inline]
-pub(crate) unsafe fn site_at(site: *const SiteEntry) -> Option<&'static SiteEntry> {
-    // SAFETY: by 1; sites live as long as their profile, which is for ever.
-    unsafe { site.as_ref() }
-}
-
-/// The address of a site; null for none.
-#[inline]
-pub(crate) fn address_of(site: Option<&'static SiteEntry>) -> *const SiteEntry {
-    site.map_or(ptr::null(), ptr::from_ref)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_class_holds_the_sizes_up_to_its_largest() {
-        for size in (0..10_000).chain([65_535, 65_536, 65_537, 1 << 40, isize::MAX as usize]) {
-            let class = class_of(size);
-            assert!(size as u64 <= class_bytes(class), "{size} is too large for class {class}");
-            let smaller = class.checked_sub(1).map(class_bytes);
-            assert!(smaller.is_none_or(|bytes| bytes < size as u64), "{size} is too small");
-        }
-        let sizes: Vec<u64> = (31..37).map(class_bytes).collect();
-        assert_eq!(sizes, [512, 640, 768, 896, 1024, 1280]);
     }
 }

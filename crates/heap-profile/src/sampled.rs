@@ -6,8 +6,11 @@ use malloc_api::{Domain, Malloc, immortal};
 use pymem_sync::RawLock;
 
 use crate::blocks::{Blocks, Sampled};
+use crate::notes::{Note, NoteSize, Notes};
 use crate::profile::Profile;
 use crate::sampler::{choose, weigh};
+use crate::site::class_bytes;
+use crate::snapshot::Amount;
 use crate::source::StackSource;
 
 /// An allocator that notes some blocks' stacks: on the average one for each interval of allocated bytes.
@@ -48,6 +51,8 @@ pub struct SampledProfiler<A, S: 'static> {
     domain: Domain,
     interval: u64,
     blocks: &'static Blocks,
+    /// Where an exact profile notes the blocks of pools.
+    notes: Option<&'static Notes>,
 }
 
 impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
@@ -57,7 +62,18 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     /// Aborts, as `Box::new` does, without some 8 KiB of memory.
     pub fn new(inner: A, profile: &'static Profile<S>, domain: Domain, interval: u64) -> Self {
         let blocks = immortal::leak(Blocks::new());
-        Self { inner, profile, domain, interval, blocks }
+        Self { inner, profile, domain, interval, blocks, notes: None }
+    }
+
+    /// Notes every block, as an interval of 0 does, and those in the pools of `notes` there: four bytes a block, found without a lock or a
+    /// hash.
+    pub fn with_notes(
+        inner: A,
+        profile: &'static Profile<S>,
+        domain: Domain,
+        notes: &'static Notes,
+    ) -> Self {
+        Self { notes: Some(notes), ..Self::new(inner, profile, domain, 0) }
     }
 
     /// The lock to hold over a fork, before those of the profile.
@@ -69,7 +85,13 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     /// Notes `block` of `size` bytes, if it is chosen.
     #[inline]
     fn record(&self, block: NonNull<u8>, size: usize) {
-        if choose(size, self.interval) {
+        if let Some(notes) = self.notes {
+            let amount = Amount::block(size);
+            let Some(site) = self.profile.allocate(self.domain, size, amount) else { return };
+            if !notes.put(block, size, site.number()) {
+                self.keep(block, Sampled { site, amount });
+            }
+        } else if choose(size, self.interval) {
             self.note(block, size);
         }
     }
@@ -81,16 +103,36 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
         self.keep(block, Sampled { site, amount });
     }
 
-    /// Notes `block`, and counts as freed what cannot be noted, or was noted at its address and is gone.
+    /// Notes `block` in the table, and counts as freed what cannot be noted, or was noted at its address and is gone.
+    #[cold]
     fn keep(&self, block: NonNull<u8>, sampled: Sampled) {
         if let Ok(Some(gone)) | Err(gone) = self.blocks.insert(block, sampled) {
             self.profile.free(gone.site, gone.amount);
         }
     }
 
+    /// Takes what is noted of `block`.
+    #[inline]
+    fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
+        match self.notes.and_then(|notes| notes.take(block)) {
+            Some(note) => self.read(note),
+            None => self.blocks.take(block),
+        }
+    }
+
+    #[inline]
+    fn read(&self, Note { site, size }: Note) -> Option<Sampled> {
+        let site = self.profile.site(site)?;
+        let bytes = match size {
+            NoteSize::BelowClass(less) => class_bytes(site.key().class) as usize - less as usize,
+            NoteSize::Bytes(bytes) => bytes as usize,
+        };
+        Some(Sampled { site, amount: Amount::block(bytes) })
+    }
+
     #[inline]
     fn forget(&self, block: NonNull<u8>) {
-        if let Some(sampled) = self.blocks.take(block) {
+        if let Some(sampled) = self.take(block) {
             self.profile.free(sampled.site, sampled.amount);
         }
     }
@@ -117,7 +159,7 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
         // Before the call: as soon as `inner` has the old block back, another thread may get its address.
-        let old = ptr.and_then(|block| Some((block, self.blocks.take(block)?)));
+        let old = ptr.and_then(|block| Some((block, self.take(block)?)));
         // SAFETY: the caller's duties 1 and 2.
         let new = unsafe { self.inner.realloc(ptr, new_size) };
         match (old, new) {

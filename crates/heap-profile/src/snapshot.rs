@@ -1,6 +1,7 @@
 //! Owns `Snapshot`: what a profile knew at one moment, with names, and the difference of two.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use malloc_api::Domain;
 
@@ -41,11 +42,14 @@ impl Amount {
     }
 }
 
+/// The frames of a stack, each of which all stacks share.
+pub type Stack = Arc<[Arc<Location>]>;
+
 /// The memory of one stack, of one domain and one size class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// The stack, innermost frame first; empty where none could be told.
-    pub stack: Vec<Location>,
+    /// The stack, innermost frame first; empty where none could be told. Sites of one stack share it.
+    pub stack: Stack,
     /// Which domain allocated.
     pub domain: Domain,
     /// The largest size in bytes of the class: each power of two above 16 is divided in four.
@@ -93,8 +97,8 @@ impl Snapshot {
     /// By how much the live bytes of each stack have grown since `before`, the stack that grew the most first; stacks that
     /// did not change are left out.
     #[must_use]
-    pub fn growth_since<'a>(&'a self, before: &'a Self) -> Vec<(&'a [Location], i128)> {
-        let mut growth: BTreeMap<&[Location], i128> = BTreeMap::new();
+    pub fn growth_since<'a>(&'a self, before: &'a Self) -> Vec<(&'a Stack, i128)> {
+        let mut growth: BTreeMap<&Stack, i128> = BTreeMap::new();
         for site in &self.sites {
             *growth.entry(&site.stack).or_default() += i128::from(site.live.bytes);
         }

@@ -3,75 +3,118 @@
 //! The root of the tree is the outermost frame. A thread remembers its last stack, so that the usual capture, whose outer
 //! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
-use std::cell::RefCell;
-use std::iter;
+use std::cell::Cell;
+use std::{iter, ptr};
 
-use pymem_sync::{Entry, Interner};
+use allocator_api2_02::boxed::Box;
+use malloc_api::{AllocatorAdapter, LibcMalloc};
+use pymem_sync::{Interner, RawLock};
 
+use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
 use crate::walk::{Frame, List, Trail, list};
 
-/// A frame in the tree: the frame itself, and the node of its caller.
+/// A frame in the tree: its place, and the node of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Path {
-    /// The caller's node; `None` for an outermost frame. Compared by address: a node is there once.
-    caller: Option<NodePtr>,
-    frame: Frame,
+struct Path {
+    caller: Link,
+    /// The number of the place.
+    place: u32,
 }
 
-pub(crate) type Node = Entry<Path, ()>;
+/// The number of a node and 1; 0 above the outermost frame.
+type Link = u32;
 
-/// A node of a table that outlives it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NodePtr(*const Node);
-
-// SAFETY: nodes are shared by all threads, and never change.
-unsafe impl Send for NodePtr {}
-// SAFETY: as above.
-unsafe impl Sync for NodePtr {}
-
-impl PartialEq for NodePtr {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0)
-    }
-}
-
-impl Eq for NodePtr {}
-
-impl NodePtr {
-    pub(crate) fn addr(self) -> usize {
-        self.0.addr()
-    }
-}
-
-/// What a thread remembers of its last stack.
+/// What a thread remembers: its last stack, and where its last frames and sites are.
 struct Last {
     /// Which tree the nodes are of: its address. Trees live for ever.
     tree: usize,
     trail: Trail,
     /// The node of each known call.
-    nodes: List<Option<NodePtr>>,
+    nodes: List<Link>,
+    steps: [Step; MEMORY],
+    recent: Recent,
+}
+
+/// How many frames, and how many sites, a thread remembers: some ten KiB each.
+const MEMORY: usize = 512;
+
+/// The node of a frame and its caller.
+#[derive(Clone, Copy)]
+struct Step {
+    caller: Link,
+    node: Link,
+    frame: Frame,
+}
+
+impl Step {
+    /// Of no frame.
+    const NONE: Self = Self { caller: Link::MAX, node: 0, frame: Frame { code: 0, at: 0 } };
+}
+
+/// The sites that a thread has counted at.
+pub(crate) struct Recent([Option<&'static SiteEntry>; MEMORY]);
+
+impl Recent {
+    /// The site of a key, if the thread remembers it.
+    #[inline]
+    pub(crate) fn find(&self, key: SiteKey) -> Option<&'static SiteEntry> {
+        self.0[Self::index(key)].filter(|site| *site.key() == key)
+    }
+
+    /// Remembers a site.
+    pub(crate) fn keep(&mut self, site: &'static SiteEntry) -> &'static SiteEntry {
+        self.0[Self::index(*site.key())] = Some(site);
+        site
+    }
+
+    #[inline]
+    fn index(key: SiteKey) -> usize {
+        spread(key.word())
+    }
 }
 
 thread_local! {
-    /// Borrowed while the thread does a profiler's own work.
-    static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+    /// What the thread remembers; null at first, and [`BUSY`] while the thread does a profiler's own work.
+    static LAST: Cell<*mut Last> = const { Cell::new(ptr::null_mut()) };
+    /// Forgets it when the thread ends.
+    static END: End = const { End };
+}
+
+/// Stands for what a thread remembers while it is used, and after the thread's end.
+const BUSY: *mut Last = ptr::without_provenance_mut(usize::MAX);
+
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        forget(LAST.replace(BUSY));
+    }
+}
+
+/// Gives back what a thread remembers.
+fn forget(last: *mut Last) {
+    if !last.is_null() && last != BUSY {
+        // SAFETY: `begin` took it out of such a box, and the thread's variable does not lead to it any more.
+        drop(unsafe { Box::from_raw_in(last, AllocatorAdapter::new(LibcMalloc)) });
+    }
 }
 
 /// Runs `work` unrecorded: what it allocates on this thread is in no profile.
 pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
-    LAST.with(|last| {
-        let _busy = last.try_borrow_mut();
-        work()
-    })
+    let last = LAST.replace(BUSY);
+    let result = work();
+    LAST.set(last);
+    result
 }
 
 /// The tree of all stacks.
 #[derive(Debug)]
 pub(crate) struct Stacks {
     nodes: Interner<Path, ()>,
-    /// The place of each frame that was captured; `None` for one that is left out.
-    places: Interner<Frame, Option<Frame>>,
+    places: Interner<Frame, ()>,
+    /// The number of the place of each frame that was captured; `None` for one that is left out.
+    frames: Interner<Frame, Option<u32>>,
     /// How many frames are kept of one stack.
     limit: usize,
 }
@@ -81,63 +124,96 @@ impl Stacks {
     pub(crate) fn new(limit: usize, buckets: usize) -> Option<Self> {
         Some(Self {
             nodes: Interner::new(buckets)?,
-            places: Interner::new(buckets / 4)?,
+            places: Interner::new(buckets / 8)?,
+            frames: Interner::new(buckets / 8)?,
             limit: limit.clamp(1, MAX_FRAMES),
         })
     }
 
-    /// Passes `count` the node of the calling thread's innermost frame; `None` without a frame, or without memory for a node.
+    /// Passes `count` the link of the calling thread's innermost frame, which is 0 without a frame or without memory for a node, and the sites
+    /// that the thread remembers.
     ///
-    /// Does nothing, and returns `None`, while this thread does a profiler's own work, and when its thread-locals are gone.
+    /// Does nothing, and returns `None`, while this thread does a profiler's own work, and when the thread ends.
     #[inline]
     pub(crate) fn capture<T>(
         &'static self,
         source: &impl StackSource,
-        count: impl FnOnce(Option<NodePtr>) -> T,
+        count: impl FnOnce(Link, &mut Recent) -> T,
     ) -> Option<T> {
-        LAST.try_with(|last| {
-            let mut last = last.try_borrow_mut().ok()?;
-            Some(count(self.follow(source, &mut last)))
+        LAST.with(|variable| {
+            let mut last = variable.replace(BUSY);
+            if last == BUSY {
+                return None;
+            }
+            // SAFETY: 1: null, or made by `begin` for this thread, whose variable does not lead to it now.
+            if !unsafe { self.has(last) } {
+                last = self.begin(last)?;
+            }
+            // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
+            let known = unsafe { &mut *last };
+            let node = self.follow(source, known);
+            let result = count(node, &mut known.recent);
+            variable.set(last);
+            Some(result)
         })
-        .ok()?
+    }
+
+    /// Whether the thread remembers a stack of this tree.
+    ///
+    /// # Safety
+    ///
+    /// 1. `last` is null, or what the calling thread remembers.
+    #[inline]
+    unsafe fn has(&self, last: *mut Last) -> bool {
+        // SAFETY: by 1.
+        unsafe { last.as_ref() }.is_some_and(|last| last.tree == ptr::from_ref(self).addr())
     }
 
     /// Captures the stack, and looks up the frames that differ from the last ones.
     #[inline]
-    fn follow(
-        &'static self,
-        source: &impl StackSource,
-        last: &mut Option<Last>,
-    ) -> Option<NodePtr> {
-        let tree = std::ptr::from_ref(self).addr();
-        let last = match last {
-            Some(last) if last.tree == tree => last,
-            _ => self.begin(last)?,
-        };
+    fn follow(&'static self, source: &impl StackSource, last: &mut Last) -> Link {
         let mut walk = last.trail.walk();
         source.capture(&mut walk);
         let kept = walk.end();
         if last.trail.fresh.is_empty() {
-            last.trail.known.truncate(kept);
-            last.nodes.truncate(kept);
+            if kept < last.nodes.len() {
+                last.trail.known.truncate(kept);
+                last.nodes.truncate(kept);
+            }
         } else if self.add(source, last, kept).is_none() {
             last.trail.known.clear();
             last.nodes.clear();
         }
-        last.nodes.last().copied().flatten()
+        last.nodes.last().copied().unwrap_or(0)
     }
 
-    /// A thread's first capture in this tree.
+    /// A thread's first capture in this tree; `None` without memory, and at the thread's end.
     #[cold]
-    fn begin<'a>(&self, last: &'a mut Option<Last>) -> Option<&'a mut Last> {
-        let tree = std::ptr::from_ref(self).addr();
-        let (trail, nodes) = (Trail::new(self.limit)?, list(3 * self.limit)?);
-        Some(last.insert(Last { tree, trail, nodes }))
+    fn begin(&self, last: *mut Last) -> Option<*mut Last> {
+        forget(last);
+        let made = END.try_with(|_| {
+            let last = Last {
+                tree: ptr::from_ref(self).addr(),
+                trail: Trail::new(self.limit)?,
+                nodes: list(3 * self.limit)?,
+                steps: [Step::NONE; MEMORY],
+                recent: Recent([None; MEMORY]),
+            };
+            Box::try_new_in(last, AllocatorAdapter::new(LibcMalloc)).ok()
+        });
+        match made {
+            Ok(Some(last)) => Some(Box::into_raw(last)),
+            Ok(None) => {
+                LAST.set(ptr::null_mut());
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// Adds the fresh calls to the `kept` outermost ones; `None` without memory.
     fn add(&'static self, source: &impl StackSource, last: &mut Last, kept: usize) -> Option<()> {
-        let Last { trail, nodes, .. } = last;
+        let Last { trail, nodes, steps, .. } = last;
         let too_many = trail.too_many(kept);
         trail.known.truncate(kept);
         nodes.truncate(kept);
@@ -146,49 +222,71 @@ impl Stacks {
             trail.known.drain(..too_many);
             nodes.clear();
             for active in &trail.known {
-                let caller = nodes.last().copied().flatten();
-                nodes.push(self.node(source, caller, active.frame)?);
+                let caller = nodes.last().copied().unwrap_or(0);
+                nodes.push(self.step(source, steps, caller, active.frame)?);
             }
         }
         while let Some(active) = trail.fresh.pop() {
-            let caller = nodes.last().copied().flatten();
-            nodes.push(self.node(source, caller, active.frame)?);
+            let caller = nodes.last().copied().unwrap_or(0);
+            nodes.push(self.step(source, steps, caller, active.frame)?);
             trail.known.push(active);
         }
         Some(())
     }
 
     /// The node of `frame` called by `caller`, which is `caller` where the frame is left out; `None` without memory.
-    #[expect(clippy::option_option, reason = "a node, no node, or no memory")]
-    fn node(
+    #[inline]
+    fn step(
         &'static self,
         source: &impl StackSource,
-        caller: Option<NodePtr>,
+        steps: &mut [Step; MEMORY],
+        caller: Link,
         frame: Frame,
-    ) -> Option<Option<NodePtr>> {
-        let hash = mix(frame.code.rotate_left(17) ^ frame.at);
-        let place = *self.places.intern(hash, frame, || source.place(frame))?.value();
-        let Some(frame) = place else { return Some(caller) };
-        let above = caller.map_or(0, NodePtr::addr);
-        let hash = mix(above ^ frame.code.rotate_left(17) ^ frame.at.rotate_left(43));
-        Some(Some(NodePtr(self.nodes.intern(hash, Path { caller, frame }, || ())?)))
+    ) -> Option<Link> {
+        let caller_bits = (caller as usize).rotate_left(20);
+        let step = &mut steps[spread((frame.at ^ frame.code.rotate_left(12) ^ caller_bits) as u64)];
+        if step.caller != caller || step.frame != frame {
+            *step = Step { caller, node: self.node(source, caller, frame)?, frame };
+        }
+        Some(step.node)
     }
 
-    /// The frames of the stack that ends in `node`, innermost first, as many as are kept of one.
-    pub(crate) fn frames(&'static self, node: Option<NodePtr>) -> impl Iterator<Item = Frame> {
-        let nodes = iter::successors(node, |node| self.path(*node).caller);
-        nodes.map(|node| self.path(node).frame).take(self.limit)
+    /// As [`step`](Self::step), of frames that the thread does not remember.
+    #[inline(never)]
+    fn node(&'static self, source: &impl StackSource, caller: Link, frame: Frame) -> Option<Link> {
+        let hash = |frame: Frame| mix(frame.code.rotate_left(17) ^ frame.at);
+        let number = |place: Frame| Some(self.places.intern(hash(place), place, || ())?.number());
+        let make = || source.place(frame).and_then(number);
+        let Some(place) = *self.frames.intern(hash(frame), frame, make)?.value() else {
+            return Some(caller);
+        };
+        let hash = mix((caller as usize).rotate_left(32) ^ place as usize);
+        Some(self.nodes.intern(hash, Path { caller, place }, || ())?.number() + 1)
     }
 
-    fn path(&'static self, node: NodePtr) -> &'static Path {
-        // SAFETY: made from a node of this table, which lives for ever, as the table does.
-        unsafe { &*node.0 }.key()
+    /// The places of the stack that ends in `node`, innermost first, as many as are kept of one.
+    pub(crate) fn places(&'static self, node: Link) -> impl Iterator<Item = u32> {
+        let path = |node: Link| Some(*self.nodes.get(node.checked_sub(1)?)?.key());
+        let nodes = iter::successors(path(node), move |of| path(of.caller));
+        nodes.map(|path| path.place).take(self.limit)
     }
 
-    /// The locks to hold over a fork.
-    pub(crate) const fn locks(&self) -> [&pymem_sync::RawLock; 2] {
-        [self.nodes.lock(), self.places.lock()]
+    /// The place with this number.
+    pub(crate) fn place(&'static self, number: u32) -> Frame {
+        self.places.get(number).map(|place| *place.key()).unwrap_or_default()
     }
+
+    /// The locks to hold over a fork, in the order in which they are taken.
+    pub(crate) const fn locks(&self) -> [&RawLock; 3] {
+        [self.nodes.lock(), self.frames.lock(), self.places.lock()]
+    }
+}
+
+/// An index into what a thread remembers.
+#[inline]
+const fn spread(word: u64) -> usize {
+    // The upper bits of a product depend on all of its factors.
+    (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - MEMORY.ilog2())) as usize
 }
 
 /// Spreads the bits of addresses, of which the low ones are all alike.

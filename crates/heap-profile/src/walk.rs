@@ -30,6 +30,9 @@ pub(crate) fn list<T>(len: usize) -> Option<List<T>> {
     Some(list)
 }
 
+/// How many known calls a fresh frame is looked for among. A thread that returns from more at once has its whole stack looked up.
+const NEAR: usize = 16;
+
 /// A running function: its call, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Active {
@@ -55,10 +58,13 @@ impl Trail {
     }
 
     /// Begins the comparison with the next stack.
+    #[inline]
     pub(crate) fn walk(&mut self) -> Walk<'_> {
         self.fresh.clear();
-        let below = self.known.len();
-        Walk { trail: self, below, same: below, depth: 0, is_cut: false }
+        let Self { known, fresh, limit } = self;
+        let below = known.len();
+        let floor = below.saturating_sub(*limit);
+        Walk { known, fresh, limit: *limit, below, same: below, floor, above: 0 }
     }
 
     /// How many of the outermost known calls have to go, so that the fresh ones have room.
@@ -71,13 +77,17 @@ impl Trail {
 /// The calling thread's stack, as a [`StackSource`](crate::StackSource) shows it: one frame after the other.
 #[derive(Debug)]
 pub struct Walk<'a> {
-    trail: &'a mut Trail,
+    known: &'a [Active],
+    fresh: &'a mut List<Active>,
+    limit: usize,
     /// How many known calls may still follow.
     below: usize,
     /// The known calls from `below` to here are the last ones that were shown; none while both are equal.
     same: usize,
-    depth: usize,
-    is_cut: bool,
+    /// Where `below` is when the limit is reached, or no known call is left.
+    floor: usize,
+    /// How many frames were shown before the known ones from `same` on.
+    above: usize,
 }
 
 impl Walk<'_> {
@@ -88,45 +98,62 @@ impl Walk<'_> {
     #[inline]
     pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
         let next = Active { call, frame };
-        self.depth += 1;
-        let is_next = self.below != self.same
-            && self.below.checked_sub(1).and_then(|at| self.trail.known.get(at)) == Some(&next);
-        if is_next {
+        if self.below > self.floor && self.known.get(self.below - 1) == Some(&next) {
             self.below -= 1;
+            if self.below > self.floor { Continue(()) } else { self.limit_reached() }
         } else {
-            self.join(next);
+            self.join(next)
         }
-        let limit = self.trail.limit;
-        let is_enough =
-            self.depth >= limit && (self.below != self.same || self.trail.fresh.len() >= 2 * limit);
-        self.is_cut = is_enough;
-        if is_enough { Break(()) } else { Continue(()) }
     }
 
-    /// Looks for `next` among the known calls; where it is none of them, or at another place, it is fresh.
-    fn join(&mut self, next: Active) {
+    /// How many frames were shown.
+    const fn depth(&self) -> usize {
+        self.above + (self.same - self.below)
+    }
+
+    /// Whether the frames that were shown are as many as are wanted, where the last one was known.
+    const fn is_cut(&self) -> bool {
+        self.below < self.same && self.depth() >= self.limit
+    }
+
+    /// Breaks at the limit.
+    fn limit_reached(&self) -> ControlFlow<()> {
+        let is_enough = self.fresh.len() >= 2 * self.limit || self.below < self.same;
+        if self.depth() >= self.limit && is_enough { Break(()) } else { Continue(()) }
+    }
+
+    /// Looks for `next` among the innermost known calls; where it is none of them, or at another place, it is fresh.
+    #[inline(never)]
+    fn join(&mut self, next: Active) -> ControlFlow<()> {
         self.part();
-        let known = &self.trail.known[..self.below];
-        if let Some(at) = known.iter().rposition(|active| active.call == next.call) {
-            (self.below, self.same) = (at, at);
-            if known[at] == next {
-                self.same += 1;
-                return;
-            }
+        let near = self.below.saturating_sub(NEAR);
+        let known = &self.known[near..self.below];
+        let found = known.iter().rposition(|active| active.call == next.call);
+        let is_same = found.is_some_and(|at| known[at] == next);
+        if let Some(at) = found {
+            self.below = near + at;
         }
-        self.trail.fresh.push(next);
+        self.same = self.below + usize::from(is_same);
+        if !is_same {
+            self.above += 1;
+            self.fresh.push(next);
+        }
+        self.floor = self.below.saturating_sub(self.limit.saturating_sub(self.depth()));
+        self.limit_reached()
     }
 
     /// Counts the calls that were the same as fresh: one further out is not, so that they have other callers.
     fn part(&mut self) {
-        let same = self.below..self.same;
-        self.trail.fresh.extend(self.trail.known[same].iter().rev());
+        let same = &self.known[self.below..self.same];
+        self.above += same.len();
+        self.fresh.extend(same.iter().rev());
         self.same = self.below;
     }
 
     /// How many of the known calls are the outer part of this stack.
+    #[inline]
     pub(crate) fn end(mut self) -> usize {
-        if !self.is_cut && self.below > 0 {
+        if self.below > 0 && !self.is_cut() {
             // The stack ends here, and the last one went on.
             self.part();
         }

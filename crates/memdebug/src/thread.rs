@@ -51,6 +51,13 @@ impl ThreadWord {
         Self { base: ptr::without_provenance(offset as usize), own: usize::MAX }
     }
 
+    /// What the word holds for the calling thread.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(self) -> usize {
+        self.load(thread_pointer())
+    }
+
     /// What the word holds for the thread with this thread pointer.
     #[inline(always)]
     fn load(self, thread: usize) -> usize {

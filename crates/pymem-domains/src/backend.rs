@@ -44,6 +44,11 @@ pub(crate) trait Serve: fmt::Debug + Sync {
         Some(0)
     }
 
+    /// Usable bytes of a block of pools; `None` for any other address.
+    fn pool_block_bytes(&self, _block: *const u8) -> Option<usize> {
+        None
+    }
+
     /// Gives memory without a live block back to the system; returns how many bytes.
     fn release(&self, _level: ReleaseLevel) -> usize {
         0

@@ -332,6 +332,12 @@ impl Domains {
         self.shared.used().map(|backend| backend.of(self.shared.backends).allocated_blocks()).sum()
     }
 
+    /// Usable bytes of a block of the pools behind mem and obj; `None` for any other address, and where no pools serve.
+    #[must_use]
+    pub fn pool_block_bytes(self, block: *const u8) -> Option<usize> {
+        self.row().backend(Domain::Obj).of(self.shared.backends).pool_block_bytes(block)
+    }
+
     /// Gives memory that holds no live block back to the system; returns how many bytes.
     ///
     /// Live blocks are not touched, and what went back costs a page fault when it is needed again. pymalloc counts

@@ -221,8 +221,10 @@ pub unsafe extern "C" fn pymem_profile_start(request: *const c_char) -> c_int {
     let Some(request) = (unsafe { text(request) }) else { return NO_REQUEST };
     let Ok(request) = ProfileRequest::parse(request) else { return NO_REQUEST };
     let Some(host) = host() else { return NOT_STARTED };
+    let noted_in =
+        service::installed().map_or(profile::NotedIn::Table, service::Service::noted_in_late);
     // SAFETY: 1: by duty 2.
-    match unsafe { profile::start_late(host, request) } {
+    match unsafe { profile::start_late(host, request, noted_in) } {
         Ok(()) => OK,
         Err(_) => NOT_STARTED,
     }

@@ -2,19 +2,23 @@
 //! Leaves the choice of a configuration to `options.rs`.
 
 use core::ffi::CStr;
+use core::ptr::NonNull;
 use std::ffi::CString;
 use std::sync::OnceLock;
 
+use heap_profile::Pools;
+use malloc_api::immortal;
 use memdebug::Options;
 use pymem_domains::{
-    AllocatorName, AllocatorRecord, Build, DebugConfig, Domain, Domains, PoolStats, Profile,
-    ReleaseLevel,
+    AllocatorName, AllocatorRecord, Backend, Build, DebugConfig, Domain, Domains, PoolStats,
+    Profile, ReleaseLevel,
 };
 
 use crate::host::python::{Host, host};
 use crate::host::{hooks, program_start};
 use crate::observe::drawable::Drawable;
 use crate::observe::moments::Attentive;
+use crate::observe::profile::NotedIn;
 use crate::observe::{budget, counting, heap_map, profile, tracing};
 use crate::request::environment;
 use crate::request::options::Requests;
@@ -34,6 +38,23 @@ pub(crate) struct Service {
     pub(crate) counts: bool,
     /// What serves mem and obj in place of the domains' own, if the heap is to be drawn.
     drawable: Option<Drawable>,
+}
+
+/// The pools behind mem and obj.
+#[derive(Debug)]
+struct ProcessPools {
+    domains: Domains,
+    drawable: Option<Drawable>,
+}
+
+impl Pools for ProcessPools {
+    fn block_bytes(&self, block: NonNull<u8>) -> Option<usize> {
+        let block = block.as_ptr();
+        match self.drawable {
+            Some(drawable) => drawable.pools()?.block_size(block),
+            None => self.domains.pool_block_bytes(block),
+        }
+    }
 }
 
 static SERVICE: OnceLock<Service> = OnceLock::new();
@@ -183,13 +204,40 @@ impl Service {
         }
         if let Some(request) = &requests.profile {
             let profile = profile::start(host, request.clone())?;
-            // The interpreter frees some raw blocks by the C library; hooks and guard pages watch what is around a block.
-            let has_headers = !self.domains.row().debug() && self.sampled == [false; 3];
-            self.wrap(&Domain::ALL, |domain, record| {
-                profile.profiled(domain, record, has_headers && domain != Domain::Raw)
+            let noted_in = self.noted_in();
+            // The interpreter frees some raw blocks by the C library.
+            self.wrap(&[Domain::Raw], |domain, record| {
+                profile.profiled(domain, record, NotedIn::Table)
+            });
+            self.wrap(&[Domain::Mem, Domain::Obj], |domain, record| {
+                profile.profiled(domain, record, noted_in)
             });
         }
         Ok(())
+    }
+
+    /// Where a profile that starts later notes them: none has a header.
+    pub(crate) fn noted_in_late(&self) -> NotedIn {
+        match self.noted_in() {
+            NotedIn::Headers => NotedIn::Table,
+            noted_in => noted_in,
+        }
+    }
+
+    /// Where a profile notes the blocks of mem and obj, if it is there from the first one on.
+    fn noted_in(&self) -> NotedIn {
+        // Hooks and guard pages watch what is around a block, and ask the pools for more than was asked of them.
+        if self.domains.row().debug() || self.sampled != [false; 3] {
+            return NotedIn::Table;
+        }
+        self.noted_in_pools().unwrap_or(NotedIn::Headers)
+    }
+
+    /// The notes beside the pools; `None` where no pools serve.
+    fn noted_in_pools(&self) -> Option<NotedIn> {
+        let backend = self.domains.row().backend(Domain::Obj);
+        let pools = ProcessPools { domains: self.domains, drawable: self.drawable };
+        (backend == Backend::Pymalloc).then(|| NotedIn::pools(immortal::leak(pools)))?
     }
 
     fn wrap(

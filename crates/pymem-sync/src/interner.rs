@@ -2,16 +2,22 @@
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
-use core::{fmt, iter, ptr};
+use core::{array, fmt, ptr};
 use std::alloc::{GlobalAlloc, System};
 
 use crate::lock::{Lock, RawLock};
-use crate::sync::{AtomicPtr, Ordering, Site, Witness, ordering};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering, Site, Witness, ordering};
 
-/// Entries in one chunk: some tens of KiB, so that a small table stays small.
-const CHUNK_ENTRIES: usize = 256;
+/// Entries in the first chunk, so that a small table stays small. Each later chunk has twice as many as the one before.
+const FIRST_ENTRIES: usize = 256;
+
+/// The most chunks, for some 500 million entries.
+const CHUNKS: usize = 21;
 
 /// A table that only grows: each distinct key has one [`Entry`], which neither moves nor goes before the table does.
+///
+/// An entry has a number, from 0 in the order in which keys are added, by which whoever keeps many of them may keep four bytes
+/// in place of a pointer. An entry costs eight bytes beyond key and value.
 ///
 /// Finding a key that is there takes no lock: one load of a bucket, and one comparison for each key that shares the bucket.
 /// Adding a key takes a lock. Memory comes from the system's allocator and never from the program's global allocator, so
@@ -34,47 +40,31 @@ const CHUNK_ENTRIES: usize = 256;
 /// assert_eq!((*first.key(), *first.value(), names.iter().count()), ("a", 1, 1));
 /// ```
 pub struct Interner<K, V> {
-    /// The newest entry of each bucket; a power of two of them.
-    buckets: *mut Link<K, V>,
+    /// The newest entry of each bucket, as a [`Link`]; a power of two of them.
+    buckets: *mut AtomicU32,
     mask: usize,
-    /// The newest entry of all.
-    newest: Link<K, V>,
-    /// Where the next entry goes.
-    free: Lock<Free<K, V>>,
+    /// Entries, each written once: chunk n has `FIRST_ENTRIES << n` of them, and is null before the first of these.
+    chunks: [AtomicPtr<Entry<K, V>>; CHUNKS],
+    /// How many entries there are.
+    count: AtomicU32,
+    /// Held by whoever adds an entry.
+    adding: Lock<()>,
     // Entries are owned, and dropped with the table.
     _owns: PhantomData<Entry<K, V>>,
 }
 
-type Link<K, V> = AtomicPtr<Entry<K, V>>;
+/// An entry's number and 1; 0 for none.
+type Link = u32;
 
 /// One key of an [`Interner`], and what belongs to the key.
 pub struct Entry<K, V> {
     key: K,
     value: V,
-    /// The next older entry of the same bucket; null at the end.
-    next: *mut Self,
-    /// The next older entry of all; null at the end.
-    older: *mut Self,
+    number: u32,
+    /// The next older entry of the same bucket.
+    next: Link,
     /// An entry is written before it is linked.
     written: Witness,
-}
-
-/// The unused rest of the newest chunk.
-struct Free<K, V> {
-    /// The first entry that was not handed out.
-    at: *mut Entry<K, V>,
-    /// How many are left from `at` on.
-    left: usize,
-    /// The newest chunk; each begins with a pointer to the one before it.
-    chunk: *mut Chunk<K, V>,
-    /// Entries that were handed out.
-    count: usize,
-}
-
-/// Room for entries, and the way to the chunk before.
-struct Chunk<K, V> {
-    before: *mut Self,
-    entries: [core::mem::MaybeUninit<Entry<K, V>>; CHUNK_ENTRIES],
 }
 
 // SAFETY: entries move with the table, and nothing else refers to them once the table is moved.
@@ -82,10 +72,6 @@ unsafe impl<K: Send, V: Send> Send for Interner<K, V> {}
 // SAFETY: threads share `&K` and `&V` of linked entries (`loom_interner`), and hand keys and values to the table, which may
 // be dropped by another thread.
 unsafe impl<K: Send + Sync, V: Send + Sync> Sync for Interner<K, V> {}
-// SAFETY: the pointers are the table's, and only the lock's holder follows them.
-unsafe impl<K: Send, V: Send> Send for Free<K, V> {}
-// SAFETY: the key and the value are shared; the links are never written after the entry is linked.
-unsafe impl<K: Sync, V: Sync> Sync for Entry<K, V> {}
 
 impl<K: Eq, V> Interner<K, V> {
     /// An empty table with at least `buckets` buckets of one word each; `None` without memory for them.
@@ -95,26 +81,22 @@ impl<K: Eq, V> Interner<K, V> {
     #[must_use]
     pub fn new(buckets: usize) -> Option<Self> {
         let count = buckets.max(1).checked_next_power_of_two()?;
-        let layout = Layout::array::<Link<K, V>>(count).ok()?;
+        let layout = Layout::array::<AtomicU32>(count).ok()?;
         // SAFETY: the layout has at least one word.
-        let first = unsafe { System.alloc(layout) }.cast::<Link<K, V>>();
+        let first = unsafe { System.alloc(layout) }.cast::<AtomicU32>();
         if first.is_null() {
             return None;
         }
         for index in 0..count {
             // SAFETY: `index` is below the length of the array, which is not read before.
-            unsafe { first.wrapping_add(index).write(AtomicPtr::new(ptr::null_mut())) };
+            unsafe { first.wrapping_add(index).write(AtomicU32::new(0)) };
         }
         Some(Self {
             buckets: first,
             mask: count - 1,
-            newest: AtomicPtr::new(ptr::null_mut()),
-            free: Lock::new(Free {
-                at: ptr::null_mut(),
-                left: 0,
-                chunk: ptr::null_mut(),
-                count: 0,
-            }),
+            chunks: array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
+            count: AtomicU32::new(0),
+            adding: Lock::new(()),
             _owns: PhantomData,
         })
     }
@@ -128,7 +110,7 @@ impl<K: Eq, V> Interner<K, V> {
         let acquire = ordering(Site::InternerFind, Ordering::Acquire);
         let newest = self.bucket(hash).load(acquire);
         // SAFETY: (1) the load above.
-        unsafe { Self::search(newest, key) }
+        unsafe { self.search(newest, key) }
     }
 
     /// The entry of `key`, which is added with the value that `make` returns if the key is not there yet; `None` without
@@ -146,25 +128,24 @@ impl<K: Eq, V> Interner<K, V> {
     #[cold]
     #[inline(never)]
     fn add(&self, hash: u64, key: K, make: impl FnOnce() -> V) -> Option<&Entry<K, V>> {
-        let mut free = self.free.lock();
+        let _adding = self.adding.lock();
         let bucket = self.bucket(hash);
         // Relaxed: only holders of the lock link entries.
         let newest = bucket.load(Ordering::Relaxed);
         // SAFETY: (1) the lock's Acquire shows what its last holder linked.
-        if let Some(entry) = unsafe { Self::search(newest, &key) } {
+        if let Some(entry) = unsafe { self.search(newest, &key) } {
             return Some(entry);
         }
-        let place = free.take()?;
         // Relaxed: only holders of the lock store it.
-        let older = self.newest.load(Ordering::Relaxed);
-        let entry = Entry { key, value: make(), next: newest, older, written: Witness::new() };
-        // SAFETY: `take` returned room for one entry, to this caller alone.
+        let number = self.count.load(Ordering::Relaxed);
+        let place = self.room_for(number)?;
+        let entry = Entry { key, value: make(), number, next: newest, written: Witness::new() };
+        // SAFETY: the place of this number, which nobody had before and nobody looks for yet.
         unsafe { place.write(entry) };
-        free.count += 1;
         // Release: pairs with the Acquire of `find`, which thereby reads a written entry. See `loom_interner`.
-        bucket.store(place, ordering(Site::InternerLink, Ordering::Release));
-        // Release: pairs with the Acquire of `iter`, as above.
-        self.newest.store(place, ordering(Site::InternerList, Ordering::Release));
+        bucket.store(number + 1, ordering(Site::InternerLink, Ordering::Release));
+        // Release: pairs with the Acquire of `get`, as above.
+        self.count.store(number + 1, ordering(Site::InternerList, Ordering::Release));
         // SAFETY: written above; an entry lives as long as the table.
         Some(unsafe { &*place })
     }
@@ -173,12 +154,13 @@ impl<K: Eq, V> Interner<K, V> {
     ///
     /// # Safety
     ///
-    /// 1. `newest` is null, or a linked entry whose contents the caller's thread can see.
+    /// 1. `newest` is 0, or the link of an entry whose contents the caller's thread can see.
     #[inline]
-    unsafe fn search<'a>(newest: *mut Entry<K, V>, key: &K) -> Option<&'a Entry<K, V>> {
+    unsafe fn search(&self, newest: Link, key: &K) -> Option<&Entry<K, V>> {
         let mut next = newest;
-        // SAFETY: null, or a linked entry (1), which lives as long as the table; `next` of a linked entry is one, too.
-        while let Some(entry) = unsafe { next.as_ref() } {
+        while let Some(number) = next.checked_sub(1) {
+            // SAFETY: an entry that was written (1), which lives as long as the table; `next` of such an entry is one, too.
+            let entry = unsafe { self.place(number).as_ref() }?;
             entry.written.see();
             if entry.key == *key {
                 return Some(entry);
@@ -191,7 +173,7 @@ impl<K: Eq, V> Interner<K, V> {
 
 impl<K, V> Interner<K, V> {
     #[inline]
-    fn bucket(&self, hash: u64) -> &Link<K, V> {
+    fn bucket(&self, hash: u64) -> &AtomicU32 {
         #[expect(clippy::cast_possible_truncation, reason = "the mask takes the low bits")]
         let index = hash as usize & self.mask;
         // SAFETY: the mask keeps `index` below the number of buckets.
@@ -200,21 +182,67 @@ impl<K, V> Interner<K, V> {
         unsafe { &*bucket }
     }
 
+    /// Which chunk an entry is in, and where.
+    #[inline]
+    const fn position(number: u32) -> (usize, usize) {
+        let above = number as usize + FIRST_ENTRIES;
+        let chunk = (above / FIRST_ENTRIES).ilog2() as usize;
+        (chunk, above - (FIRST_ENTRIES << chunk))
+    }
+
+    /// Where the entry of a number is; null where its chunk is not seen.
+    #[inline]
+    fn place(&self, number: u32) -> *mut Entry<K, V> {
+        let (chunk, at) = Self::position(number);
+        // Relaxed: stored before whatever showed the number to this thread.
+        let Some(chunk) = self.chunks.get(chunk).map(|chunk| chunk.load(Ordering::Relaxed)) else {
+            return ptr::null_mut();
+        };
+        if chunk.is_null() { chunk } else { chunk.wrapping_add(at) }
+    }
+
+    /// The place of a number that no entry has yet; `None` without memory. The caller holds the lock.
+    fn room_for(&self, number: u32) -> Option<*mut Entry<K, V>> {
+        let (chunk, at) = Self::position(number);
+        let of_chunk = self.chunks.get(chunk)?;
+        let mut entries = of_chunk.load(Ordering::Relaxed);
+        if entries.is_null() {
+            // SAFETY: an entry has at least one word, and a chunk some entries.
+            entries = unsafe { System.alloc(Self::layout(chunk)?) }.cast();
+            // Relaxed: whoever looks for an entry has read a link that was stored later.
+            of_chunk.store(entries, Ordering::Relaxed);
+        }
+        (!entries.is_null()).then(|| entries.wrapping_add(at))
+    }
+
+    fn layout(chunk: usize) -> Option<Layout> {
+        Layout::array::<Entry<K, V>>(FIRST_ENTRIES << chunk).ok()
+    }
+
+    /// The entry with this number; `None` if there is none yet.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, number: u32) -> Option<&Entry<K, V>> {
+        // Acquire: pairs with the Release in `add`; see `loom_interner`.
+        if number >= self.count.load(ordering(Site::InternerWalk, Ordering::Acquire)) {
+            return None;
+        }
+        // SAFETY: null, or an entry that was written before it was counted.
+        let entry = unsafe { self.place(number).as_ref() }?;
+        entry.written.see();
+        Some(entry)
+    }
+
     /// Every entry, newest first; those that are added meanwhile are left out.
     pub fn iter(&self) -> impl Iterator<Item = &Entry<K, V>> {
-        // Acquire: pairs with the Release in `add`; see `loom_interner`.
-        let newest = self.newest.load(ordering(Site::InternerWalk, Ordering::Acquire));
-        // SAFETY: null, or a linked entry, which lives as long as the table.
-        let first = unsafe { newest.as_ref() };
-        // SAFETY: as above.
-        iter::successors(first, |entry| unsafe { entry.older.as_ref() })
-            .inspect(|entry| entry.written.see())
+        (0..self.len() as u32).rev().filter_map(|number| self.get(number))
     }
 
     /// How many keys the table has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.free.lock().count
+        // Relaxed: `get` asks again.
+        self.count.load(Ordering::Relaxed) as usize
     }
 
     /// Whether the table has no key.
@@ -226,11 +254,18 @@ impl<K, V> Interner<K, V> {
     /// The lock under which keys are added, for handlers of a fork.
     #[must_use]
     pub const fn lock(&self) -> &RawLock {
-        self.free.raw()
+        self.adding.raw()
     }
 }
 
 impl<K, V> Entry<K, V> {
+    /// The number of the entry, as [`Interner::get`] takes it.
+    #[inline]
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
     /// The key.
     #[inline]
     #[must_use]
@@ -246,48 +281,18 @@ impl<K, V> Entry<K, V> {
     }
 }
 
-impl<K, V> Free<K, V> {
-    /// Room for one entry; `None` without memory.
-    fn take(&mut self) -> Option<*mut Entry<K, V>> {
-        if self.left == 0 {
-            // SAFETY: a chunk has at least one word.
-            let chunk = unsafe { System.alloc(Layout::new::<Chunk<K, V>>()) }.cast::<Chunk<K, V>>();
-            if chunk.is_null() {
-                return None;
-            }
-            // SAFETY: fresh memory of a chunk's layout; no reference to uninitialised memory is made.
-            let before = unsafe { &raw mut (*chunk).before };
-            // SAFETY: as above.
-            unsafe { before.write(self.chunk) };
-            // SAFETY: as above.
-            self.at = unsafe { &raw mut (*chunk).entries }.cast();
-            self.left = CHUNK_ENTRIES;
-            self.chunk = chunk;
-        }
-        let place = self.at;
-        self.at = self.at.wrapping_add(1);
-        self.left -= 1;
-        Some(place)
-    }
-}
-
 impl<K, V> Drop for Interner<K, V> {
     fn drop(&mut self) {
-        let mut entry = self.newest.load(Ordering::Relaxed);
-        while !entry.is_null() {
-            // SAFETY: a linked entry, read before it is dropped.
-            let older = unsafe { (*entry).older };
-            // SAFETY: `&mut self` says that nobody else refers to it, and the list has each entry once.
-            unsafe { entry.drop_in_place() };
-            entry = older;
+        for number in 0..self.len() as u32 {
+            // SAFETY: an entry that was written; `&mut self` says that nobody else refers to it.
+            unsafe { self.place(number).drop_in_place() };
         }
-        let mut chunk = self.free.get_mut().chunk;
-        while !chunk.is_null() {
-            // SAFETY: `take` wrote it.
-            let before = unsafe { (*chunk).before };
-            // SAFETY: from `System.alloc` with this layout, and its entries were dropped.
-            unsafe { System.dealloc(chunk.cast(), Layout::new::<Chunk<K, V>>()) };
-            chunk = before;
+        for (chunk, entries) in self.chunks.iter().enumerate() {
+            let entries = entries.load(Ordering::Relaxed);
+            if let Some(layout) = Self::layout(chunk).filter(|_| !entries.is_null()) {
+                // SAFETY: from `System.alloc` with this layout, and its entries were dropped.
+                unsafe { System.dealloc(entries.cast(), layout) };
+            }
         }
         for index in 0..=self.mask {
             // SAFETY: within the array.
@@ -295,7 +300,7 @@ impl<K, V> Drop for Interner<K, V> {
             // SAFETY: written by `new`, and not used again.
             unsafe { bucket.drop_in_place() };
         }
-        let layout = Layout::array::<Link<K, V>>(self.mask + 1);
+        let layout = Layout::array::<AtomicU32>(self.mask + 1);
         // SAFETY: from `System.alloc` with the layout that `new` computed.
         let _ = layout.map(|layout| unsafe { System.dealloc(self.buckets.cast(), layout) });
     }

@@ -18,6 +18,6 @@ pub(crate) use face::{
     AtomicBool, AtomicPtr, Ordering, chosen, const_in_real, nap, ordering, spin_loop, yield_now,
 };
 #[cfg(feature = "std")]
-pub(crate) use face::{AtomicU64, CHUNK_SLOTS, Witness, array_in_face, fence};
+pub(crate) use face::{AtomicU32, AtomicU64, CHUNK_SLOTS, Witness, array_in_face, fence};
 #[doc(hidden)]
 pub use site::Site;

@@ -3,6 +3,7 @@
 
 mod exact;
 mod peak;
+mod pools;
 mod refusals;
 mod sampled;
 mod script;

@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
 use std::iter;
+use std::sync::Arc;
 
 use heap_profile::{Amount, Location, Snapshot};
 use serde::{Deserialize, Serialize};
@@ -167,8 +168,9 @@ impl ProfileFile {
         let sites = sites.collect();
         let lost = (snapshot.lost.bytes, snapshot.lost.blocks);
         let Tree { frames, nodes } = tree;
-        let frame = |Location { function, file, line }: Location| {
-            Frame(function.to_string(), file.to_string(), line)
+        let frame = |location: Arc<Location>| {
+            let Location { function, file, line } = &*location;
+            Frame(function.to_string(), file.to_string(), *line)
         };
         Self {
             format: FORMAT.to_owned(),
@@ -325,13 +327,13 @@ impl<'a> Row<'a> {
 /// Frames and nodes by what they are, numbered as they came.
 #[derive(Default)]
 struct Tree {
-    frames: HashMap<Location, usize>,
+    frames: HashMap<Arc<Location>, usize>,
     nodes: HashMap<Node, usize>,
 }
 
 impl Tree {
     /// The node of a stack, innermost frame first.
-    fn node(&mut self, stack: &[Location]) -> Option<usize> {
+    fn node(&mut self, stack: &[Arc<Location>]) -> Option<usize> {
         stack.iter().rev().fold(None, |caller, location| {
             let frames = self.frames.len();
             let frame = *self.frames.entry(location.clone()).or_insert(frames);

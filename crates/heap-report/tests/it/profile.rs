@@ -16,7 +16,7 @@ fn location(function: &str, line: u32) -> Location {
 fn site(stack: &[(&str, u32)], domain: Domain, [live, peak, total]: [u64; 3]) -> Site {
     let amount = |bytes| Amount { bytes, blocks: bytes / 10 };
     Site {
-        stack: stack.iter().map(|&(function, line)| location(function, line)).collect(),
+        stack: stack.iter().map(|&(function, line)| location(function, line).into()).collect(),
         domain,
         class_bytes: 64,
         live: amount(live),

@@ -105,6 +105,10 @@ impl Serve for Pools {
         Some(either!(self, pools => pools.allocated_blocks()))
     }
 
+    fn pool_block_bytes(&self, block: *const u8) -> Option<usize> {
+        either!(self, pools => pools.block_size(block))
+    }
+
     fn release(&self, level: ReleaseLevel) -> usize {
         either!(self, pools => pools.release(level))
     }

@@ -3,9 +3,9 @@
 //! asked once for each pair of words.
 
 use core::ops::ControlFlow;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
-use memdebug::FrameSink;
+use memdebug::{FrameSink, ThreadWord};
 
 use crate::host::capi::{PyObject, symbol};
 use crate::host::gil;
@@ -29,6 +29,8 @@ fn of_objects(minor: u32) -> Option<WordLayout> {
 pub(crate) struct FrameWords {
     reader: &'static Reader,
     layout: WordLayout,
+    /// Where the calling thread's state is found without a call.
+    state: Option<ThreadWord>,
     minor: u32,
     line: AddressToLine,
     keep: unsafe extern "C" fn(*mut PyObject),
@@ -51,14 +53,18 @@ impl FrameWords {
         let line = unsafe { symbol(c"PyCode_Addr2Line") }?;
         // SAFETY: 1: as above.
         let keep = unsafe { symbol(c"Py_IncRef") }?;
-        Some(Self { reader, layout, minor: host.minor, line, keep })
+        Some(Self { reader, layout, state: gil::own_word(host), minor: host.minor, line, keep })
     }
 
     /// Calls `visit` with each frame of the calling thread that has code, newest first: its address, its code, and the
     /// instruction. Shows nothing for a thread that does not hold the GIL.
     #[inline]
     pub(crate) fn walk(&self, visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
-        let Some(state) = gil::own_state() else { return };
+        let state = match self.state {
+            Some(word) => NonNull::new(ptr::with_exposed_provenance_mut(word.get())),
+            None => gil::own_state(),
+        };
+        let Some(state) = state else { return };
         if self.reader.is_trusted(state.as_ptr()) {
             // SAFETY: 1: the thread's own and current state; the layout is that of its version.
             unsafe { self.layout.walk(state.as_ptr(), visit) };

@@ -72,6 +72,12 @@ pub(crate) fn thread_word(host: &Host) -> Option<ThreadWord> {
     unsafe { state_word::find(current_function()?, keeps) }
 }
 
+/// The word that holds the calling thread's own and current state, or 0; `None` where it is not known, or the process has one for all
+/// threads.
+pub(crate) fn own_word(host: &Host) -> Option<ThreadWord> {
+    thread_word(host).filter(|_| host.minor >= FIRST_WITH_OWN_STATE)
+}
+
 /// The host's function for the current thread state, which has a public name since 3.13.
 fn current_function() -> Option<StateFunction> {
     function(c"PyThreadState_GetUnchecked").or_else(|| function(c"_PyThreadState_UncheckedGet"))

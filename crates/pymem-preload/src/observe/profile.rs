@@ -11,7 +11,7 @@ use std::path::{self, Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
 
-use heap_profile::{ExactProfiler, Options, Profile, SampledProfiler};
+use heap_profile::{ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler};
 use heap_report::profile::{Mode, ProfileFile, ReportFormat};
 use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
@@ -29,6 +29,27 @@ use crate::request::refusal::Refusal;
 pub(crate) struct ProcessProfile {
     profile: &'static Profile<PythonStacks>,
     request: ProfileRequest,
+}
+
+/// Where an exact profile notes the blocks of a domain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NotedIn {
+    /// Beside the pools, for those that lie in one.
+    Pools(&'static Notes),
+    /// In a header in front of each block: nobody else looks at the block's start, and whoever frees the block does so by the
+    /// profiled record.
+    Headers,
+    /// In a table by address.
+    Table,
+}
+
+impl NotedIn {
+    /// Beside `pools`; `None` without memory.
+    pub(crate) fn pools(pools: &'static dyn Pools) -> Option<Self> {
+        let notes = Notes::new(pools)?;
+        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, notes.lock())));
+        Some(Self::Pools(notes))
+    }
 }
 
 static RUNNING: OnceLock<ProcessProfile> = OnceLock::new();
@@ -102,14 +123,18 @@ pub(crate) fn start(
 /// # Safety
 ///
 /// 1. The calling thread holds the one GIL of `host`.
-pub(crate) unsafe fn start_late(host: &Host, request: ProfileRequest) -> Result<(), Refusal> {
+pub(crate) unsafe fn start_late(
+    host: &Host,
+    request: ProfileRequest,
+    noted_in: NotedIn,
+) -> Result<(), Refusal> {
     if !host.is_initialized() {
         return Err(Refusal::TooLate);
     }
     let running = start(host, request)?;
     for domain in [Domain::Mem, Domain::Obj] {
         let Some(own) = host.own_record(domain) else { continue };
-        let record = running.profiled(domain, own, false);
+        let record = running.profiled(domain, own, noted_in);
         // SAFETY: 1: its blocks are the old record's. 2: by duty 1 no other thread is in these domains.
         unsafe { host.set_allocator(domain, record.to_c()) };
     }
@@ -117,33 +142,31 @@ pub(crate) unsafe fn start_late(host: &Host, request: ProfileRequest) -> Result<
 }
 
 impl ProcessProfile {
-    /// The record of `inner`, whose blocks are noted as those of `domain`.
-    ///
-    /// `has_headers` allows a header in front of each block: nobody else looks at the block's start, and whoever frees the block
-    /// does so by this record.
+    /// The record of `inner`, whose blocks are noted as those of `domain`; those of an exact profile in `noted_in`.
     pub(crate) fn profiled(
         &self,
         domain: Domain,
         inner: AllocatorRecord,
-        has_headers: bool,
+        noted_in: NotedIn,
     ) -> AllocatorRecord {
-        match self.request.interval {
-            None if has_headers => {
+        let profiler = match (self.request.interval, noted_in) {
+            (None, NotedIn::Headers) => {
                 let profiler = ExactProfiler::new(inner, self.profile, domain);
-                AllocatorRecord::leak(Attentive(profiler))
+                return AllocatorRecord::leak(Attentive(profiler));
             }
-            interval => {
-                let interval = interval.unwrap_or(0);
-                let profiler = SampledProfiler::new(inner, self.profile, domain, interval);
-                let _ =
-                    hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
-                // Calls of raw come from threads that may not be told of a signal.
-                if domain == Domain::Raw {
-                    AllocatorRecord::leak(profiler)
-                } else {
-                    AllocatorRecord::leak(Attentive(profiler))
-                }
+            (None, NotedIn::Pools(notes)) => {
+                SampledProfiler::with_notes(inner, self.profile, domain, notes)
             }
+            (interval, _) => {
+                SampledProfiler::new(inner, self.profile, domain, interval.unwrap_or(0))
+            }
+        };
+        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
+        // Calls of raw come from threads that may not be told of a signal.
+        if domain == Domain::Raw {
+            AllocatorRecord::leak(profiler)
+        } else {
+            AllocatorRecord::leak(Attentive(profiler))
         }
     }
 
@@ -161,6 +184,7 @@ impl ProcessProfile {
         let snapshot = self.profile.snapshot();
         let mode = self.request.interval.map_or(Mode::Exact, Mode::Sampled);
         let file = ProfileFile::new(&snapshot, command(), std::process::id(), mode);
+        drop(snapshot);
         let mut new = NewFile::beside(path)?;
         let mut to = BufWriter::new(new.file());
         ReportFormat::of_path(path).write(&file, &mut to)?;

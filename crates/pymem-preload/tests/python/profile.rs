@@ -75,7 +75,7 @@ const EXPECTED: [(&str, u32, u64); 5] = [
 ];
 
 #[rstest]
-#[case::headers("pymalloc")]
+#[case::beside_pools("pymalloc")]
 #[case::mimalloc("mimalloc")]
 #[case::beside_hooks("debug")]
 fn a_block_stands_at_the_line_that_made_it(#[case] row: &str) {

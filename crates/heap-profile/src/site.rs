@@ -1,0 +1,87 @@
+//! Owns what is counted apart: a site, and the size classes by which sites differ.
+
+use std::ptr;
+
+use malloc_api::Domain;
+use pymem_sync::Entry;
+
+use crate::counters::Counters;
+
+/// What is counted apart: a stack, a domain and a size class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SiteKey {
+    /// The link of the stack's innermost node.
+    pub(crate) stack: u32,
+    pub(crate) domain: Domain,
+    pub(crate) class: u8,
+}
+
+impl SiteKey {
+    /// The key as one number.
+    #[inline]
+    pub(crate) const fn word(self) -> u64 {
+        (self.stack as u64) << 16 | (self.class as u64) << 8 | self.domain.index() as u64
+    }
+}
+
+/// A site with its counts; lives as long as the profile, which is for ever.
+pub(crate) type SiteEntry = Entry<SiteKey, Counters>;
+
+/// The size class of `size` bytes: one for each 16 bytes up to 512, as in CPython's pools, then four for each power of two.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "at most 31 + 4 * 55")]
+pub(crate) const fn class_of(size: usize) -> u8 {
+    let last = size.saturating_sub(1);
+    if last < 512 {
+        return (last / 16) as u8;
+    }
+    let log = last.ilog2();
+    (32 + 4 * (log - 9) + (last >> (log - 2)) as u32 % 4) as u8
+}
+
+/// The largest size of a class in bytes.
+#[inline]
+pub(crate) const fn class_bytes(class: u8) -> u64 {
+    let Some(above) = class.checked_sub(32) else { return (class as u64 + 1) * 16 };
+    let (log, quarter) = (above as u32 / 4 + 9, above as u64 % 4);
+    (1_u64 << log).saturating_add((quarter + 1) << (log - 2))
+}
+
+/// The site at an address that a profiler kept.
+///
+/// # Safety
+///
+/// 1. `site` is null, or came from a reference to a site.
+#[inline]
+pub(crate) unsafe fn site_at(site: *const SiteEntry) -> Option<&'static SiteEntry> {
+    // SAFETY: by 1; sites live as long as their profile, which is for ever.
+    unsafe { site.as_ref() }
+}
+
+/// The address of a site; null for none.
+#[inline]
+pub(crate) fn address_of(site: Option<&'static SiteEntry>) -> *const SiteEntry {
+    site.map_or(ptr::null(), ptr::from_ref)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_holds_the_sizes_up_to_its_largest() {
+        for size in (0..10_000).chain([65_535, 65_536, 65_537, 1 << 40, isize::MAX as usize]) {
+            let class = class_of(size);
+            assert!(size as u64 <= class_bytes(class), "{size} is too large for class {class}");
+            let smaller = class.checked_sub(1).map(class_bytes);
+            assert!(smaller.is_none_or(|bytes| bytes < size as u64), "{size} is too small");
+        }
+        let sizes: Vec<u64> = (31..37).map(class_bytes).collect();
+        assert_eq!(sizes, [512, 640, 768, 896, 1024, 1280]);
+    }
+
+    #[test]
+    fn a_site_with_its_entry_fills_a_line_of_the_cache() {
+        assert_eq!(size_of::<SiteEntry>(), 64);
+    }
+}
