@@ -20,6 +20,7 @@ mod host {
     pub(crate) mod frame_words;
     pub(crate) mod gil;
     pub(crate) mod hooks;
+    pub(crate) mod late;
     pub(crate) mod program_start;
     pub(crate) mod python;
     pub(crate) mod python_frames;
@@ -48,4 +49,4 @@ pub use abi::{
     pymem_profile_start, pymem_profile_stop, pymem_profile_write, pymem_release, pymem_replay,
     pymem_report, pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
-pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, _exit, sigaction};
+pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, _exit, setlocale, sigaction};

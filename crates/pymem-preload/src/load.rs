@@ -2,12 +2,13 @@
 //! started. The dynamic linker runs it after relocation and before `main`, on the only thread.
 
 use core::ffi::{CStr, c_char, c_int};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use pymem_domains::{AllocatorName, Build, Rejection};
 
-use crate::host::gil;
 use crate::host::python::{Host, host};
+use crate::host::{gil, late};
 use crate::observe::report;
 use crate::request::command_line::CommandLine;
 use crate::request::environment;
@@ -29,7 +30,7 @@ extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *co
     unsafe { environment::take_back() };
     let Some(host) = host() else {
         // SAFETY: 1: as above.
-        return unsafe { mind_late_hosts() };
+        return unsafe { await_host() };
     };
     if host.is_initialized() {
         return;
@@ -42,24 +43,46 @@ extern "C" fn on_load(argc: c_int, argv: *const *const c_char, _envp: *const *co
     unsafe { on_start(host, line) };
 }
 
-/// Has a program that asks for something by name, and brings its interpreter later, told at its exit that this was not served.
+/// Whether the program had no interpreter at its start, and none has been met since.
+static IS_AWAITED: AtomicBool = AtomicBool::new(false);
+
+/// Has an interpreter that the program brings later served when it starts, and a program that asks for something by name told at
+/// its exit where that was not possible.
 ///
 /// # Safety
 ///
 /// 1. No other thread changes the environment.
-unsafe fn mind_late_hosts() {
+unsafe fn await_host() {
     static ASKED: OnceLock<(u32, &CStr)> = OnceLock::new();
     extern "C" fn on_exit() {
         let Some((process, name)) = ASKED.get() else { return };
-        if *process == std::process::id() && service::installed().is_none() && host().is_some() {
+        let is_asked = *process == std::process::id() && IS_AWAITED.load(Relaxed);
+        if is_asked && service::installed().is_none() && late::arrived().is_some() {
             Refusal::LateHost(name.to_string_lossy().into_owned()).say();
         }
     }
+    IS_AWAITED.store(true, Relaxed);
     // SAFETY: 1: by duty 1.
     if let Some(name) = unsafe { options::asked_by_name() } {
         ASKED.get_or_init(|| (std::process::id(), name));
         // SAFETY: a function that takes nothing; a full table of handlers costs the line alone.
         unsafe { libc::atexit(on_exit) };
+    }
+}
+
+/// Serves an interpreter that has come since the program's start, if it has not been initialized.
+///
+/// # Safety
+///
+/// 1. The calling thread initializes the interpreter, or no thread uses it; no other thread uses the environment.
+pub(crate) unsafe fn serve_late_host() {
+    if !IS_AWAITED.load(Relaxed) {
+        return;
+    }
+    let Some(host) = late::arrived().filter(|host| !host.is_initialized()) else { return };
+    if service::installed().is_none() && IS_AWAITED.swap(false, Relaxed) {
+        // SAFETY: 1: not initialized, and by duty 1.
+        unsafe { on_start(host, CommandLine::default()) };
     }
 }
 

@@ -4,6 +4,8 @@
 //! Nothing is linked: every function is looked up by name, so that the library loads into any process.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use pymem_domains::PyMemAllocatorEx;
 
@@ -103,7 +105,19 @@ functions! {
     }
 }
 
-/// Looks a function up in the whole process.
+/// Where functions are looked up: in the whole process, until [`look_in`].
+static PLACE: AtomicPtr<c_void> = AtomicPtr::new(libc::RTLD_DEFAULT);
+
+/// Has functions looked up in one library and those that it was linked with, from now on.
+///
+/// # Safety
+///
+/// 1. `library` is an open library that is never closed.
+pub(crate) unsafe fn look_in(library: NonNull<c_void>) {
+    PLACE.store(library.as_ptr(), Relaxed);
+}
+
+/// Looks a function up.
 ///
 /// # Safety
 ///
@@ -111,7 +125,7 @@ functions! {
 pub(crate) unsafe fn symbol<F: Copy>(name: &CStr) -> Option<F> {
     const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
     // SAFETY: the name ends with a NUL.
-    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    let address = unsafe { libc::dlsym(PLACE.load(Relaxed), name.as_ptr()) };
     if address.is_null() {
         return None;
     }

@@ -1,11 +1,14 @@
-//! Owns the functions of others that this library stands in for, in every program that it is preloaded into: `sigaction` of
-//! the C library, its `_exit`, and the interpreter's name of what serves it. What is not ours goes to the function behind it.
+//! Owns the functions of others that this library stands in for, in every program that it is preloaded into: `sigaction`,
+//! `_exit` and `setlocale` of the C library, and the interpreter's name of what serves it. What is not ours goes to the function behind it.
 //!
 //! If `faulthandler` replaced the hooks' handler of memory faults, it would raise a fault again instead of handing it on, and
 //! the hooks could not tell that fault from a signal that was sent: a report would be lost in every thread but the main one,
 //! and a process would survive a signal that should end it.
 //!
 //! Python's `os._exit` and the children of `multiprocessing` end by `_exit`, which runs no handlers: a profile is written first.
+//!
+//! An interpreter asks for the locale before it reads its configuration and keeps its first block: the moment to serve one that
+//! the program has brought since its start. (A stand-in for `dlopen` would not do: the loader looks up paths by its caller.)
 //!
 //! An interpreter names its allocators by comparing records with its own, and has no name for ours. A program comes before
 //! preloaded libraries: the stand-in for that function is found by modules of interpreters with a shared `libpython` alone.
@@ -15,6 +18,7 @@ use core::mem;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
+use crate::load;
 use crate::observe::profile;
 use crate::service;
 
@@ -91,6 +95,25 @@ pub unsafe extern "C" fn _exit(status: c_int) -> ! {
         // SAFETY: may be called at any time.
         None => unsafe { libc::abort() },
     }
+}
+
+type SetLocale = unsafe extern "C" fn(c_int, *const c_char) -> *mut c_char;
+
+/// The C library's `setlocale`; an interpreter that came after the program's start is served first.
+///
+/// # Safety
+///
+/// 1. As `setlocale`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setlocale(category: c_int, locale: *const c_char) -> *mut c_char {
+    static BEHIND: Behind = Behind::new(c"setlocale");
+    // SAFETY: 1: `setlocale` is for programs in which one thread alone looks at their locale and environment (duty 1), and an
+    // interpreter that is not initialized is that thread's.
+    unsafe { load::serve_late_host() };
+    // SAFETY: 1: the C library's type.
+    let next = unsafe { BEHIND.find::<SetLocale>() };
+    // SAFETY: by duty 1.
+    next.map_or(ptr::null_mut(), |next| unsafe { next(category, locale) })
 }
 
 type AllocatorName = unsafe extern "C" fn() -> *const c_char;

@@ -3,6 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
+use pymem_domains::AllocatorName;
+
 use crate::interpreters::Interpreter;
 use crate::process::{interpreters, plain, preloaded, run, succeed};
 
@@ -42,16 +44,20 @@ fn an_embedder_chooses_once() {
     }
 }
 
-/// A program that brings its interpreter after its start is told so, where it asks for something by name.
+/// A program that brings its interpreter after its start: served when the interpreter starts, whoever sees its functions. One that
+/// binds the interpreter to the C library directly is not, and is told so where it asks for something by name.
 #[test]
-fn a_late_interpreter_is_told_of() {
+fn a_late_interpreter_is_served() {
     const PROGRAM: &str = r#"
+#define _GNU_SOURCE
 #include <dlfcn.h>
+#include <stdlib.h>
 int main(int count, char **words) {
-    void *library = dlopen(words[1], RTLD_NOW | RTLD_GLOBAL);
+    void *library = dlopen(words[1], RTLD_NOW | strtol(words[2], 0, 0));
     if (!library) return 2;
     ((void (*)(void))dlsym(library, "Py_Initialize"))();
-    return ((int (*)(const char *))dlsym(library, "PyRun_SimpleString"))("print('well')");
+    ((int (*)(const char *))dlsym(library, "PyRun_SimpleString"))("import os; print(os.environ.get('PYTHONMALLOC'))");
+    return ((int (*)(void))dlsym(library, "Py_FinalizeEx"))();
 }
 "#;
     if run(plain("sh").args(["-c", "command -v cc"])).status != Some(0) {
@@ -64,22 +70,33 @@ int main(int count, char **words) {
     for interpreter in interpreters() {
         let Some(library) = shared_library(interpreter) else { continue };
         let home = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
-        for (variable, told) in [("PYMEM_STATS", true), ("PYMEM_OTHER", false)] {
+        let start = |mode: i32, row: &str, variable: &str| {
             let mut command = preloaded(&program);
-            command.env("PYTHONHOME", home).env(variable, "1");
-            let outcome = run(command.arg(&library));
+            command.env("PYTHONHOME", home).env("PYTHONMALLOC", row).env(variable, "1");
+            let outcome = run(command.arg(&library).arg(mode.to_string()));
+            let output = (outcome.status, outcome.stdout.as_str());
             assert_eq!(
-                (outcome.status, outcome.stdout.as_str()),
-                (Some(0), "well\n"),
+                output,
+                (Some(0), format!("{row}\n").as_str()),
                 "{interpreter}: {outcome:?}"
             );
-            let line = "pymem-preload: PYMEM_STATS: nothing was served: the program brought its interpreter";
-            assert_eq!(outcome.stderr.starts_with(line), told, "{interpreter}: {outcome:?}");
-            assert_eq!(
-                outcome.stderr.lines().count(),
-                usize::from(told),
-                "{interpreter}: {outcome:?}"
-            );
+            outcome.stderr
+        };
+        for mode in [libc::RTLD_LOCAL, libc::RTLD_GLOBAL] {
+            for row in ["default", "debug"] {
+                let name: AllocatorName = row.parse().expect("a name of the table");
+                let row_of_table = name.row(&interpreter.profile()).expect("a row");
+                let serves = format!("pymem: {} (raw ", row_of_table.canonical_name());
+                let told = start(mode, row, "PYMEM_STATS");
+                assert!(told.starts_with(&serves), "{interpreter}, {row}: {told}");
+                assert_eq!(start(mode, row, "PYMEM_OTHER"), "", "{interpreter}");
+            }
         }
+        let directly = libc::RTLD_GLOBAL | libc::RTLD_DEEPBIND;
+        let line =
+            "pymem-preload: PYMEM_STATS: nothing was served: the program brought its interpreter";
+        let told = start(directly, "default", "PYMEM_STATS");
+        assert!(told.starts_with(line) && told.lines().count() == 1, "{interpreter}: {told}");
+        assert_eq!(start(directly, "default", "PYMEM_OTHER"), "", "{interpreter}");
     }
 }
