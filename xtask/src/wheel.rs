@@ -4,7 +4,6 @@
 mod environment;
 mod suites;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +23,9 @@ const GLIBC: &str = "2.17";
 const NEWEST_GLIBC: (u32, u32) = (2, 28);
 /// What a wheel may weigh.
 const MAX_BYTES: u64 = 1_500_000;
+
+/// What is said of an sdist where there is no Rust.
+const NO_RUST: &str = "there is no cargo on PATH; install Rust 1.85 or newer, or take a wheel";
 
 /// A program that is served, and says so.
 const SERVED: &str = "import pymem_domains as p, sys; s = p.stats(); \
@@ -156,7 +158,7 @@ fn platform(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The sdist has all that cargo needs to build the library.
+/// The sdist is all that pip needs where Rust is; where there is none, one sentence says so.
 fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     let folder = wheel.parent().context("a wheel's folder")?;
     let archive = shell
@@ -164,18 +166,21 @@ fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
         .into_iter()
         .find(|file| file.extension().is_some_and(|end| end == "gz"));
     let archive = archive.context("no sdist was built")?;
-    let scratch = shell.create_temp_dir()?;
-    let (python, into) = (tools.program("python"), scratch.path());
-    cmd!(shell, "{python} -m tarfile --filter data -e {archive} {into}").quiet().run()?;
-    let unpacked = shell.read_dir(into)?.pop().context("the sdist is empty")?;
-    let _folder = shell.push_dir(unpacked.join("workspace"));
-    // Dependencies of other platforms need not be there.
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
-    let tree = cmd!(
-        shell,
-        "cargo metadata --quiet --locked --offline --filter-platform {target} --format-version 1"
-    );
-    tree.quiet().ignore_stdout().run().context("cargo does not find all that it needs in the sdist")
+    let environment = Environment::empty(shell, Path::new("python3"), "sources")?;
+    let (pip, python) = (tools.program("pip"), environment.program("python"));
+    let options = ["--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"];
+    let install = || {
+        cmd!(shell, "{pip} --python {python} install {options...} {archive}")
+            .env("CARGO_TARGET_DIR", workspace::target())
+            .quiet()
+    };
+    let without_rust = install().env("PATH", environment.folder().join("bin"));
+    let told = String::from_utf8(without_rust.ignore_status().ignore_stdout().output()?.stderr)?;
+    ensure!(told.contains(NO_RUST), "without Rust pip does not say `{NO_RUST}`, but:\n{told}");
+    install().run()?;
+    served(&environment, "pymalloc")?;
+    println!("built from the sdist, and served");
+    Ok(())
 }
 
 /// Installs the wheel where nothing else is, without Rust on the path, and has programs served.
@@ -189,24 +194,14 @@ fn in_empty_environment(
     let (pip, python) = (tools.program("pip"), environment.program("python"));
     let options = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"];
     cmd!(shell, "{pip} --python {python} install {options...} {wheel}").quiet().run()?;
-    let bare = |program: PathBuf| {
-        let mut command = Command::new(program);
-        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(environment.folder());
-        command
-    };
-    let mut hi = bare(python.clone());
-    hi.args(["-m", "pymem_domains", "run", "-c", "print('hi')"]);
-    expect(hi, "hi\n")?;
-    let mut script = bare(environment.program("pymem-domains"));
-    script.args(["run", "--malloc", "debug", "-c", SERVED]);
     let row = if interpreter.free_threaded { "mimalloc_debug" } else { "pymalloc_debug" };
-    expect(script, &format!("{row} True True\n"))?;
+    served(&environment, row)?;
     // The frames of a free-threaded interpreter cannot be read.
     if !interpreter.free_threaded {
         let program = ["run", "--profile", "app.json", "-c", PROFILED];
         let report = ["report", "app.json", "--format", "collapsed", "--out", "app.collapsed"];
         for words in [&program[..], &report] {
-            let mut command = bare(python.clone());
+            let mut command = bare(&environment, "python");
             command.args(["-m", "pymem_domains"]).args(words);
             expect(command, "")?;
         }
@@ -215,6 +210,23 @@ fn in_empty_environment(
     }
     println!("{interpreter}: hi, {row}");
     Ok(())
+}
+
+/// A program of the environment, for which there is nothing else: no Rust either.
+fn bare(environment: &Environment, program: &str) -> Command {
+    let mut command = Command::new(environment.program(program));
+    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir(environment.folder());
+    command
+}
+
+/// Has programs served by `row`, through the module and through the script.
+fn served(environment: &Environment, row: &str) -> Result<()> {
+    let mut hi = bare(environment, "python");
+    hi.args(["-m", "pymem_domains", "run", "-c", "print('hi')"]);
+    expect(hi, "hi\n")?;
+    let mut script = bare(environment, "pymem-domains");
+    script.args(["run", "--malloc", row, "-c", SERVED]);
+    expect(script, &format!("{row} True True\n"))
 }
 
 fn expect(mut command: Command, text: &str) -> Result<()> {
