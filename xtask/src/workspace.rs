@@ -17,6 +17,7 @@ pub(crate) const CRATES: &[&str] = &[
     "memdebug",
     "malloc-trace",
     "heap-profile",
+    "pymem-raw-alloc",
     "pymem-domains",
     "heap-report",
     "pymem-preload",

@@ -14,6 +14,7 @@ mod loading;
 mod malloc_stats;
 mod process;
 mod profile;
+mod raw_alloc;
 mod recording;
 mod reliability;
 mod rows;
