@@ -125,7 +125,9 @@ impl Walk<'_> {
     /// Looks for `next` among the innermost known calls; where it is none of them, or at another place, it is fresh.
     #[inline(never)]
     fn join(&mut self, next: Active) -> ControlFlow<()> {
-        self.part();
+        if self.below < self.same {
+            self.part();
+        }
         let near = self.below.saturating_sub(NEAR);
         let known = &self.known[near..self.below];
         let found = known.iter().rposition(|active| active.call == next.call);
@@ -152,7 +154,7 @@ impl Walk<'_> {
 
     /// How many of the known calls are the outer part of this stack.
     #[inline]
-    pub(crate) fn end(mut self) -> usize {
+    pub(crate) fn end(&mut self) -> usize {
         if self.below > 0 && !self.is_cut() {
             // The stack ends here, and the last one went on.
             self.part();

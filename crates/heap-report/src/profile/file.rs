@@ -15,7 +15,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::iter;
 use std::sync::Arc;
 
-use heap_profile::{Amount, Location, Snapshot};
+use heap_profile::{Amount, Location, Snapshot, Stack};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -167,7 +167,7 @@ impl ProfileFile {
         });
         let sites = sites.collect();
         let lost = (snapshot.lost.bytes, snapshot.lost.blocks);
-        let Tree { frames, nodes } = tree;
+        let Tree { frames, nodes, .. } = tree;
         let frame = |location: Arc<Location>| {
             let Location { function, file, line } = &*location;
             Frame(function.to_string(), file.to_string(), *line)
@@ -329,17 +329,28 @@ impl<'a> Row<'a> {
 struct Tree {
     frames: HashMap<Arc<Location>, usize>,
     nodes: HashMap<Node, usize>,
+    /// The frame of each location by its address, and the node of each stack: most are met again and again.
+    known_frames: HashMap<*const Location, usize>,
+    known_stacks: HashMap<*const Arc<Location>, Option<usize>>,
 }
 
 impl Tree {
-    /// The node of a stack, innermost frame first.
-    fn node(&mut self, stack: &[Arc<Location>]) -> Option<usize> {
-        stack.iter().rev().fold(None, |caller, location| {
-            let frames = self.frames.len();
-            let frame = *self.frames.entry(location.clone()).or_insert(frames);
+    /// The node of a stack of a snapshot, innermost frame first.
+    fn node(&mut self, stack: &Stack) -> Option<usize> {
+        if let Some(node) = self.known_stacks.get(&stack.as_ptr()) {
+            return *node;
+        }
+        let node = stack.iter().rev().fold(None, |caller, location| {
+            let frame = self.known_frames.entry(Arc::as_ptr(location)).or_insert_with(|| {
+                let number = self.frames.len();
+                *self.frames.entry(location.clone()).or_insert(number)
+            });
+            let frame = *frame;
             let nodes = self.nodes.len();
             Some(*self.nodes.entry(Node(frame, caller)).or_insert(nodes))
-        })
+        });
+        self.known_stacks.insert(stack.as_ptr(), node);
+        node
     }
 }
 
