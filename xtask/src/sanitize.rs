@@ -35,7 +35,7 @@ const MIMALLOC_SKIPPED: &[&str] =
     &["fork::", "memory::", "retired_list_buffers", "outside_the_arenas"];
 
 const ASAN: &[Tests] = &[
-    all("malloc-api", &[]),
+    Tests { name: "malloc-api", features: "nightly", skipped: &[], only: &[] },
     all("pymem-sync", &[]),
     all("mimalloc-heaps", MIMALLOC_SKIPPED),
     all("malloc-trace", &[]),

@@ -1,6 +1,6 @@
 //! Owns `AllocatorAdapter`: any `Malloc` as the allocator of a collection. Leaves layouts to `layout.rs`.
 //!
-//! `allocator_api2` 0.2 and 0.4 have the same trait under two identities; one macro writes both impls.
+//! `allocator_api2` 0.2 and 0.4 and the standard library have the same trait under three identities; one macro writes the impls.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -9,7 +9,8 @@ use crate::{Malloc, layout};
 
 /// Makes any [`Malloc`] an `Allocator` of `allocator_api2`, for collections.
 ///
-/// Feature `api2` implements the trait of version 0.4, feature `api2-02` that of version 0.2, which hashbrown takes.
+/// Feature `api2` implements the trait of version 0.4, feature `api2-02` that of version 0.2, which hashbrown takes, and feature `nightly`
+/// that of the standard library, with a nightly compiler.
 /// Zero-size layouts get a dangling pointer without a call. Alignments above [`MIN_ALIGN`](crate::MIN_ALIGN) cost
 /// that many bytes more per block. `grow` and `shrink` use `realloc` and may change the alignment;
 /// `allocate_zeroed` goes through `calloc`. Blocks are exactly as long as their layout.
@@ -95,8 +96,8 @@ fn with_length(block: Option<NonNull<u8>>, layout: Layout) -> Option<NonNull<[u8
 }
 
 macro_rules! implement_allocator {
-    ($api:ident, $feature:literal) => {
-        #[cfg(feature = $feature)]
+    ($api:ident, $when:meta, $feature:literal) => {
+        #[cfg($when)]
         #[cfg_attr(docsrs, doc(cfg(feature = $feature)))]
         // SAFETY: blocks are those of `layout.rs`, valid for their layout by promises 1-3 of `Malloc`; they outlive
         // moves of the allocator and a clone serves them too (5).
@@ -157,5 +158,6 @@ macro_rules! implement_allocator {
     };
 }
 
-implement_allocator!(allocator_api2, "api2");
-implement_allocator!(allocator_api2_02, "api2-02");
+implement_allocator!(allocator_api2, feature = "api2", "api2");
+implement_allocator!(allocator_api2_02, feature = "api2-02", "api2-02");
+implement_allocator!(core, malloc_api_nightly, "nightly");

@@ -1,8 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(malloc_api_nightly, feature(allocator_api))]
 
-#[cfg(any(feature = "api2", feature = "api2-02"))]
+#[cfg(any(feature = "api2", feature = "api2-02", malloc_api_nightly))]
 mod allocator;
 pub mod annotate;
 mod domain;
@@ -20,7 +21,7 @@ mod release;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-#[cfg(any(feature = "api2", feature = "api2-02"))]
+#[cfg(any(feature = "api2", feature = "api2-02", malloc_api_nightly))]
 pub use allocator::AllocatorAdapter;
 pub use domain::{Domain, UnknownDomain};
 pub use global::GlobalAdapter;

@@ -39,3 +39,8 @@ pub use typed::{OutOfMemory, TypedMalloc};
 #[cfg(all(doctest, feature = "pymalloc"))]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// The page of the guide that says which handle a collection takes.
+#[cfg(all(doctest, feature = "pymalloc"))]
+#[doc = include_str!("../../../docs/handles.md")]
+struct Handles;

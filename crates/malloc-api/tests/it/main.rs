@@ -1,8 +1,12 @@
 //! The integration tests of `malloc-api`.
 
+#![cfg_attr(malloc_api_nightly, feature(allocator_api))]
+
 mod aligned;
 mod allocator_api2_0_2;
 mod allocator_api2_0_4;
+#[cfg(malloc_api_nightly)]
+mod allocator_std;
 mod auto_traits;
 mod broken;
 mod collections;
