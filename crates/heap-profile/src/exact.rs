@@ -90,7 +90,7 @@ impl<A: Malloc, S: StackSource> ExactProfiler<A, S> {
     /// 1. `base` is a block of `inner` of `size + HEADER_BYTES` bytes.
     #[inline]
     unsafe fn record(&self, base: NonNull<u8>, size: usize) -> NonNull<u8> {
-        let site = self.profile.allocate(self.domain, size, Amount::block(size));
+        let site = self.profile.allocate(self.domain as u8, size, Amount::block(size));
         let header = Header { size, site: address_of(site) };
         // SAFETY: the block begins with room for a header (1), aligned as blocks are.
         unsafe { base.cast::<Header>().write(header) };

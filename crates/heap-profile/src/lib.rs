@@ -7,6 +7,7 @@ mod exact;
 #[cfg(feature = "backtrace")]
 mod native;
 mod notes;
+mod origin;
 mod profile;
 mod sampled;
 mod sampler;
@@ -14,14 +15,17 @@ mod site;
 mod snapshot;
 mod source;
 mod stacks;
+mod tracker;
 mod walk;
 
 pub use exact::ExactProfiler;
 #[cfg(feature = "backtrace")]
 pub use native::NativeStack;
 pub use notes::{Notes, Pools};
+pub use origin::Origin;
 pub use profile::{Options, Profile, ProfileError};
 pub use sampled::SampledProfiler;
 pub use snapshot::{Amount, Site, Snapshot, Stack};
 pub use source::{Location, MAX_FRAMES, StackSource};
+pub use tracker::Tracker;
 pub use walk::{Frame, Walk};

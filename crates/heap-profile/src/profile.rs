@@ -9,6 +9,7 @@ use pymem_sync::{HeldOverFork, Interner, RawLock};
 use thiserror::Error;
 
 use crate::counters::{Counters, Overlap};
+use crate::origin::{Origin, Origins};
 use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
 use crate::snapshot::{Amount, Site, Snapshot, Stack};
 use crate::source::{Location, MAX_FRAMES, StackSource};
@@ -55,6 +56,7 @@ pub struct Profile<S: 'static> {
     serialized: bool,
     stacks: Stacks,
     sites: Interner<SiteKey, Counters>,
+    origins: Origins,
     recording: AtomicBool,
     live: Live,
     lost: Lost,
@@ -63,10 +65,11 @@ pub struct Profile<S: 'static> {
 /// The live bytes of all sites, and the peak.
 #[derive(Debug, Default)]
 struct Live {
-    /// Allocated and freed bytes of each domain; apart, as some domains may count without atomic additions.
-    domains: [Counters; 3],
-    /// The freed bytes of each domain at which the next look for a peak is due.
-    look_at: [AtomicU64; 3],
+    /// Allocated and freed bytes of each domain, and of all that is reported; apart, as some domains may count without atomic
+    /// additions.
+    domains: [Counters; 4],
+    /// The freed bytes of each at which the next look for a peak is due.
+    look_at: [AtomicU64; 4],
     /// The live bytes when the sites' peaks were noted last.
     noted: AtomicU64,
     /// A thread notes the peak.
@@ -96,6 +99,7 @@ impl<S: StackSource + 'static> Profile<S> {
             serialized: options.serialized,
             stacks: Stacks::new(options.frames, options.buckets).ok_or(none)?,
             sites: Interner::new(options.buckets).ok_or(none)?,
+            origins: Origins::new(),
             recording: AtomicBool::new(true),
             live: Live::default(),
             lost: Lost::default(),
@@ -133,7 +137,7 @@ impl<S: StackSource + 'static> Profile<S> {
             let mut sites: HashMap<_, Site> = HashMap::new();
             let mut places = Vec::new();
             for entry in self.sites.iter() {
-                let SiteKey { stack, domain, class } = *entry.key();
+                let SiteKey { stack, origin, class } = *entry.key();
                 // Stacks that differ further out than the limit are one.
                 places.clear();
                 places.extend(self.stacks.places(stack));
@@ -144,10 +148,10 @@ impl<S: StackSource + 'static> Profile<S> {
                         stacks.entry(places.clone()).or_insert(stack).clone()
                     }
                 };
-                let key = (stack.as_ptr(), domain.index(), class);
+                let key = (stack.as_ptr(), origin, class);
                 let site = sites.entry(key).or_insert_with(|| Site {
                     stack,
-                    domain,
+                    origin: self.origins.origin(origin),
                     class_bytes: class_bytes(class),
                     live: Amount::default(),
                     peak: Amount::default(),
@@ -162,7 +166,7 @@ impl<S: StackSource + 'static> Profile<S> {
             let mut sites: Vec<Site> = sites.into_values().collect();
             sites.sort_by(|a, b| {
                 let order = b.live.cmp(&a.live).then_with(|| a.stack.cmp(&b.stack));
-                order.then_with(|| (a.domain, a.class_bytes).cmp(&(b.domain, b.class_bytes)))
+                order.then_with(|| (a.origin, a.class_bytes).cmp(&(b.origin, b.class_bytes)))
             });
             let lost = &self.lost;
             let lost =
@@ -176,7 +180,7 @@ impl<S: StackSource + 'static> Profile<S> {
     #[inline]
     pub(crate) fn allocate(
         &'static self,
-        domain: Domain,
+        origin: u8,
         size: usize,
         amount: Amount,
     ) -> Option<&'static SiteEntry> {
@@ -184,14 +188,14 @@ impl<S: StackSource + 'static> Profile<S> {
             return None;
         }
         self.stacks.capture(&self.source, |stack, recent| {
-            let key = SiteKey { stack, domain, class: class_of(size) };
+            let key = SiteKey { stack, origin, class: class_of(size) };
             let site = match recent.find(key) {
                 Some(site) => site,
                 None => recent.keep(self.site_of(key, amount)?),
             };
-            let overlap = self.overlap(domain);
+            let overlap = self.overlap(origin);
             site.value().allocate(amount, overlap);
-            self.live.domains[domain.index()].allocate(amount, overlap);
+            self.live.domains[Live::index(origin)].allocate(amount, overlap);
             Some(site)
         })?
     }
@@ -215,10 +219,10 @@ impl<S: StackSource + 'static> Profile<S> {
     /// Counts that `amount` of a site is freed.
     #[inline]
     pub(crate) fn free(&'static self, site: &SiteEntry, amount: Amount) {
-        let key = site.key();
-        let overlap = self.overlap(key.domain);
+        let origin = site.key().origin;
+        let overlap = self.overlap(origin);
         site.value().free(amount, overlap);
-        let index = key.domain.index();
+        let index = Live::index(origin);
         let freed = self.live.domains[index].free(amount, overlap);
         if freed >= self.live.look_at[index].load(Relaxed) {
             self.look_for_peak(index, freed);
@@ -247,12 +251,23 @@ impl<S: StackSource + 'static> Profile<S> {
         }
     }
 
+    /// The number of an origin in the keys of this profile's sites.
+    pub(crate) fn origin_index(&self, origin: Origin) -> u8 {
+        self.origins.index(origin)
+    }
+
+    /// The stack of a site.
+    pub(crate) fn stack_of(&'static self, site: &SiteEntry) -> Stack {
+        unrecorded(|| {
+            let mut names = Names { profile: self, locations: HashMap::new() };
+            self.stacks.places(site.key().stack).map(|place| names.of(place)).collect()
+        })
+    }
+
     #[inline]
-    fn overlap(&self, domain: Domain) -> Overlap {
-        match domain {
-            Domain::Mem | Domain::Obj if self.serialized => Overlap::Never,
-            Domain::Raw | Domain::Mem | Domain::Obj => Overlap::AtAnyTime,
-        }
+    fn overlap(&self, origin: u8) -> Overlap {
+        let is_held = origin == Domain::Mem as u8 || origin == Domain::Obj as u8;
+        if self.serialized && is_held { Overlap::Never } else { Overlap::AtAnyTime }
     }
 }
 
@@ -290,6 +305,12 @@ impl<S: StackSource> Names<S> {
 }
 
 impl Live {
+    /// Where an origin's bytes are counted.
+    #[inline]
+    fn index(origin: u8) -> usize {
+        usize::from(origin).min(Domain::ALL.len())
+    }
+
     fn bytes(&self) -> u64 {
         self.domains.iter().map(|domain| domain.live().bytes).sum()
     }

@@ -87,7 +87,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     fn record(&self, block: NonNull<u8>, size: usize) {
         if let Some(notes) = self.notes {
             let amount = Amount::block(size);
-            let Some(site) = self.profile.allocate(self.domain, size, amount) else { return };
+            let Some(site) = self.profile.allocate(self.domain as u8, size, amount) else { return };
             if !notes.put(block, size, site.number()) {
                 self.keep(block, Sampled { site, amount });
             }
@@ -99,7 +99,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     #[cold]
     fn note(&self, block: NonNull<u8>, size: usize) {
         let amount = weigh(size, self.interval);
-        let Some(site) = self.profile.allocate(self.domain, size, amount) else { return };
+        let Some(site) = self.profile.allocate(self.domain as u8, size, amount) else { return };
         self.keep(block, Sampled { site, amount });
     }
 

@@ -2,17 +2,17 @@
 
 use std::ptr;
 
-use malloc_api::Domain;
 use pymem_sync::Entry;
 
 use crate::counters::Counters;
 
-/// What is counted apart: a stack, a domain and a size class.
+/// What is counted apart: a stack, an origin and a size class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SiteKey {
     /// The link of the stack's innermost node.
     pub(crate) stack: u32,
-    pub(crate) domain: Domain,
+    /// The number of the origin.
+    pub(crate) origin: u8,
     pub(crate) class: u8,
 }
 
@@ -20,7 +20,7 @@ impl SiteKey {
     /// The key as one number.
     #[inline]
     pub(crate) const fn word(self) -> u64 {
-        (self.stack as u64) << 16 | (self.class as u64) << 8 | self.domain.index() as u64
+        (self.stack as u64) << 16 | (self.class as u64) << 8 | self.origin as u64
     }
 }
 

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use malloc_api::Domain;
-
+use crate::origin::Origin;
 use crate::source::Location;
 
 /// Bytes and blocks.
@@ -45,13 +44,13 @@ impl Amount {
 /// The frames of a stack, each of which all stacks share.
 pub type Stack = Arc<[Arc<Location>]>;
 
-/// The memory of one stack, of one domain and one size class.
+/// The memory of one stack, of one origin and one size class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// The stack, innermost frame first; empty where none could be told. Sites of one stack share it.
     pub stack: Stack,
-    /// Which domain allocated.
-    pub domain: Domain,
+    /// Which domain allocated, or who reported the memory.
+    pub origin: Origin,
     /// The largest size in bytes of the class: each power of two above 16 is divided in four.
     pub class_bytes: u64,
     /// What is live.

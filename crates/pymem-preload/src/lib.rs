@@ -49,4 +49,7 @@ pub use abi::{
     pymem_profile_start, pymem_profile_stop, pymem_profile_write, pymem_release, pymem_replay,
     pymem_report, pymem_reset_peak, pymem_setup, pymem_stats_json, pymem_verify,
 };
-pub use host::stand_ins::{_PyMem_GetCurrentAllocatorName, _exit, setlocale, sigaction};
+pub use host::stand_ins::{
+    _PyMem_GetCurrentAllocatorName, _exit, PyTraceMalloc_Track, PyTraceMalloc_Untrack, setlocale,
+    sigaction,
+};

@@ -58,11 +58,11 @@ fn domains_and_size_classes_are_told_apart() {
         pairs.collect()
     });
     let snapshot = profile.snapshot();
-    let classes = |domain| {
+    let classes = |domain: Domain| {
         let mut classes: Vec<_> = snapshot
             .sites
             .iter()
-            .filter(|site| site.domain == domain)
+            .filter(|site| site.origin == domain.into())
             .map(|site| (site.class_bytes, site.live.blocks))
             .collect();
         classes.sort_unstable();

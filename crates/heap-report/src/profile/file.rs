@@ -155,7 +155,7 @@ impl ProfileFile {
             let (live, peak, total) = (site.live, site.peak, site.total);
             SiteRow(
                 tree.node(&site.stack),
-                site.domain.name().to_owned(),
+                site.origin.to_string(),
                 site.class_bytes,
                 live.bytes,
                 live.blocks,

@@ -1,12 +1,12 @@
-//! Owns the table for a terminal: what the three domains hold, and the lines that hold the most.
+//! Owns the table for a terminal: what the three domains hold and what was reported, and the lines that hold the most.
 
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use heap_profile::Amount;
 use malloc_api::Domain;
 
-use super::file::{Mode, ProfileFile, Which};
+use super::file::{Mode, ProfileFile, Row, Which};
 
 /// Writes a profile as a table: totals by domain, then the lines of the program that hold the most, by the innermost frame.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,13 @@ impl fmt::Display for Table<'_> {
             let rows = file.rows().filter(|row| row.domain() == domain);
             rows.map(|row| row.amount(which)).fold(Amount::default(), Amount::plus)
         };
-        for domain in Domain::ALL {
-            write!(f, "{:<8}", domain.name())?;
+        let own = Domain::ALL.map(Domain::name);
+        let reported: BTreeSet<_> = file.rows().map(Row::domain).collect();
+        let reported = reported.into_iter().filter(|domain| !own.contains(domain));
+        for domain in own.into_iter().chain(reported) {
+            write!(f, "{domain:<8}")?;
             for which in Which::ALL {
-                write!(f, "{:>14}", Bytes(sum(domain.name(), which).bytes).to_string())?;
+                write!(f, "{:>14}", Bytes(sum(domain, which).bytes).to_string())?;
             }
             writeln!(f)?;
         }

@@ -17,7 +17,7 @@ fn site(stack: &[(&str, u32)], domain: Domain, [live, peak, total]: [u64; 3]) ->
     let amount = |bytes| Amount { bytes, blocks: bytes / 10 };
     Site {
         stack: stack.iter().map(|&(function, line)| location(function, line).into()).collect(),
-        domain,
+        origin: domain.into(),
         class_bytes: 64,
         live: amount(live),
         peak: amount(peak),

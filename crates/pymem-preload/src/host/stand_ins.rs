@@ -1,5 +1,6 @@
 //! Owns the functions of others that this library stands in for, in every program that it is preloaded into: `sigaction`,
-//! `_exit` and `setlocale` of the C library, and the interpreter's name of what serves it. What is not ours goes to the function behind it.
+//! `_exit` and `setlocale` of the C library, the interpreter's name of what serves it, and the two functions by which extensions report
+//! memory of their own. What is not ours goes to the function behind it.
 //!
 //! If `faulthandler` replaced the hooks' handler of memory faults, it would raise a fault again instead of handing it on, and
 //! the hooks could not tell that fault from a signal that was sent: a report would be lost in every thread but the main one,
@@ -10,10 +11,13 @@
 //! An interpreter asks for the locale before it reads its configuration and keeps its first block: the moment to serve one that
 //! the program has brought since its start. (A stand-in for `dlopen` would not do: the loader looks up paths by its caller.)
 //!
+//! Extensions such as numpy allocate from the C library, and tell `tracemalloc`: a profile listens.
+//!
 //! An interpreter names its allocators by comparing records with its own, and has no name for ours. A program comes before
-//! preloaded libraries: the stand-in for that function is found by modules of interpreters with a shared `libpython` alone.
+//! preloaded libraries: the stand-ins for the interpreter's functions are found by modules of interpreters with a shared `libpython`
+//! alone.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::mem;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
@@ -132,4 +136,40 @@ pub extern "C" fn _PyMem_GetCurrentAllocatorName() -> *const c_char {
     let next = unsafe { BEHIND.find::<AllocatorName>() };
     // SAFETY: may be called at any time from any thread.
     next.map_or(ptr::null(), |next| unsafe { next() })
+}
+
+/// What the interpreter answers while it does not trace.
+const TRACING_IS_OFF: c_int = -2;
+
+type Track = unsafe extern "C" fn(c_uint, usize, usize) -> c_int;
+type Untrack = unsafe extern "C" fn(c_uint, usize) -> c_int;
+
+/// The interpreter's `PyTraceMalloc_Track`: `size` bytes at `address` are memory of an extension, which has `domain` as its number.
+///
+/// May be called from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn PyTraceMalloc_Track(domain: c_uint, address: usize, size: usize) -> c_int {
+    static BEHIND: Behind = Behind::new(c"PyTraceMalloc_Track");
+    if let Some(running) = profile::running() {
+        running.tracker().track(domain, address, size);
+    }
+    // SAFETY: 1: the interpreter's type.
+    let next = unsafe { BEHIND.find::<Track>() };
+    // SAFETY: takes any numbers, from any thread.
+    next.map_or(TRACING_IS_OFF, |next| unsafe { next(domain, address, size) })
+}
+
+/// The interpreter's `PyTraceMalloc_Untrack`: what was reported at `address` is gone.
+///
+/// May be called from any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn PyTraceMalloc_Untrack(domain: c_uint, address: usize) -> c_int {
+    static BEHIND: Behind = Behind::new(c"PyTraceMalloc_Untrack");
+    if let Some(running) = profile::running() {
+        running.tracker().untrack(domain, address);
+    }
+    // SAFETY: 1: the interpreter's type.
+    let next = unsafe { BEHIND.find::<Untrack>() };
+    // SAFETY: takes any numbers, from any thread.
+    next.map_or(TRACING_IS_OFF, |next| unsafe { next(domain, address) })
 }

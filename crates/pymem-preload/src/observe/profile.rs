@@ -11,7 +11,7 @@ use std::path::{self, Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
 
-use heap_profile::{ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler};
+use heap_profile::{ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler, Tracker};
 use heap_report::profile::{Mode, ProfileFile, ReportFormat};
 use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
@@ -28,6 +28,8 @@ use crate::request::refusal::Refusal;
 #[derive(Debug)]
 pub(crate) struct ProcessProfile {
     profile: &'static Profile<PythonStacks>,
+    /// What extensions report of memory of their own.
+    tracker: Tracker<PythonStacks>,
     request: ProfileRequest,
 }
 
@@ -100,7 +102,8 @@ pub(crate) fn start(
     let options = Options { frames: request.frames, serialized: true, ..Options::default() };
     let profile =
         Profile::new(PythonStacks::new(words), options).map_err(Refusal::ProfileMemory)?;
-    let running = RUNNING.get_or_init(|| ProcessProfile { profile, request });
+    let tracker = Tracker::new(profile, request.interval.unwrap_or(0));
+    let running = RUNNING.get_or_init(|| ProcessProfile { profile, tracker, request });
     let process = process::id();
     [&FIRST, &PROCESS].into_iter().for_each(|of| of.store(process, Relaxed));
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
@@ -108,6 +111,7 @@ pub(crate) fn start(
     for held in [&Held as &'static dyn HeldOverFork, profile] {
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
     }
+    let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, running.tracker.lock())));
     moments::at(Moment::End, write_the_end).map_err(Refusal::ProfileFile)?;
     moments::at(Moment::User1, write).map_err(Refusal::ProfileFile)?;
     moments::at(Moment::User2, toggle).map_err(Refusal::ProfileFile)?;
@@ -168,6 +172,11 @@ impl ProcessProfile {
         } else {
             AllocatorRecord::leak(Attentive(profiler))
         }
+    }
+
+    /// What extensions report of memory of their own.
+    pub(crate) const fn tracker(&self) -> &Tracker<PythonStacks> {
+        &self.tracker
     }
 
     /// Records from now on, or no longer.

@@ -283,3 +283,108 @@ fn an_interpreter_without_a_gil_is_not_profiled() {
         assert!(outcome.stderr.contains("free-threaded"), "{interpreter}: {}", outcome.stderr);
     }
 }
+
+#[test]
+fn memory_that_an_extension_reports_stands_at_the_line_that_made_it() {
+    const PROGRAM: &str = "\
+import _testcapi
+def report():
+    _testcapi.tracemalloc_track(389047, 0x10000, 123_456)
+report()
+_testcapi.tracemalloc_track(389047, 0x20000, 1_000)
+_testcapi.tracemalloc_untrack(389047, 0x20000)
+print('libpython' in open('/proc/self/maps').read())
+";
+    let mut seen = 0;
+    for interpreter in profiled().filter(|interpreter| interpreter.has_tests) {
+        let (folder, path) = folder("reported.json");
+        let program = folder.path().join("reported.py");
+        fs::write(&program, PROGRAM).expect("a program");
+        let mut command = python(&interpreter.path, "pymalloc");
+        command.env("PYMEM_PROFILE", &path).args(["-X", "tracemalloc"]).arg(&program);
+        // A static interpreter's own functions come first.
+        if succeed(&mut command) != "True\n" {
+            continue;
+        }
+        let profile = read(&path);
+        let reported = || profile.rows().filter(|row| row.domain() == "389047");
+        let live: Vec<_> = reported()
+            .map(|row| (row.stack().next().map(|(name, _, line)| (name, line)), row))
+            .map(|(line, row)| (line, row.amount(Which::Live).bytes))
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect();
+        assert_eq!(live, [(Some(("report", 3)), 123_456)], "{interpreter}");
+        seen += 1;
+    }
+    assert!(seen > 0, "no interpreter has a shared library");
+}
+
+/// Keeps blocks of types without a free list, and writes what `tracemalloc` and the profile say of the lines at one moment.
+///
+/// An object from a free list is one block with two owners in turn: `tracemalloc` moves it to the second one's line, and no
+/// allocator hears of that.
+const TRUTH: &str = "\
+import ctypes, json, os, sys, tracemalloc
+kept = []
+class Node:
+    __slots__ = 'left', 'right', 'name'
+def texts():
+    for n in range(5000):
+        kept.append('text %d' % n)
+def buffers():
+    for size in range(1, 3000, 7):
+        kept.append(b'x' * size)
+def numbers():
+    for n in range(3000):
+        kept.append(n * 1j)
+def tree(depth):
+    node = Node()
+    node.name = 'n' * depth
+    if depth:
+        node.left = tree(depth - 1)
+        node.right = tree(depth - 1)
+    return node
+def trees():
+    kept.append(tree(9))
+def wide():
+    for n in range(1, 300):
+        kept.append('\\u20ac' * n)
+texts(); buffers(); numbers(); trees(); wide()
+library = ctypes.CDLL(os.environ['LD_PRELOAD'].split(':')[0])
+snapshot = tracemalloc.take_snapshot()
+library.pymem_profile_write(sys.argv[1].encode())
+for line in snapshot.statistics('lineno'):
+    frame = line.traceback[0]
+    if frame.filename == __file__:
+        print(frame.lineno, line.size)
+";
+
+#[test]
+fn the_live_bytes_of_a_line_are_those_of_tracemalloc() {
+    let lines =
+        [("texts", 7), ("buffers", 10), ("numbers", 13), ("tree", 15), ("tree", 16), ("wide", 25)];
+    for interpreter in profiled() {
+        let (folder, path) = folder("truth.json");
+        let (program, end) = (folder.path().join("truth.py"), folder.path().join("end.json"));
+        fs::write(&program, TRUTH).expect("a program");
+        let mut command = python(&interpreter.path, "pymalloc");
+        command.env("PYMEM_PROFILE", end).args(["-X", "tracemalloc"]).arg(&program);
+        let output = succeed(command.arg(&path));
+        let profile = read(&path);
+        for (function, line) in lines {
+            let traced = output.lines().find_map(|text| {
+                let (number, bytes) = text.split_once(' ')?;
+                (number.parse() == Ok(line)).then(|| bytes.parse::<u64>().ok())?
+            });
+            // What `tracemalloc` keeps of each block is raw memory.
+            let rows = profile.rows().filter(|row| row.domain() != "raw").filter(|row| {
+                row.stack().next().is_some_and(|(name, file, number)| {
+                    (name, number) == (function, line) && file.ends_with("truth.py")
+                })
+            });
+            let seen: u64 = rows.map(|row| row.amount(Which::Live).bytes).sum();
+            assert!(seen > 10_000, "{interpreter}: {function}: {seen}");
+            assert_eq!(traced, Some(seen), "{interpreter}: {function}, line {line}");
+        }
+    }
+}
