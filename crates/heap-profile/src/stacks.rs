@@ -175,14 +175,22 @@ impl Stacks {
         let mut walk = last.trail.walk();
         source.capture(&mut walk);
         let kept = walk.end();
-        if last.trail.fresh.is_empty() {
+        let fresh = last.trail.fresh.len();
+        if fresh == 0 {
             if kept < last.nodes.len() {
                 last.trail.known.truncate(kept);
                 last.nodes.truncate(kept);
             }
-        } else if self.add(source, last, kept).is_none() {
-            last.trail.known.clear();
-            last.nodes.clear();
+        } else {
+            let added = if fresh == 1 && kept + 1 == last.nodes.len() {
+                self.replace_newest(source, last)
+            } else {
+                self.add(source, last, kept)
+            };
+            if added.is_none() {
+                last.trail.known.clear();
+                last.nodes.clear();
+            }
         }
         last.nodes.last().copied().unwrap_or(0)
     }
@@ -209,6 +217,18 @@ impl Stacks {
             }
             Err(_) => None,
         }
+    }
+
+    /// Puts the one fresh call in place of the newest: the usual case, in which a function has gone on, or another one is called from
+    /// the same place; `None` without memory, and without one of the two.
+    #[inline]
+    fn replace_newest(&'static self, source: &impl StackSource, last: &mut Last) -> Option<()> {
+        let Last { trail, nodes, steps, .. } = last;
+        let (newest, known) = (trail.fresh.pop()?, trail.known.last_mut()?);
+        let [callers @ .., node] = &mut nodes[..] else { return None };
+        *known = newest;
+        *node = self.step(source, steps, callers.last().copied().unwrap_or(0), newest.frame)?;
+        Some(())
     }
 
     /// Adds the fresh calls to the `kept` outermost ones; `None` without memory.

@@ -101,9 +101,23 @@ impl Walk<'_> {
         if self.below > self.floor && self.known.get(self.below - 1) == Some(&next) {
             self.below -= 1;
             if self.below > self.floor { Continue(()) } else { self.limit_reached() }
+        } else if self.is_newest_call(call) {
+            self.fresh.push(next);
+            self.below -= 1;
+            (self.same, self.above) = (self.below, 1);
+            self.floor = self.below.saturating_sub(self.limit - 1);
+            self.limit_reached()
         } else {
             self.join(next)
         }
+    }
+
+    /// Whether nothing was shown yet, and this is the call that was the newest: it has gone on, as most have between two captures.
+    #[inline]
+    fn is_newest_call(&self, call: usize) -> bool {
+        self.below == self.known.len()
+            && self.above == 0
+            && self.known.last().is_some_and(|newest| newest.call == call)
     }
 
     /// How many frames were shown.
