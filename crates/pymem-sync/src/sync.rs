@@ -15,9 +15,10 @@ mod site;
 #[doc(hidden)]
 pub use face::plant;
 pub(crate) use face::{
-    AtomicBool, AtomicPtr, Ordering, chosen, const_in_real, nap, ordering, spin_loop, yield_now,
+    AtomicBool, AtomicPtr, AtomicU32, Ordering, array_in_face, chosen, const_in_real,
+    interrupt_fence, nap, ordering, spin_loop, yield_now,
 };
 #[cfg(feature = "std")]
-pub(crate) use face::{AtomicU32, AtomicU64, CHUNK_SLOTS, Witness, array_in_face, fence};
+pub(crate) use face::{AtomicU64, CHUNK_SLOTS, Witness, fence};
 #[doc(hidden)]
 pub use site::Site;

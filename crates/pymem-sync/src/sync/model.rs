@@ -120,6 +120,13 @@ pub(crate) fn fence(site: Site) {
     }
 }
 
+/// The order that an interrupt keeps, for a model in which another thread stands for the interrupt.
+pub(crate) fn interrupt_fence(site: Site) {
+    if !is_planted(site) {
+        atomic::fence(Ordering::Release);
+    }
+}
+
 /// Wraps one of loom's atomics.
 macro_rules! atomic {
     ($name:ident $(<$generic:ident>)?, $value:ty) => {

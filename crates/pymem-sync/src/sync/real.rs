@@ -3,9 +3,9 @@
 pub(crate) use core::hint::spin_loop;
 #[cfg(not(feature = "std"))]
 pub(crate) use core::hint::{spin_loop as yield_now, spin_loop as nap};
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 #[cfg(feature = "std")]
-pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
+pub(crate) use core::sync::atomic::AtomicU64;
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 #[cfg(feature = "std")]
 pub(crate) use std::thread::yield_now;
 
@@ -26,6 +26,12 @@ pub(crate) fn fence(_site: Site) {
 pub(crate) fn fence(_site: Site) {
     static MEETING: AtomicU64 = AtomicU64::new(0);
     MEETING.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Keeps the order of this thread's writes for whoever interrupts it, as a fork does: for the compiler alone.
+#[inline(always)]
+pub(crate) fn interrupt_fence(_site: Site) {
+    core::sync::atomic::compiler_fence(Ordering::Release);
 }
 
 /// Sleeps for 50 microseconds.
@@ -80,11 +86,9 @@ macro_rules! const_in_real {
 pub(crate) use const_in_real;
 
 /// An array of equal elements, built at compile time.
-#[cfg(feature = "std")]
 macro_rules! array_in_face {
     ($element:expr; $length:expr) => {
         [const { $element }; $length]
     };
 }
-#[cfg(feature = "std")]
 pub(crate) use array_in_face;

@@ -102,4 +102,10 @@ sites! {
     IdleOfferFence = "idle-offer-fence",
     /// The fence between going to sleep and the last look; removed: as above.
     IdleRestFence = "idle-rest-fence",
+    /// The Release that puts a block into a magazine; weakened: a forked child finds a block there that is still in use.
+    MagazinePush = "magazine-push",
+    /// The Acquire that counts a magazine's blocks; weakened: as above.
+    MagazineList = "magazine-list",
+    /// The fence after a block was taken; removed: a forked child finds a block both in use and in the magazine.
+    MagazinePop = "magazine-pop",
 }

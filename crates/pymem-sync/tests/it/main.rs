@@ -7,6 +7,7 @@ mod delayed;
 mod fork;
 mod interner;
 mod lock;
+mod magazine;
 mod memory;
 mod properties;
 mod published;

@@ -1,0 +1,78 @@
+//! A forked child, for which another thread stands, finds in a magazine nothing but free blocks.
+#![cfg(pymem_loom)]
+
+#[path = "model/mod.rs"]
+mod model;
+
+use std::ptr::NonNull;
+
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+use model::{Leak, Model, Plain};
+use pymem_sync::Magazine;
+use pymem_sync::sync::Site;
+
+fn address<T>(place: &'static T) -> NonNull<u8> {
+    NonNull::from(place).cast()
+}
+
+/// What the owner did with a block before it put the block in is over for whoever finds the block there.
+#[test]
+fn a_block_in_a_magazine_is_not_in_use() {
+    let model = Model {
+        name: "a_block_in_a_magazine_is_not_in_use",
+        preemptions: None,
+        floor: 10,
+        controls: &[Site::MagazinePush, Site::MagazineList],
+    };
+    model.check(|| {
+        let magazine = Leak::new(Magazine::new(2));
+        let blocks = Leak::new([Plain::new(0), Plain::new(0)]);
+        let (shared, memory) = (magazine.get(), blocks.get());
+        let owner = thread::spawn(move || {
+            for block in memory {
+                block.write(1);
+                // SAFETY: (1) nobody else puts or takes.
+                assert!(unsafe { shared.push(address(block)) });
+            }
+        });
+        for found in shared.blocks() {
+            let block = memory.iter().find(|block| address(*block) == found);
+            assert_eq!(block.expect("a block of the owner's").read(), 1);
+        }
+        owner.join().unwrap();
+        assert_eq!(shared.len(), 2);
+        blocks.free();
+        magazine.free();
+    });
+}
+
+/// Whoever sees that a block is in use again does not find the block in the magazine.
+#[test]
+fn a_block_in_use_is_not_in_a_magazine() {
+    let model = Model {
+        name: "a_block_in_use_is_not_in_a_magazine",
+        preemptions: None,
+        floor: 5,
+        controls: &[Site::MagazinePop],
+    };
+    model.check(|| {
+        let magazine = Leak::new(Magazine::new(1));
+        let block = Leak::new(AtomicBool::new(false));
+        let (shared, is_used) = (magazine.get(), block.get());
+        // SAFETY: (1) the owner starts later.
+        assert!(unsafe { shared.push(address(is_used)) });
+        let owner = thread::spawn(move || {
+            // SAFETY: (1) nobody else puts or takes.
+            let taken = unsafe { shared.pop() };
+            assert_eq!(taken, Some(address(is_used)));
+            is_used.store(true, Ordering::Relaxed);
+        });
+        if is_used.load(Ordering::Acquire) {
+            assert!(shared.is_empty(), "in use and free");
+        }
+        owner.join().unwrap();
+        block.free();
+        magazine.free();
+    });
+}
