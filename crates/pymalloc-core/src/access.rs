@@ -10,7 +10,9 @@ use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::{Lock, RemoteStack};
 
 use crate::checks::annotate;
+use crate::depot::NONE;
 use crate::pymalloc::Pymalloc;
+use crate::slots::{self, SlotOf};
 use crate::source::{ArenaAllocator, ArenaSource};
 #[cfg(feature = "std")]
 use crate::sources::region::MmapArenas;
@@ -86,19 +88,40 @@ impl<R: Malloc> SerializedPymalloc<R, MmapArenas> {
     }
 }
 
+/// What the allocators without magazines have in common, over `with`.
+macro_rules! release {
+    ($name:ident) => {
+        impl<R: Malloc, S: ArenaSource> $name<R, S> {
+            /// Gives memory back to the system; returns the bytes given back.
+            ///
+            /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
+            /// record set at run time made go back as wholes only.
+            pub fn release(&self, level: ReleaseLevel) -> usize {
+                self.with(|core| core.release(level))
+            }
+        }
+    };
+}
+
+release!(LocalPymalloc);
+release!(SerializedPymalloc);
+
 /// A pool allocator for all threads, behind one lock.
+///
+/// [`cached`](Self::cached) puts a few free blocks of each thread before the lock.
 ///
 /// A process that forks while other threads allocate must hold the lock over the fork:
 /// [`lock_for_fork`](Self::lock_for_fork).
 pub struct LockedPymalloc<R: Malloc, S: ArenaSource> {
-    core: Lock<Pymalloc<R, S>>,
+    pub(crate) core: Lock<Pymalloc<R, S>>,
+    pub(crate) slot: SlotOf,
 }
 
 impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     /// An allocator with arenas from `source`.
     #[must_use]
     pub const fn with_source(fallback: R, source: S) -> Self {
-        Self { core: Lock::new(Pymalloc::new(fallback, source)) }
+        Self { core: Lock::new(Pymalloc::new(fallback, source)), slot: SlotOf::new() }
     }
 
     #[inline]
@@ -119,17 +142,32 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
 
     /// Takes the lock, for the prepare handler of a fork.
     pub fn lock_for_fork(&self) {
-        self.core.raw().lock();
+        let mut core = self.core.lock();
+        core.depot.before_fork(slots::process());
+        core::mem::forget(core);
     }
 
-    /// Gives the lock back, for the handlers after a fork, in the parent and in the child.
+    /// Gives the lock back, for the handlers after a fork, in the parent and in the child. A child takes over the free blocks of
+    /// the threads that it has not got.
     ///
     /// # Safety
     ///
     /// 1. This thread, or in the child the thread that forked, called [`lock_for_fork`](Self::lock_for_fork) before.
     pub unsafe fn unlock_after_fork(&self) {
+        // SAFETY: the lock is held for this thread (1).
+        let core = unsafe { &mut *self.core.as_ptr() };
+        core.after_fork(slots::process(), self.slot.own().unwrap_or(&NONE));
         // SAFETY: 1.
         unsafe { self.core.raw().unlock() };
+    }
+
+    /// Gives memory back to the system; returns the bytes given back.
+    ///
+    /// Live blocks are not touched; free ones that the calling thread keeps before the lock go back to their pools. What goes back costs a
+    /// page fault when it is needed again. Arenas that a record set at run time made go back as wholes only.
+    pub fn release(&self, level: ReleaseLevel) -> usize {
+        // SAFETY: 1: the calling thread's.
+        self.with(|core| unsafe { core.release_with(level, self.slot.own()) })
     }
 }
 
@@ -159,14 +197,6 @@ macro_rules! face {
             #[must_use]
             pub fn stats(&self) -> Stats {
                 self.with(|core| core.stats())
-            }
-
-            /// Gives memory back to the system; returns the bytes given back.
-            ///
-            /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
-            /// record set at run time made go back as wholes only.
-            pub fn release(&self, level: ReleaseLevel) -> usize {
-                self.with(|core| core.release(level))
             }
 
             /// Walks every structure and compares it with every other.

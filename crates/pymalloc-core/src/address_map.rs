@@ -9,6 +9,7 @@ use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
+use crate::depot::FixedMap;
 use crate::pool::{PoolPtr, header_address, record_address};
 use crate::size_class::SizeClass;
 use crate::source::ArenaSource;
@@ -70,6 +71,16 @@ impl AddressMap {
         self.free_table(source);
         (self.classes, self.table_units) = (table.as_ptr(), room);
         true
+    }
+
+    /// Gives the table its full length, so that it stays where it is from now on; `None` if there is no span, or no memory.
+    pub(crate) fn fix_table(&mut self, source: &impl ArenaSource) -> Option<FixedMap> {
+        let units = self.span_bytes >> POOL_SHIFT;
+        if units == 0 || units > self.table_units && !self.grow_table(units, source) {
+            return None;
+        }
+        let (base, bytes) = (self.base.addr(), self.span_bytes);
+        Some(FixedMap { base, bytes, classes: self.classes })
     }
 
     fn free_table(&mut self, source: &impl ArenaSource) {

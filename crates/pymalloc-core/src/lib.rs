@@ -7,18 +7,21 @@ mod access;
 mod address_map;
 mod arena;
 mod arenas;
+mod cached;
 mod checks {
     pub(crate) mod annotate;
     pub(crate) mod hardened;
     pub(crate) mod invariants;
 }
 mod config;
+mod depot;
 mod graveyard;
 mod policy;
 mod pool;
 mod pymalloc;
 mod release;
 mod size_class;
+mod slots;
 mod source;
 mod sources {
     #[cfg(feature = "std")]
@@ -32,6 +35,7 @@ mod sources {
 mod stats;
 
 pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote, SerializedPymalloc};
+pub use cached::CachedPymalloc;
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use malloc_api::ReleaseLevel;

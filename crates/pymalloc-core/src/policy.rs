@@ -15,6 +15,9 @@ const KEPT_MIN_BYTES: usize = 6 << 20;
 /// A trim frees this part of the kept bytes beyond its target, so that the next free does not trim again.
 const TRIM_FRACTION: usize = 4;
 
+/// From this part below what is kept on, a thread's free blocks go to their pools first, and the trim comes as early as without them.
+const NEAR_FRACTION: usize = 4;
+
 /// Bytes that the floor rises by for each byte that was given back and then needed again.
 ///
 /// With 16, a program that repeats itself faults in its second and third pass and hardly again; with 4 it needs up to eight
@@ -30,6 +33,9 @@ pub(crate) const EXTEND_BYTES: usize = 1024;
 /// Bytes of fresh memory that are populated together: a page then costs a third less than by a fault. 64 KiB were slower,
 /// 256 KiB not faster and 2 % more memory.
 pub(crate) const POPULATE_BYTES: usize = 128 << 10;
+
+/// Bytes of free blocks of one class that a thread keeps before the lock: a whole magazine up to 256 bytes, none above this.
+pub(crate) const MAGAZINE_BYTES: usize = 4 << 10;
 
 /// Bytes of arenas up to which an allocator gets small pages, and only those that it touches: in a small program most classes have
 /// one pool and use a page of it, and half of a huge page would be left. From there on it gets huge pages, or is populated.
@@ -97,6 +103,12 @@ impl Kept {
     #[inline]
     pub(crate) fn bytes(&self, open_bytes: usize) -> usize {
         open_bytes.max(self.floor)
+    }
+
+    /// Whether `spare` bytes of free pools are nearly as much as may stay resident: those that free blocks before the pools pin make
+    /// up the rest.
+    pub(crate) fn is_near(&self, open_bytes: usize, spare: usize) -> bool {
+        spare + spare / NEAR_FRACTION > self.bytes(open_bytes)
     }
 
     /// Bytes of free pools that a trim leaves resident.

@@ -22,7 +22,7 @@ use crate::config::{
     ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
 };
 use crate::policy::EXTEND_BYTES;
-use crate::size_class::SizeClass;
+use crate::size_class::{ROWS, SizeClass};
 
 /// Words of an idle map: a bit for each block of the smallest class.
 const IDLE_WORDS: usize = POOL_BYTES / GRAIN_BYTES / 64;
@@ -123,6 +123,25 @@ impl PoolPtr {
         pool.list = unsafe { read_link(block) };
         pool.live += 1;
         Some(block)
+    }
+
+    /// Takes freed blocks, those that were freed last first, and puts them into `places`; returns how many.
+    pub(crate) fn pop_many(mut self, places: &mut [NonNull<u8>]) -> usize {
+        let mut list = self.get().list;
+        let mut count = 0;
+        for place in places {
+            let Some(block) = NonNull::new(list) else { break };
+            *place = block;
+            // SAFETY: 1: invariant 4: `block` is on the list of freed blocks.
+            list = unsafe { read_link(block) };
+            count += 1;
+        }
+        if count > 0 {
+            let pool = self.get_mut();
+            pool.list = list;
+            pool.live += count as u16;
+        }
+        count
     }
 
     /// Is this the record of a used pool of the allocator with this key?
@@ -389,9 +408,6 @@ const _: () = assert!(
     ARENA_UNITS * size_of::<IdleMap>() <= POOL_BYTES - PAGE_BYTES,
     "the idle maps fill the pages beside that of the records"
 );
-
-/// Rows of [`UsedPools`]: a class byte is an index, and row 0 stands for "no class".
-const ROWS: usize = SizeClass::COUNT + 1;
 
 /// For each class, the list of the pools that can give a block, with the first pool at hand for the hot path.
 ///

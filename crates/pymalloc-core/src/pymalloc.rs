@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use malloc_api::{MIN_ALIGN, Malloc, ReleaseLevel};
+use pymem_sync::MAGAZINE_BLOCKS;
 
 use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
@@ -12,6 +13,7 @@ use crate::arenas::Arenas;
 use crate::checks::hardened::{self, Misuse};
 use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
+use crate::depot::{Depot, Home, Magazines};
 use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
 use crate::pool::{PoolPtr, UsedPools};
 use crate::release::{purge_free_pages, purge_free_pools};
@@ -36,6 +38,10 @@ pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
     open_bytes: usize,
     fallback_blocks: usize,
     kept: Kept,
+    /// How often free memory went back.
+    trims: usize,
+    /// What threads keep before these pools: free blocks that are live ones here.
+    pub(crate) depot: Depot,
     /// Bytes of arenas beyond which no new one is made.
     pub(crate) memory_limit: usize,
     /// Set at run time, the functions through which arenas come and go instead of `source`.
@@ -60,6 +66,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             open_bytes: 0,
             fallback_blocks: 0,
             kept: Kept::new(),
+            trims: 0,
+            depot: Depot::new(),
             memory_limit: usize::MAX,
             record: None,
             new_arena_hook: None,
@@ -219,8 +227,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             // SAFETY: 1, 2: no pool holds the block, so the fallback made it; a call that fails leaves the block alone.
             return self.or_after_release(|fallback| unsafe { fallback.realloc(ptr, new_size) });
         };
-        let (size, bytes) = (class.size(), annotate::padded(new_size));
-        if bytes <= size && (4 * bytes > 3 * size || SizeClass::of(bytes) == Some(class)) {
+        if class.keeps(annotate::padded(new_size)) {
             annotate::block_resized(old, class, new_size);
             return ptr;
         }
@@ -231,6 +238,105 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         // SAFETY: 1, 2: the old block has been copied and is dead to the caller.
         unsafe { self.free(ptr) };
         Some(new)
+    }
+
+    /// Magazines for a thread that has none; `None` without memory, or without a span.
+    pub(crate) fn magazines_for(&mut self, home: &'static dyn Home) -> Option<&'static Magazines> {
+        if self.key == 0 {
+            self.begin();
+        }
+        let map = self.map.fix_table(&self.source)?;
+        self.depot.take(home, map, |bytes| self.source.alloc_table(bytes))
+    }
+
+    /// A block of `size` bytes, as [`malloc`](Self::malloc); and up to half a magazine of its class, as far as the class's first pool
+    /// has freed blocks.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns `magazines`.
+    pub(crate) unsafe fn malloc_many(
+        &mut self,
+        size: usize,
+        magazines: &Magazines,
+    ) -> Option<NonNull<u8>> {
+        let block = self.malloc(size)?;
+        let Some(class) = SizeClass::of(size) else { return Some(block) };
+        // SAFETY: 1: a class byte.
+        let magazine = unsafe { magazines.row(class.byte()) };
+        let mut more = [block; MAGAZINE_BLOCKS / 2];
+        let room = magazine.room() / 2;
+        // SAFETY: 1: a class byte.
+        let count = unsafe { self.used.head(class.byte()) }.pop_many(&mut more[..room]);
+        // SAFETY: 1: the caller's.
+        unsafe { magazine.fill(&more[..count]) };
+        Some(block)
+    }
+
+    /// Frees a block for whose class `magazines` have no room: half of the blocks there, those that were freed first, go to their
+    /// pools.
+    ///
+    /// # Safety
+    ///
+    /// 1. `block` is a live block of this allocator.
+    /// 2. The block is not used afterwards.
+    /// 3. The calling thread owns `magazines`.
+    pub(crate) unsafe fn free_many(&mut self, block: NonNull<u8>, magazines: &Magazines) {
+        // SAFETY: 1: the caller's.
+        let row = unsafe { magazines.class_byte(block.addr().get()) };
+        // SAFETY: 1: a class byte, or 0.
+        let magazine = unsafe { magazines.row(row) };
+        let (trims, open, half) = (self.trims, self.open_bytes, magazine.room().div_ceil(2));
+        let put = |block| {
+            // SAFETY: 1, 2: blocks in a magazine are live ones of the pools, of which nobody knows.
+            unsafe { self.free(Some(block)) };
+        };
+        // SAFETY: 1: the caller's 3.
+        unsafe { magazine.drain(half, put) };
+        let is_near = self.kept.is_near(self.open_bytes, self.arenas.resident_free_bytes());
+        if self.trims != trims || self.open_bytes < open && is_near {
+            // Much was freed: the pools that the other blocks pin may go too.
+            // SAFETY: 1: the caller's 3.
+            unsafe { self.empty(magazines) };
+        }
+        // SAFETY: 1: the caller's 3.
+        if !unsafe { magazine.push(block) } {
+            // SAFETY: 1, 2: the caller's.
+            unsafe { self.free(Some(block)) };
+        }
+    }
+
+    /// Frees every block in `magazines`.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns them, or has seen all that their last owner did.
+    unsafe fn empty(&mut self, magazines: &Magazines) {
+        let put = |block| {
+            // SAFETY: 1, 2: blocks in a magazine are live ones of the pools, of which nobody knows.
+            unsafe { self.free(Some(block)) };
+        };
+        // SAFETY: 1: the caller's.
+        unsafe { magazines.drain(put) };
+    }
+
+    /// Frees every block in `magazines`, which another thread may have then.
+    ///
+    /// # Safety
+    ///
+    /// 1. Their owner does not use them any more, and the caller has seen all that the owner did.
+    pub(crate) unsafe fn take_magazines_back(&mut self, magazines: &'static Magazines) {
+        // SAFETY: 1: the caller's.
+        unsafe { self.empty(magazines) };
+        self.depot.give_back(magazines);
+    }
+
+    /// After a fork, in a child: takes the magazines of the threads that are not there; `own` are the calling thread's.
+    pub(crate) fn after_fork(&mut self, process: i32, own: &'static Magazines) {
+        while let Some(magazines) = self.depot.lost(process, own) {
+            // SAFETY: 1: the owner is not in this process, which has seen all that the owner did before the fork (`pymem_sync::Magazine`).
+            unsafe { self.take_magazines_back(magazines) };
+        }
     }
 
     /// Tells a memory checker, if the build has one, that a block was handed out.
@@ -466,6 +572,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// [`Kept`] asks for.
     #[cold]
     fn trim(&mut self) {
+        self.trims = self.trims.wrapping_add(1);
         self.note_purged();
         let target = self.kept.trim_target(self.open_bytes);
         self.close_empty_pools();
@@ -473,6 +580,22 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.release_arenas(|arenas| arenas.resident_free_bytes() > target);
         purge_free_pools(&mut self.arenas, &self.source, target);
         self.kept.gave_back(before - self.arenas.resident_free_bytes());
+    }
+
+    /// Gives memory back to the system, first the blocks in `own`, the calling thread's magazines, to their pools; returns the
+    /// bytes given back.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns the magazines.
+    pub(crate) unsafe fn release_with(
+        &mut self,
+        level: ReleaseLevel,
+        own: Option<&Magazines>,
+    ) -> usize {
+        // SAFETY: 1: the caller's.
+        own.into_iter().for_each(|own| unsafe { self.empty(own) });
+        self.release(level)
     }
 
     /// Gives memory back to the system; returns the bytes given back.
@@ -500,7 +623,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let live = |arena: ArenaPtr| {
             arena.open_units().map(|unit| arena.pool(unit).live_blocks()).sum::<usize>()
         };
-        self.arenas.iter().map(live).sum()
+        let live: usize = self.arenas.iter().map(live).sum();
+        // A block that changes threads meanwhile may be counted twice.
+        live.saturating_sub(SizeClass::all().map(|class| self.depot.blocks_of(class)).sum())
     }
 
     /// Usable bytes of a block of the pools; `None` for any other pointer.
@@ -515,16 +640,17 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats::count(&self.arenas, &self.map, self.fallback_blocks)
+        Stats::count(&self.arenas, &self.map, &self.depot, self.fallback_blocks)
     }
 
     pub(crate) fn pools(&mut self) -> PoolWalk {
         self.note_purged();
-        PoolWalk::new(&self.arenas)
+        PoolWalk::new(&self.arenas, self.depot.clone())
     }
 
     pub(crate) fn check_invariants(&self) {
-        invariants::check(&self.arenas, &self.used, &self.map, self.key, self.open_bytes);
+        let depot = &self.depot;
+        invariants::check(&self.arenas, &self.used, &self.map, depot, self.key, self.open_bytes);
     }
 
     /// The record through which arenas come and go: the one that was set, else one that stands for the source.

@@ -33,6 +33,9 @@ pub struct SizeClass(
     u8,
 );
 
+/// Rows of a table by class byte: row 0 stands for "no class".
+pub(crate) const ROWS: usize = SizeClass::COUNT + 1;
+
 /// What the slow paths know of a class.
 #[derive(Clone, Copy)]
 pub(crate) struct Geometry {
@@ -107,6 +110,14 @@ impl SizeClass {
     #[inline]
     pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
         if byte == 0 || byte as usize > Self::COUNT { None } else { Some(Self(byte)) }
+    }
+
+    /// Whether a block of this class stays where it is when it is resized to `bytes`: these fit, and are more than three quarters
+    /// of the block or of the same class.
+    #[inline]
+    pub(crate) fn keeps(self, bytes: usize) -> bool {
+        let size = self.size();
+        bytes <= size && (4 * bytes > 3 * size || Self::of(bytes) == Some(self))
     }
 
     #[inline]

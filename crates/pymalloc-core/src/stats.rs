@@ -6,6 +6,7 @@ use crate::address_map::AddressMap;
 use crate::arena::ArenaPtr;
 use crate::arenas::Arenas;
 use crate::config::{ARENA_BYTES, POOL_BYTES, SMALL_MAX};
+use crate::depot::Depot;
 use crate::size_class::SizeClass;
 
 /// Counts of one size class.
@@ -103,7 +104,12 @@ fn as_slice<S: serde::Serializer>(
 
 impl Stats {
     /// Counts as of now.
-    pub(crate) fn count(arenas: &Arenas, map: &AddressMap, fallback_blocks: usize) -> Self {
+    pub(crate) fn count(
+        arenas: &Arenas,
+        map: &AddressMap,
+        depot: &Depot,
+        fallback_blocks: usize,
+    ) -> Self {
         let mut stats = Self {
             classes: [ClassStats::default(); SizeClass::COUNT],
             arenas_ever: arenas.ever(),
@@ -133,6 +139,8 @@ impl Stats {
             let counts = &mut stats.classes[class.index()];
             let blocks = counts.pools * class.blocks_per_pool();
             counts.size = class.size();
+            // A block that changes threads meanwhile may be counted twice.
+            counts.blocks_in_use = counts.blocks_in_use.saturating_sub(depot.blocks_of(class));
             counts.blocks_available = blocks - counts.blocks_in_use;
             counts.quantization_bytes = counts.pools * class.pool_bytes() - blocks * class.size();
             stats.quantization_bytes += counts.quantization_bytes;
@@ -181,12 +189,13 @@ impl Stats {
 pub(crate) struct PoolWalk {
     arena: Option<ArenaPtr>,
     unit: usize,
+    depot: Depot,
 }
 
 impl PoolWalk {
     /// A walk over the pools of all `arenas`.
-    pub(crate) fn new(arenas: &Arenas) -> Self {
-        Self { arena: arenas.first(), unit: 1 }
+    pub(crate) fn new(arenas: &Arenas, depot: Depot) -> Self {
+        Self { arena: arenas.first(), unit: 1, depot }
     }
 
     /// The next pool; `None` at the end.
@@ -203,7 +212,9 @@ impl PoolWalk {
         let (bytes, contents) = match pool.class() {
             Some(class) => {
                 let (size, capacity) = (class.size(), class.blocks_per_pool());
-                let in_use = pool.live_blocks();
+                let start = arena.unit_address(unit).addr().get();
+                let free = self.depot.blocks_within(class, start, class.pool_bytes());
+                let in_use = pool.live_blocks().saturating_sub(free);
                 (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
             }
             None => (POOL_BYTES, PoolContents::Free { is_resident }),

@@ -4,6 +4,7 @@
 use crate::address_map::AddressMap;
 use crate::arenas::Arenas;
 use crate::config::ARENA_BYTES;
+use crate::depot::Depot;
 use crate::pool::UsedPools;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
@@ -17,6 +18,7 @@ pub(crate) fn check(
     arenas: &Arenas,
     used: &UsedPools,
     map: &AddressMap,
+    depot: &Depot,
     key: u32,
     open_bytes: usize,
 ) {
@@ -64,6 +66,6 @@ pub(crate) fn check(
         let count = used.check(class, key);
         assert_eq!(listed[class.index()], count, "used pools invariant 1: complete");
     }
-    let stats = Stats::count(arenas, map, 0);
+    let stats = Stats::count(arenas, map, depot, 0);
     assert_eq!(stats.total_bytes(), stats.arenas_current * ARENA_BYTES, "the statistics add up");
 }

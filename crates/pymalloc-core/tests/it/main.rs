@@ -3,6 +3,12 @@
 mod arenas;
 mod auto_traits;
 mod blocks;
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(any(feature = "hardened", feature = "asan", feature = "valgrind"))
+))]
+mod cached;
 #[cfg(any(feature = "asan", feature = "valgrind"))]
 mod checkers;
 mod concurrency;

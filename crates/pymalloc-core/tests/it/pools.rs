@@ -6,8 +6,8 @@ use std::ptr::NonNull;
 use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{
-    ARENA_BYTES, LocalPymalloc, LockedPymalloc, NoFallback, POOL_BYTES, PoolContents, PoolStats,
-    ReleaseLevel, SerializedPymalloc, StaticArenas, Stats,
+    ARENA_BYTES, LocalPymalloc, LockedPymalloc, MmapArenas, NoFallback, POOL_BYTES, PoolContents,
+    PoolStats, ReleaseLevel, SerializedPymalloc, StaticArenas, Stats,
 };
 
 /// Checks a walk against the counts taken at the same time: by class, and over all.
@@ -88,11 +88,16 @@ fn a_local_allocators_pools_add_up() {
 
 #[test]
 fn a_locked_allocators_pools_add_up() {
-    let alloc = LockedPymalloc::new(LibcMalloc);
-    let blocks = fill(&alloc);
-    compare(&walk!(alloc), &alloc.stats());
+    static ALLOC: LockedPymalloc<LibcMalloc, MmapArenas> = LockedPymalloc::new(LibcMalloc);
+    let blocks = fill(&ALLOC);
+    compare(&walk!(ALLOC), &ALLOC.stats());
     // SAFETY: live, and not used again.
-    blocks.iter().for_each(|block| unsafe { alloc.free(Some(*block)) });
+    blocks.iter().for_each(|block| unsafe { ALLOC.free(Some(*block)) });
+    // With free blocks in magazines, where there are any.
+    let kept = ALLOC.cached().map(fill);
+    compare(&walk!(ALLOC), &ALLOC.stats());
+    // SAFETY: live, and not used again.
+    kept.into_iter().flatten().for_each(|block| unsafe { ALLOC.free(Some(block)) });
 }
 
 #[test]

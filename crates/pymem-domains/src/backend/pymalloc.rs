@@ -16,7 +16,7 @@ pub type PoolStats = Stats;
 /// pymalloc for the mem and obj domains, which share it.
 #[derive(Debug)]
 pub(crate) enum Pools {
-    /// Behind a lock of their own.
+    /// Behind a lock of their own, with magazines of each thread before the lock.
     Locked(LockedPymalloc<DomainAllocator, MmapArenas>),
     /// Behind the callers' lock.
     Serialized(SerializedPymalloc<DomainAllocator, MmapArenas>),
@@ -88,17 +88,29 @@ impl Pools {
 
 impl Serve for Pools {
     fn record(&'static self, _: Domain) -> Option<AllocatorRecord> {
-        Some(either!(self, pools => AllocatorRecord::new(pools)))
+        Some(match self {
+            Self::Locked(pools) => match pools.cached() {
+                Some(cached) => AllocatorRecord::new(cached),
+                None => AllocatorRecord::new(pools),
+            },
+            Self::Serialized(pools) => AllocatorRecord::new(pools),
+        })
     }
 
     fn checks_over(
         &'static self,
-        _inner: AllocatorRecord,
+        inner: AllocatorRecord,
         debug: &DebugConfig,
         checks: Checks,
         domain: Domain,
     ) -> Result<AllocatorRecord, ConfigureError> {
-        either!(self, pools => debug.over(checks, domain, pools))
+        match self {
+            Self::Locked(pools) => match pools.cached() {
+                Some(cached) => debug.over(checks, domain, cached),
+                None => debug.over(checks, domain, inner),
+            },
+            Self::Serialized(pools) => debug.over(checks, domain, pools),
+        }
     }
 
     fn allocated_blocks(&self) -> Option<usize> {

@@ -1,0 +1,347 @@
+//! Owns what a thread knows of itself: where its magazines are, for each of a few allocators, and its end. Leaves the magazines
+//! to `depot.rs`.
+//!
+//! A slot is a word of every thread at the same distance from the thread pointer. The words stand in the memory that a program has
+//! for variables of its threads from the start (the model "initial exec"), so that a library finds them without a call, which a
+//! `thread_local!` of Rust does not promise.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::depot::Magazines;
+
+/// Words of a thread: one that never has magazines, one of allocators that have asked for none yet, and those that are claimed.
+const WORDS: usize = 10;
+const NEVER: usize = 0;
+const UNCLAIMED: usize = 1;
+
+/// The word of every thread for one allocator.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot(
+    /// Invariant 1: the distance of a word from the thread pointer, as `thread::offset` has it.
+    usize,
+);
+
+impl Slot {
+    /// A word of its own for an allocator; that in which magazines never are if there is none left, or no memory for the ends of
+    /// threads.
+    pub(crate) fn claim() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(UNCLAIMED + 1);
+        let index = match thread::prepare() {
+            // Relaxed: nothing but the number matters.
+            true => NEXT.fetch_add(1, Ordering::Relaxed),
+            false => NEVER,
+        };
+        Self(
+            thread::offset()
+                .wrapping_add(size_of::<usize>() * if index < WORDS { index } else { NEVER }),
+        )
+    }
+
+    /// The calling thread's magazines.
+    #[inline(always)]
+    pub(crate) fn get(self) -> &'static Magazines {
+        // SAFETY: 1: invariant 1.
+        unsafe { thread::read(self.0) }
+    }
+
+    /// Sets the calling thread's magazines; `false` if its end would not be noticed, and then nothing has changed.
+    pub(crate) fn set(self, magazines: &'static Magazines) -> bool {
+        // SAFETY: 1: invariant 1; it is no word that nobody has claimed, as that is never empty of a thread's own.
+        thread::will_end() && unsafe { thread::write(self.0, magazines) }
+    }
+}
+
+/// The slot of an allocator, which has none at first.
+pub(crate) struct SlotOf(AtomicUsize);
+
+impl SlotOf {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// Makes [`get`](Self::get) ready; `false` where there are no slots.
+    pub(crate) fn start(&self) -> bool {
+        let offset = thread::offset();
+        if offset == 0 {
+            return false;
+        }
+        let unclaimed = offset.wrapping_add(size_of::<usize>() * UNCLAIMED);
+        // A slot that was claimed meanwhile stays.
+        let _ = self.0.compare_exchange(0, unclaimed, Ordering::Relaxed, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether a slot was claimed, under the allocator's lock.
+    pub(crate) fn is_claimed(&self) -> bool {
+        let offset = self.0.load(Ordering::Relaxed);
+        offset != 0 && offset != thread::offset().wrapping_add(size_of::<usize>() * UNCLAIMED)
+    }
+
+    /// Sets the slot, once.
+    pub(crate) fn set(&self, slot: Slot) {
+        self.0.store(slot.0, Ordering::Relaxed);
+    }
+
+    /// The slot.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`start`](Self::start) has said yes before.
+    #[inline(always)]
+    pub(crate) unsafe fn get(&self) -> Slot {
+        // Relaxed: the slot is the same for all threads. Who sees the one before takes the slow path. By 1 it is not 0.
+        Slot(self.0.load(Ordering::Relaxed))
+    }
+
+    /// The calling thread's magazines; `None` if there are none.
+    pub(crate) fn own(&self) -> Option<&'static Magazines> {
+        let offset = self.0.load(Ordering::Relaxed);
+        (offset != 0).then(|| Slot(offset).get()).filter(|own| own.home().is_some())
+    }
+}
+
+/// Threads as the C library and the processor's ABI for ELF have them.
+#[cfg(all(
+    feature = "std",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod thread {
+    use core::ffi::c_void;
+    use core::ptr;
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{NEVER, WORDS};
+    use crate::depot::{Magazines, NONE, UNKNOWN};
+
+    core::arch::global_asm!(
+        ".pushsection .tdata.pymalloc_core_0_1_slots, \"awT\", @progbits",
+        ".balign 8",
+        ".globl pymalloc_core_0_1_slots",
+        ".hidden pymalloc_core_0_1_slots",
+        ".type pymalloc_core_0_1_slots, @object",
+        ".size pymalloc_core_0_1_slots, 8 * {words}",
+        "pymalloc_core_0_1_slots:",
+        ".quad {none}",
+        ".rept {words} - 1",
+        ".quad {unknown}",
+        ".endr",
+        ".popsection",
+        words = const WORDS,
+        none = sym NONE,
+        unknown = sym UNKNOWN,
+    );
+
+    /// The key whose destructor is [`end`], plus one; 0 before it is made.
+    static KEY: AtomicU64 = AtomicU64::new(0);
+
+    /// Distance of the first word from the thread pointer; not 0.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn offset() -> usize {
+        let offset;
+        // SAFETY: reads a word that the linker has made.
+        unsafe {
+            core::arch::asm!(
+                "mov {}, qword ptr [rip + pymalloc_core_0_1_slots@GOTTPOFF]",
+                out(reg) offset,
+                options(nostack, pure, readonly, preserves_flags),
+            );
+        }
+        offset
+    }
+
+    /// Distance of the first word from the thread pointer; not 0.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn offset() -> usize {
+        let offset;
+        // SAFETY: reads a word that the linker has made.
+        unsafe {
+            core::arch::asm!(
+                "adrp {0}, :gottprel:pymalloc_core_0_1_slots",
+                "ldr {0}, [{0}, :gottprel_lo12:pymalloc_core_0_1_slots]",
+                out(reg) offset,
+                options(nostack, pure, readonly, preserves_flags),
+            );
+        }
+        offset
+    }
+
+    /// The word at `offset` from the thread pointer.
+    ///
+    /// # Safety
+    ///
+    /// 1. It is the distance of one of the words.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) unsafe fn read(offset: usize) -> &'static Magazines {
+        let word: *const Magazines;
+        // SAFETY: 1: reads a word of this thread.
+        unsafe {
+            core::arch::asm!(
+                "mov {}, fs:[{}]",
+                out(reg) word,
+                in(reg) offset,
+                options(nostack, pure, readonly, preserves_flags),
+            );
+        }
+        // SAFETY: the words begin as references, and `write` puts others there.
+        unsafe { &*word }
+    }
+
+    /// The word at `offset` from the thread pointer.
+    ///
+    /// # Safety
+    ///
+    /// 1. It is the distance of one of the words.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    pub(super) unsafe fn read(offset: usize) -> &'static Magazines {
+        let word: *const Magazines;
+        // SAFETY: 1: reads a word of this thread.
+        unsafe {
+            core::arch::asm!(
+                "mrs {0}, tpidr_el0",
+                "ldr {0}, [{0}, {1}]",
+                out(reg) word,
+                in(reg) offset,
+                options(nostack, pure, readonly, preserves_flags),
+            );
+        }
+        // SAFETY: the words begin as references, and `write` puts others there.
+        unsafe { &*word }
+    }
+
+    /// Sets the word at `offset` from the thread pointer; answers `true`.
+    ///
+    /// # Safety
+    ///
+    /// 1. It is the distance of one of the words.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn write(offset: usize, magazines: &'static Magazines) -> bool {
+        // SAFETY: 1: writes a word of this thread.
+        unsafe {
+            core::arch::asm!(
+                "mov fs:[{}], {}",
+                in(reg) offset,
+                in(reg) ptr::from_ref(magazines),
+                options(nostack, preserves_flags),
+            );
+        }
+        true
+    }
+
+    /// Sets the word at `offset` from the thread pointer; answers `true`.
+    ///
+    /// # Safety
+    ///
+    /// 1. It is the distance of one of the words.
+    #[cfg(target_arch = "aarch64")]
+    pub(super) unsafe fn write(offset: usize, magazines: &'static Magazines) -> bool {
+        // SAFETY: 1: writes a word of this thread.
+        unsafe {
+            core::arch::asm!(
+                "mrs {0}, tpidr_el0",
+                "str {2}, [{0}, {1}]",
+                out(reg) _,
+                in(reg) offset,
+                in(reg) ptr::from_ref(magazines),
+                options(nostack, preserves_flags),
+            );
+        }
+        true
+    }
+
+    fn key() -> Option<libc::pthread_key_t> {
+        KEY.load(Ordering::Relaxed).checked_sub(1)?.try_into().ok()
+    }
+
+    /// Sees to it that ends of threads can be noticed; `false` if there is no memory.
+    pub(super) fn prepare() -> bool {
+        let mut key = 0;
+        if self::key().is_some() {
+            return true;
+        }
+        // SAFETY: a valid place, and a function that takes any value and does not unwind.
+        if unsafe { libc::pthread_key_create(&raw mut key, Some(end)) } == 0 {
+            let made = u64::from(key) + 1;
+            let set = KEY.compare_exchange(0, made, Ordering::Relaxed, Ordering::Relaxed);
+            if set.is_err() {
+                // SAFETY: made above, and no thread has a value.
+                unsafe { libc::pthread_key_delete(key) };
+            }
+        }
+        self::key().is_some()
+    }
+
+    /// Sees to it that this thread's end is noticed; `false` if there is no memory.
+    pub(super) fn will_end() -> bool {
+        // Any value but null has the destructor run.
+        // SAFETY: a key that is never deleted; the value is not read.
+        key().is_some_and(
+            |key| unsafe { libc::pthread_setspecific(key, (&raw const KEY).cast()) } == 0,
+        )
+    }
+
+    /// Takes the magazines of a thread that ends from it. Destructors that come later do without.
+    unsafe extern "C" fn end(_value: *mut c_void) {
+        for index in NEVER..WORDS {
+            let offset = offset().wrapping_add(size_of::<usize>() * index);
+            // SAFETY: 1: one of the words.
+            let magazines = unsafe { read(offset) };
+            if let Some(home) = magazines.home() {
+                // SAFETY: 1: one of the words.
+                unsafe { write(offset, &NONE) };
+                // SAFETY: 1: they were this thread's, and its word does not lead to them any more.
+                unsafe { home.take_from_ended(magazines) };
+            }
+        }
+    }
+
+    /// The number of this process.
+    pub(crate) fn process() -> i32 {
+        // SAFETY: no preconditions.
+        unsafe { libc::getpid() }
+    }
+}
+
+/// Nothing is known of threads.
+#[cfg(not(all(
+    feature = "std",
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+mod thread {
+    use crate::depot::{Magazines, NONE};
+
+    pub(super) fn offset() -> usize {
+        0
+    }
+
+    /// # Safety
+    ///
+    /// None; as for the words of other systems.
+    pub(super) unsafe fn read(_offset: usize) -> &'static Magazines {
+        &NONE
+    }
+
+    /// # Safety
+    ///
+    /// None; as for the words of other systems.
+    pub(super) unsafe fn write(_offset: usize, _magazines: &'static Magazines) -> bool {
+        false
+    }
+
+    pub(super) fn prepare() -> bool {
+        false
+    }
+
+    pub(super) fn will_end() -> bool {
+        false
+    }
+
+    pub(crate) fn process() -> i32 {
+        0
+    }
+}
+
+pub(crate) use thread::process;
