@@ -4,7 +4,9 @@
 //! (leading underscore), which is why that crate is pinned to one version and why [`linked_version`] is compared before the
 //! first heap is made. `tests::every_declaration_links` calls each of them.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_void};
+use core::sync::atomic::AtomicUsize;
 
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_heap_area_t,
@@ -68,6 +70,23 @@ impl Stats {
     }
 }
 
+/// The beginning of `mi_page_t`: blocks of one size. All fields but the first are the owner's.
+#[repr(C)]
+pub(crate) struct Page {
+    /// The number of the thread that owns the page; another number where the page is full, has aligned blocks, or has no owner.
+    pub(crate) owner: AtomicUsize,
+    _free: *mut c_void,
+    /// Blocks in use.
+    pub(crate) used: Cell<u16>,
+    _capacity: u16,
+    _reserved: u16,
+    /// Above 0 where the page waits to be given back.
+    pub(crate) retire_expire: Cell<u8>,
+    _free_is_zero: bool,
+    /// The block that the owner freed last; each begins with a pointer to the one before.
+    pub(crate) local_free: Cell<*mut c_void>,
+}
+
 unsafe extern "C" {
     pub(crate) fn mi_heap_theap(heap: *mut mi_heap_t) -> *mut mi_theap_t;
     pub(crate) fn mi_heap_stats_get(heap: *mut mi_heap_t, stats: *mut Stats) -> bool;
@@ -103,6 +122,10 @@ unsafe extern "C" {
         arg: *mut c_void,
     ) -> bool;
     pub(crate) fn _mi_heap_area_init(area: *mut mi_heap_area_t, page: *mut c_void);
+    /// Parts of 8,192 pages each, by the address in units of 64 KiB. Set before the first block, and never changed.
+    pub(crate) static _mi_page_map: *const *const *const Page;
+    /// For a page whose last block was freed by its owner.
+    pub(crate) fn _mi_page_retire(page: *const Page);
     pub(crate) fn _mi_page_free_collect(page: *mut c_void, force: bool);
     pub(crate) fn _mi_arenas_contain(ptr: *const c_void) -> bool;
     pub(crate) fn _mi_thread_local_get(key: usize) -> *mut c_void;

@@ -3,6 +3,7 @@
 
 mod ffi;
 mod fork;
+mod free;
 mod heap;
 mod heap_set;
 mod interpreter;

@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 
 use malloc_api::{MAX_REQUEST, MIN_ALIGN, Malloc};
 
-use crate::ffi;
+use crate::{ffi, free};
 
 /// mimalloc's `malloc`, `calloc`, `realloc` and `free` on the calling thread's default heap.
 ///
@@ -98,7 +98,9 @@ unsafe impl Malloc for MiMalloc {
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: `ptr` is null or a live block of mimalloc (caller's 1) and not used again (2).
-        unsafe { ffi::mi_free(as_c(ptr)) }
+        if let Some(block) = ptr {
+            // SAFETY: (1) a live block of mimalloc (caller's 1), (2) not used again (2).
+            unsafe { free::free(block) }
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Memory goes back: after threads, after frees elsewhere, and when asked for.
 
+use std::mem;
+use std::sync::mpsc;
 use std::thread;
 
-use malloc_api::ReleaseLevel;
 use malloc_api::testing::{alone, resident_bytes};
-use mimalloc_heaps::{HeapKind, InterpreterHeaps};
+use malloc_api::{Malloc, ReleaseLevel};
+use mimalloc_heaps::{HeapKind, InterpreterHeaps, MiMalloc};
 
 use crate::threads::{Parcel, check, fill};
 use crate::visit::quiet_world;
@@ -150,5 +152,39 @@ fn a_refusing_system_is_survived() {
             // SAFETY: (1) live and (2) not used afterwards.
             unsafe { heaps.free(block) };
         }
+    });
+}
+
+/// The blocks of a thread that another one frees, a few of each page at a time, are used again.
+#[test]
+fn a_thread_that_only_frees_leaves_memory_to_others() {
+    alone("memory::a_thread_that_only_frees_leaves_memory_to_others", || {
+        const LIVE: usize = 200_000;
+        const ROUNDS: usize = 5;
+        let (to_freer, from_owner) = mpsc::sync_channel::<Vec<Parcel>>(4);
+        let freer = thread::spawn(move || {
+            for Parcel(block) in from_owner.into_iter().flatten() {
+                // SAFETY: (1) live and (2) not used afterwards.
+                unsafe { MiMalloc.free(Some(block)) };
+            }
+        });
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut make = || {
+            let size = random.usize(16..=208);
+            let block = MiMalloc.malloc(size).unwrap();
+            fill(block, size, 1);
+            (Parcel(block), random.usize(..LIVE))
+        };
+        let mut live: Vec<_> = (0..LIVE).map(|_| make().0).collect();
+        let full = resident_bytes();
+        for _ in 0..LIVE * ROUNDS / 1000 {
+            let replaced = (0..1000).map(|_| make());
+            let old = replaced.map(|(new, at)| mem::replace(&mut live[at], new)).collect();
+            to_freer.send(old).unwrap();
+        }
+        let end = resident_bytes();
+        drop(to_freer);
+        freer.join().unwrap();
+        assert!(end < full + full / 2, "{} MiB have become {}", full >> 20, end >> 20);
     });
 }
