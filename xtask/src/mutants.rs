@@ -40,7 +40,7 @@ pub(crate) fn run(only: Option<&str>, sample: usize, seed: u64) -> Result<()> {
     let has_tool = cmd!(shell, "cargo mutants --version").quiet().ignore_stdout().ignore_stderr();
     ensure!(
         has_tool.run().is_ok(),
-        "this needs cargo-mutants: `cargo install --locked cargo-mutants`"
+        "this needs cargo-mutants and cargo-nextest: `cargo install --locked cargo-mutants cargo-nextest`"
     );
     let is_asked = |name| only.is_none_or(|only| only == name);
     let mut crates = MEASURED.iter().filter(|(name, _)| is_asked(*name)).peekable();
@@ -86,8 +86,12 @@ fn measure(shell: &Shell, name: &str, features: &str, sample: usize, seed: u64) 
     let pattern = format!("^({})$", chosen.into_iter().map(escape).collect::<Vec<_>>().join("|"));
     let output = workspace::target().join("mutants").join(name);
     fs::create_dir_all(&output)?;
+    // One folder for each run's copy of the tree, so that dependencies are built once, and no debug information, which nothing reads.
+    let built = workspace::target().join("mutants/build");
     // Its status tells of survivors, which are counted below.
     cmd!(shell, "cargo mutants --package {name} --features {features} --re {pattern} --output {output} --no-times")
+        .env("CARGO_TARGET_DIR", built)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .quiet()
         .ignore_status()
         .run()?;
