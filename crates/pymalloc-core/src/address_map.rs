@@ -66,8 +66,10 @@ impl AddressMap {
         }
         let room = room.min(self.span_bytes >> POOL_SHIFT);
         let Some(table) = source.alloc_table(room) else { return false };
-        // SAFETY: `ArenaSource` 4: the new table is longer and overlaps nothing.
-        unsafe { table.as_ptr().copy_from_nonoverlapping(self.classes, self.table_units) };
+        // Beyond the last arena are zeros in both tables, of which no page is touched.
+        let used = self.bytes >> POOL_SHIFT;
+        // SAFETY: `ArenaSource` 4: the new table is longer and overlaps nothing; the old one has this length (invariant 3).
+        unsafe { table.as_ptr().copy_from_nonoverlapping(self.classes, used) };
         self.free_table(source);
         (self.classes, self.table_units) = (table.as_ptr(), room);
         true
