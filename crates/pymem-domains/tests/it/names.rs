@@ -10,6 +10,31 @@ fn profile(build: Build, pymalloc: bool, mimalloc: bool) -> Profile {
     Profile::new(Version::V3_13, build, pymalloc, mimalloc, false).unwrap()
 }
 
+#[test]
+fn a_profile_keeps_what_it_was_told() {
+    let plain = profile(Build::Gil, true, true);
+    assert_eq!(
+        (plain.version(), plain.sanitizer(), plain.huge_pages()),
+        (Version::V3_13, false, false)
+    );
+    let other = plain.with_version(Version::V3_15).with_sanitizer(true).with_huge_pages(true);
+    assert_eq!(
+        (other.version(), other.sanitizer(), other.huge_pages()),
+        (Version::V3_15, true, true)
+    );
+    assert_eq!(
+        other.with_version(Version::V3_13).with_sanitizer(false).with_huge_pages(false),
+        plain
+    );
+}
+
+#[test]
+fn a_name_of_the_other_build_is_told_those_that_this_build_takes() {
+    let error = N::parse("malloc", &profile(Build::FreeThreaded, true, true)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.ends_with(" takes only default, debug, mimalloc or mimalloc_debug"), "{text}");
+}
+
 #[rstest]
 #[case::unset("", None)]
 #[case("default", Some(N::Default))]

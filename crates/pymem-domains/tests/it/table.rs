@@ -111,3 +111,15 @@ fn defaults(
     assert_eq!(row.canonical_name().as_str(), name);
     assert_eq!(Domain::ALL.map(|domain| row.serves(domain)), [raw, others, others]);
 }
+
+/// A row for builds with pymalloc serves no build without it, and the other way round.
+#[test]
+fn rows_say_whether_they_are_for_builds_with_pymalloc() {
+    for (pymalloc, backend) in [(true, Backend::Pymalloc), (false, Backend::Malloc)] {
+        let profile = Profile::new(Version::V3_13, Build::Gil, pymalloc, true, false).unwrap();
+        let is_default =
+            |row: &&pymem_domains::Row| row.name() == N::Default && row.applies_to(&profile);
+        let row = TABLE.iter().find(is_default).unwrap();
+        assert_eq!((row.pymalloc(), row.backend(Domain::Obj)), (Some(pymalloc), backend));
+    }
+}
