@@ -7,8 +7,8 @@ use xshell::{Shell, cmd};
 
 use crate::workspace::CRATES;
 use crate::{
-    bench, docs, fuzz, header, hosts, install, layers, loom, msrv, regrtest, snippets, third_party,
-    wheel, workspace,
+    aarch64, bench, docs, fuzz, header, hosts, install, layers, loom, msrv, regrtest, snippets,
+    third_party, wheel, workspace,
 };
 
 /// A named check; the name is what `cargo xtask ci NAME` takes.
@@ -52,6 +52,7 @@ const STEPS: &[Step] = &[
     always("instructions", instructions),
     by_name("test-alone", test_alone),
     by_name("examples-release", |shell| run_examples(shell, "--release")),
+    by_name("aarch64", aarch64::run),
     by_name("regrtest-rows", |_| regrtest::every_row()),
 ];
 

@@ -2,6 +2,7 @@
 //!
 //! `main.rs` owns the command line; every command lives in the file of its name.
 
+mod aarch64;
 mod bench;
 mod ci;
 mod docs;
