@@ -105,4 +105,4 @@ pub use report::handler::{report_to, report_to_files};
 pub use report::violation::{Call, Violation, ViolationHandler, ViolationKind};
 pub use sites::site::Site;
 pub use thread::{ThreadCheck, ThreadWord, thread_pointer};
-pub use words::{ParseOptionsError, Word};
+pub use words::{ParseOptionsError, Word, parse_size};

@@ -316,15 +316,25 @@ fn bounds(text: &str) -> Option<QuarantineBounds> {
         Some((bytes, blocks)) => (bytes, Some(blocks)),
         None => (text, None),
     };
-    let mut bounds = QuarantineBounds::of_bytes(size(bytes)?);
+    let mut bounds = QuarantineBounds::of_bytes(parse_size(bytes)?);
     if let Some(blocks) = blocks {
-        bounds.blocks = size(blocks)?;
+        bounds.blocks = parse_size(blocks)?;
     }
     Some(bounds)
 }
 
-/// A number above 0 with an optional K, M or G for powers of 1024.
-fn size(text: &str) -> Option<usize> {
+/// A number above 0, as options and variables take it: `524288`, `512K`, `512k`.
+///
+/// K, M and G, small or not, stand for powers of 1024. `None` for 0, a sign, any other text, and a number above `usize::MAX`.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(memdebug::parse_size("512K"), Some(512 << 10));
+/// assert_eq!(memdebug::parse_size("+1"), None);
+/// ```
+#[must_use]
+pub fn parse_size(text: &str) -> Option<usize> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'k' | b'K' => (&text[..text.len() - 1], 10),
         b'm' | b'M' => (&text[..text.len() - 1], 20),

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
+use memdebug::parse_size;
 use thiserror::Error;
 
 /// A profile, where it goes and how it is recorded.
@@ -26,7 +27,7 @@ pub(crate) enum RequestError {
         "unknown option `{0}`: expected sample=BYTES, frames=NUMBER; a file's name has no comma"
     )]
     Unknown(String),
-    #[error("sample={0}: expected a number of bytes above 0, as 524288, 512K or 1M")]
+    #[error("sample={0}: expected a number of bytes above 0, such as 524288, 512K or 1M")]
     Interval(String),
     #[error("frames={0}: expected 1 to {most}", most = heap_profile::MAX_FRAMES)]
     Frames(String),
@@ -47,7 +48,7 @@ impl ProfileRequest {
             let word = String::from_utf8_lossy(word);
             if let Some(bytes) = word.strip_prefix("sample=") {
                 let wrong = || RequestError::Interval(bytes.to_owned());
-                request.interval = Some(parse_bytes(bytes).ok_or_else(wrong)?);
+                request.interval = Some(parse_size(bytes).ok_or_else(wrong)? as u64);
             } else if let Some(frames) = word.strip_prefix("frames=") {
                 let number = usize::from_str(frames).ok();
                 request.frames = number
@@ -59,18 +60,6 @@ impl ProfileRequest {
         }
         Ok(request)
     }
-}
-
-/// A number of bytes above 0, with `K`, `M` or `G` after it or nothing.
-fn parse_bytes(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.as_bytes().last()? {
-        b'K' => (&text[..text.len() - 1], 10),
-        b'M' => (&text[..text.len() - 1], 20),
-        b'G' => (&text[..text.len() - 1], 30),
-        _ => (text, 0),
-    };
-    let number = u64::from_str(digits).ok()?;
-    number.checked_mul(1 << shift).filter(|bytes| (1..=1 << 40).contains(bytes))
 }
 
 #[cfg(test)]
@@ -88,7 +77,7 @@ mod tests {
         assert_eq!(read(""), Err(RequestError::NoFile));
         assert_eq!(read(",sample=1M"), Err(RequestError::NoFile));
         assert_eq!(read("a,fast"), Err(RequestError::Unknown("fast".into())));
-        for wrong in ["", "0", "K", "-1", "1T", "99999999999G"] {
+        for wrong in ["", "0", "K", "-1", "1T", "99999999999999G", "+1K"] {
             let expected = Err(RequestError::Interval(wrong.into()));
             assert_eq!(read(&format!("a,sample={wrong}")), expected);
         }

@@ -21,7 +21,7 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use memdebug::{ConfigureError, Options as DebugOptions};
+use memdebug::{ConfigureError, Options as DebugOptions, parse_size};
 use pymem_domains::{AllocatorName, Preconfig, Profile};
 
 use crate::observe::budget;
@@ -240,14 +240,15 @@ unsafe fn take(name: &CStr) -> Option<&'static [u8]> {
 
 fn parse_limit(value: &[u8]) -> Result<u64, Refusal> {
     let text = String::from_utf8_lossy(value);
-    text.parse().map_err(|_| Refusal::TraceLimit(text.into_owned()))
+    let bytes = parse_size(&text).ok_or_else(|| Refusal::TraceLimit(text.into_owned()))?;
+    Ok(bytes as u64)
 }
 
 fn parse_live_limit(value: &[u8]) -> Result<usize, Refusal> {
     let text = String::from_utf8_lossy(value);
     match &*text {
         "none" => Ok(budget::UNLIMITED),
-        number => number.parse().map_err(|_| Refusal::Limit(text.into_owned())),
+        size => parse_size(size).ok_or_else(|| Refusal::Limit(text.into_owned())),
     }
 }
 
@@ -261,10 +262,11 @@ mod tests {
     #[test]
     fn limits() {
         assert_eq!(parse_limit(b"1048576").ok(), Some(1 << 20));
-        assert!(matches!(parse_limit(b"1M"), Err(Refusal::TraceLimit(value)) if value == "1M"));
+        assert_eq!(parse_limit(b"1M").ok(), Some(1 << 20));
+        assert!(matches!(parse_limit(b"1T"), Err(Refusal::TraceLimit(value)) if value == "1T"));
         assert_eq!(parse_live_limit(b"4096").ok(), Some(4096));
         assert_eq!(parse_live_limit(b"none").ok(), Some(usize::MAX));
-        assert!(matches!(parse_live_limit(b"4k"), Err(Refusal::Limit(value)) if value == "4k"));
+        assert!(matches!(parse_live_limit(b"0"), Err(Refusal::Limit(value)) if value == "0"));
     }
 
     #[test]

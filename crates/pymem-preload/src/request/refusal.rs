@@ -53,11 +53,13 @@ pub(crate) enum Refusal {
     )]
     Report(io::Error),
     /// The value of `PYMEM_TRACE_LIMIT` is no number.
-    #[error("PYMEM_TRACE_LIMIT: `{0}` is no number of bytes; give digits alone, such as 1048576")]
+    #[error(
+        "PYMEM_TRACE_LIMIT: `{0}` is no number of bytes above 0; give one, such as 1048576 or 1M"
+    )]
     TraceLimit(String),
     /// The value of `PYMEM_LIMIT` is no number.
     #[error(
-        "PYMEM_LIMIT: `{0}` is no number of bytes; give digits alone, or `none` to count without a limit"
+        "PYMEM_LIMIT: `{0}` is no number of bytes above 0; give one, such as 512M, or `none` to count without a limit"
     )]
     Limit(String),
     /// The log of calls cannot be started.
@@ -175,8 +177,8 @@ mod tests {
                     &R::DebugRow(ConfigureError::NeedsHooks { option: "strict" }),
                 ),
                 ("pymem_preload::Refusal::Report", &R::Report(io::ErrorKind::InvalidInput.into())),
-                ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1M".into())),
-                ("pymem_preload::Refusal::Limit", &R::Limit("4k".into())),
+                ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1T".into())),
+                ("pymem_preload::Refusal::Limit", &R::Limit("-1".into())),
                 ("pymem_preload::Refusal::Trace", &R::Trace(no_such_file())),
                 (
                     "pymem_preload::Refusal::Profile",

@@ -162,7 +162,7 @@ fn a_log_at_its_limit_says_what_is_missing() {
 
 #[rstest]
 #[case("PYMEM_TRACE", "/no/such/folder/calls.log", "No such file")]
-#[case("PYMEM_TRACE_LIMIT", "2M", "is no number of bytes")]
+#[case("PYMEM_TRACE_LIMIT", "2T", "is no number of bytes")]
 fn a_log_that_cannot_be_had_is_refused(#[case] name: &str, #[case] value: &str, #[case] why: &str) {
     for interpreter in interpreters() {
         let mut command = preloaded(&interpreter.path);
