@@ -75,6 +75,15 @@ def test_stats_can_be_subtracted(command: Run) -> None:
         assert int(inside(command, code + "print(grown.heaps.blocks)", "--malloc", "mimalloc")) >= 1000
 
 
+def test_what_guard_pages_cover_is_told(command: Run) -> None:
+    if not HAS_GIL:
+        pytest.skip("without the GIL objects have no guard pages")
+    code = "kept = [bytes(40) for _ in range(100_000)]; guard = p.stats().guard; "
+    out = inside(command, code + "print(guard.slots >= 4096, guard.guarded > 0)", "--debug", "guard=1/50")
+    assert out == "True True\n"
+    assert inside(command, code + "print(guard)") == "None\n"
+
+
 def test_memory_is_given_back(command: Run) -> None:
     if not HAS_GIL:
         pytest.skip("without the GIL mem and obj are the interpreter's own")

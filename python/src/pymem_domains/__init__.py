@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from ._library import active, heap_map, include, library, limit, release, row, stats
     from ._profile import Line, Snapshot, profile, snapshot
     from ._prometheus import prometheus
-    from ._stats import DomainStats, HeapStats, PoolStats, Stats
+    from ._stats import DomainStats, GuardCoverage, HeapStats, PoolStats, Stats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DomainStats",
+    "GuardCoverage",
     "HeapStats",
     "Line",
     "NotCountedError",
@@ -53,6 +54,7 @@ __all__ = [
 # Starting a program must not wait for ctypes and dataclasses: a name's file is imported when the name is first used.
 _HOMES = {
     "DomainStats": "_stats",
+    "GuardCoverage": "_stats",
     "HeapStats": "_stats",
     "Line": "_profile",
     "NotCountedError": "_errors",

@@ -66,6 +66,19 @@ class HeapStats:
 
 
 @dataclass(frozen=True)
+class GuardCoverage:
+    """What guard pages cover, with `guard` among the words."""
+
+    slots: int
+    #: Live blocks between pages that fault.
+    guarded: int
+    #: Slots of long-lived blocks whose guard pages serve others now.
+    retired: int
+    #: Blocks that got no guard pages though it was their turn.
+    passed_over: int
+
+
+@dataclass(frozen=True)
 class Stats:
     """What is served in this process, and how much of it."""
 
@@ -78,6 +91,7 @@ class Stats:
     heaps: HeapStats | None
     #: Resident memory of the whole process.
     resident_bytes: int | None
+    guard: GuardCoverage | None = None
 
     def __sub__(self, earlier: Stats) -> Stats:
         """How much each number has grown since `earlier`."""
@@ -112,6 +126,7 @@ class Stats:
             pools=_pools(pools) if pools else None,
             heaps=_heaps(heaps) if heaps else None,
             resident_bytes=numbers.get("resident_bytes"),
+            guard=GuardCoverage(**report["guard"]) if "guard" in report else None,
         )
 
     def __str__(self) -> str:
@@ -123,6 +138,8 @@ class Stats:
             lines.append(f"pools: {self.pools.arenas} arenas, {self.pools.blocks} blocks, {self.pools.used_bytes} bytes")
         if self.heaps:
             lines.append(f"heaps: {self.heaps.blocks} blocks, {self.heaps.used_bytes} bytes")
+        if self.guard:
+            lines.append(f"guard pages: {self.guard.guarded} of {self.guard.slots} slots")
         if self.resident_bytes is not None:
             lines.append(f"resident: {self.resident_bytes} bytes")
         return "\n".join(lines)

@@ -7,6 +7,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::process;
 
+use memdebug::GuardCoverage;
 use pymem_domains::{Domain, PoolStats};
 use serde_json::json;
 
@@ -95,6 +96,14 @@ fn write_text(out: &mut String, service: &Service) -> fmt::Result {
             pools.arenas_current, pools.arenas_peak, pools.arenas_ever
         )?;
     }
+    let guard = GuardCoverage::now();
+    if guard.slots > 0 {
+        writeln!(
+            out,
+            "guard pages: {} of {} slots in use, {} retired; {} blocks went without",
+            guard.guarded, guard.slots, guard.retired, guard.passed_over
+        )?;
+    }
     Ok(())
 }
 
@@ -115,6 +124,15 @@ pub(crate) fn json() -> Option<String> {
         let calls = |domain| calls(domain).into_iter().collect::<BTreeMap<_, _>>();
         report["calls"] =
             Domain::ALL.map(|domain| (domain.name(), json!(calls(domain)))).into_iter().collect();
+    }
+    let guard = GuardCoverage::now();
+    if guard.slots > 0 {
+        report["guard"] = json!({
+            "slots": guard.slots,
+            "guarded": guard.guarded,
+            "retired": guard.retired,
+            "passed_over": guard.passed_over,
+        });
     }
     Some(report.to_string())
 }

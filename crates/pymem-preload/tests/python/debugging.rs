@@ -306,8 +306,12 @@ fn guard_pages_beside_other_requests() {
     for row in ["pymalloc", "mimalloc"] {
         let mut command = python(&interpreter.path, row);
         command.env("PYMEM_DEBUG", "guard=1/50").env("PYMEM_STATS", "1");
-        let outcome = run(command.args(["-c", "pass"]));
+        let outcome = run(command.args(["-c", "kept = [bytes(40) for _ in range(100_000)]"]));
         assert!(outcome.stderr.contains(" + guard pages"), "{row}: {outcome:?}");
+        let numbers = outcome.stderr.split("\nguard pages: ").nth(1).expect("a line of coverage");
+        let numbers: Vec<usize> =
+            numbers.split(' ').filter_map(|word| word.parse().ok()).take(4).collect();
+        assert!(numbers[0] > 0 && numbers[1] >= 4096, "{row}: {outcome:?}");
         let mut command = python(&interpreter.path, row);
         command.env("PYMEM_DEBUG", "guard=1/50").env("PYMEM_HEAP_MAP", folder.path().join("map"));
         let outcome = run(command.args(["-c", &bug]));
