@@ -10,8 +10,8 @@ use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::{Lock, RemoteStack};
 
 use crate::checks::annotate;
-use crate::depot::NONE;
 use crate::pymalloc::Pymalloc;
+use crate::slots::NONE;
 use crate::slots::{self, SlotOf};
 use crate::source::{ArenaAllocator, ArenaSource};
 #[cfg(feature = "std")]

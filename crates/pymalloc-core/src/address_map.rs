@@ -9,9 +9,9 @@ use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
-use crate::depot::FixedMap;
 use crate::pool::{PoolPtr, header_address, record_address};
 use crate::size_class::SizeClass;
+use crate::slots::FixedMap;
 use crate::source::ArenaSource;
 
 /// Class bytes by address.

@@ -1,5 +1,5 @@
-//! Owns [`CachedPymalloc`]: the pools of a `LockedPymalloc` with magazines of each thread before the lock. Leaves the magazines to
-//! `depot.rs`, and how a thread finds its own to `slots.rs`.
+//! Owns [`CachedPymalloc`]: the pools of a `LockedPymalloc` with magazines of each thread before the lock. Leaves a
+//! thread's magazines, and how it finds them, to `slots.rs`.
 
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -10,10 +10,10 @@ use crate::access::LockedPymalloc;
 use crate::checks::annotate;
 use crate::checks::hardened;
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
-use crate::depot::{Home, Magazines, NONE, UNKNOWN};
+
 use crate::pymalloc::Pymalloc;
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
-use crate::slots::Slot;
+use crate::slots::{Home, Magazines, NONE, Slot, UNKNOWN};
 use crate::source::ArenaSource;
 
 /// The pools of a [`LockedPymalloc`] for all threads, of which each keeps a few free blocks and rarely takes the lock.

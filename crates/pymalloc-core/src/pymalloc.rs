@@ -13,11 +13,12 @@ use crate::arenas::Arenas;
 use crate::checks::hardened::{self, Misuse};
 use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
-use crate::depot::{Depot, Home, Magazines};
+use crate::depot::Depot;
 use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
 use crate::pool::{PoolPtr, UsedPools};
 use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
+use crate::slots::{Home, Magazines};
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{PoolWalk, Stats};
 

@@ -1,13 +1,117 @@
-//! Owns what a thread knows of itself: where its magazines are, for each of a few allocators, and its end. Leaves the magazines
-//! to `depot.rs`.
+//! Owns what a thread has of an allocator: its magazines, the slot in which it finds them, and its end. Leaves to `depot.rs` which
+//! magazines there are, and to `cached.rs` when blocks move between them and the pools.
+//!
+//! A block in a magazine is live for the pools and free for everybody else: it is counted as free, and pins its pool. A magazine
+//! has room for 15 blocks and 4 KiB, so that a thread pins little.
 //!
 //! A slot is a word of every thread at the same distance from the thread pointer. The words stand in the memory that a program has
 //! for variables of its threads from the start (the model "initial exec"), so that a library finds them without a call, which a
 //! `thread_local!` of Rust does not promise.
 
+use core::cell::Cell;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::depot::Magazines;
+use pymem_sync::{MAGAZINE_BLOCKS, Magazine};
+
+use crate::config::POOL_SHIFT;
+use crate::size_class::ROWS;
+
+/// An allocator whose threads have magazines, as their ends see it.
+pub(crate) trait Home: Sync {
+    /// Takes the blocks of a thread that ends.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns `magazines`, which are this allocator's, and does not use them any more.
+    #[allow(dead_code, reason = "not every system says when a thread ends")]
+    unsafe fn take_from_ended(&self, magazines: &'static Magazines);
+}
+
+/// Where an allocator's blocks are, for an address test without the lock: the source's span, and the class byte of each unit
+/// of it, which stay where they are.
+#[derive(Clone, Copy)]
+pub(crate) struct FixedMap {
+    pub(crate) base: usize,
+    pub(crate) bytes: usize,
+    pub(crate) classes: *const u8,
+}
+
+/// The magazines of one thread, one for each class byte.
+#[repr(C)]
+pub(crate) struct Magazines {
+    pub(crate) rows: [Magazine; ROWS],
+    pub(crate) map: FixedMap,
+    /// `None` for those that take and give nothing.
+    pub(crate) home: Option<&'static dyn Home>,
+    pub(crate) next: Option<&'static Self>,
+    /// Whether they wait for a thread; read and written under the allocator's lock.
+    pub(crate) is_free: Cell<bool>,
+}
+
+// SAFETY: of a magazine other threads call nothing but what any thread may; `is_free` is used under the lock, `classes` leads to a
+// table of bytes of which each is read by those who have a block there, and the rest is written before it is shared.
+unsafe impl Sync for Magazines {}
+
+/// Those of a thread that is not known yet.
+pub(crate) static UNKNOWN: Magazines = Magazines::nobodys();
+/// Those of a thread that ends, or has no memory for its own.
+pub(crate) static NONE: Magazines = Magazines::nobodys();
+
+impl Magazines {
+    const fn nobodys() -> Self {
+        Self {
+            rows: [const { Magazine::new(0) }; ROWS],
+            map: FixedMap { base: 0, bytes: 0, classes: core::ptr::null() },
+            home: None,
+            next: None,
+            is_free: Cell::new(false),
+        }
+    }
+
+    /// Whose these are.
+    pub(crate) fn home(&self) -> Option<&'static dyn Home> {
+        self.home
+    }
+
+    /// The magazine of a class byte.
+    ///
+    /// # Safety
+    ///
+    /// 1. `row` is a class byte, or 0.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, row: u8) -> &Magazine {
+        // SAFETY: 1: class bytes are at most `SizeClass::COUNT`.
+        unsafe { self.rows.get_unchecked(usize::from(row)) }
+    }
+
+    /// The class byte of a block at `address`; 0 if the block is not in the span, or its pool's class has none.
+    ///
+    /// # Safety
+    ///
+    /// 1. A live block of the allocator begins at `address`.
+    #[inline(always)]
+    pub(crate) unsafe fn class_byte(&self, address: usize) -> u8 {
+        let offset = address.wrapping_sub(self.map.base);
+        if offset >= self.map.bytes {
+            return 0;
+        }
+        // SAFETY: the table covers the span (`AddressMap::fix_table`), and nobody writes the byte while the block lives (1).
+        unsafe { *self.map.classes.wrapping_add(offset >> POOL_SHIFT) }
+    }
+
+    /// Takes every block out of every magazine, and hands it to `each`.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns the magazines, or has seen all that their last owner did.
+    pub(crate) unsafe fn drain(&self, mut each: impl FnMut(NonNull<u8>)) {
+        for magazine in &self.rows {
+            // SAFETY: 1.
+            unsafe { magazine.drain(MAGAZINE_BLOCKS, &mut each) };
+        }
+    }
+}
 
 /// Words of a thread: one that never has magazines, one of allocators that have asked for none yet, and those that are claimed.
 const WORDS: usize = 10;
@@ -111,8 +215,8 @@ mod thread {
     use core::ptr;
     use core::sync::atomic::{AtomicU64, Ordering};
 
+    use super::{Magazines, NONE, UNKNOWN};
     use super::{NEVER, WORDS};
-    use crate::depot::{Magazines, NONE, UNKNOWN};
 
     core::arch::global_asm!(
         ".pushsection .tdata.pymalloc_core_0_1_slots, \"awT\", @progbits",
@@ -311,7 +415,7 @@ mod thread {
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
 mod thread {
-    use crate::depot::{Magazines, NONE};
+    use super::{Magazines, NONE};
 
     pub(super) fn offset() -> usize {
         0
