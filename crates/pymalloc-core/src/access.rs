@@ -148,7 +148,7 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     }
 
     /// Gives the lock back, for the handlers after a fork, in the parent and in the child. A child takes over the free blocks of
-    /// the threads that it has not got.
+    /// the threads that it has not got, when one of its threads next needs the lock.
     ///
     /// # Safety
     ///
@@ -156,7 +156,7 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     pub unsafe fn unlock_after_fork(&self) {
         // SAFETY: the lock is held for this thread (1).
         let core = unsafe { &mut *self.core.as_ptr() };
-        core.after_fork(slots::process(), self.slot.own().unwrap_or(&NONE));
+        core.depot.after_fork(slots::process(), self.slot.own().unwrap_or(&NONE));
         // SAFETY: 1.
         unsafe { self.core.raw().unlock() };
     }
@@ -166,8 +166,11 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     /// Live blocks are not touched; free ones that the calling thread keeps before the lock go back to their pools. What goes back costs a
     /// page fault when it is needed again. Arenas that a record set at run time made go back as wholes only.
     pub fn release(&self, level: ReleaseLevel) -> usize {
-        // SAFETY: 1: the calling thread's.
-        self.with(|core| unsafe { core.release_with(level, self.slot.own()) })
+        self.with(|core| {
+            core.take_lost_magazines();
+            // SAFETY: 1: the calling thread's.
+            unsafe { core.release_with(level, self.slot.own()) }
+        })
     }
 }
 

@@ -71,9 +71,11 @@ impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> CachedPymalloc
         unsafe { self.0.slot.get() }.get()
     }
 
-    /// The calling thread's magazines, which it gets if it is new here. Under the lock, which protects `core`.
+    /// The calling thread's magazines, which it gets if it is new here. Under the lock, which protects `core`; a child takes over
+    /// those of lost threads first, so that none of its own threads has them before.
     #[inline(always)]
     fn known(&self, core: &mut Pymalloc<R, S>) -> &'static Magazines {
+        core.take_lost_magazines();
         let own = self.magazines();
         if ptr::eq(own, &UNKNOWN) { self.introduce(core) } else { own }
     }

@@ -24,11 +24,13 @@ pub(crate) struct Depot {
     first: Option<&'static Magazines>,
     /// The process that was about to fork.
     process: i32,
+    /// In a child that has not taken over yet: the magazines of the thread that forked. All others in use have lost their thread.
+    survivor: Option<&'static Magazines>,
 }
 
 impl Depot {
     pub(crate) const fn new() -> Self {
-        Self { first: None, process: 0 }
+        Self { first: None, process: 0, survivor: None }
     }
 
     /// Every thread's magazines, also those that wait for a thread, which are empty.
@@ -84,12 +86,23 @@ impl Depot {
         self.process = process;
     }
 
-    /// Magazines of a thread that this process has not got, if it is a child that was forked just now: any but `own`.
-    pub(crate) fn lost(&self, process: i32, own: &'static Magazines) -> Option<&'static Magazines> {
-        let is_child = self.process != process;
+    /// Notes that `process` has come out of a fork, and which magazines the calling thread has.
+    pub(crate) fn after_fork(&mut self, process: i32, own: &'static Magazines) {
+        if self.process != process {
+            self.survivor = Some(own);
+        }
+    }
+
+    /// Magazines of a thread that was lost in a fork, and that have not been given back since.
+    pub(crate) fn lost(&mut self) -> Option<&'static Magazines> {
+        let survivor = self.survivor?;
         let is_lost = |magazines: &&'static Magazines| {
-            is_child && !core::ptr::eq(*magazines, own) && !magazines.is_free.get()
+            !core::ptr::eq(*magazines, survivor) && !magazines.is_free.get()
         };
-        self.all().find(is_lost)
+        let lost = self.all().find(is_lost);
+        if lost.is_none() {
+            self.survivor = None;
+        }
+        lost
     }
 }

@@ -332,9 +332,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.depot.give_back(magazines);
     }
 
-    /// After a fork, in a child: takes the magazines of the threads that are not there; `own` are the calling thread's.
-    pub(crate) fn after_fork(&mut self, process: i32, own: &'static Magazines) {
-        while let Some(magazines) = self.depot.lost(process, own) {
+    /// In a child: takes the magazines of the threads that are not there. Not in the fork's handlers: what becomes free then may
+    /// start a thread, and have that registered with the handlers, whose list is locked.
+    pub(crate) fn take_lost_magazines(&mut self) {
+        while let Some(magazines) = self.depot.lost() {
             // SAFETY: 1: the owner is not in this process, which has seen all that the owner did before the fork (`pymem_sync::Magazine`).
             unsafe { self.take_magazines_back(magazines) };
         }

@@ -5,10 +5,12 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use malloc_api::testing::{alone, conformance};
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{CachedPymalloc, LockedPymalloc, MmapArenas, ReleaseLevel};
+use pymem_sync::{ForkLock, HeldOverFork, Rank, hold_over_forks};
 
 type Pools = LockedPymalloc<LibcMalloc, MmapArenas>;
 type Cached = CachedPymalloc<LibcMalloc, MmapArenas>;
@@ -258,4 +260,76 @@ fn a_child_of_threads_that_allocate_has_whole_pools() {
         });
         assert_empty(&POOLS);
     });
+}
+
+/// A child whose lost threads kept much memory before the lock comes out of the handlers of its fork: what becomes free then wants a
+/// thread that is registered with the handlers, whose list is locked.
+#[test]
+fn a_fork_with_much_free_memory_ends() {
+    struct Held;
+    static POOLS: Pools = Pools::new(LibcMalloc);
+    static BARRIER: Barrier = Barrier::new(2);
+    static HELD: ForkLock = ForkLock::new(Rank::Allocator, &Held);
+    impl HeldOverFork for Held {
+        fn hold(&self) {
+            POOLS.lock_for_fork();
+        }
+
+        unsafe fn release(&self) {
+            // SAFETY: 1: the caller's.
+            unsafe { POOLS.unlock_after_fork() };
+        }
+    }
+
+    alone("cached::a_fork_with_much_free_memory_ends", || {
+        hold_over_forks(&HELD).expect("memory for the handlers");
+        let cached = cached(&POOLS);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let malloc = |_| cached.malloc(500).expect("memory");
+                let (last, blocks): (Vec<_>, Vec<_>) =
+                    (0..6000).map(malloc).enumerate().partition(|(index, _)| index % 1000 == 0);
+                let free = |blocks: Vec<(usize, _)>| {
+                    free_all(cached, blocks.into_iter().map(|(_, block)| block).collect());
+                };
+                free(blocks);
+                // Each pins a pool from the thread's magazine.
+                free(last);
+                BARRIER.wait();
+                BARRIER.wait();
+            });
+            BARRIER.wait();
+            // SAFETY: the child calls what may follow a fork, and ends without unwinding.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                free_all(cached, malloc_many(cached, 300));
+                POOLS.release(ReleaseLevel::Arenas);
+                end_child(POOLS.stats().arenas_current == 0 && POOLS.allocated_blocks() == 0);
+            }
+            let works = ends_soon(child) && wait_for(child);
+            BARRIER.wait();
+            join(vec![other]);
+            assert!(works, "the child does not end");
+        });
+        assert_empty(&POOLS);
+    });
+}
+
+/// Whether `child` ends within ten seconds; it is ended then.
+fn ends_soon(child: libc::pid_t) -> bool {
+    for _ in 0..1000 {
+        // SAFETY: all zeros are a valid record.
+        let mut ended: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: a child of ours, and a place for what is known of it.
+        unsafe { libc::waitid(libc::P_PID, child as libc::id_t, &raw mut ended, flags) };
+        // SAFETY: filled by the call above, or zero.
+        if unsafe { ended.si_pid() } == child {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    // SAFETY: a child of ours.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    wait_for(child)
 }
