@@ -149,7 +149,8 @@ def test_a_picture_that_nobody_has_announced(command: Run, tmp_path: Path, optio
         title, totals = command("map", str(path)).stdout.splitlines()
         assert title.startswith("pymalloc")
         blocks.append(int(totals.split("; ")[1].split()[0]))
-    assert 10_000 <= blocks[1] - blocks[0] < 12_000
+    # The interpreter frees some of its own meanwhile.
+    assert 9_990 <= blocks[1] - blocks[0] < 12_000
 
 
 def test_a_scrape(command: Run) -> None:
