@@ -142,15 +142,15 @@ def test_a_picture_that_nobody_has_announced(command: Run, tmp_path: Path, optio
     if not HAS_GIL:
         pytest.skip("without the GIL mem and obj are the interpreter's own")
     first, second = tmp_path / "first.svg", tmp_path / "second.svg"
-    code = f"p.heap_map({str(first)!r}); kept = [bytes(300) for _ in range(10_000)]; p.heap_map({str(second)!r})"
+    code = f"p.heap_map({str(first)!r}); kept = [bytes(300) for _ in range(10_100)]; p.heap_map({str(second)!r})"
     assert command("run", *options, "-c", f"import pymem_domains as p; {code}").returncode == 0
     blocks = []
     for path in (first, second):
         title, totals = command("map", str(path)).stdout.splitlines()
         assert title.startswith("pymalloc")
         blocks.append(int(totals.split("; ")[1].split()[0]))
-    # The interpreter frees some of its own meanwhile.
-    assert 9_990 <= blocks[1] - blocks[0] < 12_000
+    # The interpreter frees a few of its own meanwhile.
+    assert 10_000 <= blocks[1] - blocks[0] < 12_000
 
 
 def test_a_scrape(command: Run) -> None:

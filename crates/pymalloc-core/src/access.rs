@@ -11,8 +11,7 @@ use pymem_sync::{Lock, RemoteStack};
 
 use crate::checks::annotate;
 use crate::pymalloc::Pymalloc;
-use crate::slots::NONE;
-use crate::slots::{self, SlotOf};
+use crate::slots::{self, NONE, SlotOf};
 use crate::source::{ArenaAllocator, ArenaSource};
 #[cfg(feature = "std")]
 use crate::sources::region::MmapArenas;

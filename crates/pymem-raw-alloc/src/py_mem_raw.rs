@@ -2,6 +2,7 @@
 //! `early.rs`.
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::NonNull;
 
 use malloc_api::{GlobalAdapter, MIN_ALIGN};
 
@@ -30,15 +31,19 @@ fn padded(layout: Layout) -> Layout {
     if layout.align() == MIN_ALIGN { layout.pad_to_align() } else { layout }
 }
 
+/// A zeroed block of the room, before the interpreter has started; `None` afterwards, and where the room is too small.
+#[inline]
+fn early_block(layout: Layout) -> Option<NonNull<u8>> {
+    if interpreter::has_started() { None } else { early::allocate(layout) }
+}
+
 // SAFETY: blocks are those of `GlobalAdapter`, for layouts that `padded` makes the same way each time, or of the room, which has each
 // byte in one block; no method unwinds.
 unsafe impl GlobalAlloc for PyMemRaw {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !interpreter::has_started() {
-            if let Some(block) = early::allocate(layout) {
-                return block.as_ptr();
-            }
+        if let Some(block) = early_block(layout) {
+            return block.as_ptr();
         }
         // SAFETY: the size is not 0, by the caller's duty.
         unsafe { DOMAIN.alloc(padded(layout)) }
@@ -46,10 +51,8 @@ unsafe impl GlobalAlloc for PyMemRaw {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if !interpreter::has_started() {
-            if let Some(block) = early::allocate(layout) {
-                return block.as_ptr();
-            }
+        if let Some(block) = early_block(layout) {
+            return block.as_ptr();
         }
         // SAFETY: the size is not 0, by the caller's duty.
         unsafe { DOMAIN.alloc_zeroed(padded(layout)) }
