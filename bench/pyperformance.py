@@ -1,9 +1,9 @@
 """Fetches programs of pyperformance, for the benchmark of whole programs.
 
-    python3 bench/pyperformance.py FOLDER
+    python3 bench/pyperformance.py FOLDER [NAME...]
     cargo xtask bench --python --hooks --programs FOLDER
 
-installs their packages below FOLDER and writes a program of about a second for each of them. Needs pip.
+installs their packages below FOLDER and writes a program of about a second for each of them, or for those named. Needs pip.
 """
 
 import subprocess
@@ -56,14 +56,16 @@ runpy.run_path({script!r}, run_name="__main__")
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-") or not PROGRAMS.keys() >= {*sys.argv[2:]}:
         sys.exit(__doc__)
     folder = Path(sys.argv[1]).resolve()
+    wanted = sys.argv[2:] or PROGRAMS
     packages = folder / "packages"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", packages]
     subprocess.run(pip + PACKAGES, check=True)
     benchmarks = packages / "pyperformance" / "data-files" / "benchmarks"
-    for name, (benchmark, loops, part) in PROGRAMS.items():
+    for name in wanted:
+        benchmark, loops, part = PROGRAMS[name]
         script = benchmarks / benchmark / "run_benchmark.py"
         path = [str(packages), str(script.parent)]
         text = PROGRAM.format(path=path, loops=loops, part=part, script=str(script))

@@ -1,6 +1,7 @@
 //! The driving half of the benchmarks: prepares traces, starts workers, and shows what they measured.
 
 mod driver;
+mod fetched;
 mod idle;
 mod inputs;
 mod instructions;
@@ -40,8 +41,14 @@ struct Cli {
     #[arg(long)]
     quick: bool,
     /// The interpreter whose allocators are the baseline, best a build with profile-guided optimisation.
-    #[arg(long, value_name = "PATH", default_value = "/usr/bin/python3")]
-    interpreter: PathBuf,
+    /// With --profile several, which are measured in turn.
+    #[arg(
+        long = "interpreter",
+        value_name = "PATH",
+        value_delimiter = ',',
+        default_value = "/usr/bin/python3"
+    )]
+    interpreters: Vec<PathBuf>,
     /// Warm rounds; in each every allocator takes its turn.
     #[arg(long, value_parser = at_least_one())]
     rounds: Option<usize>,
@@ -66,6 +73,15 @@ struct Cli {
     /// With and without debug hooks, CPython's and ours, instead of rows of the table.
     #[arg(long, requires = "python")]
     hooks: bool,
+    /// Under profilers of memory, ours, tracemalloc and memray, instead of rows of the table; with programs of pyperformance.
+    #[arg(long, requires = "fetched", conflicts_with = "hooks")]
+    profile: bool,
+    /// Rounds under tracemalloc and memray, which take several times as long; otherwise as many as of ours.
+    #[arg(long, value_parser = at_least_one(), requires = "profile")]
+    guest_rounds: Option<usize>,
+    /// The folder into which --profile fetches memray and programs.
+    #[arg(long, value_name = "FOLDER")]
+    fetched: Option<PathBuf>,
     /// Instead of programs, the memory of a process that has just started, and that idles after it has freed 500 MiB.
     #[arg(long, requires = "python")]
     idle: bool,
@@ -92,6 +108,23 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
 }
 
 impl Cli {
+    fn interpreter(&self) -> &Path {
+        &self.interpreters[0]
+    }
+
+    fn plan<'a>(&'a self, interpreter: &'a Path, library: &'a Path) -> Plan<'a> {
+        let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { 5 });
+        Plan {
+            interpreter,
+            library,
+            folders: &self.programs,
+            only: &self.only,
+            rounds,
+            guest_rounds: self.guest_rounds.unwrap_or(rounds),
+            memray: None,
+        }
+    }
+
     fn effort(&self) -> Effort {
         let usual = if self.quick {
             Effort { rounds: 3, passes: 2, cold: 3, threads: 1 }
@@ -115,7 +148,7 @@ fn main() -> Result<()> {
     }
     let cli = Cli::parse();
     if cli.instructions {
-        return instructions::run(&Driver::new(&cli.interpreter)?, cli.accept);
+        return instructions::run(&Driver::new(cli.interpreter())?, cli.accept);
     }
     if let (true, Some(output)) = (cli.redraw, &cli.output) {
         return page::redraw(output);
@@ -127,13 +160,10 @@ fn main() -> Result<()> {
 }
 
 fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
-    let plan = Plan {
-        interpreter: &cli.interpreter,
-        library,
-        folders: &cli.programs,
-        only: &cli.only,
-        rounds: cli.rounds.unwrap_or(if cli.quick { 1 } else { 5 }),
-    };
+    if let (true, Some(folder)) = (cli.profile, &cli.fetched) {
+        return profilers(cli, library, folder);
+    }
+    let plan = cli.plan(cli.interpreter(), library);
     if cli.idle {
         print!("{}", table::idle(idle::measure(&plan)?));
         return Ok(());
@@ -148,14 +178,36 @@ fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
     }
 }
 
+fn profilers(cli: &Cli, library: &Path, folder: &Path) -> Result<()> {
+    let mut folders = cli.programs.clone();
+    if folders.is_empty() {
+        folders = vec![programs::FOLDER.into(), fetched::programs(cli.interpreter(), folder)?];
+    }
+    let mut runs = Vec::new();
+    for interpreter in &cli.interpreters {
+        let memray = fetched::memray(&programs::minor_version(interpreter)?, folder);
+        if memray.is_none() {
+            eprintln!("memray cannot be had for {}: left out", interpreter.display());
+        }
+        let plan = Plan { folders: &folders, memray, ..cli.plan(interpreter, library) };
+        let run = plan.run(&programs::PROFILERS, tempfile::tempdir()?.path())?;
+        println!("{}", table::programs(&run));
+        runs.push(run);
+    }
+    match &cli.output {
+        Some(output) => page::publish(output, page::PROFILERS, &runs),
+        None => Ok(()),
+    }
+}
+
 fn replay(cli: &Cli) -> Result<()> {
     let inputs = inputs::find(&cli.traces, &cli.only)?;
-    let driver = Driver::new(&cli.interpreter)?;
+    let driver = Driver::new(cli.interpreter())?;
     let (rows, baseline) = driver.rows(&cli.rows)?;
     let counts: Vec<u16> = cli.threads.iter().copied().filter(|&count| count > 0).collect();
     let mut report = Report {
         origin: origin::here(),
-        baseline: format!("CPython {baseline} ({})", cli.interpreter.display()),
+        baseline: format!("CPython {baseline} ({})", cli.interpreter().display()),
         rows: infos(&rows),
         traces: Vec::new(),
         threads: Vec::new(),

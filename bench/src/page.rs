@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::instructions::Counts;
-use crate::programs::Programs;
+use crate::programs::{Column, ProgramResult, Programs};
 use crate::report::{Metric, Origin, Report, median};
 use crate::table::{threads_text, with_spread};
 
@@ -18,6 +18,8 @@ pub(crate) const REPLAY: &str = "replay.json";
 pub(crate) const PROGRAMS: &str = "programs.json";
 /// The file of a run with and without debug hooks.
 pub(crate) const HOOKS: &str = "hooks.json";
+/// The file of runs under profilers, one an interpreter.
+pub(crate) const PROFILERS: &str = "profilers.json";
 
 const INTRODUCTION: &str = "\
 # Benchmarks
@@ -92,6 +94,9 @@ fn write(folder: &Path) -> Result<String> {
     }
     if let Some(programs) = read::<Programs>(&folder.join(HOOKS))? {
         hooks(&mut page, &programs)?;
+    }
+    if let Some(runs) = read::<Vec<Programs>>(&folder.join(PROFILERS))? {
+        profilers(&mut page, &runs)?;
     }
     instructions(&mut page, &Counts::baseline()?)?;
     page.push('\n');
@@ -218,6 +223,44 @@ fn hooks(page: &mut String, programs: &Programs) -> Result<()> {
         programs.rounds,
     )?;
     programs_table(page, programs)
+}
+
+fn profilers(page: &mut String, runs: &[Programs]) -> Result<()> {
+    writeln!(page, "\n## What profilers of memory cost whole programs")?;
+    writeln!(
+        page,
+        "\nOurs, by `PYMEM_PROFILE`, relative to `pymalloc` with the library and no profile: every block with up to 32 frames or 5, and \
+         one block in 512 KiB. `-X tracemalloc` with 1, 5 and 25 frames and `memray run --trace-python-allocators` relative to the plain \
+         interpreter. In turn; the same output was checked. A figure without a spread is of one round, or of rounds that agree; where \
+         memray is missing it could not be had."
+    )?;
+    for run in runs {
+        origin(page, &run.origin, &run.interpreter)?;
+        writeln!(page, "- rounds: {}", run.rounds)?;
+        let titles = run.columns.iter().map(|column| column.title.clone());
+        let mut header: Vec<String> = ["CPU time".to_owned()].into_iter().chain(titles).collect();
+        let rows = |of: fn(&ProgramResult, &Column) -> String, at: usize| {
+            let row = |name: String, cell: &dyn Fn(&Column) -> String| {
+                [name].into_iter().chain(run.columns.iter().map(cell)).collect()
+            };
+            let programs = run
+                .results
+                .iter()
+                .map(|result| row(format!("`{}`", result.program), &|column| of(result, column)));
+            let means =
+                row("geometric mean".to_owned(), &|column| with_spread(run.means(column)[at]));
+            programs.chain([means]).collect::<Vec<Vec<String>>>()
+        };
+        let time = |result: &ProgramResult, column: &Column| with_spread(result.ratios(column)[0]);
+        table(page, &header, &rows(time, 0))?;
+        header[0] = "peak RSS".to_owned();
+        let memory = |result: &ProgramResult, column: &Column| {
+            let added = result.added(column) / f64::from(1 << 20);
+            format!("{}, {added:+.1} MiB", with_spread(result.ratios(column)[1]))
+        };
+        table(page, &header, &rows(memory, 1))?;
+    }
+    Ok(())
 }
 
 fn programs_table(page: &mut String, programs: &Programs) -> Result<()> {

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::origin;
-use crate::report::{Origin, Ratio};
+use crate::report::{Origin, Ratio, median};
 
 /// The programs that ship with the repository.
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
+pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/programs");
 
 /// One way to start the interpreter.
 pub(crate) struct Setup {
@@ -19,6 +19,26 @@ pub(crate) struct Setup {
     malloc: Option<&'static str>,
     /// Whether the library is preloaded.
     is_ours: bool,
+    /// What watches the program's memory.
+    profiler: Profiler,
+}
+
+/// What watches a program's memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profiler {
+    None,
+    /// Ours, with what follows the file in `PYMEM_PROFILE`.
+    Ours(&'static str),
+    /// CPython's, by this option.
+    Tracemalloc(&'static str),
+    /// memray, told to see the blocks of CPython's own allocators too.
+    Memray,
+}
+
+impl Profiler {
+    const fn is_guest(self) -> bool {
+        matches!(self, Self::Tracemalloc(_) | Self::Memray)
+    }
 }
 
 impl Setup {
@@ -48,7 +68,12 @@ pub(crate) struct Comparison {
 }
 
 const fn setup(malloc: Option<&'static str>, is_ours: bool) -> Setup {
-    Setup { malloc, is_ours }
+    Setup { malloc, is_ours, profiler: Profiler::None }
+}
+
+const fn profiled(profiler: Profiler) -> Setup {
+    let is_ours = matches!(profiler, Profiler::Ours(_));
+    Setup { malloc: if is_ours { Some("pymalloc") } else { None }, is_ours, profiler }
 }
 
 /// Rows of our table against the plain interpreter.
@@ -66,6 +91,30 @@ pub(crate) const HOOKS: Comparison = Comparison {
         setup(Some("pymalloc_debug"), true),
     ],
     columns: &[("CPython's hooks", 1, 0), ("ours", 3, 2)],
+};
+
+/// Profilers of memory, each against the same allocators without it.
+pub(crate) const PROFILERS: Comparison = Comparison {
+    setups: &[
+        setup(None, false),
+        setup(Some("pymalloc"), true),
+        profiled(Profiler::Ours("")),
+        profiled(Profiler::Ours(",frames=5")),
+        profiled(Profiler::Ours(",sample=512K")),
+        profiled(Profiler::Tracemalloc("tracemalloc=1")),
+        profiled(Profiler::Tracemalloc("tracemalloc=5")),
+        profiled(Profiler::Tracemalloc("tracemalloc=25")),
+        profiled(Profiler::Memray),
+    ],
+    columns: &[
+        ("exact", 2, 1),
+        ("exact, 5 frames", 3, 1),
+        ("one in 512 KiB", 4, 1),
+        ("tracemalloc", 5, 0),
+        ("tracemalloc, 5 frames", 6, 0),
+        ("tracemalloc, 25 frames", 7, 0),
+        ("memray", 8, 0),
+    ],
 };
 
 /// What a run of the programs found.
@@ -102,6 +151,14 @@ pub(crate) struct Usage {
 }
 
 impl ProgramResult {
+    /// By how many bytes the peak resident set of a column's setup is above that of its baseline.
+    pub(crate) fn added(&self, column: &Column) -> f64 {
+        let peak = |setup: usize| {
+            median(&self.runs[setup].iter().map(|run| run.peak_bytes as f64).collect::<Vec<_>>())
+        };
+        peak(column.row) - peak(column.baseline)
+    }
+
     /// Processor time and peak resident set of a column's setup, relative to those of its baseline.
     pub(crate) fn ratios(&self, column: &Column) -> [Ratio; 2] {
         let ratio = |of: fn(&Usage) -> f64| {
@@ -133,6 +190,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) only: &'a [String],
     /// Runs of each program and setup, in turn.
     pub(crate) rounds: usize,
+    /// Runs of each program under tracemalloc and memray, at most `rounds`: they take several times as long.
+    pub(crate) guest_rounds: usize,
+    /// The folder in which memray is, if it is there.
+    pub(crate) memray: Option<PathBuf>,
 }
 
 impl Plan<'_> {
@@ -143,21 +204,26 @@ impl Plan<'_> {
             "{} is missing: build pymem-preload",
             self.library.display()
         );
+        let is_there = |setup: &Setup| setup.profiler != Profiler::Memray || self.memray.is_some();
         let mut results = Vec::new();
         for program in self.programs()? {
             let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let mut runs: Vec<Vec<Usage>> = vec![Vec::new(); comparison.setups.len()];
             let mut expected = None;
-            for _ in 0..self.rounds {
-                for (setup, runs) in comparison.setups.iter().zip(&mut runs) {
+            for round in 0..self.rounds {
+                let setups = comparison.setups.iter().zip(&mut runs);
+                for (setup, runs) in setups.filter(|(setup, _)| is_there(setup)) {
+                    if setup.profiler.is_guest() && round >= self.guest_rounds {
+                        continue;
+                    }
                     let (usage, output) = self
-                        .process(setup, &program, &scratch.join("output"))
+                        .process(setup, &program, scratch)
                         .with_context(|| format!("{} failed", program.display()))?;
                     ensure!(
                         *expected.get_or_insert_with(|| output.clone()) == output,
-                        "{} printed something else under {:?}",
+                        "{} printed something else under {}",
                         program.display(),
-                        setup.malloc
+                        setup.name()
                     );
                     runs.push(usage);
                 }
@@ -175,15 +241,37 @@ impl Plan<'_> {
             origin: origin::here(),
             interpreter: version(self.interpreter)?,
             rounds: self.rounds,
-            columns: comparison.columns.iter().map(column).collect(),
+            columns: comparison
+                .columns
+                .iter()
+                .filter(|(_, row, _)| is_there(&comparison.setups[*row]))
+                .map(column)
+                .collect(),
             results,
         })
     }
 
-    /// What one run used, and what it printed by way of the file `output`.
-    fn process(&self, setup: &Setup, program: &Path, output: &Path) -> Result<(Usage, Vec<u8>)> {
+    /// What one run used, and what it printed by way of a file in `scratch`.
+    fn process(&self, setup: &Setup, program: &Path, scratch: &Path) -> Result<(Usage, Vec<u8>)> {
+        let (output, profile) = (scratch.join("output"), scratch.join("profile.json"));
         let mut command = self.command(setup);
-        command.arg(program).stdout(File::create(output)?);
+        match setup.profiler {
+            Profiler::None => {}
+            Profiler::Ours(options) => {
+                let mut request = profile.into_os_string();
+                request.push(options);
+                command.env("PYMEM_PROFILE", request);
+            }
+            Profiler::Tracemalloc(option) => {
+                command.args(["-X", option]);
+            }
+            Profiler::Memray => {
+                command.envs(self.memray.as_ref().map(|folder| ("PYTHONPATH", folder)));
+                command.args(["-m", "memray", "run", "--trace-python-allocators", "--quiet"]);
+                command.args(["--force", "--output"]).arg(profile);
+            }
+        }
+        command.arg(program).stdout(File::create(&output)?);
         Ok((usage(&mut command)?, std::fs::read(output)?))
     }
 
@@ -222,6 +310,14 @@ fn version(interpreter: &Path) -> Result<String> {
     let output = Command::new(interpreter).arg("-V").output()?;
     let text = String::from_utf8_lossy(&output.stdout).replace("Python", "CPython");
     Ok(format!("{} ({})", text.trim(), interpreter.display()))
+}
+
+/// `3.13`.
+pub(crate) fn minor_version(interpreter: &Path) -> Result<String> {
+    let version = "import sys; print('%d.%d' % sys.version_info[:2], end='')";
+    let output = Command::new(interpreter).args(["-c", version]).output()?;
+    ensure!(output.status.success(), "{} cannot be run", interpreter.display());
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Runs a process to its end and asks the system what it used.

@@ -34,6 +34,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         cmd!(shell, "cargo build --profile preload -p pymem-preload").run()?;
         arguments.extend(["--preload".into(), target.join("preload/libpymem_preload.so").into()]);
     }
+    if given(&["--profile"]) {
+        arguments.extend(["--fetched".into(), target.join("profilers").into()]);
+    }
     if !given(&["--output"]) && !given(SILENT) {
         let output =
             if given(PARTIAL) { target.join("benchmarks") } else { workspace::root().join("docs") };
