@@ -1,6 +1,7 @@
 //! The crate's promises.
 #![allow(missing_docs, reason = "a test")]
 
+mod accuracy;
 mod exact;
 mod peak;
 mod pools;
