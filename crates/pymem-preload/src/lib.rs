@@ -4,6 +4,7 @@ mod abi;
 mod load;
 mod service;
 mod shim;
+mod start_pages;
 
 /// What the command line and the environment ask for.
 mod request {

@@ -15,6 +15,7 @@ use crate::request::environment;
 use crate::request::options::{self, Choice, Requests};
 use crate::request::refusal::Refusal;
 use crate::service::{self, Service};
+use crate::start_pages;
 
 // The linker passes `main`'s three arguments, as glibc does; musl passes none, and its loader none that are valid.
 #[used]
@@ -101,6 +102,7 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
                 if unsafe { options::asks_for_malloc_stats(line) } {
                     report::print_malloc_stats(service);
                 }
+                start_pages::give_back();
             }
             Err(refusal) => {
                 refusal.say();
