@@ -20,8 +20,8 @@ use crate::source::ArenaSource;
 ///
 /// [`LockedPymalloc::cached`] makes it. Both are faces of the same pools: a block of one may be freed through the other.
 ///
-/// A thread has up to 15 free blocks of each class up to 4096 bytes, and not more than 4 KiB of them. They count as free, and go
-/// back when the thread ends, when memory is given back in one of its calls, and when it calls `release`. A forked child takes
+/// A thread has up to 16 free blocks of each class and not more than 8 KiB of them; of a class for which it often takes the lock up to
+/// 128. They count as free, and go back when the thread ends, when memory is given back in one of its calls, and when it calls `release`. A forked child takes
 /// over those of the threads that it has not got.
 ///
 /// # Examples
@@ -153,10 +153,8 @@ unsafe impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> Malloc
         }
         // SAFETY: `size` is at most `POOLED_MAX`, so the index is in the table.
         let row = unsafe { *CLASS_OF_GRAINS.get_unchecked(size.div_ceil(GRAIN_BYTES)) };
-        // SAFETY: 1: the table holds class bytes, and 0 for no bytes.
-        let magazine = unsafe { self.magazines().row(row) };
-        // SAFETY: 1: the calling thread's.
-        match unsafe { magazine.pop() } {
+        // SAFETY: 1: the calling thread's; 2: the table holds class bytes, and 0 for no bytes.
+        match unsafe { self.magazines().rack.pop(usize::from(row)) } {
             None => self.malloc_slow(size),
             block => block,
         }
@@ -202,10 +200,8 @@ unsafe impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> Malloc
         let own = self.magazines();
         // SAFETY: 1: the caller's.
         let row = unsafe { own.class_byte(block.addr().get()) };
-        // SAFETY: 1: a class byte, or 0.
-        let magazine = unsafe { own.row(row) };
-        // SAFETY: 1: the calling thread's.
-        if !unsafe { magazine.push(block) } {
+        // SAFETY: 1: the calling thread's; 2: a class byte, or 0.
+        if !unsafe { own.rack.push(usize::from(row), block) } {
             // SAFETY: 1, 2: the caller's.
             unsafe { self.free_slow(block) };
         }

@@ -1,22 +1,10 @@
 //! Owns the depot, which knows the magazines of all threads of an allocator. Leaves the magazines of one thread to `slots.rs`, and to
 //! `cached.rs` when blocks move between magazines and pools.
 
-use core::cell::Cell;
 use core::ptr::NonNull;
 
-use pymem_sync::Magazine;
-
-use crate::policy::MAGAZINE_BYTES;
 use crate::size_class::SizeClass;
 use crate::slots::{FixedMap, Home, Magazines};
-
-/// Room of the magazine of a class byte, in blocks.
-const fn room(row: usize) -> usize {
-    match SizeClass::from_byte(row as u8) {
-        Some(class) => MAGAZINE_BYTES / class.size(),
-        None => 0,
-    }
-}
 
 /// All magazines before an allocator's pools.
 #[derive(Clone)]
@@ -35,18 +23,18 @@ impl Depot {
 
     /// Every thread's magazines, also those that wait for a thread, which are empty.
     pub(crate) fn all(&self) -> impl Iterator<Item = &'static Magazines> {
-        core::iter::successors(self.first, |magazines| magazines.next)
+        core::iter::successors(self.first, |magazines| magazines.next())
     }
 
     /// Free blocks of `class` in magazines.
     pub(crate) fn blocks_of(&self, class: SizeClass) -> usize {
-        self.all().map(|magazines| magazines.rows[usize::from(class.byte())].len()).sum()
+        self.all().map(|magazines| magazines.rack.len(usize::from(class.byte()))).sum()
     }
 
     /// Free blocks of `class` in magazines that begin from `start` on, within `bytes`.
     pub(crate) fn blocks_within(&self, class: SizeClass, start: usize, bytes: usize) -> usize {
-        let of_class = |magazines: &'static Magazines| &magazines.rows[usize::from(class.byte())];
-        let blocks = self.all().map(of_class).flat_map(Magazine::blocks);
+        let row = usize::from(class.byte());
+        let blocks = self.all().flat_map(|magazines| magazines.rack.blocks(row));
         blocks.filter(|block| block.addr().get().wrapping_sub(start) < bytes).count()
     }
 
@@ -61,18 +49,10 @@ impl Depot {
             magazines.is_free.set(false);
             return Some(magazines);
         }
-        let place = place(size_of::<Magazines>())?.cast::<Magazines>();
-        let magazines = Magazines {
-            rows: core::array::from_fn(|row| Magazine::new(room(row))),
-            map,
-            home: Some(home),
-            next: self.first,
-            is_free: Cell::new(false),
-        };
-        // SAFETY: pages of nobody else (`ArenaSource` 4), long enough.
-        unsafe { place.write(magazines) };
-        // SAFETY: written above, and never given back.
-        self.first = Some(unsafe { place.as_ref() });
+        let place = place(size_of::<Magazines>())?;
+        // SAFETY: 1: zero bytes of nobody else (`ArenaSource` 4), long enough, and never given back.
+        let magazines = unsafe { Magazines::place(place, map, home, self.first) };
+        self.first = Some(magazines);
         self.first
     }
 

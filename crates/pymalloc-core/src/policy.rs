@@ -34,8 +34,12 @@ pub(crate) const EXTEND_BYTES: usize = 1024;
 /// 256 KiB not faster and 2 % more memory.
 pub(crate) const POPULATE_BYTES: usize = 128 << 10;
 
-/// Bytes of free blocks of one class that a thread keeps before the lock: a whole magazine up to 256 bytes, none above this.
-pub(crate) const MAGAZINE_BYTES: usize = 4 << 10;
+/// Bytes of free blocks of one class that a thread keeps before the lock at most, none above this; so much after a few calls that
+/// take the lock for the class.
+pub(crate) const MAGAZINE_BYTES: usize = 8 << 10;
+
+/// Blocks that a thread keeps of one class at most.
+pub(crate) const MAGAZINE_BLOCKS: usize = 128;
 
 /// Bytes of arenas up to which an allocator gets small pages, and only those that it touches: in a small program most classes have
 /// one pool and use a page of it, and half of a huge page would be left. From there on it gets huge pages, or is populated.

@@ -125,23 +125,26 @@ impl PoolPtr {
         Some(block)
     }
 
-    /// Takes freed blocks, those that were freed last first, and puts them into `places`; returns how many.
-    pub(crate) fn pop_many(mut self, places: &mut [NonNull<u8>]) -> usize {
+    /// Hands up to `want` free blocks to `each`, those that were freed last first and then idle ones; they are live then.
+    pub(crate) fn pop_many(
+        mut self,
+        class: SizeClass,
+        want: usize,
+        mut each: impl FnMut(NonNull<u8>),
+    ) {
         let mut list = self.get().list;
-        let mut count = 0;
-        for place in places {
-            let Some(block) = NonNull::new(list) else { break };
-            *place = block;
+        let mut left = want;
+        while let Some(block) = NonNull::new(list).filter(|_| left > 0) {
             // SAFETY: 1: invariant 4: `block` is on the list of freed blocks.
             list = unsafe { read_link(block) };
-            count += 1;
+            each(block);
+            left -= 1;
         }
-        if count > 0 {
-            let pool = self.get_mut();
-            pool.list = list;
-            pool.live += count as u16;
+        self.get_mut().list = list;
+        if left > 0 {
+            left -= self.take_idle(class, left, each);
         }
-        count
+        self.get_mut().live += (want - left) as u16;
     }
 
     /// Is this the record of a used pool of the allocator with this key?
@@ -163,6 +166,36 @@ impl PoolPtr {
         pool.list = block.as_ptr();
         pool.live -= 1;
         pool.live == 0
+    }
+
+    /// Puts live blocks on the list, the last of them first: those with which `blocks` begins, as long as they are in the unit of the
+    /// first. Returns as [`push`](Self::push), and the first block that is elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// 1. `first` is a live block of this pool, and what `blocks` has of the same unit too; they are not used afterwards.
+    #[inline]
+    pub(crate) unsafe fn push_run(
+        mut self,
+        first: NonNull<u8>,
+        blocks: &mut impl Iterator<Item = NonNull<u8>>,
+    ) -> (bool, Option<NonNull<u8>>) {
+        let pool = self.get_mut();
+        let (mut list, mut count, mut block) = (pool.list, 0, first);
+        let next = loop {
+            // SAFETY: 1: the block is the pool's from now on.
+            unsafe { write_link(block, list) };
+            list = block.as_ptr();
+            count += 1;
+            let Some(next) = blocks.next() else { break None };
+            if (next.addr().get() ^ first.addr().get()) >> POOL_SHIFT != 0 {
+                break Some(next);
+            }
+            block = next;
+        };
+        pool.list = list;
+        pool.live -= count;
+        (pool.live == 0, next)
     }
 
     pub(crate) fn class(self) -> Option<SizeClass> {
@@ -232,26 +265,43 @@ impl PoolPtr {
 
     /// Moves some idle blocks, those of the lowest addresses, to the empty list; `false` if there are none.
     pub(crate) fn extend(mut self, class: SizeClass) -> bool {
-        let (size, base) = (class.size(), self.base());
-        let mut want = (EXTEND_BYTES / size).max(1);
         let mut last: Option<NonNull<u8>> = None;
+        let mut first = core::ptr::null_mut();
+        self.take_idle(class, (EXTEND_BYTES / class.size()).max(1), |block| {
+            match last {
+                None => first = block.as_ptr(),
+                // SAFETY: 1: an idle block is the pool's alone.
+                Some(last) => unsafe { write_link(last, block.as_ptr()) },
+            }
+            last = Some(block);
+        });
+        let Some(last) = last else { return false };
+        // SAFETY: 1: an idle block is the pool's alone.
+        unsafe { write_link(last, core::ptr::null_mut()) };
+        self.get_mut().list = first;
+        true
+    }
+
+    /// Hands up to `want` idle blocks to `each`, those of the lowest addresses, which are not idle any more; returns how many.
+    #[inline]
+    fn take_idle(
+        mut self,
+        class: SizeClass,
+        want: usize,
+        mut each: impl FnMut(NonNull<u8>),
+    ) -> usize {
+        let (size, base) = (class.size(), self.base());
+        let mut left = want;
         let mut word = usize::from(self.get().first_word);
         let idle = self.idle();
-        let mut first = core::ptr::null_mut();
-        while word < IDLE_WORDS && want > 0 {
+        while word < IDLE_WORDS && left > 0 {
             let mut bits = idle[word];
-            while bits != 0 && want > 0 {
+            while bits != 0 && left > 0 {
                 let index = word * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                want -= 1;
+                left -= 1;
                 // SAFETY: `open` and `make_idle` set bits of blocks of this pool alone.
-                let block = unsafe { base.add(index * size) };
-                match last {
-                    None => first = block.as_ptr(),
-                    // SAFETY: 1: an idle block is the pool's alone.
-                    Some(last) => unsafe { write_link(last, block.as_ptr()) },
-                }
-                last = Some(block);
+                each(unsafe { base.add(index * size) });
             }
             idle[word] = bits;
             if bits == 0 {
@@ -259,11 +309,7 @@ impl PoolPtr {
             }
         }
         self.get_mut().first_word = word.min(IDLE_WORDS - 1) as u8;
-        let Some(last) = last else { return false };
-        // SAFETY: 1: an idle block is the pool's alone.
-        unsafe { write_link(last, core::ptr::null_mut()) };
-        self.get_mut().list = first;
-        true
+        want - left
     }
 
     /// Makes every freed block idle again, so that nothing is kept in it.

@@ -5,7 +5,6 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use malloc_api::{MIN_ALIGN, Malloc, ReleaseLevel};
-use pymem_sync::MAGAZINE_BLOCKS;
 
 use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
@@ -17,7 +16,7 @@ use crate::depot::Depot;
 use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
 use crate::pool::{PoolPtr, UsedPools};
 use crate::release::{purge_free_pages, purge_free_pools};
-use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
+use crate::size_class::{CLASS_OF_GRAINS, ROWS, SizeClass};
 use crate::slots::{Home, Magazines};
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{PoolWalk, Stats};
@@ -250,32 +249,38 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.depot.take(home, map, |bytes| self.source.alloc_table(bytes))
     }
 
-    /// A block of `size` bytes, as [`malloc`](Self::malloc); and up to half a magazine of its class, as far as the class's first pool
-    /// has freed blocks.
+    /// A block of `size` bytes, as [`malloc`](Self::malloc); and half a magazine of its class, as far as the class has pools with free
+    /// blocks. The magazine then has room for more.
     ///
     /// # Safety
     ///
-    /// 1. The calling thread owns `magazines`.
+    /// 1. The calling thread owns `magazines`, and that of the size's class is empty.
     pub(crate) unsafe fn malloc_many(
         &mut self,
         size: usize,
         magazines: &Magazines,
     ) -> Option<NonNull<u8>> {
-        let block = self.malloc(size)?;
-        let Some(class) = SizeClass::of(size) else { return Some(block) };
-        // SAFETY: 1: a class byte.
-        let magazine = unsafe { magazines.row(class.byte()) };
-        let mut more = [block; MAGAZINE_BLOCKS / 2];
-        let room = magazine.room() / 2;
-        // SAFETY: 1: a class byte.
-        let count = unsafe { self.used.head(class.byte()) }.pop_many(&mut more[..room]);
+        let Some(class) = SizeClass::of(size) else { return self.malloc(size) };
+        let (rack, row) = (&magazines.rack, usize::from(class.byte()));
         // SAFETY: 1: the caller's.
-        unsafe { magazine.fill(&more[..count]) };
-        Some(block)
+        let mut filling = unsafe { rack.fill(row, rack.room(row).div_ceil(2)) };
+        while let Some(pool) = self.used.first(class).filter(|_| filling.left() > 0) {
+            pool.pop_many(class, filling.left(), |block| filling.put(block));
+            if filling.left() > 0 {
+                self.used.unlink(class, pool);
+            }
+        }
+        filling.finish();
+        // SAFETY: 1: the caller's.
+        unsafe { rack.grow(row) };
+        // SAFETY: 1: the caller's; 2: a class byte.
+        match unsafe { rack.pop(row) } {
+            None => self.malloc(size),
+            block => block,
+        }
     }
 
-    /// Frees a block for whose class `magazines` have no room: half of the blocks there, those that were freed first, go to their
-    /// pools.
+    /// Frees a block for whose class `magazines` have no room: all blocks of the class there go to their pools.
     ///
     /// # Safety
     ///
@@ -284,41 +289,65 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// 3. The calling thread owns `magazines`.
     pub(crate) unsafe fn free_many(&mut self, block: NonNull<u8>, magazines: &Magazines) {
         // SAFETY: 1: the caller's.
-        let row = unsafe { magazines.class_byte(block.addr().get()) };
-        // SAFETY: 1: a class byte, or 0.
-        let magazine = unsafe { magazines.row(row) };
-        let (trims, open, half) = (self.trims, self.open_bytes, magazine.room().div_ceil(2));
-        let put = |block| {
-            // SAFETY: 1, 2: blocks in a magazine are live ones of the pools, of which nobody knows.
-            unsafe { self.free(Some(block)) };
-        };
+        let row = usize::from(unsafe { magazines.class_byte(block.addr().get()) });
+        let (trims, open) = (self.trims, self.open_bytes);
         // SAFETY: 1: the caller's 3.
-        unsafe { magazine.drain(half, put) };
+        unsafe { self.take_from(magazines, row) };
         let is_near = self.kept.is_near(self.open_bytes, self.arenas.resident_free_bytes());
         if self.trims != trims || self.open_bytes < open && is_near {
             // Much was freed: the pools that the other blocks pin may go too.
             // SAFETY: 1: the caller's 3.
             unsafe { self.empty(magazines) };
         }
-        // SAFETY: 1: the caller's 3.
-        if !unsafe { magazine.push(block) } {
+        // SAFETY: 1: the caller's 3; 2: a class byte, or 0.
+        if !unsafe { magazines.rack.push(row, block) } {
             // SAFETY: 1, 2: the caller's.
             unsafe { self.free(Some(block)) };
         }
     }
 
-    /// Frees every block in `magazines`.
+    /// Frees every block of a row of `magazines`.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns them, or has seen all that their last owner did.
+    unsafe fn take_from(&mut self, magazines: &Magazines, row: usize) {
+        // SAFETY: 1: the caller's.
+        let mut blocks = unsafe { magazines.rack.drain(row) };
+        let mut next = blocks.next();
+        while let Some(block) = next {
+            // SAFETY: 1: blocks in a magazine are live ones of the pools, so their arenas are mapped.
+            match unsafe { self.map.record_in_span(block.addr().get()) } {
+                Some(pool) if pool.has_key(self.key) => {
+                    // SAFETY: 1: only a used pool of this allocator has its key, and the blocks of the unit lie in that pool; nobody
+                    // knows of them.
+                    let (is_empty, other) = unsafe { pool.push_run(block, &mut blocks) };
+                    if is_empty {
+                        self.pool_became_empty(pool);
+                    }
+                    next = other;
+                }
+                _ => {
+                    // SAFETY: 1, 2: a live block, of which nobody knows.
+                    unsafe { self.free_cold(block) };
+                    next = blocks.next();
+                }
+            }
+        }
+    }
+
+    /// Frees every block in `magazines`, which begin anew with little room.
     ///
     /// # Safety
     ///
     /// 1. The calling thread owns them, or has seen all that their last owner did.
     unsafe fn empty(&mut self, magazines: &Magazines) {
-        let put = |block| {
-            // SAFETY: 1, 2: blocks in a magazine are live ones of the pools, of which nobody knows.
-            unsafe { self.free(Some(block)) };
-        };
-        // SAFETY: 1: the caller's.
-        unsafe { magazines.drain(put) };
+        for row in 0..ROWS {
+            // SAFETY: 1: the caller's.
+            unsafe { self.take_from(magazines, row) };
+            // SAFETY: 1: the caller's.
+            unsafe { magazines.rack.shrink(row) };
+        }
     }
 
     /// Frees every block in `magazines`, which another thread may have then.

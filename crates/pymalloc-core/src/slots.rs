@@ -2,7 +2,7 @@
 //! magazines there are, and to `cached.rs` when blocks move between them and the pools.
 //!
 //! A block in a magazine is live for the pools and free for everybody else: it is counted as free, and pins its pool. A magazine
-//! has room for 15 blocks and 4 KiB, so that a thread pins little.
+//! begins with room for 16 blocks and has room for 8 KiB at most, so that a thread pins little.
 //!
 //! A slot is a word of every thread at the same distance from the thread pointer. The words stand in the memory that a program has
 //! for variables of its threads from the start (the model "initial exec"), so that a library finds them without a call, which a
@@ -12,10 +12,28 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use pymem_sync::{MAGAZINE_BLOCKS, Magazine};
+use pymem_sync::Rack;
 
 use crate::config::POOL_SHIFT;
-use crate::size_class::ROWS;
+use crate::policy::{MAGAZINE_BLOCKS, MAGAZINE_BYTES};
+use crate::size_class::{ROWS, SizeClass};
+
+/// The most blocks in the magazine of a class byte.
+const fn limit(row: usize) -> usize {
+    let Some(class) = SizeClass::from_byte(row as u8) else { return 0 };
+    let blocks = MAGAZINE_BYTES / class.size();
+    if blocks < MAGAZINE_BLOCKS { blocks } else { MAGAZINE_BLOCKS }
+}
+
+/// Blocks in all magazines.
+const PLACES: usize = {
+    let (mut row, mut places) = (0, 0);
+    while row < ROWS {
+        places += limit(row);
+        row += 1;
+    }
+    places
+};
 
 /// An allocator whose threads have magazines, as their ends see it.
 pub(crate) trait Home: Sync {
@@ -40,13 +58,18 @@ pub(crate) struct FixedMap {
 /// The magazines of one thread, one for each class byte.
 #[repr(C)]
 pub(crate) struct Magazines {
-    pub(crate) rows: [Magazine; ROWS],
-    pub(crate) map: FixedMap,
-    /// `None` for those that take and give nothing.
-    pub(crate) home: Option<&'static dyn Home>,
-    pub(crate) next: Option<&'static Self>,
+    pub(crate) rack: Rack<ROWS, PLACES>,
+    ties: Ties,
     /// Whether they wait for a thread; read and written under the allocator's lock.
     pub(crate) is_free: Cell<bool>,
+}
+
+/// What the magazines of a thread belong to.
+struct Ties {
+    map: FixedMap,
+    /// `None` for those that take and give nothing.
+    home: Option<&'static dyn Home>,
+    next: Option<&'static Magazines>,
 }
 
 // SAFETY: of a magazine other threads call nothing but what any thread may; `is_free` is used under the lock, `classes` leads to a
@@ -61,28 +84,48 @@ pub(crate) static NONE: Magazines = Magazines::nobodys();
 impl Magazines {
     const fn nobodys() -> Self {
         Self {
-            rows: [const { Magazine::new(0) }; ROWS],
-            map: FixedMap { base: 0, bytes: 0, classes: core::ptr::null() },
-            home: None,
-            next: None,
+            rack: Rack::new(),
+            ties: Ties {
+                map: FixedMap { base: 0, bytes: 0, classes: core::ptr::null() },
+                home: None,
+                next: None,
+            },
             is_free: Cell::new(false),
         }
     }
 
-    /// Whose these are.
-    pub(crate) fn home(&self) -> Option<&'static dyn Home> {
-        self.home
-    }
-
-    /// The magazine of a class byte.
+    /// Empty magazines for a thread of `home`, in `place`.
     ///
     /// # Safety
     ///
-    /// 1. `row` is a class byte, or 0.
-    #[inline(always)]
-    pub(crate) unsafe fn row(&self, row: u8) -> &Magazine {
-        // SAFETY: 1: class bytes are at most `SizeClass::COUNT`.
-        unsafe { self.rows.get_unchecked(usize::from(row)) }
+    /// 1. At `place` are zero bytes, enough for magazines, that nobody else uses and that stay.
+    pub(crate) unsafe fn place(
+        place: NonNull<u8>,
+        map: FixedMap,
+        home: &'static dyn Home,
+        next: Option<&'static Self>,
+    ) -> &'static Self {
+        let place = place.cast::<Self>();
+        // Not the rack: most of it is not touched before it is used.
+        // SAFETY: 1: the field is in the place.
+        let ties = unsafe { place.byte_add(core::mem::offset_of!(Self, ties)) };
+        // SAFETY: 1: nobody else uses the place.
+        unsafe { ties.cast::<Ties>().write(Ties { map, home: Some(home), next }) };
+        // SAFETY: 1: zero bytes are a rack and say that the magazines are not free; the rest is written above.
+        let magazines = unsafe { place.as_ref() };
+        // SAFETY: 1: nobody else has them.
+        unsafe { magazines.rack.lay_out(limit) };
+        magazines
+    }
+
+    /// Whose these are.
+    pub(crate) fn home(&self) -> Option<&'static dyn Home> {
+        self.ties.home
+    }
+
+    /// Those of another thread of the same allocator, which began before.
+    pub(crate) fn next(&self) -> Option<&'static Self> {
+        self.ties.next
     }
 
     /// The class byte of a block at `address`; 0 if the block is not in the span, or its pool's class has none.
@@ -92,24 +135,12 @@ impl Magazines {
     /// 1. A live block of the allocator begins at `address`.
     #[inline(always)]
     pub(crate) unsafe fn class_byte(&self, address: usize) -> u8 {
-        let offset = address.wrapping_sub(self.map.base);
-        if offset >= self.map.bytes {
+        let offset = address.wrapping_sub(self.ties.map.base);
+        if offset >= self.ties.map.bytes {
             return 0;
         }
         // SAFETY: the table covers the span (`AddressMap::fix_table`), and nobody writes the byte while the block lives (1).
-        unsafe { *self.map.classes.wrapping_add(offset >> POOL_SHIFT) }
-    }
-
-    /// Takes every block out of every magazine, and hands it to `each`.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread owns the magazines, or has seen all that their last owner did.
-    pub(crate) unsafe fn drain(&self, mut each: impl FnMut(NonNull<u8>)) {
-        for magazine in &self.rows {
-            // SAFETY: 1.
-            unsafe { magazine.drain(MAGAZINE_BLOCKS, &mut each) };
-        }
+        unsafe { *self.ties.map.classes.wrapping_add(offset >> POOL_SHIFT) }
     }
 }
 

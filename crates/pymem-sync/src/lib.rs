@@ -8,10 +8,10 @@ mod idle;
 #[cfg(feature = "std")]
 mod interner;
 mod lock;
-mod magazine;
 mod published;
 #[cfg(feature = "std")]
 pub mod qsbr;
+mod rack;
 mod remote_stack;
 #[doc(hidden)]
 pub mod sync;
@@ -24,6 +24,6 @@ pub use idle::{IdleUnits, Keeper};
 #[cfg(feature = "std")]
 pub use interner::{Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};
-pub use magazine::{MAGAZINE_BLOCKS, Magazine};
 pub use published::Published;
+pub use rack::{Filling, Rack};
 pub use remote_stack::{Drain, RemoteStack};

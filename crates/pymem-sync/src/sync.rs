@@ -15,10 +15,10 @@ mod site;
 #[doc(hidden)]
 pub use face::plant;
 pub(crate) use face::{
-    AtomicBool, AtomicPtr, AtomicU32, Ordering, array_in_face, chosen, const_in_real,
+    AtomicBool, AtomicPtr, AtomicU16, Ordering, array_in_face, chosen, const_in_real,
     interrupt_fence, nap, ordering, spin_loop, yield_now,
 };
 #[cfg(feature = "std")]
-pub(crate) use face::{AtomicU64, CHUNK_SLOTS, Witness, fence};
+pub(crate) use face::{AtomicU32, AtomicU64, CHUNK_SLOTS, Witness, fence};
 #[doc(hidden)]
 pub use site::Site;

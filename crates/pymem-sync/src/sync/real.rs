@@ -3,9 +3,9 @@
 pub(crate) use core::hint::spin_loop;
 #[cfg(not(feature = "std"))]
 pub(crate) use core::hint::{spin_loop as yield_now, spin_loop as nap};
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, Ordering};
 #[cfg(feature = "std")]
-pub(crate) use core::sync::atomic::AtomicU64;
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
 #[cfg(feature = "std")]
 pub(crate) use std::thread::yield_now;
 
