@@ -183,6 +183,11 @@ impl ArenaPtr {
         self.get().free == self.all_units()
     }
 
+    /// Bit 0 where the idle maps of unit 0 may go, as all are zero: no pool is in use. Else no bit.
+    pub(crate) fn idle_maps(self) -> u64 {
+        u64::from(self.is_empty())
+    }
+
     /// Number of places for a pool of `kind`.
     pub(crate) fn free_places(self, kind: Kind) -> usize {
         kind.starts(self.get().free).count_ones() as usize

@@ -67,8 +67,8 @@ impl Arenas {
     }
 
     /// Takes a pool of `kind` from the fullest arena with a place for one, else from an empty one; returns the arena, the
-    /// pool's first unit, and which of its units are resident.
-    pub(crate) fn take_pool(&mut self, kind: Kind) -> Option<(ArenaPtr, usize, u64)> {
+    /// pool's first unit, which of its units are resident, and the bit of the idle maps if they may have gone.
+    pub(crate) fn take_pool(&mut self, kind: Kind) -> Option<(ArenaPtr, usize, u64, u64)> {
         let bits = self.nonempty[kind as usize];
         let arena = match bits {
             0 => self.pop_empty()?,
@@ -77,10 +77,11 @@ impl Arenas {
         if bits != 0 {
             self.unlist(arena);
         }
+        let maps = arena.idle_maps();
         let (unit, resident) = arena.take_pool(kind);
         self.resident_free_units -= resident.count_ones() as usize;
         self.list(arena);
-        Some((arena, unit, resident))
+        Some((arena, unit, resident, maps))
     }
 
     /// Gives the closed pool of `kind` at `unit` of `arena` back.

@@ -365,7 +365,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// start a thread, and have that registered with the handlers, whose list is locked.
     pub(crate) fn take_lost_magazines(&mut self) {
         while let Some(magazines) = self.depot.lost() {
-            // SAFETY: 1: the owner is not in this process, which has seen all that the owner did before the fork (`pymem_sync::Magazine`).
+            // SAFETY: 1: the owner is not in this process, which has seen all that the owner did before the fork (`pymem_sync::Rack`).
             unsafe { self.take_magazines_back(magazines) };
         }
     }
@@ -430,7 +430,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(never)]
     fn new_pool(&mut self, class: SizeClass) -> Option<PoolPtr> {
         let kind = Kind::of(class);
-        let (arena, unit, resident) = match self.arenas.take_pool(kind) {
+        let (arena, unit, resident, maps) = match self.arenas.take_pool(kind) {
             Some(place) => place,
             None => {
                 self.new_arena()?;
@@ -438,7 +438,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             }
         };
         let resident = match arena.is_from_source() {
-            true => self.source.take_back(arena.address(), resident),
+            true => self.source.take_back(arena.address(), resident | maps) & !maps,
             false => resident,
         };
         let start = arena.unit_address(unit);
@@ -488,8 +488,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.arenas.give_pool(arena, unit, kind);
         if arena.is_from_source() {
             let spare = self.arenas.resident_free_bytes();
-            // SAFETY: 1: free units.
-            unsafe { self.source.offer(arena.address(), kind.mask(unit), spare) };
+            // SAFETY: 1: free units, and the idle maps of an arena without a pool in use, which are zero.
+            unsafe {
+                self.source.offer(arena.address(), kind.mask(unit) | arena.idle_maps(), spare)
+            };
         }
     }
 
@@ -574,7 +576,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let address = arena.address();
         annotate::arena_closed(address);
         if arena.is_from_source() {
-            self.source.take_back(address, arena.resident_mask());
+            self.source.take_back(address, arena.resident_mask() | arena.idle_maps());
         }
         match self.record {
             // SAFETY: `set_arena_allocator` 2 and 3.

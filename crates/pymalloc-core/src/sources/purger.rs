@@ -12,8 +12,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering
 
 use pymem_sync::{ForkLock, HeldOverFork, IdleUnits, Keeper, Rank, hold_over_forks};
 
-use crate::config::{ARENA_SHIFT, ARENAS_MAX, POOL_BYTES, POOL_SHIFT};
+use crate::config::{ARENA_SHIFT, ARENAS_MAX, PAGE_BYTES, POOL_BYTES, POOL_SHIFT};
 use crate::policy::{IDLE_SECONDS, PURGER_AFTER_BYTES};
+use crate::pool::header_address;
 use crate::sources::mmap;
 
 /// Bytes of the thread's stack, beside what the C library puts there.
@@ -86,17 +87,35 @@ fn end_period() {
     let Some(base) = NonNull::new(BASE.load(Ordering::Relaxed)) else { return };
     for (index, idle) in all().iter().enumerate() {
         idle.give_back(&KEEPER, |mut units| {
+            let arena = base.map_addr(|address| address.saturating_add(index << ARENA_SHIFT));
+            if units & 1 != 0 {
+                units &= !1;
+                purge_idle_maps(arena);
+            }
             while units != 0 {
                 // Neighbours go back in one call.
                 let first = units.trailing_zeros();
                 let count = (units >> first).trailing_ones() as usize;
                 units &= units.wrapping_add(1 << first);
-                let offset = (index << ARENA_SHIFT) + ((first as usize) << POOL_SHIFT);
-                let start = base.map_addr(|address| address.saturating_add(offset));
+                let offset = (first as usize) << POOL_SHIFT;
+                let start = arena.map_addr(|address| address.saturating_add(offset));
                 // SAFETY: 1: units that were offered (`ArenaSource::offer` 1), and are the keeper's until this returns.
                 unsafe { mmap::purge(start, count * POOL_BYTES) };
             }
         });
+    }
+}
+
+/// Gives back the pages of the first unit of `arena`, which was offered, beside that of the records.
+fn purge_idle_maps(arena: NonNull<u8>) {
+    let first = arena.addr().get();
+    let records = header_address(first);
+    for (from, to) in [(first, records), (records + PAGE_BYTES, first + POOL_BYTES)] {
+        if from < to {
+            let start = arena.map_addr(|address| address.saturating_add(from - first));
+            // SAFETY: 1: pages of a unit that was offered (`ArenaSource::offer` 1), and that are the keeper's meanwhile.
+            unsafe { mmap::purge(start, to - from) };
+        }
     }
 }
 

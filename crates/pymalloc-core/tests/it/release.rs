@@ -142,6 +142,24 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }
 
+/// Resident pages of each arena whose pools are all free.
+fn pages_of_free_arenas(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> Vec<u8> {
+    let mut arenas = std::collections::BTreeMap::new();
+    alloc.for_each_pool(|pool| {
+        let is_free = matches!(pool.contents, PoolContents::Free { .. });
+        *arenas.entry(pool.arena).or_insert(true) &= is_free;
+    });
+    let pages = |arena: usize| {
+        let mut pages = [0; ARENA_BYTES / 4096];
+        let start = std::ptr::with_exposed_provenance_mut(arena);
+        // SAFETY: mapped pages, and a byte for each.
+        let answer = unsafe { libc::mincore(start, ARENA_BYTES, pages.as_mut_ptr()) };
+        assert_eq!(answer, 0);
+        pages.iter().map(|page| page & 1).sum()
+    };
+    arenas.into_iter().filter(|(_, is_free)| *is_free).map(|(arena, _)| pages(arena)).collect()
+}
+
 /// What is kept after a burst goes while the process makes no call, and the thread that saw to it ends.
 #[test]
 fn an_idle_process_holds_little() {
@@ -161,6 +179,8 @@ fn an_idle_process_holds_little() {
         let idle = resident_bytes() - before.0;
         assert!(idle < 2 << 20, "{idle} bytes are kept by an idle process");
         assert_eq!(threads(), before.1, "the thread has ended");
+        let pages = pages_of_free_arenas(&alloc);
+        assert!(pages.len() > 1 && pages.iter().all(|pages| *pages == 1), "records: {pages:?}");
         for block in live {
             // SAFETY: a live block of 800 bytes.
             let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), 800) };
