@@ -86,12 +86,13 @@ fn measure(shell: &Shell, name: &str, features: &str, sample: usize, seed: u64) 
     let pattern = format!("^({})$", chosen.into_iter().map(escape).collect::<Vec<_>>().join("|"));
     let output = workspace::target().join("mutants").join(name);
     fs::create_dir_all(&output)?;
-    // One folder for each run's copy of the tree, so that dependencies are built once, and no debug information, which nothing reads.
+    // One folder for each run's copy of the tree, so that dependencies are built once, and no debug information but the lines,
+    // by which the tests of reports know frames.
     let built = workspace::target().join("mutants/build");
     // Its status tells of survivors, which are counted below.
     cmd!(shell, "cargo mutants --package {name} --features {features} --re {pattern} --output {output} --no-times")
         .env("CARGO_TARGET_DIR", built)
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
         .quiet()
         .ignore_status()
         .run()?;

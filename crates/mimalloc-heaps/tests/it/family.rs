@@ -36,3 +36,23 @@ fn blocks_know_their_kind() {
     // SAFETY: (1) live and (2) not used afterwards.
     unsafe { MiMalloc.free(Some(foreign)) };
 }
+
+#[test]
+fn kinds_have_the_names_of_reports() {
+    let names: Vec<String> = HeapKind::ALL.iter().map(HeapKind::to_string).collect();
+    assert_eq!(names, ["mem", "object", "gc", "gc_pre"]);
+}
+
+/// The first request of a thread makes its heap, whichever function it is.
+#[test]
+fn a_first_calloc_is_served_from_the_interpreters_heap() {
+    let interpreter = InterpreterHeaps::new().unwrap();
+    let heaps = interpreter.attach().unwrap();
+    let block = heaps.calloc(HeapKind::Object, 4, 16).expect("64 bytes");
+    assert_eq!(kind_of(&interpreter, block), Some(HeapKind::Object));
+    // SAFETY: a live block of 64 bytes, which calloc has written.
+    let bytes = unsafe { core::slice::from_raw_parts(block.as_ptr(), 64) };
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    // SAFETY: (1) live and (2) not used afterwards.
+    unsafe { heaps.free(Some(block)) };
+}
