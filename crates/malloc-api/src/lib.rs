@@ -3,9 +3,11 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(malloc_api_nightly, feature(allocator_api))]
 
+mod account;
 #[cfg(any(feature = "api2", feature = "api2-02", malloc_api_nightly))]
 mod allocator;
 pub mod annotate;
+mod budget;
 mod domain;
 mod global;
 #[cfg(feature = "std")]
@@ -18,11 +20,15 @@ mod malloc;
 mod new_file;
 mod record;
 mod release;
+#[cfg(feature = "std")]
+mod scoped;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use account::{Account, Pools, Usage};
 #[cfg(any(feature = "api2", feature = "api2-02", malloc_api_nightly))]
 pub use allocator::AllocatorAdapter;
+pub use budget::{Budget, ToBudget};
 pub use domain::{Domain, UnknownDomain};
 pub use global::GlobalAdapter;
 pub use layout::{aligned_calloc, aligned_free, aligned_malloc, aligned_realloc};
@@ -36,3 +42,5 @@ pub use record::{
     ThreadSafety,
 };
 pub use release::ReleaseLevel;
+#[cfg(feature = "std")]
+pub use scoped::{Scoped, enter};

@@ -9,10 +9,10 @@ use core::ffi::{c_int, c_void};
 use core::sync::atomic::AtomicUsize;
 
 pub(crate) use libmimalloc_sys::{
-    MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_heap_area_t,
-    mi_heap_delete, mi_heap_new, mi_heap_t, mi_heap_visit_blocks, mi_malloc, mi_malloc_small,
-    mi_option_set, mi_option_t, mi_realloc, mi_theap_t, mi_thread_done, mi_thread_init,
-    mi_usable_size, mi_version, mi_zalloc_aligned, mi_zalloc_small,
+    MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_good_size,
+    mi_heap_area_t, mi_heap_delete, mi_heap_destroy, mi_heap_new, mi_heap_t, mi_heap_visit_blocks,
+    mi_malloc, mi_malloc_small, mi_option_set, mi_option_t, mi_realloc, mi_theap_t, mi_thread_done,
+    mi_thread_init, mi_usable_size, mi_version, mi_zalloc_aligned, mi_zalloc_small,
 };
 
 /// The only mimalloc that this crate has been checked against: 3.3.2, as mimalloc itself writes it.

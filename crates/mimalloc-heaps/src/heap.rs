@@ -180,6 +180,20 @@ impl Heap {
         }
     }
 
+    /// Frees every block of a closed heap, and the heap.
+    ///
+    /// # Safety
+    ///
+    /// 1. Nobody uses a block of the heap, now or afterwards.
+    pub(crate) unsafe fn destroy(&self, _registry: &mut Registry) {
+        debug_assert!(!self.is_open(), "a heap is closed before its end");
+        if let Some(heap) = self.get() {
+            self.heap.store(ptr::null_mut(), Ordering::Relaxed);
+            // SAFETY: a live heap without a theap, whose blocks nobody uses (1).
+            unsafe { ffi::mi_heap_destroy(heap.as_ptr()) };
+        }
+    }
+
     /// Pages with blocks, exact once the heap is closed.
     pub(crate) fn pages(&self) -> i64 {
         let Some(heap) = self.get() else { return 0 };

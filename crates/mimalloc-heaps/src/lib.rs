@@ -9,6 +9,7 @@ mod heap_set;
 mod interpreter;
 mod interpreter_heaps;
 mod mi_malloc;
+mod own_heap;
 mod registry;
 mod release;
 mod stats;
@@ -23,6 +24,7 @@ pub use fork::after_fork_in_child;
 pub use heap::HeapKind;
 pub use interpreter_heaps::InterpreterHeaps;
 pub use mi_malloc::MiMalloc;
+pub use own_heap::{OwnHeap, heap_account};
 pub use pymem_sync::qsbr::{Limits, Pending};
 pub use registry::HeapError;
 #[doc(hidden)]

@@ -72,7 +72,7 @@ pub(crate) fn areas<W: World + ?Sized>(
 ) -> ControlFlow<()> {
     for_each_set(interpreter, |set| {
         set.heaps().try_for_each(|(kind, heap)| {
-            visit_heap_areas(stopped, heap, &mut |area| {
+            heap_areas(stopped, heap, &mut |area| {
                 visitor(Area {
                     start: area.blocks.addr(),
                     block_bytes: area.block_size,
@@ -158,7 +158,7 @@ unsafe extern "C" fn call_with_area(
     unsafe { ffi::_mi_page_free_collect(area.reserved1, true) };
     // SAFETY: as above. Fills the area again, with the count as it is now.
     unsafe { ffi::_mi_heap_area_init(&raw mut area, area.reserved1) };
-    // SAFETY: `visit_heap_areas` passes its call, which nobody else uses during the walk.
+    // SAFETY: `heap_areas` passes its call, which nobody else uses during the walk.
     let call = unsafe { &mut *call.cast::<Call<'_, AreaVisitor<'_>>>() };
     call.run(|visitor| visitor(&area))
 }
@@ -188,7 +188,7 @@ fn visit_heap_blocks<W: World + ?Sized>(
 }
 
 /// Calls `visitor` with every area of `heap`.
-fn visit_heap_areas<W: World + ?Sized>(
+pub(crate) fn heap_areas<W: World + ?Sized>(
     stopped: &Stopped<'_, W>,
     heap: &Heap,
     visitor: &mut AreaVisitor<'_>,

@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 
-use malloc_api::{Malloc, ReleaseLevel};
+use malloc_api::{Malloc, Pools, ReleaseLevel, Usage};
 use pymem_sync::{Lock, RemoteStack};
 
 use crate::checks::annotate;
@@ -281,6 +281,26 @@ macro_rules! face {
         }
     };
 }
+
+/// What an account asks for, over `with` and `core`.
+macro_rules! pools {
+    ($name:ident) => {
+        // SAFETY: 1: the type is not `Clone`.
+        unsafe impl<R: Pools, S: ArenaSource> Pools for $name<R, S> {
+            fn usage(&self) -> Usage {
+                self.with(|core| core.usage())
+            }
+
+            unsafe fn tear_down(&mut self) {
+                // SAFETY: 1, 2: the caller's.
+                self.with(|core| unsafe { core.tear_down() });
+            }
+        }
+    };
+}
+
+pools!(LocalPymalloc);
+pools!(LockedPymalloc);
 
 face!(LocalPymalloc);
 face!(SerializedPymalloc);

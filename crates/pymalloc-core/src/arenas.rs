@@ -146,6 +146,11 @@ impl Arenas {
         Some(arena)
     }
 
+    /// Every arena, in no list any more. Each is read before it is handed out, so that it may go.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = ArenaPtr> + use<> {
+        Self::along(core::mem::replace(self, Self::new()).all, ALL)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = ArenaPtr> {
         Self::along(self.all, ALL)
     }

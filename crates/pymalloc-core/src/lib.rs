@@ -4,6 +4,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod access;
+mod account;
 mod address_map;
 mod arena;
 mod arenas;
@@ -16,6 +17,7 @@ mod checks {
 mod config;
 mod depot;
 mod graveyard;
+mod large_blocks;
 mod policy;
 mod pool;
 mod pymalloc;
@@ -35,9 +37,13 @@ mod sources {
 mod stats;
 
 pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote, SerializedPymalloc};
+pub use account::{BudgetedArenas, LocalPools, LockedPools};
+#[cfg(feature = "std")]
+pub use account::{local_account, locked_account};
 pub use cached::CachedPymalloc;
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
+pub use large_blocks::LargeBlocks;
 pub use malloc_api::ReleaseLevel;
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span};

@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use malloc_api::{MIN_ALIGN, Malloc, ReleaseLevel};
+use malloc_api::{MIN_ALIGN, Malloc, Pools, ReleaseLevel, Usage};
 
 use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
@@ -139,14 +139,17 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(block)
     }
 
-    /// Calls the fallback. If the fallback has no memory, gives the kept arenas back and calls it once more.
+    /// Calls the fallback. If the fallback has no memory, gives the kept pools and arenas back and calls it once more.
     #[inline]
     fn or_after_release(
         &mut self,
         call: impl Fn(&R) -> Option<NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
+        let open = self.open_bytes;
         match call(&self.fallback) {
-            None if self.release(ReleaseLevel::Arenas) > 0 => call(&self.fallback),
+            None if self.release(ReleaseLevel::Arenas) > 0 || self.open_bytes < open => {
+                call(&self.fallback)
+            }
             block => block,
         }
     }
@@ -429,14 +432,17 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     fn new_pool(&mut self, class: SizeClass) -> Option<PoolPtr> {
-        let kind = Kind::of(class);
-        let (arena, unit, resident, maps) = match self.arenas.take_pool(kind) {
-            Some(place) => place,
-            None => {
-                self.new_arena()?;
-                self.arenas.take_pool(kind)?
+        if !self.source.open_pool(class.pool_bytes()) {
+            self.close_empty_pools();
+            if !self.source.open_pool(class.pool_bytes()) {
+                return None;
             }
+        }
+        let Some((arena, unit, resident, maps)) = self.take_place(Kind::of(class)) else {
+            self.source.close_pools(class.pool_bytes());
+            return None;
         };
+        let kind = Kind::of(class);
         let resident = match arena.is_from_source() {
             true => self.source.take_back(arena.address(), resident | maps) & !maps,
             false => resident,
@@ -462,6 +468,15 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(pool)
     }
 
+    /// Units for a pool of `kind`, as [`Arenas::take_pool`] gives them; makes an arena if there is none with room.
+    fn take_place(&mut self, kind: Kind) -> Option<(ArenaPtr, usize, u64, u64)> {
+        if let Some(place) = self.arenas.take_pool(kind) {
+            return Some(place);
+        }
+        self.new_arena()?;
+        self.arenas.take_pool(kind)
+    }
+
     /// Closes a pool without a live block. The pool is not the first of its class: that one is kept, so that a class whose
     /// last block comes and goes does not open and close a pool each time.
     #[cold]
@@ -483,6 +498,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.used.unlink(class, pool);
         pool.close();
         self.open_bytes -= class.pool_bytes();
+        self.source.close_pools(class.pool_bytes());
         self.map.set_class(start, kind.units(), 0);
         let unit = pool.unit();
         self.arenas.give_pool(arena, unit, kind);
@@ -700,6 +716,34 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// 3. Both may be called from where this allocator is used, as long as it is.
     pub(crate) unsafe fn set_arena_allocator(&mut self, record: ArenaAllocator) {
         self.record = (record != ArenaAllocator::of(&self.source)).then_some(record);
+    }
+}
+
+impl<R: Pools, S: ArenaSource> Pymalloc<R, S> {
+    /// The live blocks, and their bytes: of the pools by class, of the fallback as it counts them, but for the map's table.
+    pub(crate) fn usage(&self) -> Usage {
+        let [_, (_, table_bytes)] = self.map.footprint();
+        let stats = self.stats();
+        let bytes = stats.bytes_in_use() + self.fallback.usage().bytes - table_bytes;
+        Usage { blocks: stats.allocated_blocks(), bytes }
+    }
+
+    /// Gives every arena back, whatever lives in it, and frees every block of the fallback.
+    ///
+    /// # Safety
+    ///
+    /// 1. No block is used afterwards.
+    /// 2. The allocator is only dropped afterwards.
+    pub(crate) unsafe fn tear_down(&mut self) {
+        self.used = UsedPools::new();
+        for arena in self.arenas.take_all() {
+            self.return_arena(arena);
+        }
+        self.source.close_pools(core::mem::take(&mut self.open_bytes));
+        // The table may be the fallback's.
+        self.map.clear(&self.fallback, &self.source);
+        // SAFETY: 1, 2: the caller's.
+        unsafe { self.fallback.tear_down() };
     }
 }
 

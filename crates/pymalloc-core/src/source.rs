@@ -123,59 +123,86 @@ pub unsafe trait ArenaSource {
         let _ = arena;
         units
     }
+
+    /// Whether a pool of `bytes` may be opened; each yes is followed by a [`close_pools`](Self::close_pools).
+    fn open_pool(&self, bytes: usize) -> bool {
+        let _ = bytes;
+        true
+    }
+
+    /// Says that open pools of `bytes` together are closed.
+    fn close_pools(&self, bytes: usize) {
+        let _ = bytes;
+    }
 }
+
+/// The methods of a source that are those of the source at `$source`, a place expression of `$self`.
+macro_rules! forward_source {
+    ($self:ident => $source:expr, $S:ident) => {
+        const IS_ZEROED: bool = $S::IS_ZEROED;
+
+        fn alloc(&$self, size: usize) -> Option<NonNull<u8>> {
+            $source.alloc(size)
+        }
+
+        fn alloc_for(&$self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+            $source.alloc_for(size, held)
+        }
+
+        unsafe fn free(&$self, arena: NonNull<u8>, size: usize) {
+            // SAFETY: the caller's duty is that of `S::free`.
+            unsafe { $source.free(arena, size) };
+        }
+
+        fn span(&$self) -> Option<Span> {
+            $source.span()
+        }
+
+        fn alloc_table(&$self, bytes: usize) -> Option<NonNull<u8>> {
+            $source.alloc_table(bytes)
+        }
+
+        unsafe fn free_table(&$self, table: NonNull<u8>, bytes: usize) {
+            // SAFETY: the caller's duty is that of `S::free_table`.
+            unsafe { $source.free_table(table, bytes) };
+        }
+
+        unsafe fn populate(&$self, start: NonNull<u8>, bytes: usize) {
+            // SAFETY: the caller's duty is that of `S::populate`.
+            unsafe { $source.populate(start, bytes) };
+        }
+
+        unsafe fn purge(&$self, start: NonNull<u8>, bytes: usize) -> usize {
+            // SAFETY: the caller's duty is that of `S::purge`.
+            unsafe { $source.purge(start, bytes) }
+        }
+
+        unsafe fn offer(&$self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+            // SAFETY: the caller's duty is that of `S::offer`.
+            unsafe { $source.offer(arena, units, spare_bytes) };
+        }
+
+        fn take_back(&$self, arena: NonNull<u8>, units: u64) -> u64 {
+            $source.take_back(arena, units)
+        }
+
+        fn waiting(&$self, arena: NonNull<u8>, units: u64) -> u64 {
+            $source.waiting(arena, units)
+        }
+    };
+}
+pub(crate) use forward_source;
 
 // SAFETY: each method forwards to the same method of `S`, which keeps promises 1-6.
 unsafe impl<S: ArenaSource> ArenaSource for &S {
-    const IS_ZEROED: bool = S::IS_ZEROED;
+    forward_source!(self => (**self), S);
 
-    fn alloc(&self, size: usize) -> Option<NonNull<u8>> {
-        (**self).alloc(size)
+    fn open_pool(&self, bytes: usize) -> bool {
+        (**self).open_pool(bytes)
     }
 
-    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
-        (**self).alloc_for(size, held)
-    }
-
-    unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
-        // SAFETY: the caller's duty is that of `S::free`.
-        unsafe { (**self).free(arena, size) };
-    }
-
-    fn span(&self) -> Option<Span> {
-        (**self).span()
-    }
-
-    fn alloc_table(&self, bytes: usize) -> Option<NonNull<u8>> {
-        (**self).alloc_table(bytes)
-    }
-
-    unsafe fn free_table(&self, table: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's duty is that of `S::free_table`.
-        unsafe { (**self).free_table(table, bytes) };
-    }
-
-    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's duty is that of `S::populate`.
-        unsafe { (**self).populate(start, bytes) };
-    }
-
-    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
-        // SAFETY: the caller's duty is that of `S::purge`.
-        unsafe { (**self).purge(start, bytes) }
-    }
-
-    unsafe fn offer(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
-        // SAFETY: the caller's duty is that of `S::offer`.
-        unsafe { (**self).offer(arena, units, spare_bytes) };
-    }
-
-    fn take_back(&self, arena: NonNull<u8>, units: u64) -> u64 {
-        (**self).take_back(arena, units)
-    }
-
-    fn waiting(&self, arena: NonNull<u8>, units: u64) -> u64 {
-        (**self).waiting(arena, units)
+    fn close_pools(&self, bytes: usize) {
+        (**self).close_pools(bytes);
     }
 }
 

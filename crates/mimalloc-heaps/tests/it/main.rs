@@ -1,5 +1,6 @@
 //! What the heaps promise, on real threads.
 
+mod account;
 mod auto_traits;
 mod churn;
 mod delayed;

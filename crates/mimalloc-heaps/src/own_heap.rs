@@ -1,0 +1,205 @@
+//! Owns [`OwnHeap`]: a heap of one thread that draws on a budget and ends with all of its blocks, for an account.
+//!
+//! mimalloc has no place where a heap asks for more memory, so the heap takes bytes of the budget ahead, and each request spends of
+//! them what its block can have at most. When they are spent, the live blocks are counted, and the heap takes what is missing.
+
+use core::cell::Cell;
+use core::fmt;
+use core::ops::ControlFlow;
+use core::ptr::NonNull;
+
+use malloc_api::{Account, MIN_ALIGN, Malloc, Pools, ToBudget, Usage};
+
+use crate::ffi;
+use crate::heap::Heap;
+use crate::mi_malloc::{as_c, request, request_array};
+use crate::registry::{self, HeapError};
+use crate::thread;
+use crate::visit;
+use crate::world::{Stopped, World};
+
+/// A mimalloc heap of one thread, whose live blocks draw on a [`Budget`](malloc_api::Budget).
+///
+/// [`heap_account`] makes it.
+pub struct OwnHeap<B> {
+    heap: Heap,
+    /// (O1) The calling thread's, as `heap` has it; one that serves nothing once the heap is torn down.
+    theap: *mut ffi::mi_theap_t,
+    budget: B,
+    /// Bytes that are taken of the budget.
+    taken: Cell<usize>,
+    /// (O2) Of these, what live blocks do not have: each has at most what was spent for it.
+    unspent: Cell<usize>,
+}
+
+/// The thread that owns the heap, which nobody else uses: there is no one to stop.
+struct Alone;
+
+// SAFETY: 1, 2, 3: the heap and its blocks are the calling thread's, as neither `OwnHeap` nor a reference to it is `Send`.
+unsafe impl World for Alone {
+    fn stop(&self) {}
+
+    unsafe fn start(&self) {}
+}
+
+/// Bytes to take ahead at least, where the budget has them: a count of the blocks takes as long as some hundred requests.
+const AHEAD_BYTES: usize = 4 << 20;
+
+/// An account for the calling thread, on a mimalloc heap of its own.
+///
+/// The budget counts the live blocks with what they can hold; of a budget that has more, the heap takes up to half as much again ahead,
+/// 4 MiB at least. A request that does not fit any more has the live blocks counted, so near its limit an account is slower. What
+/// the heap keeps for later requests is not counted, nor its records of some 200 KiB, which come back when it ends.
+///
+/// # Errors
+///
+/// As [`InterpreterHeaps::new`](crate::InterpreterHeaps::new).
+///
+/// # Examples
+///
+/// ```
+/// use malloc_api::{Budget, Malloc};
+///
+/// let budget = Budget::new(1 << 20);
+/// let request = mimalloc_heaps::heap_account(&budget)?;
+/// assert!(request.malloc(1000).is_some());
+/// assert!(request.malloc(2 << 20).is_none(), "more than the budget has");
+/// assert_eq!(request.usage().blocks, 1);
+/// drop(request);
+/// assert_eq!(budget.held(), 0);
+/// # Ok::<(), mimalloc_heaps::HeapError>(())
+/// ```
+pub fn heap_account<B: ToBudget>(budget: B) -> Result<Account<OwnHeap<B>>, HeapError> {
+    registry::prepare()?;
+    let mut registry = registry::lock();
+    thread::begin(&mut registry).ok_or(HeapError::OutOfMemory)?;
+    let heap = Heap::new();
+    let Some(theap) = heap.open(&mut registry) else {
+        // SAFETY: (1) it has no block.
+        unsafe { heap.destroy(&mut registry) };
+        return Err(HeapError::OutOfMemory);
+    };
+    let (taken, unspent) = (Cell::new(0), Cell::new(0));
+    Ok(Account::new(OwnHeap { heap, theap, budget, taken, unspent }))
+}
+
+impl<B: ToBudget> OwnHeap<B> {
+    /// Spends what a block of `size` bytes can have; `None` if the budget has not got that.
+    #[inline]
+    fn spend(&self, size: usize) -> Option<()> {
+        // Sizes of blocks are a quarter apart at most.
+        let most = size + size / 4 + MIN_ALIGN;
+        let Some(left) = self.unspent.get().checked_sub(most) else {
+            return self.spend_counted(size);
+        };
+        self.unspent.set(left);
+        Some(())
+    }
+
+    /// Counts what live blocks have, and takes as much ahead as the budget allows.
+    #[cold]
+    #[inline(never)]
+    fn spend_counted(&self, size: usize) -> Option<()> {
+        // SAFETY: no preconditions.
+        let needed = unsafe { ffi::mi_good_size(size) };
+        let live = self.usage().bytes;
+        let needed = live.checked_add(needed)?;
+        let mut ahead = AHEAD_BYTES.max(live / 2);
+        while !self.take_in_all(needed.checked_add(ahead)?) {
+            if ahead == 0 {
+                return None;
+            }
+            ahead /= 2;
+        }
+        self.unspent.set(ahead);
+        Some(())
+    }
+
+    /// Takes or gives, so that `bytes` in all are taken; `false` if the budget has not got them.
+    fn take_in_all(&self, bytes: usize) -> bool {
+        let taken = self.taken.get();
+        match bytes.checked_sub(taken) {
+            Some(more) if !self.budget.budget().take(more) => return false,
+            Some(_) => {}
+            None => self.budget.budget().give(taken - bytes),
+        }
+        self.taken.set(bytes);
+        true
+    }
+}
+
+// SAFETY: 1: mimalloc's blocks are exclusive and aligned, as `request` asks for `MIN_ALIGN` bytes, and live until the heap is torn
+// down; 2, 3: as C's, and a block that stays where it is has room; 4: C does not unwind, nor does `B` (`ToBudget` 2), and counting
+// allocates nothing; 5: the blocks are elsewhere, and the type is not `Clone`.
+unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        let size = request(size)?;
+        self.spend(size)?;
+        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
+            // SAFETY: the calling thread's theap (O1), and a small size.
+            unsafe { ffi::mi_theap_malloc_small(self.theap, size) }
+        } else {
+            // SAFETY: the calling thread's theap (O1).
+            unsafe { ffi::mi_theap_malloc(self.theap, size) }
+        };
+        NonNull::new(block.cast())
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let size = request_array(nelem, elsize)?;
+        self.spend(size)?;
+        // SAFETY: the calling thread's theap (O1).
+        NonNull::new(unsafe { ffi::mi_theap_zalloc(self.theap, size) }.cast())
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        let size = request(new_size)?;
+        // SAFETY: null or a live block (caller's 1).
+        let room = unsafe { ffi::mi_usable_size(as_c(ptr)) };
+        // Where mimalloc does not move the block, nothing is spent.
+        if (size > room || size < room / 2) && self.spend(size).is_none() {
+            return ptr.filter(|_| size <= room);
+        }
+        // SAFETY: the calling thread's theap (O1), and null or a live block (caller's 1) that is not used again (2).
+        NonNull::new(unsafe { ffi::mi_theap_realloc(self.theap, as_c(ptr), size) }.cast())
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        // SAFETY: null or a live block (caller's 1) that is not used again (2).
+        unsafe { ffi::mi_free(as_c(ptr)) };
+    }
+}
+
+// SAFETY: 1: the type is not `Clone`.
+unsafe impl<B: ToBudget> Pools for OwnHeap<B> {
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        let _all = visit::heap_areas(&Stopped::stop(&Alone), &self.heap, &mut |area| {
+            usage.blocks += area.used;
+            usage.bytes += area.used * area.block_size;
+            ControlFlow::Continue(())
+        });
+        usage
+    }
+
+    unsafe fn tear_down(&mut self) {
+        let mut registry = registry::lock();
+        self.theap = ffi::empty_theap();
+        self.heap.close(&mut registry);
+        // SAFETY: (1) the caller's 1.
+        unsafe { self.heap.destroy(&mut registry) };
+        drop(registry);
+        self.unspent.set(0);
+        self.budget.budget().give(self.taken.take());
+    }
+}
+
+impl<B> fmt::Debug for OwnHeap<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnHeap").field("taken", &self.taken.get()).finish_non_exhaustive()
+    }
+}
