@@ -101,6 +101,8 @@ enum Command {
     },
     /// Run the test suite of a crate that knows nothing of us on the obj domain as its global allocator.
     ThirdParty,
+    /// Run CPython's tests in RustPython with the obj domain as its global allocator, beside its own allocator and mimalloc.
+    Rustpython,
     /// Run the stress programs under ThreadSanitizer, and a race that it must report (needs nightly).
     Tsan {
         /// Milliseconds each program.
@@ -167,6 +169,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
         Command::Mutants { name, sample, seed } => mutants::run(name.as_deref(), sample, seed)?,
         Command::ThirdParty => third_party::run()?,
+        Command::Rustpython => third_party::rustpython::run()?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,
         Command::Lsan => sanitize::lsan()?,

@@ -4,6 +4,8 @@
 //! A copy of the crate gets a dependency on `third_party/allocator.rs` and one line that links it. Each test program prints at exit
 //! what the domain served. The last run shows that the suite notices a `realloc` that loses a byte.
 
+pub(crate) mod rustpython;
+
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
