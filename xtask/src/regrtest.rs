@@ -18,7 +18,9 @@ use anyhow::{Context, Result, bail, ensure};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use self::modules::{EXCLUDED, EXPECTED_FAILURES, EXPECTED_IN_ROWS, MODULES, is_excluded};
+use self::modules::{
+    EXCLUDED, EXPECTED_FAILURES, EXPECTED_IN_ROWS, EXPECTED_WITH_OPTIONS, MODULES, is_excluded,
+};
 use self::runner::{Outcome, regrtest};
 use crate::python::{self, Interpreter};
 
@@ -271,10 +273,13 @@ impl Suite<'_> {
                 println!("    {module} fails without the library too{}", list(tests));
                 continue;
             }
-            let expected = EXPECTED_IN_ROWS.iter().find(|(rows, test, _)| {
-                row.starts_with(rows) && tests.len() == 1 && tests.iter().all(|t| is_test(t, test))
+            let in_row = EXPECTED_IN_ROWS.iter().filter(|(rows, ..)| row.starts_with(rows));
+            let in_row = in_row.map(|&(_, test, reason)| (test, reason));
+            let with_options = self.debug.map(|_| EXPECTED_WITH_OPTIONS);
+            let expected = in_row.chain(with_options).find(|(expected, _)| {
+                tests.len() == 1 && tests.iter().all(|test| is_test(test, expected))
             });
-            if let Some((_, test, reason)) = expected {
+            if let Some((test, reason)) = expected {
                 println!("    expected to fail: {test} {reason}");
                 continue;
             }
