@@ -138,15 +138,16 @@ pub(crate) unsafe fn setup(
     let mut requests = unsafe { Requests::take() }?;
     // SAFETY: 1: by duty 1.
     requests.huge_pages = host.has_huge_pages() && unsafe { options::asks_for_huge_pages(line) };
+    if let Some(request) = &requests.stats {
+        report::report_at_exit(request)?;
+    }
     // SAFETY: 1: by duty 1.
     unsafe { environment::hide_pythonmalloc() };
     // SAFETY: 1: by duty 1.
     let result = unsafe { service::install(host, name, options, &requests) };
-    match &result {
-        Ok(_) if requests.stats => report::report_at_exit(),
-        Ok(_) => {}
+    if result.is_err() {
         // SAFETY: 1: by duty 1.
-        Err(_) => unsafe { environment::restore() },
+        unsafe { environment::restore() };
     }
     result
 }

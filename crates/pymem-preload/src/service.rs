@@ -21,7 +21,7 @@ use crate::observe::moments::Attentive;
 use crate::observe::profile::NotedIn;
 use crate::observe::{budget, counting, heap_map, profile, tracing};
 use crate::request::environment;
-use crate::request::options::Requests;
+use crate::request::options::{Requests, StatsRequest};
 use crate::request::refusal::Refusal;
 use crate::shim;
 
@@ -102,7 +102,8 @@ pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
         Some(service) => Some(service),
         None => SPARE
             .get_or_init(|| {
-                let any_thread = Requests { stats: true, ..Requests::default() };
+                let stats = Some(StatsRequest::Stderr);
+                let any_thread = Requests { stats, ..Requests::default() };
                 Service::new(host(), AllocatorName::Default, Options::new(), &any_thread).ok()
             })
             .as_ref(),
@@ -121,7 +122,7 @@ impl Service {
         let profile = profile.with_huge_pages(requests.huge_pages);
         let debug = hooks::config(options);
         // A report at exit looks at the pools without the GIL, so that they need a lock of their own.
-        let domains = if !requests.stats && host.is_some_and(Host::one_lock_for_all) {
+        let domains = if requests.stats.is_none() && host.is_some_and(Host::one_lock_for_all) {
             // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's
             // own functions that look at the pools ask their callers for it.
             unsafe { Domains::under_lock(profile, Some(name), debug) }
@@ -186,7 +187,7 @@ impl Service {
         if let Some(bytes) = requests.limit {
             budget::set_limit(bytes);
         }
-        if requests.stats || requests.limit.is_some() {
+        if requests.stats.is_some() || requests.limit.is_some() {
             self.counts = true;
             self.wrap(&Domain::ALL, counting::counted);
         }

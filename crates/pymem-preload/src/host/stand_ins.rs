@@ -6,7 +6,7 @@
 //! the hooks could not tell that fault from a signal that was sent: a report would be lost in every thread but the main one,
 //! and a process would survive a signal that should end it.
 //!
-//! Python's `os._exit` and the children of `multiprocessing` end by `_exit`, which runs no handlers: a profile is written first.
+//! Python's `os._exit` and the children of `multiprocessing` end by `_exit`, which runs no handlers: a profile and a file of statistics are written first.
 //!
 //! An interpreter asks for the locale before it reads its configuration and keeps its first block: the moment to serve one that
 //! the program has brought since its start. (A stand-in for `dlopen` would not do: the loader looks up paths by its caller.)
@@ -23,7 +23,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use crate::load;
-use crate::observe::profile;
+use crate::observe::{profile, report};
 use crate::service;
 
 /// The function of the same name that stands behind one of ours.
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn sigaction(
 
 type Exit = unsafe extern "C" fn(c_int) -> !;
 
-/// The C library's `_exit`, which writes a profile first.
+/// The C library's `_exit`, which writes a profile and a file of statistics first.
 ///
 /// # Safety
 ///
@@ -92,6 +92,7 @@ type Exit = unsafe extern "C" fn(c_int) -> !;
 pub unsafe extern "C" fn _exit(status: c_int) -> ! {
     static BEHIND: Behind = Behind::new(c"_exit");
     profile::write_the_end();
+    report::write_the_end();
     // SAFETY: 1: the C library's type.
     match unsafe { BEHIND.find::<Exit>() } {
         // SAFETY: by duty 1.

@@ -8,7 +8,7 @@
 //! | `PYTHON_PYMALLOC_HUGEPAGES` | a number but 0: arenas of the pools in reserved huge pages, from 3.15 on |
 //! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations; guard pages in any |
 //! | `PYMEM_REPORT` | files that get the reports of `PYMEM_DEBUG`, one a process, with its number after the name |
-//! | `PYMEM_STATS` | non-empty: a report on stderr at exit of what was served |
+//! | `PYMEM_STATS` | a report at exit of what was served: a number, on stderr; else the file that gets it |
 //! | `PYMEM_TRACE` | a file that gets every call of the three domains, as a call log |
 //! | `PYMEM_TRACE_LIMIT` | bytes at which that file stops growing |
 //! | `PYMEM_LIMIT` | bytes of live blocks above which a call gives none; `none`: they are counted alone |
@@ -176,7 +176,7 @@ const TRACE_LIMIT: u64 = 4 << 30;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Requests {
     /// A report at exit.
-    pub(crate) stats: bool,
+    pub(crate) stats: Option<StatsRequest>,
     /// A log of every call.
     pub(crate) trace: Option<TraceRequest>,
     /// Who holds the memory.
@@ -187,6 +187,15 @@ pub(crate) struct Requests {
     pub(crate) heap_map: Option<PathBuf>,
     /// The most bytes of live blocks.
     pub(crate) limit: Option<usize>,
+}
+
+/// Where a report at exit goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StatsRequest {
+    /// To stderr, that of this process alone.
+    Stderr,
+    /// Into this file; that of a forked child into one of its own.
+    File(PathBuf),
 }
 
 /// A log of every call, where and how long.
@@ -215,7 +224,10 @@ impl Requests {
             [c"PYMEM_TRACE", c"PYMEM_PROFILE", c"PYMEM_HEAP_MAP", c"PYMEM_STATS", c"PYMEM_LIMIT"]
                 .map(take);
         Ok(Self {
-            stats: stats.is_some(),
+            stats: stats.map(|value| match value.iter().all(u8::is_ascii_digit) {
+                true => StatsRequest::Stderr,
+                false => StatsRequest::File(path(value)),
+            }),
             huge_pages: false,
             trace: trace.map(|value| TraceRequest { path: path(value), max_bytes }),
             profile: profile.map(ProfileRequest::parse).transpose().map_err(Refusal::Profile)?,

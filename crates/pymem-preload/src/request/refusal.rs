@@ -62,6 +62,9 @@ pub(crate) enum Refusal {
         "PYMEM_LIMIT: `{0}` is no number of bytes above 0; give one, such as 512M, or `none` to count without a limit"
     )]
     Limit(String),
+    /// The report at exit cannot be written; where that is known at the start, the program does not run.
+    #[error("PYMEM_STATS: {} cannot be written: {error}; name a file in a folder that can be", path.display())]
+    Stats { path: PathBuf, error: io::Error },
     /// The log of calls cannot be started.
     #[error(
         "PYMEM_TRACE: the log of calls cannot be started: {0}; name a file that can be written"
@@ -163,6 +166,7 @@ mod tests {
         let path = || "/no/app.json".into();
         let no_map = R::NoHeapMap { path: "/no/heap.svg".into(), error: no_such_file() };
         let no_profile = R::NoProfile { path: "/no/app.html".into(), error: no_such_file() };
+        let no_stats = R::Stats { path: "/no/stats.txt".into(), error: no_such_file() };
         assert_reviewed(
             include_str!("../../tests/refusals.txt"),
             &[
@@ -179,6 +183,7 @@ mod tests {
                 ("pymem_preload::Refusal::Report", &R::Report(io::ErrorKind::InvalidInput.into())),
                 ("pymem_preload::Refusal::TraceLimit", &R::TraceLimit("1T".into())),
                 ("pymem_preload::Refusal::Limit", &R::Limit("-1".into())),
+                ("pymem_preload::Refusal::Stats", &no_stats),
                 ("pymem_preload::Refusal::Trace", &R::Trace(no_such_file())),
                 (
                     "pymem_preload::Refusal::Profile",

@@ -18,5 +18,6 @@ mod raw_alloc;
 mod recording;
 mod reliability;
 mod rows;
+mod stats;
 mod suite;
 mod sweep;
