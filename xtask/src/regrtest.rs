@@ -27,10 +27,6 @@ use crate::python::{self, Interpreter};
 /// The rows of a run of the whole suite. The other rows use the same allocators.
 const ROWS_OF_A_FULL_RUN: [&str; 4] = ["pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug"];
 
-/// The rows in which the short run has the whole list, each on another interpreter if there are several. The other rows call the same
-/// allocators without hooks.
-const ROWS_AT_EVERY_CHANGE: [&str; 2] = ["pymalloc_debug", "mimalloc_debug"];
-
 /// Modules without a bug, so that no check may report anything.
 const WITHOUT_A_BUG: [&str; 7] = [
     "test_json",
@@ -71,20 +67,18 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     Ok(if broken_modules(&args)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the list of modules on the newest interpreters with a GIL, each in a row of its own, and some modules without hooks on the one
-/// after these, and on the newest one under stronger checks.
+/// Runs the list of modules on the newest interpreter with a GIL, with CPython's own checks of each block, and some modules on the
+/// one before it, in another row, without hooks, and under stronger checks. Rows differ in their allocators, which tests of their own
+/// compare; `regrtest-rows` runs the list in each.
 pub(crate) fn short() -> Result<()> {
-    let interpreters = newest(ROWS_AT_EVERY_CHANGE.len() + 1);
+    let interpreters = newest(2);
     let (Some(newest), Some(oldest)) = (interpreters.first(), interpreters.last()) else {
         println!("skipped: no interpreter with CPython's test package is installed");
         return Ok(());
     };
     restore_interrupts()?;
-    let mut broken = 0;
-    for (row, python) in ROWS_AT_EVERY_CHANGE.iter().zip(interpreters.iter().cycle()) {
-        broken += run_rows(python, &[row], None, &[])?;
-    }
-    broken += run_rows(oldest, &["mimalloc"], None, &WITHOUT_A_BUG)?;
+    let mut broken = run_rows(newest, &["pymalloc_debug"], None, &[])?;
+    broken += run_rows(oldest, &["mimalloc_debug", "mimalloc"], None, &WITHOUT_A_BUG)?;
     broken += run_rows(newest, &["pymalloc_debug"], Some("strict"), &WITHOUT_A_BUG)?;
     broken += run_rows(newest, &["pymalloc"], Some("guard=1/100"), &WITHOUT_A_BUG)?;
     ensure!(broken == 0, "{broken} modules fail with the library and pass without it");

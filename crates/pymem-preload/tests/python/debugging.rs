@@ -283,8 +283,12 @@ for thread in threads: thread.join()
 print('well')
 ";
     // 3.8 has no frames for `backtrace`, and says so.
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
-        for row in ["pymalloc", "malloc", "mimalloc"] {
+    let mut found: Vec<_> = with_gil().filter(|python| python.minor > 8).collect();
+    let newest = found.pop();
+    let of_others = found.iter().map(|python| (*python, &["pymalloc"][..]));
+    let of_newest = newest.map(|python| (python, &["pymalloc", "malloc", "mimalloc"][..]));
+    for (interpreter, rows) in of_others.chain(of_newest) {
+        for row in rows {
             for options in ["guard=1/1", "guard=1/20,backtrace=4"] {
                 let mut command = python(&interpreter.path, row);
                 // The newest say that a process of several threads should not fork.

@@ -64,9 +64,14 @@ fn recorded() -> Vec<Op> {
 
 #[test]
 fn a_recorded_program_does_the_same_in_every_row() {
+    let newest = interpreters().last();
     for interpreter in interpreters() {
         let expected = succeed(plain(&interpreter.path).args(["-c", PROGRAM]));
-        for row in interpreter.rows() {
+        // A log is the work of the rows and of the interpreter, and not of each pair.
+        let is_newest = newest.is_some_and(|newest| newest.path == interpreter.path);
+        let rows =
+            interpreter.rows().filter(|row| is_newest || matches!(*row, "default" | "debug"));
+        for row in rows {
             let (_folder, path) = folder();
             let mut command = python(&interpreter.path, row);
             let output = succeed(command.env("PYMEM_TRACE", &path).args(["-c", PROGRAM]));

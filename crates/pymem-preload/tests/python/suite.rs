@@ -1,4 +1,4 @@
-//! A few modules of CPython's own test suite; `cargo xtask regrtest` runs the long list.
+//! CPython's own tests of its debug hooks; `cargo xtask regrtest` runs the other modules.
 
 use std::fs;
 use std::process::Command;
@@ -7,25 +7,6 @@ use rstest::rstest;
 
 use crate::interpreters::Interpreter;
 use crate::process::{interpreters, plain, preloaded, python, run};
-
-/// Modules that allocate much and finish in seconds.
-const MODULES: &[&str] = &["test_dict", "test_list", "test_set", "test_weakref"];
-
-#[rstest]
-fn cpythons_own_modules_pass(#[values("pymalloc", "malloc", "mimalloc")] row: &str) {
-    let found: Vec<_> =
-        interpreters().iter().filter(|python| python.has_tests && !python.free_threaded).collect();
-    // The newest one; the others run in `cargo xtask regrtest`.
-    let Some(interpreter) = found.last() else {
-        eprintln!("skipped: no interpreter with CPython's test package is installed");
-        return;
-    };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut command = python(&interpreter.path, row);
-    command.args(["-m", "test", "-q"]).args(MODULES).current_dir(folder.path());
-    let outcome = run(&mut command);
-    assert_eq!(outcome.status, Some(0), "{interpreter} with {row}: {outcome:?}");
-}
 
 /// Those from 3.11 on, where the debug hooks have tests that a release build runs; says so when there is none.
 fn with_tests_of_hooks() -> Vec<&'static Interpreter> {
