@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use malloc_api::{Domain, immortal};
-use pymem_sync::{HeldOverFork, Interner, RawLock};
-use thiserror::Error;
+use pymem_sync::{HeldOverFork, Interner};
 
 use crate::counters::{Counters, Overlap};
 use crate::origin::{Origin, Origins};
+use crate::profile_error::ProfileError;
 use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
 use crate::snapshot::{Amount, Site, Snapshot, Stack};
-use crate::source::{Location, MAX_FRAMES, StackSource};
-use crate::stacks::{Stacks, mix, unrecorded};
+use crate::source::{Location, StackSource};
+use crate::stack_table::StackTable;
+use crate::stacks::{mix, unrecorded};
 
 /// How a [`Profile`] records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The most frames that are kept of a stack, the innermost ones: 1 to [`MAX_FRAMES`]; 32 unless set.
+    /// The most frames that are kept of a stack, the innermost ones: 1 to [`MAX_FRAMES`](crate::MAX_FRAMES); 32 unless set.
     pub frames: usize,
     /// Whether calls of the mem and obj domains never overlap, as Python's threads hold the GIL in them; false unless set.
     ///
@@ -34,27 +35,16 @@ impl Default for Options {
     }
 }
 
-/// A profile could not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ProfileError {
-    /// The number of frames is none that a stack can have.
-    #[error("a stack cannot be cut to {0} frames; ask for 1 to {MAX_FRAMES}")]
-    Frames(usize),
-    /// There is no memory for the tables.
-    #[error("no memory for two tables of {0} words; ask for fewer buckets")]
-    NoMemory(usize),
-}
-
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
 /// A profile lives for ever and serves any number of profilers, one a domain usually. What it keeps comes from the system's
 /// allocator: nine bytes a bucket, 16 bytes for each distinct frame of a stack, and 64 for each site.
 #[derive(Debug)]
 pub struct Profile<S: 'static> {
-    source: S,
+    stacks: &'static StackTable<S>,
+    /// How many frames are told of one stack.
+    frames: usize,
     serialized: bool,
-    stacks: Stacks,
     sites: Interner<SiteKey, Counters>,
     origins: Origins,
     recording: AtomicBool,
@@ -90,20 +80,36 @@ impl<S: StackSource + 'static> Profile<S> {
     ///
     /// [`ProfileError`]: a number of frames that is none, or no memory for the tables.
     pub fn new(source: S, options: Options) -> Result<&'static Self, ProfileError> {
-        if !(1..=MAX_FRAMES).contains(&options.frames) {
-            return Err(ProfileError::Frames(options.frames));
+        Self::with_stacks(StackTable::new(source, options.frames, options.buckets)?, options)
+    }
+
+    /// As [`new`](Self::new), with the stacks of a table that others use too. Stacks are cut to the table's frames.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_stacks(
+        stacks: &'static StackTable<S>,
+        options: Options,
+    ) -> Result<&'static Self, ProfileError> {
+        if options.frames == 0 {
+            return Err(ProfileError::Frames(0));
         }
-        let none = ProfileError::NoMemory(options.buckets);
         Ok(immortal::leak(Self {
-            source,
+            stacks,
+            frames: options.frames,
             serialized: options.serialized,
-            stacks: Stacks::new(options.frames, options.buckets).ok_or(none)?,
-            sites: Interner::new(options.buckets).ok_or(none)?,
+            sites: Interner::new(options.buckets).ok_or(ProfileError::NoMemory(options.buckets))?,
             origins: Origins::new(),
             recording: AtomicBool::new(true),
             live: Live::default(),
             lost: Lost::default(),
         }))
+    }
+
+    /// The stacks of the profile, whose locks are held over a fork beside the profile's own.
+    pub const fn stacks(&self) -> &'static StackTable<S> {
+        self.stacks
     }
 
     /// Stops recording allocations, or goes on; frees of recorded blocks are counted all the while.
@@ -140,7 +146,7 @@ impl<S: StackSource + 'static> Profile<S> {
                 let SiteKey { stack, origin, class } = *entry.key();
                 // Stacks that differ further out than the limit are one.
                 places.clear();
-                places.extend(self.stacks.places(stack));
+                places.extend(self.places(stack));
                 let stack = match stacks.get(&places) {
                     Some(stack) => stack.clone(),
                     None => {
@@ -187,7 +193,8 @@ impl<S: StackSource + 'static> Profile<S> {
         if !self.is_recording() {
             return None;
         }
-        self.stacks.capture(&self.source, |stack, recent| {
+        let table = self.stacks;
+        table.stacks().capture(table.source(), |stack, recent| {
             let key = SiteKey { stack, origin, class: class_of(size) };
             let site = match recent.find(key) {
                 Some(site) => site,
@@ -260,8 +267,13 @@ impl<S: StackSource + 'static> Profile<S> {
     pub(crate) fn stack_of(&'static self, site: &SiteEntry) -> Stack {
         unrecorded(|| {
             let mut names = Names { profile: self, locations: HashMap::new() };
-            self.stacks.places(site.key().stack).map(|place| names.of(place)).collect()
+            self.places(site.key().stack).map(|place| names.of(place)).collect()
         })
+    }
+
+    /// The places of a stack that are told.
+    fn places(&self, stack: u32) -> impl Iterator<Item = u32> {
+        self.stacks.stacks().places(stack).take(self.frames)
     }
 
     #[inline]
@@ -273,20 +285,12 @@ impl<S: StackSource + 'static> Profile<S> {
 
 impl<S: Sync> HeldOverFork for Profile<S> {
     fn hold(&self) {
-        self.locks().into_iter().for_each(RawLock::lock);
+        self.sites.lock().lock();
     }
 
     unsafe fn release(&self) {
         // SAFETY: (1) held since `hold` on behalf of this thread (1).
-        self.locks().into_iter().rev().for_each(|lock| unsafe { lock.unlock() });
-    }
-}
-
-impl<S> Profile<S> {
-    /// In the order in which they are taken.
-    const fn locks(&self) -> [&RawLock; 4] {
-        let [nodes, frames, places] = self.stacks.locks();
-        [self.sites.lock(), nodes, frames, places]
+        unsafe { self.sites.lock().unlock() };
     }
 }
 
@@ -299,7 +303,8 @@ struct Names<S: 'static> {
 impl<S: StackSource> Names<S> {
     fn of(&mut self, place: u32) -> Arc<Location> {
         let Self { profile, locations } = self;
-        let locate = || Arc::new(profile.source.locate(profile.stacks.place(place)));
+        let table = profile.stacks;
+        let locate = || Arc::new(table.source().locate(table.stacks().place(place)));
         locations.entry(place).or_insert_with(locate).clone()
     }
 }

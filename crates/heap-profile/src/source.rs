@@ -30,10 +30,19 @@ pub trait StackSource: Sync {
     /// stack.
     ///
     /// Frames of one place are one in every stack: a source that knows lines returns a line for each instruction, so that a
-    /// stack is not another one for each call of one line. What a name needs later must be kept alive from here on, as the
-    /// words of a frame may stand for something else as soon as the program has dropped its code.
+    /// stack is not another one for each call of one line. What a name needs later must be kept from here on, as the
+    /// words of a frame may stand for something else as soon as the program has dropped its code; a source whose code is dropped
+    /// counts [uses](Self::usage). A frame that is no longer one of the calling thread may be shown again if its use has ended.
     fn place(&self, frame: Frame) -> Option<Frame> {
         Some(frame)
+    }
+
+    /// The words of `frame`, and how often they have stood for something else before.
+    ///
+    /// A source that keeps nothing alive shows frames in which it has put that number, and takes it out again here; by default a
+    /// frame's words stand for one thing for ever.
+    fn usage(&self, frame: Frame) -> (Frame, u32) {
+        (frame, 0)
     }
 
     /// The name of what [`place`](Self::place) returned.
@@ -47,6 +56,10 @@ impl<S: StackSource + ?Sized> StackSource for &S {
 
     fn place(&self, frame: Frame) -> Option<Frame> {
         (**self).place(frame)
+    }
+
+    fn usage(&self, frame: Frame) -> (Frame, u32) {
+        (**self).usage(frame)
     }
 
     fn locate(&self, place: Frame) -> Location {

@@ -4,6 +4,7 @@
 //! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{iter, ptr};
 
 use allocator_api2_02::boxed::Box;
@@ -108,13 +109,39 @@ pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// What a frame stands for: above 32 bits which use of its words this is, below the number of the place and 1, or 0 for a frame
+/// that is left out.
+#[derive(Debug)]
+struct Found(AtomicU64);
+
+impl Found {
+    fn new(usage: u32, place: Option<u32>) -> Self {
+        Self(AtomicU64::new(Self::word(usage, place)))
+    }
+
+    fn word(usage: u32, place: Option<u32>) -> u64 {
+        u64::from(usage) << 32 | place.map_or(0, |place| u64::from(place) + 1)
+    }
+
+    /// The place in this use of the words; `None` where another use was found last.
+    fn place(&self, usage: u32) -> Option<Option<u32>> {
+        // Relaxed: the word stands for itself, and places were interned before it was stored.
+        let word = self.0.load(Relaxed);
+        (word >> 32 == u64::from(usage)).then(|| (word as u32).checked_sub(1))
+    }
+
+    fn set(&self, usage: u32, place: Option<u32>) {
+        self.0.store(Self::word(usage, place), Relaxed);
+    }
+}
+
 /// The tree of all stacks.
 #[derive(Debug)]
 pub(crate) struct Stacks {
     nodes: Interner<Path, ()>,
     places: Interner<Frame, ()>,
-    /// The number of the place of each frame that was captured; `None` for one that is left out.
-    frames: Interner<Frame, Option<u32>>,
+    /// The place of each frame that was captured.
+    frames: Interner<Frame, Found>,
     /// How many frames are kept of one stack.
     limit: usize,
 }
@@ -274,14 +301,43 @@ impl Stacks {
     /// As [`step`](Self::step), of frames that the thread does not remember.
     #[inline(never)]
     fn node(&'static self, source: &impl StackSource, caller: Link, frame: Frame) -> Option<Link> {
-        let hash = |frame: Frame| mix(frame.code.rotate_left(17) ^ frame.at);
-        let number = |place: Frame| Some(self.places.intern(hash(place), place, || ())?.number());
-        let make = || source.place(frame).and_then(number);
-        let Some(place) = *self.frames.intern(hash(frame), frame, make)?.value() else {
-            return Some(caller);
-        };
+        let Some(place) = self.place_of(source, frame)? else { return Some(caller) };
+        self.link(caller, place)
+    }
+
+    /// The link of `place` called by `caller`; `None` without memory.
+    fn link(&'static self, caller: Link, place: u32) -> Option<Link> {
         let hash = mix((caller as usize).rotate_left(32) ^ place as usize);
         Some(self.nodes.intern(hash, Path { caller, place }, || ())?.number() + 1)
+    }
+
+    /// The number of the place of `frame`, or `None` for a frame that is left out; outside of that, `None` without memory.
+    #[expect(clippy::option_option, reason = "no memory, and no place")]
+    fn place_of(&'static self, source: &impl StackSource, frame: Frame) -> Option<Option<u32>> {
+        let hash = |frame: Frame| mix(frame.code.rotate_left(17) ^ frame.at);
+        let (words, usage) = source.usage(frame);
+        let known = self.frames.find(hash(words), &words);
+        if let Some(place) = known.and_then(|found| found.value().place(usage)) {
+            return Some(place);
+        }
+        // Without a lock: the source may call the interpreter.
+        let place = match source.place(frame) {
+            Some(place) => Some(self.places.intern(hash(place), place, || ())?.number()),
+            None => None,
+        };
+        match known {
+            Some(found) => found.value().set(usage, place),
+            None => {
+                self.frames.intern(hash(words), words, || Found::new(usage, place))?;
+            }
+        }
+        Some(place)
+    }
+
+    /// The link of the stack with the `frames` innermost frames of `node` alone; `None` without memory.
+    pub(crate) fn cut(&'static self, node: Link, frames: usize) -> Option<Link> {
+        let places: Vec<u32> = self.places(node).take(frames).collect();
+        places.into_iter().rev().try_fold(0, |caller, place| self.link(caller, place))
     }
 
     /// The places of the stack that ends in `node`, innermost first, as many as are kept of one.

@@ -140,7 +140,7 @@ impl<A> Blocks<A> {
     #[inline(never)]
     fn bad_block(&self, p: NonNull<u8>, call: Call) {
         let mut violation = self.verdict(p, call);
-        violation.caller = Site::of_caller(0, Outermost::here());
+        violation.caller = Site::of_caller(None, None, Outermost::here());
         self.host.tell(&violation);
     }
 }

@@ -154,8 +154,8 @@ impl<A: Malloc> DebugHooks<A> {
     #[inline(never)]
     fn wrong_thread(&self, call: Call, entry: Outermost) {
         let mut violation = self.blocks.violation(ViolationKind::WrongThread, call, None);
-        let frames = self.checked.state().map_or(0, State::frames);
-        violation.caller = Site::of_caller(frames, entry);
+        let depth = self.checked.state().and_then(State::depth);
+        violation.caller = Site::of_caller(depth, None, entry);
         self.blocks.host.tell(&violation);
     }
 

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use malloc_api::Domain;
 
-use crate::report::frames::{CurrentFrames, Traceback};
+use crate::report::frames::{HostStacks, Traceback};
 use crate::report::handler;
 use crate::report::violation::{BlockFacts, Call, Violation, ViolationHandler, ViolationKind};
 use crate::thread::{ThreadCheck, ThreadWord};
@@ -41,7 +41,7 @@ pub struct Host {
     pub(crate) thread_message: &'static str,
     pub(crate) handler: ViolationHandler,
     pub(crate) traceback: Option<Traceback>,
-    pub(crate) current_frames: Option<CurrentFrames>,
+    pub(crate) stacks: Option<&'static HostStacks>,
     pub(crate) debug_offset: Option<DebugOffset>,
 }
 
@@ -61,7 +61,7 @@ impl Host {
             thread_message: Self::WITHOUT_GIL,
             handler: handler::DEFAULT,
             traceback: None,
-            current_frames: None,
+            stacks: None,
             debug_offset: None,
         }
     }
@@ -101,10 +101,10 @@ impl Host {
         self
     }
 
-    /// Sets the supplier of the current frames, used when backtraces are on.
+    /// Sets who keeps the host's stacks, used when backtraces are on.
     #[must_use]
-    pub const fn with_current_frames(mut self, frames: CurrentFrames) -> Self {
-        self.current_frames = Some(frames);
+    pub const fn with_stacks(mut self, stacks: &'static HostStacks) -> Self {
+        self.stacks = Some(stacks);
         self
     }
 
@@ -156,7 +156,7 @@ impl Host {
             self.thread_message.as_ptr().addr(),
             self.handler as usize,
             self.traceback.map_or(0, |f| f as usize),
-            self.current_frames.map_or(0, |f| f as usize),
+            self.stacks.map_or(0, |stacks| core::ptr::from_ref(stacks).addr()),
             self.debug_offset.map_or(0, |f| f as usize),
         ]
     }
@@ -173,7 +173,7 @@ impl fmt::Debug for Host {
         f.debug_struct("Host")
             .field("thread_check", &self.thread_check.is_some())
             .field("traceback", &self.traceback.is_some())
-            .field("current_frames", &self.current_frames.is_some())
+            .field("stacks", &self.stacks.is_some())
             .field("debug_offset", &self.debug_offset.is_some())
             .finish_non_exhaustive()
     }

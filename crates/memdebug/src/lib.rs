@@ -98,7 +98,7 @@ pub use pattern::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 #[cfg(feature = "std")]
 pub use process::{report_leaks_at_exit, verify_quarantines};
 pub use report::dump::{BlockDump, DumpSink, Message};
-pub use report::frames::{CurrentFrames, FrameSink, Traceback, Tracing};
+pub use report::frames::{FrameSink, HostStacks, Traceback, Tracing};
 pub use report::handler;
 #[cfg(feature = "std")]
 pub use report::handler::{report_to, report_to_files};

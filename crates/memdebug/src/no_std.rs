@@ -7,6 +7,7 @@ pub(crate) mod checked {
     use malloc_api::{Domain, Malloc};
 
     use super::native::Outermost;
+    use super::site::Depth;
     use crate::calls::Blocks;
     use crate::options::{ConfigureError, Options};
 
@@ -54,7 +55,7 @@ pub(crate) mod checked {
             match *self {}
         }
 
-        pub(crate) fn frames(&self) -> u8 {
+        pub(crate) fn depth(&self) -> Option<Depth> {
             match *self {}
         }
 
@@ -118,13 +119,22 @@ pub(crate) mod site {
     use core::fmt;
 
     use super::native::Outermost;
+    use crate::report::frames::HostStacks;
+
+    /// Which frames a site has.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) enum Depth {}
 
     /// Where a block was allocated or freed. Without the `std` feature there is no value of this type.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub enum Site {}
 
     impl Site {
-        pub(crate) fn of_caller(_: u8, _: Outermost) -> Option<Self> {
+        pub(crate) fn of_caller(
+            _: Option<Depth>,
+            _: Option<&'static HostStacks>,
+            _: Outermost,
+        ) -> Option<Self> {
             None
         }
     }

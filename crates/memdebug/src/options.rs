@@ -133,6 +133,7 @@ pub struct LeakReport {
 /// | `strict` | `registry` and `quarantine` | none |
 /// | `quarantine` | hold freed blocks and verify that nobody writes to them | `=16M`, `=16M:4096` (bytes; K, M, G; then blocks) |
 /// | `backtrace` | keep where each block was allocated and freed; implies `registry` | `=8` frames, 1 to 32 |
+/// | `native` | keep native frames beside those of the host, which otherwise stand alone; implies `backtrace` where it is off | none |
 /// | `guard` | put one block in N between guard pages | `=1/1000`, `=1/1000:4096` (then slots) |
 /// | `leaks` | report live blocks at exit; implies `registry` | `=text`, `=json` |
 /// | `leak_exit` | exit status if any block leaked; implies `leaks` | `=23`, 1 to 255 |
@@ -167,6 +168,8 @@ pub struct Options {
     pub quarantine: Option<QuarantineBounds>,
     /// Frames kept of each allocation and free, 0 to [`Options::MAX_FRAMES`]; 0 keeps none.
     pub backtrace: u8,
+    /// Keep native frames too where the host has frames of its own. Unwinding takes far longer than all else that the hooks do.
+    pub native: bool,
     /// Put one block in this many between guard pages.
     pub guard: Option<NonZeroU32>,
     /// Slots for guarded blocks; `None` leaves the number to the rate. The first sampler of a process decides.
@@ -193,6 +196,7 @@ impl Options {
             registry: false,
             quarantine: None,
             backtrace: 0,
+            native: false,
             guard: None,
             guard_slots: None,
             leaks: None,
@@ -229,13 +233,14 @@ impl Options {
         self.guard_slots.map_or(by_rate, NonZeroU32::get) as usize
     }
 
-    /// The part that a [`GuardSampler`](crate::GuardSampler) serves: `guard`, and `backtrace` for its blocks.
+    /// The part that a [`GuardSampler`](crate::GuardSampler) serves: `guard`, and `backtrace` and `native` for its blocks.
     #[must_use]
     pub const fn for_sampler(&self) -> Self {
         Self {
             guard: self.guard,
             guard_slots: self.guard_slots,
             backtrace: self.backtrace,
+            native: self.native,
             ..Self::new()
         }
     }

@@ -23,7 +23,7 @@ use malloc_api::Domain;
 use crate::options::{LeakFormat, Options, QuarantineBounds, Text};
 
 impl Options {
-    /// The first option on that needs the debug hooks: any but `guard` and `backtrace`.
+    /// The first option on that needs the debug hooks: any but `guard`, `backtrace` and `native`.
     #[must_use]
     pub fn needs_hooks(&self) -> Option<&'static str> {
         let is_on = |word: &&OptionWord| word.needs_hooks.is_some_and(|is_on| is_on(self));
@@ -93,7 +93,7 @@ const WITHOUT_VALUE: OptionWord = OptionWord {
 };
 
 /// Every word, in the order in which they are listed.
-const WORDS: [OptionWord; 13] = [
+const WORDS: [OptionWord; 14] = [
     OptionWord {
         name: "serial",
         means: "number each allocation, and keep the number in the block",
@@ -154,6 +154,17 @@ const WORDS: [OptionWord; 13] = [
             Some(())
         },
         needs_hooks: None,
+    },
+    OptionWord {
+        name: "native",
+        means: "keep native frames beside those of the host, which otherwise stand alone; implies `backtrace` where it is off",
+        set: |options, value| {
+            if options.backtrace == 0 {
+                options.backtrace = Options::SOME_FRAMES;
+            }
+            flag(&mut options.native, value)
+        },
+        ..WITHOUT_VALUE
     },
     OptionWord {
         name: "guard",
@@ -379,7 +390,8 @@ mod tests {
     fn every_word() {
         assert_eq!(parse(""), Ok(Options::new()));
         assert_eq!(parse("strict"), Ok(Options::strict()));
-        let all = parse("quarantine=16M,backtrace=8,guard=1/1000,leaks,serial,full_erase").unwrap();
+        let all = parse("quarantine=16M,backtrace=9,guard=1/1000,leaks,serial,full_erase,native")
+            .unwrap();
         assert_eq!(
             all,
             Options {
@@ -387,7 +399,8 @@ mod tests {
                 full_erase: true,
                 registry: false,
                 quarantine: Some(QuarantineBounds { bytes: 16 << 20, blocks: 16 << 10 }),
-                backtrace: 8,
+                backtrace: 9,
+                native: true,
                 guard: NonZeroU32::new(1000),
                 guard_slots: None,
                 leaks: Some(LeakReport::default()),
@@ -419,6 +432,7 @@ mod tests {
         let frames = |t: &str| parse(t).unwrap().backtrace;
         assert_eq!((frames("leak_site=a,backtrace=2"), frames("leak_site=a")), (2, 8));
         assert_eq!((frames("backtrace=2,leak_site=a"), frames("leak_ignore=a")), (2, 0));
+        assert_eq!((frames("native"), parse("native=1").is_ok()), (8, false));
         let guard = parse("guard=1/50:9000").unwrap();
         assert_eq!((guard.guard, guard.guard_slots), (NonZeroU32::new(50), NonZeroU32::new(9000)));
     }

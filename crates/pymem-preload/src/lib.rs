@@ -25,6 +25,7 @@ mod host {
     pub(crate) mod program_start;
     pub(crate) mod python;
     pub(crate) mod python_frames;
+    pub(crate) mod python_stacks;
     pub(crate) mod stand_ins;
     pub(crate) mod state_word;
 }
@@ -39,7 +40,6 @@ mod observe {
     pub(crate) mod profile;
     pub(crate) mod profile_report;
     pub(crate) mod profile_request;
-    pub(crate) mod profile_stack;
     pub(crate) mod replay;
     pub(crate) mod report;
     pub(crate) mod tracing;

@@ -15,7 +15,7 @@ use pymem_domains::{
 };
 
 use crate::host::python::{Host, host};
-use crate::host::{hooks, program_start};
+use crate::host::{hooks, program_start, python_stacks};
 use crate::observe::drawable::Drawable;
 use crate::observe::moments::Attentive;
 use crate::observe::profile::NotedIn;
@@ -131,6 +131,9 @@ impl Service {
         }?;
         let draws = requests.heap_map.is_some();
         let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
+        if let Some(host) = host.filter(|_| options.backtrace > 0) {
+            python_stacks::start_for_hooks(host, options.backtrace, domains.row().debug());
+        }
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
         let records = Domain::ALL.map(|domain| domains.get_allocator(domain));

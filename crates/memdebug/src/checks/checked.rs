@@ -16,7 +16,7 @@ use crate::process;
 use crate::report::verdict;
 use crate::report::violation::{BlockFacts, Call, Shape, Violation, ViolationKind};
 use crate::sites::native::Outermost;
-use crate::sites::site::Site;
+use crate::sites::site::{Depth, Site};
 
 /// The options of this file, once they are set.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ pub(crate) struct Checked(OnceLock<State>);
 pub(crate) struct State {
     /// Whose blocks these are in the registry, where there is one.
     registry: Option<OwnerId>,
-    /// Frames of a site, 0 for none.
-    backtrace: u8,
+    /// Which frames a site has, if there are sites.
+    backtrace: Option<Depth>,
     quarantine: Option<Quarantine>,
 }
 
@@ -57,7 +57,7 @@ impl Checked {
             process::report_leaks_at_exit(report)?;
         }
         process::guard_forks();
-        let state = State { registry, backtrace: options.backtrace, quarantine };
+        let state = State { registry, backtrace: Depth::of(options), quarantine };
         self.0.set(state).map(|()| true).map_err(|_| ConfigureError::AlreadySet)
     }
 
@@ -75,20 +75,25 @@ struct Verified {
 impl State {
     #[inline]
     fn site<A>(&self, blocks: &Blocks<A>, entry: Outermost) -> Option<Site> {
-        match self.backtrace {
-            0 => None,
-            depth => Site::here(depth, blocks.host.current_frames, entry),
-        }
+        Site::here(self.backtrace?, blocks.host.stacks, entry)
+    }
+
+    /// Where a block is freed, which only a quarantine keeps.
+    #[inline]
+    fn freed_at<A>(&self, blocks: &Blocks<A>, entry: Outermost) -> Option<Site> {
+        self.quarantine.as_ref().and_then(|_| self.site(blocks, entry))
     }
 
     /// Where a call came from that is reported.
     #[cold]
     fn caller<A>(&self, blocks: &Blocks<A>, entry: Outermost) -> Option<Site> {
-        self.site(blocks, entry).or_else(|| Site::of_caller(0, entry))
+        // Without backtraces nobody has asked the host before.
+        let stacks = self.backtrace.and(blocks.host.stacks);
+        Site::of_caller(self.backtrace, stacks, entry)
     }
 
-    /// Frames of a site, 0 for none.
-    pub(crate) fn frames(&self) -> u8 {
+    /// Which frames a site has, if there are sites.
+    pub(crate) fn depth(&self) -> Option<Depth> {
         self.backtrace
     }
 
@@ -135,7 +140,7 @@ impl State {
         let fresh = self.allocate(blocks, new, false, entry)?;
         // SAFETY: two live blocks that do not overlap, each of at least this size.
         unsafe { ptr::copy_nonoverlapping(p.as_ptr(), fresh.as_ptr(), verified.size.min(new)) };
-        let freed = self.site(blocks, entry);
+        let freed = self.freed_at(blocks, entry);
         if let Some(owner) = self.registry {
             let hold = self.quarantine.is_some();
             if let Err(known) = LIVE.take(p.as_ptr().addr(), owner, hold, freed) {
@@ -161,7 +166,7 @@ impl State {
         p: NonNull<u8>,
         entry: Outermost,
     ) {
-        let freed = self.site(blocks, entry);
+        let freed = self.freed_at(blocks, entry);
         let address = p.as_ptr().expose_provenance();
         let take = |owner| LIVE.take(address, owner, self.quarantine.is_some(), freed);
         let known = match self.registry.map(take).transpose() {
@@ -293,6 +298,9 @@ impl State {
         freed: Option<Site>,
     ) {
         let size = verified.size;
+        if let Some(stacks) = self.backtrace.and(blocks.host.stacks) {
+            (stacks.freed)(p, size);
+        }
         // SAFETY: 1: duties 1 and 2.
         let unfilled = unsafe { blocks.fill_dead::<false>(p, size) };
         let Some(quarantine) = &self.quarantine else {

@@ -98,6 +98,14 @@ impl LiveBlocks {
                 bytes += size;
             }
         });
+        all[..blocks].sort_unstable_by_key(|group| group.site);
+        let mut last = (0, 0);
+        for group in &mut all[..blocks] {
+            if group.site != last.0 {
+                last = (group.site, Site::to_bits(Site::from_bits(group.site).map(Site::alike)));
+            }
+            group.site = last.1;
+        }
         all[..blocks].sort_unstable_by_key(|group| (group.domain, group.site));
         let mut count = 0_usize;
         for index in 0..blocks {

@@ -16,7 +16,7 @@ use crate::options::{ConfigureError, Options};
 use crate::process;
 use crate::report::violation::{Call, ViolationKind};
 use crate::sites::native::Outermost;
-use crate::sites::site::Site;
+use crate::sites::site::{Depth, Site};
 use malloc_api::Domain;
 use malloc_api::Malloc;
 
@@ -72,8 +72,8 @@ pub struct GuardSampler<A, const THREAD_GROUPS: usize = 64> {
 struct Setting {
     /// One block in how many.
     rate: NonZeroU32,
-    /// Frames of a site, 0 for none.
-    frames: u8,
+    /// Which frames a site has, if there are sites.
+    depth: Option<Depth>,
     /// The number of this sampler, from 1 on.
     sampler: u32,
 }
@@ -169,7 +169,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         self.start.store(start, Relaxed);
         self.bytes.store(bytes, Relaxed);
         let sampler = SAMPLERS.fetch_add(1, Relaxed) + 1;
-        let setting = Setting { rate, frames: options.backtrace, sampler };
+        let setting = Setting { rate, depth: Depth::of(options), sampler };
         self.setting.set(setting).map_err(|_| ConfigureError::AlreadySet)
     }
 
@@ -205,8 +205,7 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         if self.domain != Domain::Raw && rule.is_some_and(|passes| !passes()) {
             let host = &self.host;
             let mut violation = host.violation(ViolationKind::WrongThread, call, self.domain, None);
-            let frames = self.setting.get().map_or(0, |setting| setting.frames);
-            violation.caller = Site::of_caller(frames, entry);
+            violation.caller = Site::of_caller(self.depth(), None, entry);
             host.tell(&violation);
         }
     }
@@ -219,10 +218,11 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
     }
 
     fn site(&self, entry: Outermost) -> Option<Site> {
-        match self.setting.get()?.frames {
-            0 => None,
-            frames => Site::here(frames, self.host.current_frames, entry),
-        }
+        Site::here(self.depth()?, self.host.stacks, entry)
+    }
+
+    fn depth(&self) -> Option<Depth> {
+        self.setting.get()?.depth
     }
 
     /// Checks that `p` is the start of a live guarded block of this domain; reports it otherwise.
@@ -249,12 +249,16 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
         let address = p.as_ptr().addr();
         let host = &self.host;
         let mut violation = fault::violation(kind, call, address, block, self.domain, host);
-        violation.caller = self.site(entry).or_else(|| Site::of_caller(0, entry));
+        let depth = self.depth();
+        violation.caller = Site::of_caller(depth, depth.and(self.host.stacks), entry);
         host.tell(&violation);
     }
 
     /// Frees a verified block.
     fn release(&self, p: NonNull<u8>, block: &Guarded, call: Call, entry: Outermost) {
+        if let Some(stacks) = self.depth().and(self.host.stacks) {
+            (stacks.freed)(p, block.size);
+        }
         if !pool::free(block, self.site(entry)) {
             // Another thread freed it since it was verified.
             self.tell(ViolationKind::DoubleFree, call, p, Some(block), entry);

@@ -2,6 +2,7 @@
 //! Leaves keeping frames to `site.rs`, and writing a report to `dump.rs`.
 
 use core::fmt::{self, Write as _};
+use core::ptr::NonNull;
 
 /// Takes traceback lines one by one, most recent call first.
 pub trait FrameSink {
@@ -30,11 +31,28 @@ pub enum Tracing {
 /// It is called while a violation is being reported. It must not allocate from the hooks.
 pub type Traceback = fn(usize, &mut dyn FrameSink) -> Tracing;
 
-/// Gives the calling thread's current frames, for the sites of allocations and frees.
+/// Keeps the host's own stacks, those of a Python program say, each distinct one under a number.
 ///
-/// It is called on each allocation and free while backtraces are on, and must cope with a thread that has no frames. What
-/// it allocates from the hooks is served, and has no site.
-pub type CurrentFrames = fn(&mut dyn FrameSink);
+/// With backtraces on, it is asked on every allocation, and on every free of a block that is held. What it allocates from the hooks
+/// meanwhile is served, and has no site. A process can have seven of these; the hosts of further ones have native frames alone.
+#[derive(Clone, Copy, Debug)]
+pub struct HostStacks {
+    /// The number of the calling thread's stack, up to [`MAX`](Self::MAX), or 0 for one without frames; `None` while this thread
+    /// is already being asked.
+    pub current: fn() -> Option<u32>,
+    /// Gives the frames of the stack with this number. It must not allocate from the hooks.
+    pub show: fn(u32, &mut dyn FrameSink),
+    /// One number for all stacks whose frames are shown alike. Reports ask, no allocation does.
+    pub alike: fn(u32) -> u32,
+    /// Is told of each block that these hooks free, its address and its size, before its memory is filled: to know which words of
+    /// a frame do not stand for the same function any more.
+    pub freed: fn(NonNull<u8>, usize),
+}
+
+impl HostStacks {
+    /// The largest number of a stack; further stacks have none.
+    pub const MAX: u32 = (1 << 25) - 1;
+}
 
 /// Text with everything but ASCII escaped, as CPython writes file names to a file descriptor.
 pub(crate) struct Ascii<'a>(pub(crate) &'a str);

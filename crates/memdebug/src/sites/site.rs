@@ -1,26 +1,27 @@
-//! Owns where blocks were allocated and freed: taking a backtrace, keeping each distinct one once, showing it.
+//! Owns where blocks were allocated and freed: as a number of the host's stack, or as a record of native frames; and showing both.
 //!
-//! A backtrace is kept as a record in mapped pages that are never given back, so that a [`Site`] is four bytes and stays
-//! valid for the life of the process. Sixteen shards by hash, each behind its own lock, which is never held while a
-//! backtrace is taken or shown. Leaves native frames to `native.rs`.
+//! A record stays in mapped pages that are never given back, so that a [`Site`] is four bytes and stays valid for the life of the
+//! process. Sixteen shards by hash, each behind its own lock, which is never held while a backtrace is taken or shown. Leaves
+//! taking native frames to `native.rs`, and the host's stacks to the host.
 
-use core::fmt::{self, Write};
+use core::fmt;
 use core::num::NonZeroU32;
 use core::ptr;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
 use pymem_sync::{ForkLock, Lock, Rank};
 
 use crate::options::Options;
 use crate::os::mapping::{MappedSlice, Mapping};
-use crate::report::frames::{Ascii, CurrentFrames, FrameSink};
+use crate::report::frames::{Ascii, FrameSink, HostStacks};
 use crate::sites::native::{self, Outermost};
 
 /// Where a block was allocated or freed: a backtrace that is kept for the life of the process.
 ///
-/// `Display` gives one frame a line, most recent call first: the host's own frames (of a Python program, say), then
-/// native ones. Making the names of native frames may allocate from the C library.
+/// `Display` gives one frame a line, most recent call first: the host's own frames (of a Python program, say), then native ones:
+/// of a call whose host shows no frames, of a call that is reported, and wherever they are asked for. Making the names of native frames may allocate from the C library.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site(NonZeroU32);
 
@@ -28,26 +29,28 @@ pub struct Site(NonZeroU32);
 const UNIT_BYTES: usize = 8;
 const CHUNK_BYTES: usize = 1 << 20;
 const UNITS_PER_CHUNK: usize = CHUNK_BYTES / UNIT_BYTES;
-/// Most chunks: 2 GiB of backtraces. After that new ones are not kept.
-const MAX_CHUNKS: usize = 2048;
+/// Most chunks: 256 MiB of native backtraces. After that new ones are not kept.
+const MAX_CHUNKS: usize = 256;
 /// Bits of a site's number: the registry has room for so many.
 pub(crate) const SITE_BITS: u32 = 28;
-const _: () = assert!(MAX_CHUNKS * UNITS_PER_CHUNK == 1 << SITE_BITS);
+/// Bits of a record's unit, or of the number of a host's stack. Those above are 0 for a record, else the number of the host's stacks.
+const NUMBER_BITS: u32 = 25;
+const _: () = assert!(MAX_CHUNKS * UNITS_PER_CHUNK == 1 << NUMBER_BITS);
+const _: () = assert!(HostStacks::MAX == (1 << NUMBER_BITS) - 1);
 const SHARDS: usize = 16;
 /// Hash chains of a shard.
 const CHAINS: usize = 4096;
 /// Frames kept of a reported call where no backtraces are on.
 const CALLER_FRAMES: u8 = 16;
-/// Bytes of host frames kept of one site.
-const TEXT_BYTES: usize = 1024;
 
-/// A record, followed by its frames and its text.
+/// A record, followed by its native frames.
 #[repr(C)]
 struct Record {
     hash: u64,
     next: Option<Site>,
-    frames: u8,
-    text_bytes: u16,
+    /// The host's stack.
+    host: Option<Site>,
+    frames: usize,
 }
 
 static CHUNKS: [AtomicPtr<u8>; MAX_CHUNKS] =
@@ -71,14 +74,32 @@ pub(crate) fn locked() -> usize {
     SHARD.iter().filter(|shard| shard.raw().is_locked()).count()
 }
 
-/// A backtrace as it was taken.
+/// Who keeps host stacks, by number from 1 on.
+static HOSTS: [OnceLock<&'static HostStacks>; (1 << (SITE_BITS - NUMBER_BITS)) - 1] =
+    [const { OnceLock::new() }; (1 << (SITE_BITS - NUMBER_BITS)) - 1];
+
+/// Which frames a site has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Depth {
+    /// How many of each sort.
+    pub(crate) frames: u8,
+    /// Whether native ones are kept where the host has some.
+    pub(crate) native: bool,
+}
+
+impl Depth {
+    /// What these options ask for; `None` where backtraces are off.
+    pub(crate) fn of(options: &Options) -> Option<Self> {
+        (options.backtrace > 0)
+            .then_some(Self { frames: options.backtrace, native: options.native })
+    }
+}
+
+/// A backtrace with native frames, as it was taken.
 struct Taken {
+    host: Option<Site>,
     frames: [usize; Options::MAX_FRAMES as usize],
     frame_count: usize,
-    text: [u8; TEXT_BYTES],
-    text_bytes: usize,
-    /// Host frames still wanted.
-    wanted: u8,
 }
 
 impl Taken {
@@ -86,78 +107,75 @@ impl Taken {
         &self.frames[..self.frame_count]
     }
 
-    fn text(&self) -> &[u8] {
-        &self.text[..self.text_bytes]
-    }
-
-    /// FNV-1a, a word at a time over the frames.
+    /// FNV-1a, a word at a time.
     fn hash(&self) -> u64 {
         let step =
             |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-        let frames = self.frames().iter().fold(0xcbf2_9ce4_8422_2325, |h, &f| step(h, f as u64));
-        self.text().iter().fold(frames, |h, &b| step(h, u64::from(b)))
-    }
-}
-
-impl Write for Taken {
-    /// All of the text or none of it.
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.text_bytes + text.len();
-        let place = self.text.get_mut(self.text_bytes..end).ok_or(fmt::Error)?;
-        place.copy_from_slice(text.as_bytes());
-        self.text_bytes = end;
-        Ok(())
-    }
-}
-
-impl FrameSink for Taken {
-    fn frame(&mut self, file: &str, line: u32, function: Option<&str>) {
-        let Some(wanted) = self.wanted.checked_sub(1) else {
-            return;
-        };
-        self.wanted = wanted;
-        let before = self.text_bytes;
-        let written = write!(self, "  File \"{}\", line {line}", Ascii(file))
-            .and_then(|()| function.map_or(Ok(()), |name| write!(self, ", in {}", Ascii(name))));
-        if written.and_then(|()| self.write_str("\n")).is_err() {
-            self.text_bytes = before;
-            self.wanted = 0;
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.wanted == 0
+        let host = step(0xcbf2_9ce4_8422_2325, Site::to_bits(self.host).into());
+        self.frames().iter().fold(host, |h, &f| step(h, f as u64))
     }
 }
 
 impl Site {
-    /// The calling thread's backtrace from the caller of the hooks on, up to `depth` frames of each sort; `None` if this
-    /// thread is already capturing, or if there is no memory to keep the backtrace.
+    /// The calling thread's backtrace from the caller of the hooks on; `None` if this thread is already capturing, or if there is
+    /// no memory to keep the backtrace.
+    #[inline]
     pub(crate) fn here(
-        depth: u8,
-        current_frames: Option<CurrentFrames>,
+        depth: Depth,
+        stacks: Option<&'static HostStacks>,
         entry: Outermost,
     ) -> Option<Self> {
-        let _alone = native::Alone::enter()?;
-        let mut taken = Taken {
-            frames: [0; Options::MAX_FRAMES as usize],
-            frame_count: 0,
-            text: [0; TEXT_BYTES],
-            text_bytes: 0,
-            wanted: depth,
+        let host = match stacks {
+            Some(stacks) => Self::of_host(stacks, (stacks.current)()?),
+            None => None,
         };
-        if let Some(frames) = current_frames {
-            frames(&mut taken);
+        if host.is_some() && !depth.native { host } else { Self::native(host, depth.frames, entry) }
+    }
+
+    /// A stack of the host; `None` for none, and where hosts or numbers have run out.
+    #[inline]
+    fn of_host(stacks: &'static HostStacks, number: u32) -> Option<Self> {
+        if number == 0 || number > HostStacks::MAX {
+            return None;
         }
+        let is_it = |place: &OnceLock<_>| ptr::eq(*place.get_or_init(|| stacks), stacks);
+        let host = HOSTS.iter().position(is_it)? as u32 + 1;
+        Self::from_bits(host << NUMBER_BITS | number)
+    }
+
+    /// The native frames that are added to those of the host, `depth` of them.
+    #[inline(never)]
+    fn native(host: Option<Self>, depth: u8, entry: Outermost) -> Option<Self> {
+        let _alone = native::Alone::enter()?;
+        let frames = [0; Options::MAX_FRAMES as usize];
+        let mut taken = Taken { host: host.map(Self::alike), frames, frame_count: 0 };
         taken.frame_count = native::native_frames(&mut taken.frames[..usize::from(depth)], entry);
         Self::intern(&taken)
     }
 
-    /// The native frames of a call that is reported, `depth` of them, or 16 where that is 0: the host may know nothing of the
-    /// thread.
+    /// The backtrace of a call that is reported: native frames, and those of `stacks`, as many as `depth` says, or 16. Whoever
+    /// reports a thread that may not call leaves the stacks out.
     #[cold]
-    pub(crate) fn of_caller(depth: u8, entry: Outermost) -> Option<Self> {
-        Self::here(if depth == 0 { CALLER_FRAMES } else { depth }, None, entry)
+    pub(crate) fn of_caller(
+        depth: Option<Depth>,
+        stacks: Option<&'static HostStacks>,
+        entry: Outermost,
+    ) -> Option<Self> {
+        let frames = depth.map_or(CALLER_FRAMES, |depth| depth.frames);
+        let here = Self::here(Depth { frames, native: true }, stacks, entry);
+        here.or_else(|| Self::native(None, frames, entry))
+    }
+
+    /// One site for all whose frames are shown alike.
+    pub(crate) fn alike(self) -> Self {
+        let Some((stacks, number)) = self.host() else { return self };
+        Self::of_host(stacks, (stacks.alike)(number)).unwrap_or(self)
+    }
+
+    /// Who keeps this stack, and its number there; `None` for a record.
+    fn host(self) -> Option<(&'static HostStacks, u32)> {
+        let host = (self.0.get() >> NUMBER_BITS).checked_sub(1)?;
+        Some((HOSTS.get(host as usize)?.get()?, self.0.get() & HostStacks::MAX))
     }
 
     fn intern(taken: &Taken) -> Option<Self> {
@@ -171,8 +189,8 @@ impl Site {
         let mut next = first;
         while let Some(site) = next {
             let record = site.record();
-            if record.hash == hash && site.frames() == taken.frames() && site.text() == taken.text()
-            {
+            let is_same = (record.hash, record.host) == (hash, taken.host);
+            if is_same && site.frames() == taken.frames() {
                 return Some(site);
             }
             next = record.next;
@@ -209,14 +227,7 @@ impl Site {
     fn frames(self) -> &'static [usize] {
         let start = self.start().wrapping_add(size_of::<Record>());
         // SAFETY: as in `record`: the frames follow it, and it is 8-aligned and a multiple of 8 bytes.
-        unsafe { core::slice::from_raw_parts(start.cast(), usize::from(self.record().frames)) }
-    }
-
-    fn text(self) -> &'static [u8] {
-        let frames = usize::from(self.record().frames) * size_of::<usize>();
-        let start = self.start().wrapping_add(size_of::<Record>() + frames);
-        // SAFETY: as in `record`: the text follows the frames.
-        unsafe { core::slice::from_raw_parts(start, usize::from(self.record().text_bytes)) }
+        unsafe { core::slice::from_raw_parts(start.cast(), self.record().frames) }
     }
 }
 
@@ -227,8 +238,7 @@ impl Shard {
     /// Writes a record; `None` if there is no memory.
     fn store(&mut self, taken: &Taken, hash: u64, next: Option<Site>) -> Option<Site> {
         let frames = taken.frames();
-        let text = taken.text();
-        let bytes = size_of::<Record>() + size_of_val(frames) + text.len();
+        let bytes = size_of::<Record>() + size_of_val(frames);
         let units = bytes.div_ceil(UNIT_BYTES);
         if units > self.units_left {
             self.new_chunk()?;
@@ -236,17 +246,13 @@ impl Shard {
         let site = Site(NonZeroU32::new(u32::try_from(self.next_unit).ok()?)?);
         self.next_unit += units;
         self.units_left -= units;
-        let record =
-            Record { hash, next, frames: frames.len() as u8, text_bytes: text.len() as u16 };
+        let record = Record { hash, next, host: taken.host, frames: frames.len() };
         let start = site.start().cast_mut();
         // SAFETY: `units` of fresh, 8-aligned memory of this shard's chunk; nobody knows the site yet.
         unsafe { start.cast::<Record>().write(record) };
         let after = start.wrapping_add(size_of::<Record>());
         // SAFETY: as above; the frames follow.
         unsafe { ptr::copy_nonoverlapping(frames.as_ptr(), after.cast(), frames.len()) };
-        let after = after.wrapping_add(size_of_val(frames));
-        // SAFETY: as above; the text follows.
-        unsafe { ptr::copy_nonoverlapping(text.as_ptr(), after, text.len()) };
         Some(site)
     }
 
@@ -269,11 +275,37 @@ impl Shard {
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Only whole `str`s were stored.
-        f.write_str(core::str::from_utf8(self.text()).unwrap_or_default())?;
+        if let Some((stacks, number)) = self.host() {
+            let mut lines = Lines { out: f, result: Ok(()) };
+            (stacks.show)(number, &mut lines);
+            return lines.result;
+        }
+        if let Some(host) = self.record().host {
+            host.fmt(f)?;
+        }
         // What showing a name allocates is nobody's site.
         let _alone = native::Alone::enter();
         self.frames().iter().try_for_each(|&frame| native::write(frame, f))
+    }
+}
+
+/// Writes each frame as a line.
+struct Lines<'a, 'b> {
+    out: &'a mut fmt::Formatter<'b>,
+    result: fmt::Result,
+}
+
+impl FrameSink for Lines<'_, '_> {
+    fn frame(&mut self, file: &str, line: u32, function: Option<&str>) {
+        let Self { out, result } = self;
+        *result = result
+            .and_then(|()| write!(out, "  File \"{}\", line {line}", Ascii(file)))
+            .and_then(|()| function.map_or(Ok(()), |name| write!(out, ", in {}", Ascii(name))))
+            .and_then(|()| out.write_str("\n"));
+    }
+
+    fn is_full(&self) -> bool {
+        self.result.is_err()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{ConfigureError, DebugHooks, Domain, FrameSink, Host, LiveBlocks};
+use memdebug::{ConfigureError, DebugHooks, Domain, Host, HostStacks, LiveBlocks};
 use rstest::rstest;
 
 use crate::support::{Hooks, SIZES, hooks_of, options};
@@ -226,17 +226,24 @@ fn blocks_of_the_baseline_are_no_leaks(
 }
 
 thread_local! {
-    static PLACE: Cell<&'static str> = const { Cell::new("") };
+    static PLACE: Cell<usize> = const { Cell::new(0) };
 }
+
+const PLACES: [&str; 2] = ["load", "store"];
 
 /// What a child does: leaks a block of each domain at places of a program of its host.
 pub(crate) fn child_with_places(options: &str) {
-    fn frames(out: &mut dyn FrameSink) {
-        out.frame("/app/cache.py", 3, Some(PLACE.get()));
-        out.frame("/app/main.py", 9, None);
-    }
-    let host = Host::new().with_current_frames(frames);
-    let all = [(Domain::Raw, "load", 10), (Domain::Mem, "load", 200), (Domain::Obj, "store", 3000)];
+    static STACKS: HostStacks = HostStacks {
+        current: || Some(PLACE.get() as u32 + 1),
+        show: |stack, out| {
+            out.frame("/app/cache.py", 3, Some(PLACES[stack as usize - 1]));
+            out.frame("/app/main.py", 9, None);
+        },
+        alike: |stack| stack,
+        freed: |_, _| {},
+    };
+    let host = Host::new().with_stacks(&STACKS);
+    let all = [(Domain::Raw, 0, 10), (Domain::Mem, 0, 200), (Domain::Obj, 1, 3000)];
     for (domain, place, size) in all {
         PLACE.set(place);
         let hooks = hooks_of(host, domain, options);

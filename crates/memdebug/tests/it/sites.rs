@@ -4,21 +4,29 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{DebugHooks, Domain, FrameSink, Host, Site, ViolationKind};
+use memdebug::{DebugHooks, Domain, Host, HostStacks, LiveBlocks, LiveGroup, Site, ViolationKind};
+use rstest::rstest;
 
 use crate::support::{COLLECTING, Hooks, hooks_of, options, seen};
 
 thread_local! {
     static LINE: Cell<u32> = const { Cell::new(0) };
+    static FREED: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
 }
 
-/// A host whose program has two frames.
-fn python_frames(out: &mut dyn FrameSink) {
-    out.frame("/tmp/a\"ä.py", LINE.get(), Some("inner"));
-    out.frame("b.py", 7, None);
-}
+/// A host whose program has two frames, and whose stacks are known by the line of the inner one. Above line 100 outer frames that
+/// nobody is shown tell stacks apart.
+static STACKS: HostStacks = HostStacks {
+    current: || Some(LINE.get()),
+    show: |line, out| {
+        out.frame("/tmp/a\"ä.py", line, Some("inner"));
+        out.frame("b.py", 7, None);
+    },
+    alike: |line| line % 100,
+    freed: |p, size| FREED.set(Some((p.as_ptr().addr(), size))),
+};
 
-const PYTHON: Host = COLLECTING.with_current_frames(python_frames);
+const PYTHON: Host = COLLECTING.with_stacks(&STACKS);
 
 #[inline(never)]
 fn allocate_here(hooks: &Hooks) -> *mut u8 {
@@ -41,7 +49,7 @@ fn both_sites_of_a_use_after_free() {
     assert!(matches!(seen[0].kind(), ViolationKind::UseAfterFree { offset: 0, .. }));
     let text = seen[0].to_string();
     let frames = |line| {
-        format!("  File \"/tmp/a\"\\xe4.py\", line {line}, in inner\n  File \"b.py\", line 7\n  0x")
+        format!("  File \"/tmp/a\"\\xe4.py\", line {line}, in inner\n  File \"b.py\", line 7\n\n")
     };
     let allocated = format!("Memory block allocated by (most recent call first):\n{}", frames(11));
     let freed = format!("Memory block freed by (most recent call first):\n{}", frames(12));
@@ -68,25 +76,43 @@ fn one_line_is_one_site() {
     assert_ne!(sites[0], sites[1]);
 }
 
-/// A frame that does not fit ends the list; nothing is cut in the middle.
-#[test]
-fn long_frames_end_the_list() {
-    fn long(out: &mut dyn FrameSink) {
-        for _ in 0..20 {
-            out.frame(&"x".repeat(200), 1, None);
-        }
-    }
-    let host = COLLECTING.with_current_frames(long);
-    let hooks = hooks_of(host, Domain::Mem, "backtrace=32");
-    let p = hooks.malloc(1).unwrap();
+/// Where a host shows frames, native ones are kept on request alone, and of a thread without frames in any case.
+#[rstest]
+#[case::of_the_host("backtrace=4", 3, (2, false))]
+#[case::both("native", 3, (2, true))]
+#[case::both_of_sixteen("native,backtrace=16", 3, (2, true))]
+#[case::no_frames("backtrace=4", 0, (0, true))]
+fn native_frames_stand_behind_those_of_the_host(
+    #[case] options: &str,
+    #[case] line: u32,
+    #[case] expected: (usize, bool),
+) {
+    let hooks = hooks_of(PYTHON, Domain::Mem, options);
+    LINE.set(line);
+    let p = allocate_here(&hooks);
     // SAFETY: a planted bug: one byte past the end.
-    unsafe { p.as_ptr().wrapping_add(1).write(0) };
+    unsafe { p.wrapping_add(10).write(0) };
     // SAFETY: live.
-    unsafe { hooks.free(Some(p)) };
+    unsafe { hooks.free(NonNull::new(p)) };
     let text = seen()[0].allocated().unwrap().to_string();
-    let lines = text.lines().filter(|l| l.starts_with("  File \"xxx") && l.ends_with("\", line 1"));
-    assert_eq!(lines.count(), 4, "{text}");
-    assert!(text.lines().all(|l| l.starts_with("  File \"") || l.starts_with("  0x")), "{text}");
+    let of_host = text.lines().take_while(|line| line.starts_with("  File \"")).count();
+    let native = text.lines().skip(of_host).collect::<Vec<_>>();
+    assert!(native.iter().all(|line| line.starts_with("  0x")), "{text}");
+    assert_eq!((of_host, !native.is_empty()), expected, "{text}");
+}
+
+/// Stacks that differ in frames that are not shown are one group of leaks; the host hears of each block that is freed.
+#[test]
+fn a_host_is_asked_which_stacks_are_alike_and_told_what_is_freed() {
+    let hooks = hooks_of(PYTHON, Domain::Obj, "backtrace=4");
+    let live: Vec<_> = [142, 242, 342].map(|line| (LINE.set(line), hooks.malloc(4321)).1).into();
+    let of_these = |group: &LiveGroup| group.bytes == 3 * 4321;
+    assert_eq!(LiveBlocks::now().groups().filter(of_these).count(), 1, "{}", LiveBlocks::now());
+    for block in live {
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(block) };
+        assert_eq!(FREED.get(), block.map(|p| (p.as_ptr().addr(), 4321)));
+    }
 }
 
 /// The return addresses of a site's native frames.
@@ -160,13 +186,22 @@ fn names_of_rust_functions() {
 #[test]
 fn a_supplier_may_allocate() {
     static HOOKS: DebugHooks<LibcMalloc> =
-        DebugHooks::new(LibcMalloc, Domain::Raw).with_host(Host::new().with_current_frames(greedy));
-    fn greedy(out: &mut dyn FrameSink) {
-        let p = HOOKS.malloc(64);
-        out.frame("greedy.py", 1, None);
-        // SAFETY: live, and not used again.
-        unsafe { HOOKS.free(p) };
-    }
+        DebugHooks::new(LibcMalloc, Domain::Raw).with_host(Host::new().with_stacks(&GREEDY));
+    static GREEDY: HostStacks = HostStacks {
+        current: || {
+            if LINE.replace(1) == 1 {
+                return None;
+            }
+            let p = HOOKS.malloc(64);
+            // SAFETY: live, and not used again.
+            unsafe { HOOKS.free(p) };
+            LINE.set(0);
+            Some(1)
+        },
+        show: |_, out| out.frame("greedy.py", 1, None),
+        alike: |stack| stack,
+        freed: |_, _| {},
+    };
     // SAFETY: 1: no block yet, no other thread.
     unsafe { HOOKS.configure(&options("backtrace=2,quarantine")) }.unwrap();
     let p = HOOKS.malloc(5);

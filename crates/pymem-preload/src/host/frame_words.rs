@@ -1,18 +1,28 @@
-//! Owns reading the calling thread's Python frames as words, for a profiler that reads them at every allocation: which code
-//! runs in a frame, and where in it. Leaves finding the words from 3.11 on to `python_frames.rs`, and what they are called to `describe`, which is
+//! Owns reading the calling thread's Python frames as words, at every allocation: which code runs in a frame, and where in
+//! it. Leaves finding the words from 3.11 on to `python_frames.rs`, and what they are called to `describe`, which is
 //! asked once for each pair of words.
 
+use core::ffi::c_int;
 use core::ops::ControlFlow;
 use core::ptr::{self, NonNull};
 
 use memdebug::{FrameSink, ThreadWord};
+use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, symbol};
 use crate::host::gil;
 use crate::host::python::Host;
-use crate::host::python_frames::{self, Reader, WordLayout};
+use crate::host::python_frames::{self, FIRST_WITH_RECORDS, Reader, WordLayout};
 
-type AddressToLine = unsafe extern "C" fn(*mut PyObject, core::ffi::c_int) -> core::ffi::c_int;
+/// How the line of a frame is found.
+#[derive(Clone, Copy, Debug)]
+enum Lines {
+    /// `PyCode_Addr2Line`, once for each instruction: given the bytes from the code's first one.
+    OfCode(unsafe extern "C" fn(*mut PyObject, c_int) -> c_int),
+    /// `PyUnstable_InterpreterFrame_GetLine`, of each frame that is read: it knows a thread's own copy of the code, which a thread
+    /// has without the GIL.
+    OfFrame(unsafe extern "C" fn(*mut u8) -> c_int),
+}
 
 /// The layout of frame objects in 3.9 and 3.10, whose instruction is a number of four bytes.
 fn of_objects(minor: u32) -> Option<WordLayout> {
@@ -32,12 +42,10 @@ pub(crate) struct FrameWords {
     /// Where the calling thread's state is found without a call.
     state: Option<ThreadWord>,
     minor: u32,
-    line: AddressToLine,
-    keep: unsafe extern "C" fn(*mut PyObject),
+    lines: Lines,
+    increment: unsafe extern "C" fn(*mut PyObject),
 }
 
-/// The first minor version whose frames are records.
-const FIRST_WITH_RECORDS: u32 = 11;
 /// The newest minor version of which it is known where a code object has its first instruction that belongs to a line.
 const NEWEST_KNOWN: u32 = 15;
 
@@ -49,57 +57,103 @@ impl FrameWords {
             Some(layout) => layout,
             None => of_objects(host.minor)?,
         };
-        // SAFETY: 1: a function of CPython with this signature, in every version that exports it.
-        let line = unsafe { symbol(c"PyCode_Addr2Line") }?;
+        let lines = match host.build {
+            // SAFETY: 1: a function of CPython with this signature, in every version that exports it.
+            Build::Gil => Lines::OfCode(unsafe { symbol(c"PyCode_Addr2Line") }?),
+            Build::FreeThreaded => {
+                // SAFETY: 1: as above.
+                Lines::OfFrame(unsafe { symbol(c"PyUnstable_InterpreterFrame_GetLine") }?)
+            }
+        };
         // SAFETY: 1: as above.
-        let keep = unsafe { symbol(c"Py_IncRef") }?;
-        Some(Self { reader, layout, state: gil::own_word(host), minor: host.minor, line, keep })
+        let increment = unsafe { symbol(c"Py_IncRef") }?;
+        let state = gil::own_word(host);
+        Some(Self { reader, layout, state, minor: host.minor, lines, increment })
     }
 
     /// Calls `visit` with each frame of the calling thread that has code, newest first: its address, its code, and the
-    /// instruction. Shows nothing for a thread that does not hold the GIL.
+    /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
     #[inline]
-    pub(crate) fn walk(&self, visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
+    pub(crate) fn walk(&self, mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
         let state = match self.state {
             Some(word) => NonNull::new(ptr::with_exposed_provenance_mut(word.get())),
             None => gil::own_state(),
         };
         let Some(state) = state else { return };
-        if self.reader.is_trusted(state.as_ptr()) {
-            // SAFETY: 1: the thread's own and current state; the layout is that of its version.
-            unsafe { self.layout.walk(state.as_ptr(), visit) };
+        if !self.reader.is_trusted(state.as_ptr()) {
+            return;
         }
+        let Lines::OfFrame(line) = self.lines else {
+            // SAFETY: 1: the thread's own and current state; the layout is that of its version.
+            return unsafe { self.layout.walk(state.as_ptr(), visit) };
+        };
+        let visit = |record, code, _| {
+            // SAFETY: 1: an object that one of the thread's records has.
+            if !unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(code)) } {
+                return ControlFlow::Continue(());
+            }
+            // SAFETY: one of the thread's records, which has code.
+            let line = unsafe { line(ptr::with_exposed_provenance_mut(record)) };
+            visit(record, code, usize::try_from(line).unwrap_or(0))
+        };
+        // SAFETY: 1: as above.
+        unsafe { self.layout.walk(state.as_ptr(), visit) };
     }
 
-    /// Gives `sink` file, line and function of the instruction `at` in `code`, and keeps the code for ever, so that its address
-    /// stands for nothing else later. Gives nothing for a frame that is still being set up, or runs no code object.
+    /// Gives `sink` file, line and function of the instruction `at` in `code`. Gives nothing for a frame that is still being set
+    /// up, or runs no code object.
     ///
     /// # Safety
     ///
-    /// 1. The calling thread has just been shown both by [`walk`](Self::walk).
+    /// 1. The calling thread has been shown both by [`walk`](Self::walk), and the object lives.
     pub(crate) unsafe fn describe(&self, code: usize, at: usize, sink: &mut dyn FrameSink) {
         let object: *mut PyObject = ptr::with_exposed_provenance_mut(code);
-        // SAFETY: 1: an object that a frame of this thread has (duty 1).
+        // SAFETY: 1: by duty 1.
         if !unsafe { self.reader.is_code(object) } {
             return;
         }
-        let Some(place) = self.place(code, at) else { return };
-        // SAFETY: a code object (duty 1); the function reads its table of lines, and takes any place.
-        let line = unsafe { (self.line)(object, place) };
-        // SAFETY: a live object (duty 1), while this thread holds the GIL.
-        unsafe { (self.keep)(object) };
-        // SAFETY: 1: a live code object; the thread holds the GIL (duty 1).
+        let line = match self.lines {
+            Lines::OfFrame(_) => c_int::try_from(at).unwrap_or(0),
+            Lines::OfCode(line) => {
+                let Some(place) = self.place(code, at) else { return };
+                // SAFETY: a code object (duty 1); the function reads its table of lines, and takes any place.
+                unsafe { line(object, place) }
+            }
+        };
+        // SAFETY: 1: a live code object; the thread holds the GIL, or is attached (duty 1).
         unsafe { self.reader.show_code(object, line, sink) };
     }
 
+    /// Keeps `code` for ever, so that its address stands for nothing else later.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`describe`](Self::describe).
+    pub(crate) unsafe fn keep(&self, code: usize) {
+        // SAFETY: a live object (duty 1), while this thread holds the GIL.
+        unsafe { (self.increment)(ptr::with_exposed_provenance_mut(code)) };
+    }
+
+    /// Whether a block that is about to be freed was a code object: the head of an object still says what it was.
+    ///
+    /// # Safety
+    ///
+    /// 1. `size` bytes at `block`, which is 16-aligned, can be read.
+    #[inline]
+    pub(crate) unsafe fn was_code(&self, block: usize, size: usize) -> bool {
+        // SAFETY: 1: as long as an object's head (duty 1).
+        size >= self.reader.instructions()
+            && unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(block)) }
+    }
+
     /// The bytes from the code's first instruction to `at`; `None` before the first one that belongs to a line.
-    fn place(&self, code: usize, at: usize) -> Option<core::ffi::c_int> {
+    fn place(&self, code: usize, at: usize) -> Option<c_int> {
         /// Bytes of an instruction.
         const UNIT: usize = 2;
         if self.minor < FIRST_WITH_RECORDS {
             #[expect(clippy::cast_possible_truncation, reason = "four bytes were read")]
-            let last = at as u32 as core::ffi::c_int;
-            return Some(if self.minor < 10 { last } else { last * UNIT as core::ffi::c_int });
+            let last = at as u32 as c_int;
+            return Some(if self.minor < 10 { last } else { last * UNIT as c_int });
         }
         let first = code + self.reader.instructions();
         let place = at.wrapping_sub(first);
@@ -112,6 +166,6 @@ impl FrameWords {
                 return None;
             }
         }
-        core::ffi::c_int::try_from(place as isize).ok()
+        c_int::try_from(place as isize).ok()
     }
 }

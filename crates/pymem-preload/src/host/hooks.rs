@@ -1,5 +1,5 @@
 //! Owns what the debug hooks get from the interpreter: its fatal error and `tracemalloc`'s tracebacks.
-//! Leaves the GIL check to `gil.rs`, the thread's own frames to `python_frames.rs`, the checks and the text of a report to
+//! Leaves the GIL check to `gil.rs`, the thread's own frames to `python_stacks.rs`, the checks and the text of a report to
 //! `memdebug`.
 
 use core::ffi::CStr;
@@ -15,7 +15,7 @@ use pymem_domains::{AllocatorRecord, Build, DebugConfig, Domain, hooks_over};
 
 use crate::host::capi::{PyObject, TraceApi};
 use crate::host::python::{Host, host};
-use crate::host::{gil, python_frames};
+use crate::host::{gil, python_stacks};
 
 /// The first minor version whose build without the GIL asks for a thread state by name.
 const FIRST_WITH_STATE_MESSAGE: u32 = 14;
@@ -25,7 +25,7 @@ fn hooks_host() -> HooksHost {
     let hooks_host = HooksHost::new()
         .with_handler(fatal)
         .with_traceback(allocation_traceback)
-        .with_current_frames(python_frames::current_frames);
+        .with_stacks(&python_stacks::HOOKS);
     let Some(host) = host() else { return hooks_host };
     let message = match host.build {
         Build::FreeThreaded if host.minor >= FIRST_WITH_STATE_MESSAGE => {

@@ -1,12 +1,12 @@
-//! Owns reading the Python frames of the calling thread while it allocates or frees.
+//! Owns where the Python frames of a thread are, and the texts of a code object.
 //!
-//! Nothing of the interpreter may be changed there, and no object made: before 3.12 making one can start the collector, in
-//! the middle of any operation that allocates. Up to 3.10 frames are objects already, and the interpreter's functions give
-//! them. From 3.11 on they are records, which are read where they lie; the interpreter's own `tracemalloc` reads the same
-//! words. Their layout is known for 3.11 and 3.12, and told by the interpreter itself since 3.13: what it tells is tried
-//! on the first stack, by reads that cannot fault, before it is trusted.
+//! They are read while the thread allocates or frees: nothing of the interpreter may be changed then, and no object made, as
+//! before 3.12 making one can start the collector, in the middle of any operation that allocates. From 3.11 on frames are records,
+//! which are read where they lie; the interpreter's own `tracemalloc` reads the same words. Their layout is known for 3.11
+//! and 3.12, and told by the interpreter itself since 3.13: what it tells is tried on the first stack, by reads that cannot fault,
+//! before it is trusted.
 //!
-//! Leaves the question whether the thread may read them to `gil.rs`, keeping what was read to `memdebug`.
+//! Leaves the question whether the thread may read them to `gil.rs`, reading them to `frame_words.rs`.
 
 use core::ffi::{CStr, c_char, c_int};
 use core::ops::ControlFlow;
@@ -20,23 +20,8 @@ use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol};
 use crate::host::debug_offsets::DebugOffsets;
-use crate::host::gil;
-use crate::host::python::{Host, host};
+use crate::host::python::Host;
 use crate::request::refusal;
-
-/// Most frames of one stack that are looked at: incomplete ones are passed over.
-const MAX_WALKED: usize = 200;
-
-/// Gives `sink` the frames of the calling thread, most recent call first. Gives none if the thread does not hold the GIL, or
-/// if the interpreter is not initialized.
-pub(crate) fn current_frames(sink: &mut dyn FrameSink) {
-    let Some(host) = host().filter(|host| host.is_initialized()) else { return };
-    let Some(state) = gil::own_state() else { return };
-    if let Some(reader) = reader(host) {
-        // SAFETY: 1 and 2: checked above.
-        unsafe { reader.walk(state.as_ptr(), sink) };
-    }
-}
 
 /// How to read the frames of `host`, found once; `None`, and a line on stderr, where they cannot be read.
 pub(crate) fn reader(host: &Host) -> Option<&'static Reader> {
@@ -54,32 +39,19 @@ pub(crate) fn reader(host: &Host) -> Option<&'static Reader> {
 type PyErrFetch = unsafe extern "C" fn(*mut *mut PyObject, *mut *mut PyObject, *mut *mut PyObject);
 type PyErrRestore = unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut PyObject);
 
+/// The first minor version whose frames are records.
+pub(crate) const FIRST_WITH_RECORDS: u32 = 11;
+
 /// How to read the frames of this interpreter.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    walk: Walk,
+    /// `None` where frames are objects.
+    records: Option<FrameRecords>,
     code: CodeLayout,
     utf8: unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
     fetch: PyErrFetch,
     restore: PyErrRestore,
     clear: unsafe extern "C" fn(),
-}
-
-/// Where frames are found.
-#[derive(Debug)]
-enum Walk {
-    Objects(FrameObjects),
-    Records(FrameRecords),
-}
-
-/// 3.9 and 3.10: objects, by the interpreter's functions.
-#[derive(Debug)]
-struct FrameObjects {
-    current: unsafe extern "C" fn() -> *mut PyObject,
-    back: unsafe extern "C" fn(*mut PyObject) -> *mut PyObject,
-    code: unsafe extern "C" fn(*mut PyObject) -> *mut PyObject,
-    line: unsafe extern "C" fn(*mut PyObject) -> c_int,
-    release: unsafe extern "C" fn(*mut PyObject),
 }
 
 /// The word at an address.
@@ -104,7 +76,6 @@ macro_rules! function {
 #[derive(Debug)]
 struct FrameRecords {
     words: WordLayout,
-    line: Line,
     /// [`UNTRIED`], [`TRUSTED`] or [`REFUSED`].
     trust: AtomicU8,
 }
@@ -158,15 +129,6 @@ impl WordLayout {
     }
 }
 
-/// How the line of a record is found.
-#[derive(Debug)]
-enum Line {
-    /// `PyCode_Addr2Line`, given the place of the record's instruction after the code's first one.
-    OfCode(unsafe extern "C" fn(*mut PyObject, c_int) -> c_int),
-    /// `PyUnstable_InterpreterFrame_GetLine`, which knows a thread's own copy of the code.
-    OfFrame(unsafe extern "C" fn(*mut u8) -> c_int),
-}
-
 /// The offsets were told by the interpreter, and no stack was read yet.
 const UNTRIED: u8 = 0;
 /// They are a table's, or a whole stack was read.
@@ -184,7 +146,6 @@ const TAG: usize = 3;
 
 impl FrameRecords {
     fn new(host: &Host, code: &CodeLayout) -> Option<Self> {
-        let of_code = || Some(Line::OfCode(function!(c"PyCode_Addr2Line")?));
         let layout = |newest, code, previous, owner, instruction| WordLayout {
             newest,
             code,
@@ -192,10 +153,9 @@ impl FrameRecords {
             owner: Some(owner),
             instruction,
         };
-        let (words, line, trust) = match host.minor {
-            ..11 => return None,
-            11 => (layout([Some(56), Some(8)], 32, 48, 69, 56), of_code()?, TRUSTED),
-            12 => (layout([Some(56), Some(0)], 0, 8, 70, 56), of_code()?, TRUSTED),
+        let (words, trust) = match host.minor {
+            ..=FIRST_WITH_RECORDS => (layout([Some(56), Some(8)], 32, 48, 69, 56), TRUSTED),
+            12 => (layout([Some(56), Some(0)], 0, 8, 70, 56), TRUSTED),
             _ => {
                 let told = DebugOffsets::read(&DebugOffsets::words()?, host.minor, host.build)?;
                 // What the type of code objects says of its members is the same, or one of them is wrong.
@@ -204,11 +164,10 @@ impl FrameRecords {
                     return None;
                 }
                 let DebugOffsets { newest, code, previous, owner, instruction, .. } = told;
-                let line = Line::OfFrame(function!(c"PyUnstable_InterpreterFrame_GetLine")?);
-                (layout([Some(newest), None], code, previous, owner, instruction), line, UNTRIED)
+                (layout([Some(newest), None], code, previous, owner, instruction), UNTRIED)
             }
         };
-        Some(Self { words, line, trust: AtomicU8::new(trust) })
+        Some(Self { words, trust: AtomicU8::new(trust) })
     }
 
     /// Reads a whole stack by reads that cannot fault; whether it makes sense, `None` where the thread has no frames but
@@ -374,19 +333,12 @@ unsafe fn offset_of_member(mut member: *const Member, wanted: &CStr) -> Option<u
 impl Reader {
     fn new(host: &Host) -> Option<Self> {
         let code = CodeLayout::find(host.build)?;
-        let walk = if host.minor < 11 {
-            Walk::Objects(FrameObjects {
-                current: function!(c"PyEval_GetFrame")?,
-                back: function!(c"PyFrame_GetBack")?,
-                code: function!(c"PyFrame_GetCode")?,
-                line: function!(c"PyFrame_GetLineNumber")?,
-                release: function!(c"Py_DecRef")?,
-            })
-        } else {
-            Walk::Records(FrameRecords::new(host, &code)?)
+        let records = match host.minor {
+            ..FIRST_WITH_RECORDS => None,
+            _ => Some(FrameRecords::new(host, &code)?),
         };
         Some(Self {
-            walk,
+            records,
             code,
             utf8: function!(c"PyUnicode_AsUTF8AndSize")?,
             fetch: function!(c"PyErr_Fetch")?,
@@ -397,17 +349,13 @@ impl Reader {
 
     /// Where the words of a record are; `None` where frames are objects.
     pub(crate) fn word_layout(&self) -> Option<WordLayout> {
-        let Walk::Records(records) = &self.walk else { return None };
-        Some(records.words)
+        self.records.as_ref().map(|records| records.words)
     }
 
     /// Whether the frames of the thread with this state, which is the calling one, may be read where they lie.
     #[inline]
     pub(crate) fn is_trusted(&self, state: *mut PyThreadState) -> bool {
-        match &self.walk {
-            Walk::Objects(_) => true,
-            Walk::Records(records) => records.are_trusted(state, &self.code),
-        }
+        self.records.as_ref().is_none_or(|records| records.are_trusted(state, &self.code))
     }
 
     /// Offset of a code object's first instruction, from 3.11 on.
@@ -453,97 +401,8 @@ impl Reader {
 
     /// # Safety
     ///
-    /// 1. The host is initialized, and the calling thread holds the GIL.
-    /// 2. `state` is the thread's own state, and the current one.
-    unsafe fn walk(&self, state: *mut PyThreadState, sink: &mut dyn FrameSink) {
-        if !self.is_trusted(state) {
-            return;
-        }
-        self.beside_exception(|| match &self.walk {
-            // SAFETY: 1: duty 1.
-            Walk::Objects(objects) => unsafe { self.walk_objects(objects, sink) },
-            // SAFETY: 1 and 2: duties 1 and 2.
-            Walk::Records(records) => unsafe { self.walk_records(records, state, sink) },
-        });
-    }
-
-    /// # Safety
-    ///
-    /// 1. As [`walk`](Self::walk).
-    unsafe fn walk_objects(&self, objects: &FrameObjects, sink: &mut dyn FrameSink) {
-        // SAFETY: by duty 1; borrowed, or null.
-        let newest = unsafe { (objects.current)() };
-        let mut frame = newest;
-        for _ in 0..MAX_WALKED {
-            if frame.is_null() || sink.is_full() {
-                break;
-            }
-            // SAFETY: a live frame; its line is a number that it keeps or reads off its code.
-            let line = unsafe { (objects.line)(frame) };
-            // SAFETY: a live frame; the code is ours to give back.
-            let code = unsafe { (objects.code)(frame) };
-            // SAFETY: 1: a live code object; 2: duty 1.
-            unsafe { self.show(code, line, sink) };
-            // SAFETY: given by `code`; the frame has it too.
-            unsafe { (objects.release)(code) };
-            // SAFETY: a live frame; the one before it is ours to give back, and its callee has it too.
-            let back = unsafe { (objects.back)(frame) };
-            if frame != newest {
-                // SAFETY: given by `back`; the frame after it has it too.
-                unsafe { (objects.release)(frame) };
-            }
-            frame = back;
-        }
-        if frame != newest && !frame.is_null() {
-            // SAFETY: as above.
-            unsafe { (objects.release)(frame) };
-        }
-    }
-
-    /// # Safety
-    ///
-    /// 1. As [`walk`](Self::walk).
-    /// 2. `state` is the thread's own state, and the current one.
-    unsafe fn walk_records(
-        &self,
-        records: &FrameRecords,
-        state: *mut PyThreadState,
-        sink: &mut dyn FrameSink,
-    ) {
-        let mut left = MAX_WALKED;
-        let show = |record, code, at: usize| {
-            if left == 0 || sink.is_full() {
-                return ControlFlow::Break(());
-            }
-            left -= 1;
-            let object = ptr::with_exposed_provenance_mut(code);
-            // SAFETY: 1: an object that one of the thread's records has.
-            if !unsafe { self.is_code(object) } {
-                return ControlFlow::Continue(());
-            }
-            let line = match records.line {
-                // SAFETY: one of the thread's records, which has code.
-                Line::OfFrame(line) => unsafe { line(ptr::with_exposed_provenance_mut(record)) },
-                Line::OfCode(line) => {
-                    let at = at.wrapping_sub(code.wrapping_add(self.code.instructions)) as isize;
-                    // Before the first instruction: the line of the definition.
-                    let at = c_int::try_from(at).unwrap_or(-1).max(-1);
-                    // SAFETY: a code object; the function reads its table of lines, and takes any place.
-                    unsafe { line(object, at) }
-                }
-            };
-            // SAFETY: 1: a live code object; 2: duty 1.
-            unsafe { self.show(object, line, sink) };
-            ControlFlow::Continue(())
-        };
-        // SAFETY: 1: duty 2; the layout is that of this version.
-        unsafe { records.words.walk(state, show) };
-    }
-
-    /// # Safety
-    ///
     /// 1. `code` is a live code object.
-    /// 2. As [`walk`](Self::walk).
+    /// 2. The calling thread holds the GIL.
     unsafe fn show(&self, code: *mut PyObject, line: c_int, sink: &mut dyn FrameSink) {
         let text = |offset| {
             // SAFETY: 1: a member of a code object (duty 1).
@@ -560,7 +419,7 @@ impl Reader {
     /// # Safety
     ///
     /// 1. `object` is null, or a string that lives as long as the result is used.
-    /// 2. As [`walk`](Self::walk); no exception is on its way.
+    /// 2. The calling thread holds the GIL; no exception is on its way.
     unsafe fn text<'a>(&self, object: *mut PyObject) -> Option<&'a str> {
         if object.is_null() {
             return None;

@@ -1,5 +1,5 @@
 //! Owns the profile of a process: who holds its memory, from the first call of the three domains on or from when it was asked for;
-//! and the files that get it. Without a request there is none. Leaves the stacks to `profile_stack.rs`.
+//! and the files that get it. Without a request there is none. Leaves the stacks to `python_stacks.rs`.
 //!
 //! A file is written when the program is over, when the process ends by `_exit`, and after a SIGUSR1. SIGUSR2 stops the recording, and
 //! lets it go on. A forked child goes on with what it inherits, and writes a file of its own.
@@ -17,11 +17,10 @@ use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
 use pymem_sync::{ForkLock, HeldOverFork, Rank, hold_over_forks};
 
-use crate::host::frame_words::FrameWords;
 use crate::host::python::Host;
+use crate::host::python_stacks::{self, PythonStacks};
 use crate::observe::moments::{self, Attentive, Moment};
 use crate::observe::profile_request::ProfileRequest;
-use crate::observe::profile_stack::{NAMED, PythonStacks};
 use crate::request::refusal::Refusal;
 
 /// The profile of this process.
@@ -63,18 +62,14 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// The process that has written its last file.
 static DONE: AtomicU32 = AtomicU32::new(0);
 
-/// The names of stacks, which are held over a fork, and what a child takes note of.
-struct Held;
+/// What a child takes note of.
+struct Forked;
 
-impl HeldOverFork for Held {
-    fn hold(&self) {
-        NAMED.raw().lock();
-    }
+impl HeldOverFork for Forked {
+    fn hold(&self) {}
 
     unsafe fn release(&self) {
         PROCESS.store(process::id(), Relaxed);
-        // SAFETY: (1) held since `hold` (1).
-        unsafe { NAMED.raw().unlock() };
     }
 }
 
@@ -95,20 +90,20 @@ pub(crate) fn start(
     if host.build == Build::FreeThreaded {
         return Err(Refusal::ProfileFreeThreaded);
     }
-    let words = FrameWords::find(host).ok_or(Refusal::ProfileFrames)?;
     // The program may change its folder.
     request.path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
     NewFile::beside(&request.path).map_err(Refusal::ProfileFile)?;
     let options = Options { frames: request.frames, serialized: true, ..Options::default() };
-    let profile =
-        Profile::new(PythonStacks::new(words), options).map_err(Refusal::ProfileMemory)?;
+    let stacks = python_stacks::table(host, request.frames).map_err(Refusal::ProfileMemory)?;
+    let stacks = stacks.ok_or(Refusal::ProfileFrames)?;
+    let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));
     let running = RUNNING.get_or_init(|| ProcessProfile { profile, tracker, request });
     let process = process::id();
     [&FIRST, &PROCESS].into_iter().for_each(|of| of.store(process, Relaxed));
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.
-    for held in [&Held as &'static dyn HeldOverFork, profile] {
+    for held in [&Forked as &'static dyn HeldOverFork, profile] {
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
     }
     let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, running.tracker.lock())));

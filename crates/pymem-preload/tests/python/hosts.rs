@@ -251,3 +251,36 @@ fn calls_by_function(text: &str) -> HashMap<&str, u64> {
     }
     calls
 }
+
+/// Code objects are not kept for the sake of their names: of many that come to lie at one address, each has its own.
+#[test]
+fn code_at_the_address_of_dropped_code_has_its_own_name() {
+    let program = r#"
+import ctypes
+malloc = ctypes.pythonapi.PyMem_Malloc
+malloc.restype, malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+places = set()
+for i in range(100):
+    names = {"malloc": malloc}
+    exec(f"def f{i:03}(): return malloc(7000 + {i})", names)
+    f = names.pop(f"f{i:03}")
+    places.add(id(f.__code__))
+    f()
+    del f, names
+print(len(places) < 50)
+"#;
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let mut command = python(&interpreter.path, "debug");
+        command.env("PYMEM_DEBUG", "backtrace=4,leak_site=in f");
+        let outcome = run(command.args(["-c", program]));
+        assert_eq!(outcome.stdout, "True\n", "{interpreter}: {outcome:?}");
+        for number in 0..100 {
+            let group = format!(
+                "1 blocks with {} bytes in the mem domain, allocated by (most recent call first):\n  \
+                 File \"<string>\", line 1, in f{number:03}\n",
+                7000 + number
+            );
+            assert!(outcome.stderr.contains(&group), "{group:?} of {interpreter}: {outcome:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Owns `PythonStacks`: the calling thread's Python frames as stacks of a table, and their names, which are kept for ever; and the
+//! one table of a process, from which a profile and the debug hooks have their stacks. Leaves reading frames to
+//! `frame_words.rs`.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use heap_profile::{Frame, Location, ProfileError, StackSource, StackTable, Walk};
+use malloc_api::immortal;
+use memdebug::{FrameSink, HostStacks};
+use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
+
+use crate::host::frame_words::FrameWords;
+use crate::host::python::Host;
+
+/// Tells Python stacks. A place is the address of a [`Named`] and a line.
+///
+/// The address of a code object stands for another one as soon as the program has dropped the first. Where every free is seen,
+/// deaths are counted; else code objects that have names are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PythonStacks {
+    words: FrameWords,
+    deaths: Option<&'static Deaths>,
+}
+
+/// How many code objects have died, by a hash of their addresses.
+#[derive(Debug)]
+struct Deaths([AtomicU16; DEATHS]);
+
+const DEATHS: usize = 4096;
+
+/// The bits of a frame's code that count the deaths; no address has any of them.
+const DEATH_BITS: u32 = u16::BITS;
+
+impl Deaths {
+    #[inline]
+    fn of(&self, code: usize) -> &AtomicU16 {
+        // Blocks are 16-aligned, and code objects some hundred bytes long.
+        &self.0[(code >> 4 ^ code >> 16) % DEATHS]
+    }
+
+    /// The address of a code object and the deaths at the address.
+    #[inline]
+    fn counted(&self, code: usize) -> usize {
+        // Relaxed: who runs the code got it in an order that the interpreter makes.
+        code | usize::from(self.of(code).load(Relaxed)).rotate_right(DEATH_BITS)
+    }
+}
+
+/// What was named. Held over a fork.
+static NAMED: Lock<BTreeSet<&'static Named>> = Lock::new(BTreeSet::new());
+
+/// What a code object is called.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    function: Arc<str>,
+    file: Arc<str>,
+}
+
+impl Named {
+    /// The one of these names that lives for ever.
+    fn interned(self) -> &'static Self {
+        let mut all = NAMED.lock();
+        if let Some(known) = all.get(&self) {
+            return known;
+        }
+        let named = immortal::leak(self);
+        all.insert(named);
+        named
+    }
+
+    /// The names at a place.
+    fn at(place: Frame) -> &'static Self {
+        // SAFETY: `place` made the word from a `Named` that lives for ever.
+        unsafe { &*ptr::with_exposed_provenance(place.code) }
+    }
+}
+
+/// The line of a place.
+#[expect(clippy::cast_possible_truncation, reason = "`place` made it from a line")]
+const fn line_of(place: Frame) -> u32 {
+    place.at as u32
+}
+
+impl StackSource for PythonStacks {
+    #[inline]
+    fn capture(&self, walk: &mut Walk<'_>) {
+        match self.deaths {
+            None => self.words.walk(|call, code, at| walk.visit(call, Frame { code, at })),
+            Some(deaths) => self
+                .words
+                .walk(|call, code, at| walk.visit(call, Frame { code: deaths.counted(code), at })),
+        }
+    }
+
+    fn usage(&self, frame: Frame) -> (Frame, u32) {
+        let code = frame.code << DEATH_BITS >> DEATH_BITS;
+        let deaths = frame.code.rotate_left(DEATH_BITS) as u16;
+        (Frame { code, at: frame.at }, deaths.into())
+    }
+
+    fn place(&self, frame: Frame) -> Option<Frame> {
+        let (Frame { code, at }, _) = self.usage(frame);
+        if self.deaths.is_some_and(|deaths| deaths.counted(code) != frame.code) {
+            return None;
+        }
+        let mut taken = Taken::default();
+        // SAFETY: 1: a place is asked for by the thread that has just captured the frame, or has captured it before and its code
+        // has not died.
+        unsafe { self.words.describe(code, at, &mut taken) };
+        let (named, line) = taken.0?;
+        if self.deaths.is_none() {
+            // SAFETY: 1: as above.
+            unsafe { self.words.keep(code) };
+        }
+        let named = named.interned();
+        Some(Frame { code: ptr::from_ref(named).expose_provenance(), at: line as usize })
+    }
+
+    fn locate(&self, place: Frame) -> Location {
+        let named = Named::at(place);
+        let line = line_of(place);
+        Location { function: named.function.clone(), file: named.file.clone(), line }
+    }
+}
+
+/// Takes the one frame that is shown.
+#[derive(Default)]
+struct Taken(Option<(Named, u32)>);
+
+impl FrameSink for Taken {
+    fn frame(&mut self, file: &str, line: u32, function: Option<&str>) {
+        self.0 =
+            Some((Named { function: function.unwrap_or("?").into(), file: file.into() }, line));
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// The stacks of this process.
+static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
+
+/// Frames of a stack that a profile has where it is not told how many; the table has as many at least.
+const FRAMES: usize = 32;
+
+/// Buckets of the table.
+const BUCKETS: usize = 1 << 16;
+
+/// The table of this process, which has stacks of `frames` frames, or of as many as whoever came first asked for; `None` where the
+/// interpreter does not tell its frames.
+///
+/// # Errors
+///
+/// No memory, or a number of frames that is none.
+pub(crate) fn table(
+    host: &Host,
+    frames: usize,
+) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
+    start(host, frames, None)
+}
+
+fn start(
+    host: &Host,
+    frames: usize,
+    deaths: Option<&'static Deaths>,
+) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
+    if let Some(table) = TABLE.get() {
+        return Ok(Some(table));
+    }
+    let Some(words) = FrameWords::find(host) else { return Ok(None) };
+    let new = StackTable::new(PythonStacks { words, deaths }, frames, BUCKETS)?;
+    let table = TABLE.get_or_init(|| new);
+    // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
+    // held, as without these calls.
+    for held in [&NAMED as &'static dyn HeldOverFork, *table] {
+        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
+    }
+    Ok(Some(table))
+}
+
+/// Frames that a report of the hooks shows.
+static SHOWN: AtomicU8 = AtomicU8::new(0);
+
+/// The stacks that the debug hooks ask for.
+pub(crate) static HOOKS: HostStacks = HostStacks { current, show, alike, freed };
+
+/// Prepares the stacks of the hooks, of which reports show `frames` frames; code objects need not be kept where the hooks
+/// see each of them `freed`. Where the interpreter does not tell its frames, or without memory, there are none.
+pub(crate) fn start_for_hooks(host: &Host, frames: u8, sees_all: bool) {
+    SHOWN.store(frames, Relaxed);
+    let new = || immortal::leak(Deaths([const { AtomicU16::new(0) }; DEATHS]));
+    let deaths = sees_all.then(new);
+    let _ = start(host, FRAMES.max(frames.into()), deaths);
+}
+
+fn current() -> Option<u32> {
+    let Some(table) = TABLE.get() else { return Some(0) };
+    table.current().map(|stack| stack.map_or(0, NonZeroU32::get))
+}
+
+fn show(stack: u32, sink: &mut dyn FrameSink) {
+    let Some((table, stack)) = TABLE.get().zip(NonZeroU32::new(stack)) else { return };
+    for place in table.places(stack).take(SHOWN.load(Relaxed).into()) {
+        let Named { function, file } = Named::at(place);
+        sink.frame(file, line_of(place), Some(function));
+    }
+}
+
+fn alike(stack: u32) -> u32 {
+    let cut = TABLE
+        .get()
+        .zip(NonZeroU32::new(stack))
+        .and_then(|(table, stack)| table.cut(stack, SHOWN.load(Relaxed).into()));
+    cut.map_or(stack, NonZeroU32::get)
+}
+
+fn freed(block: NonNull<u8>, size: usize) {
+    let Some(PythonStacks { words, deaths: Some(deaths) }) =
+        TABLE.get().map(|table| table.source())
+    else {
+        return;
+    };
+    let code = block.as_ptr().expose_provenance();
+    // SAFETY: 1: the block is the hooks' to read until it is freed.
+    if unsafe { words.was_code(code, size) } {
+        deaths.of(code).fetch_add(1, Relaxed);
+    }
+}
