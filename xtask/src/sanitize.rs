@@ -34,6 +34,7 @@ const fn all(name: &'static str, skipped: &'static [&'static str]) -> Tests {
 const MIMALLOC_SKIPPED: &[&str] =
     &["fork::", "memory::", "retired_list_buffers", "outside_the_arenas"];
 
+/// Left out of `pymem-domains`: a test of what the C library gives back, whose freed blocks the tool keeps.
 const ASAN: &[Tests] = &[
     Tests { name: "malloc-api", features: "nightly", skipped: &[], only: &[] },
     all("pymem-sync", &[]),
@@ -41,7 +42,7 @@ const ASAN: &[Tests] = &[
     all("malloc-trace", &[]),
     all("pymalloc-core", &[]),
     all("memdebug", &[]),
-    all("pymem-domains", &[]),
+    all("pymem-domains", &["the_c_librarys_release_says"]),
     Tests { name: "pymalloc-core", features: "asan", skipped: &[], only: &["checkers::"] },
     Tests { name: "memdebug", features: "asan", skipped: &[], only: &["checkers::"] },
 ];

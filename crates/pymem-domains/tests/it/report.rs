@@ -243,6 +243,37 @@ mod pymalloc {
     }
 }
 
+#[test]
+fn the_c_librarys_release_says_what_the_process_gave_back() {
+    let output = crate::process::child("report::child_releases_c_blocks", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// A child, so that no other test's thread changes what is resident.
+#[test]
+fn child_releases_c_blocks() {
+    if !crate::process::is_child("report::child_releases_c_blocks") {
+        return;
+    }
+    let domains = libc_domains(N::Malloc);
+    let obj = domains.get(Domain::Obj);
+    let blocks: Vec<_> = (0..100_000).map(|_| obj.calloc(1, 256).unwrap()).collect();
+    for (index, block) in blocks.iter().enumerate() {
+        // Those that stay keep the library from giving the rest back by itself.
+        if index % 1_000 != 999 {
+            // SAFETY: live, of this domain, not used again.
+            unsafe { obj.free(Some(*block)) };
+        }
+    }
+    assert_eq!(domains.release(ReleaseLevel::Arenas), 0);
+    let bytes = domains.release(ReleaseLevel::Pages);
+    assert!((10 << 20..100 << 20).contains(&bytes), "{bytes} of 25,600,000");
+    for block in blocks.iter().skip(999).step_by(1_000) {
+        // SAFETY: live, of this domain, not used again.
+        unsafe { obj.free(Some(*block)) };
+    }
+}
+
 #[cfg(feature = "mimalloc")]
 mod mimalloc {
     use mimalloc_heaps::BarrierWorld;
@@ -281,6 +312,11 @@ mod mimalloc {
         let text = domains.stats_in(&*thread).unwrap().to_string();
         assert!(text.contains(&format!("    Allocated Blocks: {after}\n")), "{after} in {text}");
         drop(text);
+        let stats = domains.stats_in(&*thread).unwrap().mimalloc.unwrap();
+        assert!(stats.allocated_bytes >= 200, "{stats}");
+        assert_eq!(stats.allocated_bytes_with_overhead, stats.allocated_bytes, "{stats}");
+        assert!(stats.committed_bytes >= stats.allocated_bytes, "{stats}");
+        assert!(stats.reserved_bytes >= stats.committed_bytes, "{stats}");
         // SAFETY: live, of this domain, not used again.
         unsafe { domains.get(Domain::Mem).free(mem) };
         // SAFETY: live, of this domain, not used again.
