@@ -8,9 +8,10 @@ use anyhow::{Result, ensure};
 /// The script that writes the programs.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pyperformance.py");
 
-/// Programs of other people's packages: templates, a parser, an optimizer of queries, algebra.
+/// Programs of other people's packages that run from 3.13 on: templates, a formatter of documents, a parser, an optimizer of queries,
+/// algebra.
 const PROGRAMS: [&str; 6] =
-    ["chameleon", "django_template", "genshi_xml", "html5lib", "sqlglot_optimize", "sympy_str"];
+    ["django_template", "docutils", "genshi_xml", "html5lib", "sqlglot_optimize", "sympy_str"];
 
 /// The version that the published figures are of.
 const MEMRAY: &str = "memray==1.20.0";
