@@ -80,9 +80,11 @@ fn is_accepted(name: &str, value: &[u8], outcome: &Outcome) -> bool {
     match (outcome.status, outcome.signal) {
         (Some(0), None) => {
             let quiet = !matches!(name, "PYTHONMALLOCSTATS" | "PYMEM_STATS");
-            // The picture and the statistics may say why they cannot be had.
+            // The picture and the statistics may say why they cannot be had; this host has no frames, which is said where stacks
+            // are asked for.
             let ours = outcome.stderr.is_empty()
-                || outcome.stderr.starts_with("pymem-preload: PYMEM_HEAP_MAP");
+                || outcome.stderr.starts_with("pymem-preload: PYMEM_HEAP_MAP")
+                || outcome.stderr.ends_with("reports have native frames alone\n");
             assert!(!quiet || ours || value.windows(5).any(|word| word == b"leaks"), "{}", shown());
             true
         }

@@ -46,7 +46,8 @@ fn a_forked_child_writes_a_report_of_its_own_however_it_ends() {
         let own = mallocs(&folder.path().join("stats.txt"));
         for child in output.split_whitespace() {
             let count = mallocs(&folder.path().join(format!("stats.txt.{child}")));
-            assert!(count > 30_000 && count > own, "{interpreter}: {count} and {own}");
+            // Its own blocks, and what its parent had made by then, which is most of what the parent makes.
+            assert!(count > 30_000 + own / 4, "{interpreter}: {count} and {own}");
         }
         let files = fs::read_dir(folder.path()).expect("the folder").count();
         // Older interpreters fork where newer ones borrow, so that a start that fails is a child like any other.
