@@ -43,6 +43,7 @@ mod observe {
     pub(crate) mod replay;
     pub(crate) mod report;
     pub(crate) mod tracing;
+    pub(crate) mod writer;
 }
 
 pub use abi::{

@@ -4,7 +4,6 @@
 //! A file is written when the program is over, when the process ends by `_exit`, and after a SIGUSR1. SIGUSR2 stops the recording, and
 //! lets it go on. A forked child goes on with what it inherits, and writes a file of its own.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{self, Path, PathBuf};
@@ -15,12 +14,13 @@ use heap_profile::{ExactProfiler, Notes, Options, Pools, Profile, SampledProfile
 use heap_report::profile::{Mode, ProfileFile, ReportFormat};
 use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
-use pymem_sync::{ForkLock, HeldOverFork, Rank, hold_over_forks};
+use pymem_sync::{ForkLock, Rank, hold_over_forks};
 
 use crate::host::python::Host;
 use crate::host::python_stacks::{self, PythonStacks};
 use crate::observe::moments::{self, Attentive, Moment};
 use crate::observe::profile_request::ProfileRequest;
+use crate::observe::writer::Writer;
 use crate::request::refusal::Refusal;
 
 /// The profile of this process.
@@ -55,23 +55,7 @@ impl NotedIn {
 
 static RUNNING: OnceLock<ProcessProfile> = OnceLock::new();
 
-/// The process that the profile was started in.
-static FIRST: AtomicU32 = AtomicU32::new(0);
-/// The process that goes on with it: a child that was forked, and not one that borrows its parent's memory.
-static PROCESS: AtomicU32 = AtomicU32::new(0);
-/// The process that has written its last file.
-static DONE: AtomicU32 = AtomicU32::new(0);
-
-/// What a child takes note of.
-struct Forked;
-
-impl HeldOverFork for Forked {
-    fn hold(&self) {}
-
-    unsafe fn release(&self) {
-        PROCESS.store(process::id(), Relaxed);
-    }
-}
+static WRITER: Writer = Writer::new();
 
 /// The profile of this process, if there is one.
 pub(crate) fn running() -> Option<&'static ProcessProfile> {
@@ -99,13 +83,11 @@ pub(crate) fn start(
     let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));
     let running = RUNNING.get_or_init(|| ProcessProfile { profile, tracker, request });
-    let process = process::id();
-    [&FIRST, &PROCESS].into_iter().for_each(|of| of.store(process, Relaxed));
+    WRITER.begin();
+    WRITER.follow_forks();
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.
-    for held in [&Forked as &'static dyn HeldOverFork, profile] {
-        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
-    }
+    let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profile)));
     let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, running.tracker.lock())));
     moments::at(Moment::End, write_the_end).map_err(Refusal::ProfileFile)?;
     moments::at(Moment::User1, write).map_err(Refusal::ProfileFile)?;
@@ -187,7 +169,7 @@ impl ProcessProfile {
     pub(crate) fn write_into(&self, path: &Path) -> io::Result<()> {
         let snapshot = self.profile.snapshot();
         let mode = self.request.interval.map_or(Mode::Exact, Mode::Sampled);
-        let file = ProfileFile::new(&snapshot, command(), std::process::id(), mode);
+        let file = ProfileFile::new(&snapshot, command(), process::id(), mode);
         drop(snapshot);
         let mut new = NewFile::beside(path)?;
         let mut to = BufWriter::new(new.file());
@@ -199,12 +181,11 @@ impl ProcessProfile {
 
     /// The file of this process: that of a child has the child's number.
     pub(crate) fn path(&self) -> PathBuf {
-        let process = process::id();
-        if process == FIRST.load(Relaxed) {
+        if WRITER.is_first() {
             return self.request.path.clone();
         }
         let mut name = self.request.path.file_stem().unwrap_or_default().to_owned();
-        name.push(format!(".{process}"));
+        name.push(format!(".{}", process::id()));
         if let Some(extension) = self.request.path.extension() {
             name.push(".");
             name.push(extension);
@@ -229,15 +210,14 @@ fn command() -> Vec<String> {
 
 /// Writes the file of this process.
 fn write() {
-    if let Some(running) = running().filter(|_| PROCESS.load(Relaxed) == process::id()) {
+    if let Some(running) = running().filter(|_| WRITER.is_current()) {
         running.write();
     }
 }
 
 /// Writes the last file of this process, once.
 pub(crate) fn write_the_end() {
-    let process = process::id();
-    if PROCESS.load(Relaxed) == process && DONE.swap(process, Relaxed) != process {
+    if WRITER.ends() {
         write();
     }
 }

@@ -1,7 +1,7 @@
 //! Owns what is told of the process on stderr, in a file and as JSON: the report at exit (`PYMEM_STATS`), the statistics of
 //! `PYTHONMALLOCSTATS`, and the object of `pymem_stats_json`. Leaves the counts to `counting.rs` and to the allocators.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -12,38 +12,19 @@ use std::sync::OnceLock;
 use malloc_api::NewFile;
 use memdebug::GuardCoverage;
 use pymem_domains::{Domain, PoolStats};
-use pymem_sync::{ForkLock, HeldOverFork, Rank, hold_over_forks};
 use serde_json::json;
 
 use crate::host::python::host;
 use crate::observe::counting;
+use crate::observe::writer::Writer;
 use crate::request::options::StatsRequest;
 use crate::request::refusal::Refusal;
 use crate::service::{self, Service};
 
-/// The process that was asked to report.
-static FIRST: AtomicU32 = AtomicU32::new(0);
-/// The process that goes on with the counts: a child that was forked, and not one that borrows its parent's memory.
-static PROCESS: AtomicU32 = AtomicU32::new(0);
-/// The process that has written its file.
-static DONE: AtomicU32 = AtomicU32::new(0);
+static WRITER: Writer = Writer::new();
 
 /// The file that gets the report in place of stderr.
 static FILE: OnceLock<PathBuf> = OnceLock::new();
-
-/// What a child takes note of.
-struct NoteChild;
-
-impl HeldOverFork for NoteChild {
-    fn hold(&self) {}
-
-    unsafe fn release(&self) {
-        PROCESS.store(process::id(), Relaxed);
-    }
-}
-
-/// Keeps the number of the process right in forked children.
-static NOTE_CHILD: ForkLock = ForkLock::new(Rank::Wrapper, &NoteChild);
 
 /// Has the report written when the process exits.
 ///
@@ -56,7 +37,7 @@ static NOTE_CHILD: ForkLock = ForkLock::new(Rank::Wrapper, &NoteChild);
 pub(crate) fn report_at_exit(request: &StatsRequest) -> Result<(), Refusal> {
     extern "C" fn on_exit() {
         write_the_end();
-        if FILE.get().is_none() && FIRST.load(Relaxed) == process::id() {
+        if FILE.get().is_none() && WRITER.is_first() {
             print(&text().unwrap_or_default());
         }
     }
@@ -66,10 +47,9 @@ pub(crate) fn report_at_exit(request: &StatsRequest) -> Result<(), Refusal> {
         let absolute = path::absolute(path).map_err(refuse)?;
         NewFile::beside(&absolute).map_err(refuse)?;
         let _ = FILE.set(absolute);
-        // Without memory for the handlers children write no files.
-        let _ = hold_over_forks(&NOTE_CHILD);
+        WRITER.follow_forks();
     }
-    [&FIRST, &PROCESS].into_iter().for_each(|of| of.store(process::id(), Relaxed));
+    WRITER.begin();
     // SAFETY: a function that takes nothing; a full table of handlers costs the report alone.
     unsafe { libc::atexit(on_exit) };
     Ok(())
@@ -77,15 +57,11 @@ pub(crate) fn report_at_exit(request: &StatsRequest) -> Result<(), Refusal> {
 
 /// Writes the file of this process once, if there is to be one: that of a child has the child's number after its name.
 pub(crate) fn write_the_end() {
-    let process = process::id();
-    let Some(path) = FILE.get().filter(|_| PROCESS.load(Relaxed) == process) else { return };
-    if DONE.swap(process, Relaxed) == process {
-        return;
-    }
+    let Some(path) = FILE.get().filter(|_| WRITER.ends()) else { return };
     let Some(text) = text() else { return };
     let mut path = path.clone();
-    if process != FIRST.load(Relaxed) {
-        path.as_mut_os_string().push(format!(".{process}"));
+    if !WRITER.is_first() {
+        path.as_mut_os_string().push(format!(".{}", process::id()));
     }
     if let Err(error) = write_into(&path, &text) {
         Refusal::Stats { path, error }.say();
