@@ -29,22 +29,29 @@ unsafe extern "C" fn give_back_ours(
     let info = unsafe { &*info };
     // SAFETY: the loader's table of that many headers (duty 1).
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-    let base = info.dlpi_addr as usize;
+    // SAFETY: asks for a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
     let pages = loaded.map(|header| {
-        let start = base + header.p_vaddr as usize;
-        (header.p_flags & libc::PF_W != 0, Pages::around(start, header.p_memsz as usize))
+        let start = info.dlpi_addr as usize + header.p_vaddr as usize;
+        let is_writable = header.p_flags & libc::PF_W != 0;
+        (is_writable, Pages::around(start, header.p_memsz as usize, page))
     });
     let here = give_back as *const () as usize;
     if !pages.clone().any(|(_, pages)| pages.contains(here)) {
         return 0;
     }
+    // SAFETY: a path that ends with a NUL.
+    let map =
+        unsafe { libc::open(c"/proc/self/pagemap".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     for (is_writable, pages) in pages {
-        if !is_writable && pages.are_unchanged() {
+        if !is_writable && pages.are_unchanged(map) {
             // SAFETY: code and constants as they are in the file (just looked at), which the next access reads from there again.
             unsafe { libc::madvise(pages.start as *mut c_void, pages.bytes, libc::MADV_DONTNEED) };
         }
     }
+    // SAFETY: nobody else has the descriptor; one that is not open is an error.
+    unsafe { libc::close(map) };
     1
 }
 
@@ -57,10 +64,8 @@ struct Pages {
 }
 
 impl Pages {
-    /// The pages that hold `bytes` from `start` on.
-    fn around(start: usize, bytes: usize) -> Self {
-        // SAFETY: asks for a number.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    /// The pages of `page` bytes that hold `bytes` from `start` on.
+    fn around(start: usize, bytes: usize, page: usize) -> Self {
         let first = start / page * page;
         Self { start: first, bytes: (start + bytes).next_multiple_of(page) - first, page }
     }
@@ -69,19 +74,14 @@ impl Pages {
         (self.start..self.start + self.bytes).contains(&address)
     }
 
-    /// Whether each page that is in memory is still the file's, as far as the kernel tells.
-    fn are_unchanged(self) -> bool {
+    /// Whether each page that is in memory is still the file's, as far as the kernel tells by `map`, its file of pages.
+    fn are_unchanged(self, map: c_int) -> bool {
         let mut entries = vec![0_u64; self.bytes / self.page];
         let bytes = size_of_val(entries.as_slice());
         let at = self.start / self.page * size_of::<u64>();
-        // SAFETY: a path that ends with a NUL.
-        let file =
-            unsafe { libc::open(c"/proc/self/pagemap".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
         // SAFETY: `entries` has room for so many bytes, and any bytes are numbers; a file that is not open is an error.
         let read =
-            unsafe { libc::pread(file, entries.as_mut_ptr().cast(), bytes, at as libc::off_t) };
-        // SAFETY: nobody else has the descriptor; one that is not open is an error.
-        unsafe { libc::close(file) };
+            unsafe { libc::pread(map, entries.as_mut_ptr().cast(), bytes, at as libc::off_t) };
         read.unsigned_abs() == bytes
             && entries.iter().all(|entry| entry & PRESENT == 0 || entry & OF_FILE != 0)
     }

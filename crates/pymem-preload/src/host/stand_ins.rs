@@ -6,7 +6,8 @@
 //! the hooks could not tell that fault from a signal that was sent: a report would be lost in every thread but the main one,
 //! and a process would survive a signal that should end it.
 //!
-//! Python's `os._exit` and the children of `multiprocessing` end by `_exit`, which runs no handlers: a profile and a file of statistics are written first.
+//! Python's `os._exit` and the children of `multiprocessing` end by `_exit`, which runs no handlers: a profile and a file of
+//! statistics are written first.
 //!
 //! An interpreter asks for the locale before it reads its configuration and keeps its first block: the moment to serve one that
 //! the program has brought since its start. (A stand-in for `dlopen` would not do: the loader looks up paths by its caller.)
