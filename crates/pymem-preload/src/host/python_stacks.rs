@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use heap_profile::{Frame, Location, ProfileError, StackSource, StackTable, Walk};
+use heap_profile::{Frame, Location, Options, ProfileError, StackSource, StackTable, Walk};
 use malloc_api::immortal;
 use memdebug::{FrameSink, HostStacks};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
@@ -145,12 +145,6 @@ impl FrameSink for Taken {
 /// The stacks of this process.
 static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 
-/// Frames of a stack that a profile has where it is not told how many; the table has as many at least.
-const FRAMES: usize = 32;
-
-/// Buckets of the table.
-const BUCKETS: usize = 1 << 16;
-
 /// The table of this process, which has stacks of `frames` frames, or of as many as whoever came first asked for; `None` where the
 /// interpreter does not tell its frames.
 ///
@@ -173,7 +167,7 @@ fn start(
         return Ok(Some(table));
     }
     let Some(words) = FrameWords::find(host) else { return Ok(None) };
-    let new = StackTable::new(PythonStacks { words, deaths }, frames, BUCKETS)?;
+    let new = StackTable::new(PythonStacks { words, deaths }, frames, Options::default().buckets)?;
     let table = TABLE.get_or_init(|| new);
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.
@@ -195,7 +189,9 @@ pub(crate) fn start_for_hooks(host: &Host, frames: u8, sees_all: bool) {
     SHOWN.store(frames, Relaxed);
     let new = || immortal::leak(Deaths([const { AtomicU16::new(0) }; DEATHS]));
     let deaths = sees_all.then(new);
-    let _ = start(host, FRAMES.max(frames.into()), deaths);
+    // As many as a profile has that is not told how many, as it would share the table.
+    let frames = Options::default().frames.max(frames.into());
+    let _ = start(host, frames, deaths);
 }
 
 fn current() -> Option<u32> {

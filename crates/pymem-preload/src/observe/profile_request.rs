@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
+use heap_profile::Options;
 use memdebug::parse_size;
 use thiserror::Error;
 
@@ -43,7 +44,7 @@ impl ProfileRequest {
         let mut words = value.split(|byte| *byte == b',');
         let file = words.next().filter(|file| !file.is_empty()).ok_or(RequestError::NoFile)?;
         let path = Path::new(OsStr::from_bytes(file)).to_owned();
-        let mut request = Self { path, interval: None, frames: 32 };
+        let mut request = Self { path, interval: None, frames: Options::default().frames };
         for word in words {
             let word = String::from_utf8_lossy(word);
             if let Some(bytes) = word.strip_prefix("sample=") {
