@@ -159,11 +159,9 @@ fn doc(shell: &Shell) -> Result<()> {
     Ok(cmd!(shell, "cargo test --doc --all-features").run()?)
 }
 
-/// Builds every crate from its package, as it would be published, on the dependencies that other steps have built. Cargo recognises an
-/// unpacked crate by folder and version, and would reuse the build of an older state, so it forgets the crates first.
+/// Builds every crate from its package, as it would be published, on the dependencies that other steps have built.
 fn package(shell: &Shell) -> Result<()> {
-    let names = CRATES.iter().flat_map(|name| ["--package", name]);
-    cmd!(shell, "cargo clean --quiet {names...}").run()?;
+    workspace::forget_builds(shell, "dev")?;
     let packaged = cmd!(shell, "cargo package --quiet --workspace --allow-dirty").run();
     shell.remove_path(workspace::target().join("package"))?;
     Ok(packaged?)

@@ -15,7 +15,7 @@ use xshell::{Shell, cmd};
 use environment::Environment;
 
 use crate::python::{Interpreter, OLDEST_MINOR};
-use crate::workspace::{self, CRATES};
+use crate::workspace;
 
 /// The version of glibc to build for: the oldest that Rust's standard library runs on.
 const GLIBC: &str = "2.17";
@@ -158,8 +158,7 @@ fn platform(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The sdist is all that pip needs where Rust is; where there is none, one sentence says so. Files of an sdist have one time for all
-/// versions, by which cargo would reuse what it has built of an older one, so it forgets the crates first.
+/// The sdist is all that pip needs where Rust is; where there is none, one sentence says so.
 fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     let folder = wheel.parent().context("a wheel's folder")?;
     let archive = shell
@@ -178,8 +177,7 @@ fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     let without_rust = install().env("PATH", environment.folder().join("bin"));
     let told = String::from_utf8(without_rust.ignore_status().ignore_stdout().output()?.stderr)?;
     ensure!(told.contains(NO_RUST), "without Rust pip does not say `{NO_RUST}`, but:\n{told}");
-    let names = CRATES.iter().flat_map(|name| ["--package", name]);
-    cmd!(shell, "cargo clean --quiet --profile preload {names...}").run()?;
+    workspace::forget_builds(shell, "preload")?;
     install().run()?;
     served(&environment, "pymalloc")?;
     println!("built from the sdist, and served");

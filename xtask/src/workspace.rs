@@ -23,6 +23,13 @@ pub(crate) const CRATES: &[&str] = &[
     "pymem-preload",
 ];
 
+/// Has cargo forget what it has built of the crates with `profile`. It recognises an unpacked crate by folder and version, or by the
+/// time of its files, and would reuse the build of an older state.
+pub(crate) fn forget_builds(shell: &Shell, profile: &str) -> Result<()> {
+    let names = CRATES.iter().flat_map(|name| ["--package", name]);
+    Ok(cmd!(shell, "cargo clean --quiet --profile {profile} {names...}").run()?)
+}
+
 /// The workspace's root folder.
 pub(crate) fn root() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
