@@ -2,7 +2,9 @@
 
 use rstest::rstest;
 
-use crate::process::{Outcome, free_threaded, preloaded, python, run, succeed, with_gil};
+use crate::process::{
+    Outcome, free_threaded, is_newest, preloaded, python, run, succeed, with_gil,
+};
 
 /// Mem blocks by the interpreter's own functions, so that the hooks of the row see them.
 const PRELUDE: &str = r"
@@ -283,11 +285,11 @@ for thread in threads: thread.join()
 print('well')
 ";
     // 3.8 has no frames for `backtrace`, and says so.
-    let mut found: Vec<_> = with_gil().filter(|python| python.minor > 8).collect();
-    let newest = found.pop();
-    let of_others = found.iter().map(|python| (*python, &["pymalloc"][..]));
-    let of_newest = newest.map(|python| (python, &["pymalloc", "malloc", "mimalloc"][..]));
-    for (interpreter, rows) in of_others.chain(of_newest) {
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        let rows: &[&str] = match is_newest(interpreter) {
+            true => &["pymalloc", "malloc", "mimalloc"],
+            false => &["pymalloc"],
+        };
         for row in rows {
             for options in ["guard=1/1", "guard=1/20,backtrace=4"] {
                 let mut command = python(&interpreter.path, row);

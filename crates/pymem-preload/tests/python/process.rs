@@ -36,6 +36,12 @@ pub(crate) fn with_gil() -> impl Iterator<Item = &'static Interpreter> {
     interpreters().iter().filter(|python| !python.free_threaded)
 }
 
+/// Whether no interpreter of this build is newer.
+pub(crate) fn is_newest(python: &Interpreter) -> bool {
+    let newest = interpreters().iter().rfind(|other| other.free_threaded == python.free_threaded);
+    newest.is_some_and(|newest| newest.path == python.path)
+}
+
 /// Those without; says so when there is none.
 pub(crate) fn free_threaded() -> Vec<&'static Interpreter> {
     let found: Vec<_> = interpreters().iter().filter(|python| python.free_threaded).collect();

@@ -8,7 +8,9 @@ use malloc_trace::{LogHead, LogReader, Op, OpKind, Unread, run_domains};
 use pymem_domains::{AllocatorName, Build, Domain, Domains, Profile, Version};
 use rstest::rstest;
 
-use crate::process::{free_threaded, interpreters, plain, preloaded, python, run, succeed};
+use crate::process::{
+    free_threaded, interpreters, is_newest, plain, preloaded, python, run, succeed,
+};
 
 /// Objects of all sizes, threads whose blocks wander, and a child with a log of its own.
 const PROGRAM: &str = r"
@@ -64,13 +66,11 @@ fn recorded() -> Vec<Op> {
 
 #[test]
 fn a_recorded_program_does_the_same_in_every_row() {
-    let newest = interpreters().last();
     for interpreter in interpreters() {
         let expected = succeed(plain(&interpreter.path).args(["-c", PROGRAM]));
         // A log is the work of the rows and of the interpreter, and not of each pair.
-        let is_newest = newest.is_some_and(|newest| newest.path == interpreter.path);
-        let rows =
-            interpreter.rows().filter(|row| is_newest || matches!(*row, "default" | "debug"));
+        let all = is_newest(interpreter);
+        let rows = interpreter.rows().filter(|row| all || matches!(*row, "default" | "debug"));
         for row in rows {
             let (_folder, path) = folder();
             let mut command = python(&interpreter.path, row);
