@@ -422,13 +422,7 @@ fn memory(python: &Interpreter, library: &Path, name: &str, most_kib: usize) -> 
     if python.free_threaded || !has_own {
         return Ok(String::from("none to compare"));
     }
-    let anonymous = |library: &Path| {
-        let run = Run::new(python, library, &["-c", MEMORY], &[("PYTHONMALLOC", name)])?;
-        run.ensure(run.output.status.success(), "no success")?;
-        let text = String::from_utf8_lossy(&run.output.stdout).into_owned();
-        let number = text.lines().next().context("a number of KiB")?;
-        Ok::<usize, anyhow::Error>(number.parse()?)
-    };
+    let anonymous = |library: &Path| kib(python, library, name, MEMORY);
     let (own, ours) = (anonymous(Path::new(""))?, anonymous(library)?);
     let more = ours.saturating_sub(own);
     ensure!(more <= most_kib, "{ours} KiB, {own} without the library; at most {most_kib} more");
@@ -440,13 +434,18 @@ const MEMORY: &str = "
 with open('/proc/self/smaps_rollup') as lines:
     print(*(line.split()[1] for line in lines if line.startswith('Anonymous:')))";
 
-/// What is in memory of the library's file where nothing is asked for: the code that every process runs, its constants, and what it
-/// writes to. Without the order of `often.ld`, and without giving back what the start has touched, it is 1,060 to 1,250 KiB, as the kernel maps
-/// by what lies together in its cache.
-fn file(python: &Interpreter, library: &Path) -> Result<String> {
-    let run = Run::new(python, library, &["-c", FILE], &[("PYTHONMALLOC", "default")])?;
+/// The KiB that `program` prints on the row `name`.
+fn kib(python: &Interpreter, library: &Path, name: &str, program: &str) -> Result<usize> {
+    let run = Run::new(python, library, &["-c", program], &[("PYTHONMALLOC", name)])?;
     run.ensure(run.output.status.success(), "no success")?;
-    let kib: usize = String::from_utf8_lossy(&run.output.stdout).trim().parse()?;
+    Ok(String::from_utf8_lossy(&run.output.stdout).trim().parse()?)
+}
+
+/// What is in memory of the library's file where nothing is asked for: the code that every process runs, its constants, and what it
+/// writes to. Without the order of `often.ld`, and without giving back what the start has touched, it is 1,060 to 1,250 KiB, as the
+/// kernel maps by what lies together in its cache.
+fn file(python: &Interpreter, library: &Path) -> Result<String> {
+    let kib = kib(python, library, "default", FILE)?;
     ensure!((1..=FILE_KIB).contains(&kib), "{kib} KiB, where {FILE_KIB} are allowed");
     Ok(format!("{kib} KiB"))
 }
