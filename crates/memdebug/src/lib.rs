@@ -39,6 +39,7 @@ mod checks {
 /// Blocks between pages that fault.
 #[cfg(feature = "std")]
 mod guard {
+    pub(crate) mod c_free;
     pub(crate) mod countdown;
     pub(crate) mod fault;
     pub(crate) mod pool;
@@ -85,7 +86,7 @@ pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 #[cfg(feature = "std")]
 pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline};
 #[cfg(feature = "std")]
-pub use guard::fault::{chain_handler, install_fault_handler};
+pub use guard::fault::{chain_handler, install_fault_handler, report_blocks_given_to_c};
 #[cfg(feature = "std")]
 pub use guard::pool::GuardCoverage;
 #[cfg(feature = "std")]

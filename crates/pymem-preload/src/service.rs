@@ -267,8 +267,7 @@ impl Service {
                 // SAFETY: 1 and 2: the host has handed out no block yet, and no other thread uses it (duty 1).
                 unsafe { host.set_allocator(domain, self.records[domain.index()].to_c()) };
             }
-            // Without it a wild pointer faults in the middle of its own report, as it does in CPython; so no error is lost.
-            let _ = memdebug::install_fault_handler();
+            hooks::watch_signals();
             // Ours replace them at once; what stays is the host's knowledge that there are hooks, by which a collector
             // that walks heaps looks for objects behind the header.
             // SAFETY: no block has been handed out yet, and no other thread uses the host (duty 1).

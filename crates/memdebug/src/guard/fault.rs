@@ -1,24 +1,29 @@
-//! Owns the handler of SIGSEGV and SIGBUS: it ends a failed read of a header, names the guarded block that an access
-//! missed, and hands every other fault on to the handler before it.
+//! Owns the handler of SIGSEGV, SIGBUS and SIGABRT: it ends a failed read of a header, names the guarded block that an access
+//! missed, and hands every other signal on to the handler before it.
+//! Leaves the C library's refusal of a block to `c_free.rs`.
 
 use core::ffi::{c_int, c_void};
 use core::fmt::Write as _;
+use core::ops::Range;
 use core::ptr;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Once, OnceLock};
 
+use crate::guard::c_free;
 use crate::guard::pool::{self, Guarded};
 use crate::host::Host;
 use crate::options::ConfigureError;
 use crate::os::machine;
 use crate::os::mapping::Mapping;
-use crate::report::handler::{Holder, Stderr, Turns};
+use crate::report::handler::{Holder, Stderr, Turn, Turns};
 use crate::report::violation::{BlockFacts, Call, Shape, Violation, ViolationKind};
 use malloc_api::Domain;
 
-const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+const SIGNALS: [c_int; 3] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT];
+/// The first of them are of memory faults.
+const FAULTS: usize = 2;
 
 /// Whom faults are reported to. Slots name a host by its place.
 static HOSTS: [OnceLock<Host>; MAX_HOSTS] = [const { OnceLock::new() }; MAX_HOSTS];
@@ -30,11 +35,18 @@ pub(crate) fn set_up(slots: usize) -> Result<(), ConfigureError> {
     install_fault_handler().map_err(|error| ConfigureError::FaultHandler {
         errno: error.raw_os_error().unwrap_or_default(),
     })?;
+    if has_report_stack() && pool::set_up(slots) { Ok(()) } else { Err(NO_MEMORY) }
+}
+
+/// Makes the stack of reports, if it is not there; `false` without memory.
+fn has_report_stack() -> bool {
     if REPORT_STACK.get().is_none() {
-        // Another thread may have set one meanwhile.
-        let _ = REPORT_STACK.set(Mapping::zeroed(REPORT_STACK_BYTES).ok_or(NO_MEMORY)?);
+        if let Some(stack) = Mapping::zeroed(REPORT_STACK_BYTES) {
+            // Ignore the error: another thread has set one meanwhile.
+            let _ = REPORT_STACK.set(stack);
+        }
     }
-    if pool::set_up(slots) { Ok(()) } else { Err(NO_MEMORY) }
+    REPORT_STACK.get().is_some()
 }
 
 /// The number by which slots know `host`; `None` if there are too many hosts.
@@ -56,7 +68,7 @@ struct Next {
     flags: AtomicI32,
 }
 
-static NEXT: [Next; SIGNALS.len()] = [const { Next::new() }; 2];
+static NEXT: [Next; SIGNALS.len()] = [const { Next::new() }; 3];
 
 impl Next {
     const fn new() -> Self {
@@ -102,10 +114,36 @@ fn place_of(signal: c_int) -> Option<&'static Next> {
 /// What `sigaction` answers.
 pub fn install_fault_handler() -> io::Result<()> {
     static INSTALL: Once = Once::new();
+    install_for(&INSTALL, 0..FAULTS)
+}
+
+/// Reports it where the program gives a block of hooks to the C library's `free` or `realloc`, and the C library aborts or
+/// faults on it: with `host`'s handler, before the process ends as it would have.
+///
+/// Nothing is looked at before the C library gives up, so that no call costs more. The block is named where the C library has its
+/// address in a register still, as glibc has with blocks of the mem domain; else the report says which call was refused, and who
+/// made it. A signal from elsewhere is not reported. The handler of memory faults is installed, too. The first host stays.
+///
+/// # Errors
+///
+/// What `sigaction` answers; [`OutOfMemory`](io::ErrorKind::OutOfMemory) without memory for a stack that reports are made on.
+pub fn report_blocks_given_to_c(host: Host) -> io::Result<()> {
+    static INSTALL: Once = Once::new();
+    if !has_report_stack() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    c_free::set_host(host);
+    install_fault_handler()?;
+    install_for(&INSTALL, FAULTS..SIGNALS.len())
+}
+
+fn install_for(once: &Once, places: Range<usize>) -> io::Result<()> {
     let mut result = Ok(());
-    INSTALL.call_once(|| {
-        result =
-            SIGNALS.into_iter().zip(&NEXT).try_for_each(|(signal, next)| install(signal, next));
+    once.call_once(|| {
+        result = SIGNALS[places.clone()]
+            .iter()
+            .zip(&NEXT[places])
+            .try_for_each(|(&signal, next)| install(signal, next));
     });
     result
 }
@@ -123,7 +161,9 @@ fn install(signal: c_int, next: &Next) -> io::Result<()> {
     // SAFETY: a set of signals to be written.
     unsafe { libc::sigemptyset(&mut action.sa_mask) };
     action.sa_sigaction = (handler as *const ()).addr();
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+    // An abort leaves its thread's stack as good as it was; that of signals is small, and a report may be on its way from there.
+    let stack = if signal == libc::SIGABRT { 0 } else { libc::SA_ONSTACK };
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | stack;
     // SAFETY: `on_fault` has the three arguments of SA_SIGINFO, and does what a signal handler may.
     if unsafe { libc::sigaction(signal, &action, ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
@@ -177,6 +217,9 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
         // SAFETY: the kernel raised the signal for an access, so the record has its address.
         let address = unsafe { record.si_addr() }.addr();
         report_access(address, machine::was_write(interrupted));
+        report_refusal(interrupted, true);
+    } else if signal == libc::SIGABRT {
+        report_refusal(interrupted, false);
     } else if code == libc::SI_TKILL && !is_first(signal) && is_on_signal_stack(interrupted) {
         // A handler passes a fault on by raising it again; the access that faulted happens again when it returns.
         return;
@@ -241,6 +284,8 @@ pub(crate) fn violation(
 
 /// Bytes of the stack that reports of faults are made on: signal stacks are small.
 const REPORT_STACK_BYTES: usize = 512 << 10;
+/// Zeros at its end: who walks up the stack finds no caller there, and goes no further.
+const STACK_END_BYTES: usize = 1 << 10;
 
 static REPORT_STACK: OnceLock<Mapping> = OnceLock::new();
 
@@ -250,33 +295,64 @@ struct Fault {
     write: Option<bool>,
 }
 
-/// Reports the access to `address` that faulted, if it is in the pool. One thread at a time; others wait.
+/// Whose turn it is to report: one thread at a time; others wait.
+static TURNS: Turns = Turns::new();
+
+/// Reports the access to `address` that faulted, if it is in the pool.
 fn report_access(address: usize, write: Option<bool>) {
-    static TURNS: Turns = Turns::new();
-    let Some(stack) = REPORT_STACK.get().filter(|_| pool::contains(address)) else {
+    if !pool::contains(address) {
+        return;
+    }
+    let Some(_turn) = turn() else {
+        // The handler, or the host in its last words, looked at a freed block itself.
+        let _ = Stderr::new().write_str("memdebug: the report of this access made another one.\n");
+        // SAFETY: no memory is involved.
+        unsafe { libc::abort() };
+    };
+    let mut fault = Fault { address, write };
+    // SAFETY: 1: the turn; 2: `report_fault` takes a `Fault`.
+    unsafe { on_report_stack(report_fault, (&raw mut fault).cast()) };
+}
+
+/// Reports a block that the C library refused to free or to resize, if that is what the signal interrupted.
+fn report_refusal(interrupted: &libc::ucontext_t, faulted: bool) {
+    // A report that ends in an abort comes here again.
+    let Some(_turn) = turn() else { return };
+    let Some(mut refusal) = c_free::refused(interrupted, faulted) else {
         return;
     };
-    let _turn = loop {
+    // SAFETY: 1: the turn; 2: `report_refused` takes a violation.
+    unsafe { on_report_stack(report_refused, (&raw mut refusal).cast()) };
+}
+
+/// Waits for this thread's turn; `None` if the thread has it already.
+fn turn() -> Option<Turn> {
+    loop {
         match TURNS.ask() {
-            Holder::Taken(turn) => break turn,
-            Holder::Mine => {
-                // The handler, or the host in its last words, looked at a freed block itself.
-                let _ = Stderr::new()
-                    .write_str("memdebug: the report of this access made another one.\n");
-                // SAFETY: no memory is involved.
-                unsafe { libc::abort() };
-            }
+            Holder::Taken(turn) => return Some(turn),
+            Holder::Mine => return None,
             // SAFETY: no memory is involved.
             Holder::Other => _ = unsafe { libc::sched_yield() },
         }
-    };
-    let top = stack.start().as_ptr().wrapping_add(stack.bytes());
-    let mut fault = Fault { address, write };
-    // SAFETY: 1: a mapping's end, and the turn keeps others off it; 2: `report_fault` takes a `Fault`.
-    unsafe { machine::call_on_stack(top, report_fault, (&raw mut fault).cast()) };
+    }
 }
 
-extern "C" fn report_fault(fault: *mut libc::c_void) {
+/// Calls `f(argument)` on the stack of reports, if there is one.
+///
+/// # Safety
+///
+/// 1. This thread has the turn.
+/// 2. `f` accepts `argument`, and does not unwind.
+unsafe fn on_report_stack(f: extern "C" fn(*mut c_void), argument: *mut c_void) {
+    let Some(stack) = REPORT_STACK.get() else {
+        return;
+    };
+    let top = stack.start().as_ptr().wrapping_add(stack.bytes() - STACK_END_BYTES);
+    // SAFETY: 1: within a mapping, and duty 1 keeps others off it; 2: duty 2.
+    unsafe { machine::call_on_stack(top, f, argument) };
+}
+
+extern "C" fn report_fault(fault: *mut c_void) {
     // SAFETY: `report_access` passed it, and waits.
     let Fault { address, write } = *unsafe { &*fault.cast::<Fault>() };
     let Some(guarded) = pool::nearest(address) else {
@@ -288,4 +364,9 @@ extern "C" fn report_fault(fault: *mut libc::c_void) {
     let offset = address.wrapping_sub(guarded.block) as isize;
     let kind = ViolationKind::GuardPage { offset, freed: !guarded.live, write };
     host.tell(&violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.domain, host));
+}
+
+extern "C" fn report_refused(refusal: *mut c_void) {
+    // SAFETY: `report_refusal` passed it, and waits.
+    c_free::report(unsafe { &*refusal.cast::<Violation>() });
 }

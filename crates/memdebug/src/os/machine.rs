@@ -120,6 +120,21 @@ mod x86_64 {
         context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize
     }
 
+    /// The instruction that the signal interrupted.
+    pub(crate) fn instruction(context: &libc::ucontext_t) -> usize {
+        context.uc_mcontext.gregs[libc::REG_RIP as usize] as usize
+    }
+
+    /// Registers that a call preserves, by the numbers that unwinders use: rbx, rbp, r12 to r15.
+    pub(crate) const PRESERVED: [i32; 6] = [3, 6, 12, 13, 14, 15];
+
+    /// What it had in registers that a call hands over, and that no call preserves.
+    pub(crate) fn arguments(context: &libc::ucontext_t) -> impl Iterator<Item = usize> {
+        use libc::{REG_R8, REG_R9, REG_RAX, REG_RCX, REG_RDI, REG_RDX, REG_RSI};
+        let registers = [REG_RDI, REG_RSI, REG_RAX, REG_RDX, REG_RCX, REG_R8, REG_R9];
+        registers.into_iter().map(|register| context.uc_mcontext.gregs[register as usize] as usize)
+    }
+
     /// Calls `f(argument)` on the stack that ends at `top`.
     ///
     /// # Safety
@@ -221,6 +236,18 @@ mod aarch64 {
         context.uc_mcontext.sp as usize
     }
 
+    pub(crate) fn instruction(context: &libc::ucontext_t) -> usize {
+        context.uc_mcontext.pc as usize
+    }
+
+    /// x19 to x28.
+    pub(crate) const PRESERVED: [i32; 10] = [19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
+
+    pub(crate) fn arguments(context: &libc::ucontext_t) -> impl Iterator<Item = usize> {
+        // x0 to x17.
+        context.uc_mcontext.regs[..18].iter().map(|&register| register as usize)
+    }
+
     /// # Safety
     ///
     /// As in `x86_64`.
@@ -283,6 +310,19 @@ mod plain {
     #[cfg(feature = "std")]
     pub(crate) fn stack_pointer(_: &libc::ucontext_t) -> usize {
         0
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn instruction(_: &libc::ucontext_t) -> usize {
+        0
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) const PRESERVED: [i32; 0] = [];
+
+    #[cfg(feature = "std")]
+    pub(crate) fn arguments(_: &libc::ucontext_t) -> impl Iterator<Item = usize> {
+        core::iter::empty()
     }
 
     /// Calls `f(argument)`, on the stack that there is.

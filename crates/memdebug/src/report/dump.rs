@@ -145,6 +145,10 @@ fn write_message(violation: &Violation, out: &mut Message) -> fmt::Result {
         (ViolationKind::UseAfterFree { .. }, _) => out.write_str("write to a freed block"),
         (ViolationKind::GuardPage { freed: true, .. }, _) => out.write_str("use of a freed block"),
         (ViolationKind::GuardPage { .. }, _) => out.write_str("access outside a block"),
+        (ViolationKind::GivenToC, _) if violation.block.is_some() => {
+            out.write_str("block of another allocator, given to the C library")
+        }
+        (ViolationKind::GivenToC, _) => out.write_str("pointer that the C library refused"),
         (ViolationKind::WrongDomain { allocated }, _) => bad_id(out, allocated.letter(), domain),
         // CPython's message wherever its own check would have given it.
         (_, Some(id)) => bad_id(out, id, domain),
@@ -387,6 +391,16 @@ fn write_verdict(violation: &Violation, out: &mut dyn DumpSink) -> fmt::Result {
         }
         ViolationKind::ForeignPointer => out.write_str(
             "memdebug: foreign pointer: these hooks never returned it, or its memory is already gone.",
+        )?,
+        ViolationKind::GivenToC if violation.block.is_some() => write!(
+            out,
+            "memdebug: a live block was given to C's {}: it must go to the functions of the domain that made it.",
+            violation.func()
+        )?,
+        ViolationKind::GivenToC => write!(
+            out,
+            "memdebug: C's {} refused a pointer: a block of another allocator, or C's own heap was overwritten.",
+            violation.func()
         )?,
         ViolationKind::GuardPage { offset, freed, write } => {
             let access = match write {

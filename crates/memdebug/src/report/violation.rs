@@ -66,6 +66,8 @@ pub enum ViolationKind {
     ForeignPointer,
     /// The calling thread must not call this domain now.
     WrongThread,
+    /// The C library's `free` or `realloc` refused a pointer: a block of hooks, if one is known, else one of any origin.
+    GivenToC,
     /// A guarded block was overrun, underrun or used after its free, and the guard page caught the access.
     GuardPage {
         /// Offset in bytes of the access from the start of the data.
@@ -153,6 +155,9 @@ impl Violation {
     #[must_use]
     pub fn func(&self) -> &'static str {
         let thread = self.kind == ViolationKind::WrongThread;
+        if self.kind == ViolationKind::GivenToC {
+            return if self.call == Call::Realloc { "realloc" } else { "free" };
+        }
         match (self.call, thread) {
             (Call::Malloc, _) => "_PyMem_DebugMalloc",
             (Call::Calloc, _) => "_PyMem_DebugCalloc",
@@ -291,6 +296,14 @@ impl BlockFacts {
     /// The seven pads before the data.
     pub(crate) fn pads(&self) -> Option<&[u8]> {
         self.header.as_ref().map(|h| &h[9..])
+    }
+
+    /// Whether header and guard are those of a live block.
+    #[cfg(feature = "std")]
+    pub(crate) fn is_intact(&self) -> bool {
+        self.id().and_then(Domain::from_letter).is_some()
+            && self.pads_intact()
+            && self.tail == Some([FORBIDDENBYTE; TAIL_BYTES])
     }
 
     /// Whether all seven pads before the data are intact.

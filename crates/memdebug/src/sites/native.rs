@@ -1,9 +1,12 @@
-//! Owns the native frames of the calling thread: taking them, the guard against doing so while doing so, and their text.
+//! Owns the native frames of the calling thread, and of what a signal interrupted in it: taking them, the guard against doing so
+//! while doing so, and their text.
 
 use core::cell::Cell;
-use core::ffi::{c_int, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use crate::os::machine;
 
 pub(crate) use symbols::write;
 
@@ -38,6 +41,7 @@ unsafe extern "C-unwind" {
     ) -> c_int;
     fn _Unwind_GetIP(context: *mut c_void) -> usize;
     fn _Unwind_GetCFA(context: *mut c_void) -> usize;
+    fn _Unwind_GetGR(context: *mut c_void, register: c_int) -> usize;
 }
 
 /// `_URC_NO_REASON`: go on.
@@ -142,6 +146,62 @@ pub(crate) fn native_frames(frames: &mut [usize], entry: Outermost) -> usize {
     // SAFETY: `step` keeps to the unwinder's rules and never unwinds; `progress` outlives the call.
     unsafe { _Unwind_Backtrace(step, (&raw mut progress).cast()) };
     progress.count
+}
+
+/// A frame of a call that a signal interrupted.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Frame {
+    /// The instruction that was interrupted, or the address that a call returns to.
+    pub(crate) at: usize,
+    /// What the function had in the registers that its calls preserve.
+    pub(crate) preserved: [usize; machine::PRESERVED.len()],
+}
+
+struct Search<'a> {
+    from: usize,
+    frames: &'a mut [Frame],
+    count: usize,
+}
+
+extern "C" fn step_outward(context: *mut c_void, state: *mut c_void) -> c_int {
+    // SAFETY: `frames_of` passed it, and waits.
+    let search = unsafe { &mut *state.cast::<Search<'_>>() };
+    // SAFETY: the unwinder's own context, in its own callback.
+    let at = unsafe { _Unwind_GetIP(context) };
+    if search.count == 0 && at != search.from {
+        return GO_ON;
+    }
+    let Some(place) = search.frames.get_mut(search.count).filter(|_| at != 0) else {
+        return STOP;
+    };
+    // SAFETY: as above; the unwinder knows every register that a call preserves.
+    let preserved = machine::PRESERVED.map(|register| unsafe { _Unwind_GetGR(context, register) });
+    *place = Frame { at, preserved };
+    search.count += 1;
+    GO_ON
+}
+
+/// For handlers of signals: fills `frames` from the interrupted instruction `from` outward, those of the handler left out; gives
+/// how many.
+#[inline(never)]
+pub(crate) fn frames_of(from: usize, frames: &mut [Frame]) -> usize {
+    let mut search = Search { from, frames, count: 0 };
+    // SAFETY: `step_outward` keeps to the unwinder's rules and never unwinds; `search` outlives the call.
+    unsafe { _Unwind_Backtrace(step_outward, (&raw mut search).cast()) };
+    search.count
+}
+
+/// The name of the function that `at` is in, where the dynamic symbol table has it.
+pub(crate) fn function_of(at: usize) -> Option<&'static CStr> {
+    // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
+    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
+    // SAFETY: any address may be asked for; `info` is writable.
+    let known = unsafe { libc::dladdr(core::ptr::without_provenance(at), &mut info) } != 0;
+    if !known || info.dli_sname.is_null() {
+        return None;
+    }
+    // SAFETY: a string that lives as long as its library, which has a call on this thread's stack.
+    Some(unsafe { CStr::from_ptr(info.dli_sname) })
 }
 
 /// The text of a frame, from the dynamic symbol table alone: nothing is allocated.

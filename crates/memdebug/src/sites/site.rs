@@ -166,6 +166,15 @@ impl Site {
         here.or_else(|| Self::native(None, frames, entry))
     }
 
+    /// The backtrace of native frames that were taken already, as many as a site can have.
+    #[cold]
+    pub(crate) fn of_frames(from: &[native::Frame]) -> Option<Self> {
+        let mut frames = [0; Options::MAX_FRAMES as usize];
+        let places = frames.iter_mut().zip(from);
+        let frame_count = places.map(|(place, frame)| *place = frame.at).count();
+        Self::intern(&Taken { host: None, frames, frame_count })
+    }
+
     /// One site for all whose frames are shown alike.
     pub(crate) fn alike(self) -> Self {
         let Some((stacks, number)) = self.host() else { return self };

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 use malloc_api::testing::test_process;
-use memdebug::{Domain, Host, Violation, chain_handler, handler, install_fault_handler};
+use memdebug::{
+    Domain, Host, Violation, chain_handler, handler, install_fault_handler,
+    report_blocks_given_to_c,
+};
 use rstest::rstest;
 
 use crate::support::{Bug, SIZES, another, hooks_of};
@@ -72,6 +75,9 @@ fn program() {
     }
     if let Some(rest) = program.strip_prefix("signal:") {
         return signals(rest);
+    }
+    if let Some(rest) = program.strip_prefix("to C:") {
+        return given_to_c(rest);
     }
     let mut words = program.split(';');
     let mut word = || words.next().unwrap();
@@ -424,4 +430,74 @@ fn faults_of_others_are_handed_on(
     let output = run(&format!("signal:{order}:{cause}"));
     let expected = if order == "none" { (Some(libc::SIGSEGV), None) } else { (None, Some(3)) };
     assert_eq!((output.status.signal(), output.status.code()), expected, "{output:?}");
+}
+
+/// What a child does: gives a block to a function of the C library that refuses it, or aborts without that.
+fn given_to_c(what: &str) {
+    let host = Host::new().with_handler(handler::abort);
+    report_blocks_given_to_c(host).unwrap();
+    let (function, letter) = what.split_once(' ').expect("a function and a domain");
+    let domain = Domain::from_letter(letter.as_bytes()[0]).unwrap();
+    let hooks = hooks_of(host, domain, "");
+    let blocks: Vec<_> = (0..100).map(|_| hooks.malloc(600).unwrap()).collect();
+    let block = blocks[50].as_ptr();
+    eprintln!("block {block:p}");
+    match function {
+        // SAFETY: a planted bug: no block of the C library.
+        "free" => unsafe { free_beside(block, blocks[51].as_ptr()) },
+        // SAFETY: as above.
+        "realloc" => _ = unsafe { libc::realloc(block.cast(), 1000) },
+        // SAFETY: no memory is involved.
+        _ => unsafe { libc::abort() },
+    }
+}
+
+/// C's `free`, called with another block in a register that the call preserves.
+#[cfg(target_arch = "x86_64")]
+unsafe fn free_beside(block: *mut u8, other: *mut u8) {
+    // SAFETY: the call of a function of the C library, as the caller wants it.
+    unsafe {
+        std::arch::asm!(
+            "call {free}", free = sym libc::free, in("rdi") block, in("r12") other,
+            clobber_abi("C")
+        );
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn free_beside(block: *mut u8, _other: *mut u8) {
+    // SAFETY: as the caller wants it.
+    unsafe { libc::free(block.cast()) }
+}
+
+/// Such a block is named where the C library faults on it, else the call alone; no other abort is reported. The process ends by
+/// SIGABRT.
+#[rstest]
+fn blocks_given_to_the_c_library(
+    #[values("free", "realloc", "abort")] function: &str,
+    #[values("r", "m", "o")] letter: &str,
+) {
+    let output = run(&format!("to C:{function} {letter}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
+    let fatal = errors.lines().filter(|line| line.starts_with("Fatal Python error: "));
+    let fatal: Vec<_> = fatal.collect();
+    if function == "abort" {
+        assert!(fatal.is_empty(), "{errors}");
+        return;
+    }
+    assert_eq!(fatal.len(), 1, "{errors}");
+    assert!(fatal[0].starts_with(&format!("Fatal Python error: {function}: ")), "{errors}");
+    let stack = errors.split_once("Reported call made by (most recent call first):\n").unwrap().1;
+    let first = stack.lines().next().unwrap();
+    let names = [format!("in {function} ("), format!("in __libc_{function} (")];
+    assert!(names.iter().any(|name| first.contains(name)), "{errors}");
+    let is_named = errors.contains("Debug memory block");
+    assert_eq!(is_named, letter == "m" || function == "realloc", "{errors}");
+    if is_named {
+        let block = errors.lines().find_map(|line| line.strip_prefix("block ")).unwrap();
+        let named =
+            format!("Debug memory block at address p={block}: API '{letter}'\n    600 bytes");
+        assert!(errors.contains(&named), "{errors}");
+    }
 }

@@ -439,7 +439,8 @@ fn a_signal_that_was_sent_ends_the_process(
         "thread = threading.Thread(target=signal.raise_signal, args=(signal.{},))\nthread.start()\nthread.join()"
     )]
     program: &str,
-    #[values(("SIGSEGV", libc::SIGSEGV), ("SIGBUS", libc::SIGBUS))] signal: (&str, i32),
+    #[values(("SIGSEGV", libc::SIGSEGV), ("SIGBUS", libc::SIGBUS), ("SIGABRT", libc::SIGABRT))]
+    signal: (&str, i32),
 ) {
     let imports = "import faulthandler, os, signal, threading\n";
     let program = program.replace("{}", signal.0);
@@ -452,6 +453,37 @@ fn a_signal_that_was_sent_ends_the_process(
             assert_eq!(outcome.signal, Some(signal.1), "{interpreter}, {program}: {outcome:?}");
             let dumped = outcome.stderr.contains("Fatal Python error: ");
             assert_eq!(dumped, !faulthandler.is_empty(), "{interpreter}, {program}: {outcome:?}");
+        }
+    }
+}
+
+/// A block of `PyMem_Malloc` that is given to C's `free` is named, of one of another domain the call; and by whom it was made.
+#[rstest]
+fn blocks_given_to_the_c_library(
+    #[values(false, true)] faulthandler: bool,
+    #[values("PyMem_RawMalloc", "PyMem_Malloc", "PyObject_Malloc")] function: &str,
+) {
+    let enable = if faulthandler { "import faulthandler; faulthandler.enable()\n" } else { "" };
+    let bug = format!(
+        "{enable}make = ctypes.pythonapi.{function}\nmake.restype = ctypes.c_void_p\nlibc = ctypes.CDLL(None)\n\
+         libc.free.argtypes = [ctypes.c_void_p]\np = make(ctypes.c_size_t(600))\nprint(hex(p), flush=True)\nlibc.free(p)\n"
+    );
+    for interpreter in with_gil().filter(|python| python.minor > 8) {
+        for row in ROWS {
+            let outcome =
+                run(python(&interpreter.path, row).args(["-c", &format!("{PRELUDE}{bug}")]));
+            let context = format!("{interpreter} with {row}: {outcome:?}");
+            assert_eq!(outcome.signal, Some(libc::SIGABRT), "{context}");
+            let errors = &outcome.stderr;
+            assert!(errors.contains("in __libc_free ("), "{context}");
+            assert!(errors.contains("  File \"<string>\", line "), "{context}");
+            let is_named = errors.contains(&format!("p={}: API 'm'", outcome.stdout.trim()));
+            assert!(is_named || function != "PyMem_Malloc", "{context}");
+            let message = match is_named {
+                true => "free: block of another allocator, given to the C library",
+                false => "free: pointer that the C library refused",
+            };
+            assert!(errors.contains(message), "{context}");
         }
     }
 }
