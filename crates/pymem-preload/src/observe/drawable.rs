@@ -160,3 +160,66 @@ unsafe impl Malloc for WorldHeaps {
         unsafe { MiMalloc.free(ptr) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::thread;
+
+    use malloc_api::testing::alone;
+
+    use super::*;
+
+    /// Seconds after which a child that hangs is ended by a signal.
+    const PATIENCE: u32 = 20;
+
+    /// Makes a block and frees it.
+    fn use_heaps(record: &AllocatorRecord) {
+        let block = record.malloc(100);
+        assert!(block.is_some());
+        // SAFETY: live, of this record, not used again.
+        unsafe { record.free(block) };
+    }
+
+    #[test]
+    fn a_child_allocates_although_other_threads_were_in_their_heaps() {
+        let name = "observe::drawable::tests::a_child_allocates_although_other_threads_were_in_their_heaps";
+        alone(name, || {
+            let drawable = Drawable::new(Backend::Mimalloc).expect("heaps").expect("of mimalloc");
+            let record = drawable.record(Domain::Obj);
+            let (stop, begun) = (AtomicBool::new(false), Barrier::new(2));
+            let ended = thread::scope(|scope| {
+                scope.spawn(|| {
+                    use_heaps(&record);
+                    begun.wait();
+                    while !stop.load(Relaxed) {
+                        use_heaps(&record);
+                    }
+                });
+                begun.wait();
+                let ended = (0..40).all(|_| child_ends(&record));
+                stop.store(true, Relaxed);
+                ended
+            });
+            assert!(ended, "a child waits for a thread that only its parent has");
+        });
+    }
+
+    /// Forks; whether the child comes to its end after an allocation.
+    fn child_ends(record: &AllocatorRecord) -> bool {
+        // SAFETY: the child only allocates, which the handlers keep possible, and ends without running anything of the parent's.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: no preconditions.
+            unsafe { libc::alarm(PATIENCE) };
+            use_heaps(record);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(7) };
+        }
+        let mut status = 0;
+        // SAFETY: a child of this process, and room for its status.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7
+    }
+}
