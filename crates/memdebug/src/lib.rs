@@ -84,7 +84,7 @@ mod os {
 
 pub use block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES};
 #[cfg(feature = "std")]
-pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline};
+pub use checks::leaks::{LiveBlocks, LiveGroup, leaks_baseline, leaks_end};
 #[cfg(feature = "std")]
 pub use guard::fault::{chain_handler, install_fault_handler, report_blocks_given_to_c};
 #[cfg(feature = "std")]

@@ -17,7 +17,7 @@ use pymem_domains::{
 use crate::host::python::{Host, host};
 use crate::host::{hooks, program_start, python_stacks};
 use crate::observe::drawable::Drawable;
-use crate::observe::moments::Attentive;
+use crate::observe::moments::{self, Attentive, Moment};
 use crate::observe::profile::NotedIn;
 use crate::observe::{budget, counting, heap_map, profile, tracing};
 use crate::request::environment;
@@ -81,6 +81,13 @@ pub(crate) unsafe fn install(
 ) -> Result<&'static Service, Refusal> {
     let mut service = Service::new(Some(host), name, options, requests)?;
     service.observe(host, requests)?;
+    if options.leaks.is_some() {
+        // The end is no signal, of which the system may say something.
+        let _ = moments::at(Moment::End, memdebug::leaks_end);
+        service.wrap(&[Domain::Mem, Domain::Obj], |_, record| {
+            AllocatorRecord::leak(Attentive(record))
+        });
+    }
     if SERVICE.set(service).is_err() {
         return Err(Refusal::TooLate);
     }

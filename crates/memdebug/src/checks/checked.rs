@@ -10,7 +10,7 @@ use malloc_api::{Domain, Malloc};
 use crate::block::{self, base_of};
 use crate::calls::Blocks;
 use crate::checks::quarantine::{self, Held, Offer, Quarantine, pointer, underlying};
-use crate::checks::registry::{Entry, LIVE, OwnerId};
+use crate::checks::registry::{self, Entry, LIVE, OwnerId};
 use crate::options::{ConfigureError, Options};
 use crate::process;
 use crate::report::verdict;
@@ -114,7 +114,8 @@ impl State {
         }?;
         if let Some(owner) = self.registry {
             let address = p.as_ptr().expose_provenance();
-            if !LIVE.insert(Entry { address, size, owner, site, freed: false, baseline: false }) {
+            let baseline = registry::program_is_over();
+            if !LIVE.insert(Entry { address, size, owner, site, freed: false, baseline }) {
                 // SAFETY: 1: just allocated, and nobody has it.
                 unsafe { blocks.free_intact(p, size) };
                 return None;

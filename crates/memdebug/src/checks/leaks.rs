@@ -3,7 +3,7 @@
 
 use core::fmt::{self, Write};
 
-use crate::checks::registry::LIVE;
+use crate::checks::registry::{self, LIVE};
 use crate::guard::pool;
 use crate::os::mapping::{MappedSlice, Zeroed};
 use crate::sites::site::Site;
@@ -194,6 +194,12 @@ impl LiveBlocks {
 pub fn leaks_baseline() {
     LIVE.set_baseline();
     pool::set_baseline();
+}
+
+/// Says that the program is over: blocks that are made from now on are in no [`LiveBlocks`] and in no report. An interpreter that
+/// makes blocks while it ends, which it never frees, calls this before.
+pub fn leaks_end() {
+    registry::end_program();
 }
 
 /// All live blocks that are no part of the baseline: domain, site, size.

@@ -12,7 +12,7 @@
 //! hand out the same addresses again. Those that are not handed out again go when the table is full, before it grows.
 //! Its memory is mapped, never allocated. Leaves what an answer means to `checked.rs`.
 
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use malloc_api::Domain;
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank};
@@ -22,6 +22,20 @@ use crate::sites::site::{SITE_BITS, Site};
 
 /// The process's live blocks.
 pub(crate) static LIVE: Registry = Registry::new();
+
+/// Whether the program is over.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Makes every block that comes from now on part of the baseline.
+pub(crate) fn end_program() {
+    IS_OVER.store(true, Relaxed);
+}
+
+/// Whether a block that is made now is part of the baseline.
+#[inline]
+pub(crate) fn program_is_over() -> bool {
+    IS_OVER.load(Relaxed)
+}
 
 /// For a fork: nobody waits for another lock while holding one of these.
 pub(crate) static FORK_LOCK: ForkLock = ForkLock::new(Rank::Memory, &LIVE.shards);

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use malloc_api::{Domain, MIN_ALIGN};
 use pymem_sync::{HeldOverFork, Lock};
 
+use crate::checks::registry;
 use crate::guard::countdown::random;
 use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
@@ -405,7 +406,7 @@ pub(crate) fn malloc(
     record.sampler.store(sampler, Relaxed);
     record.allocated.store(Site::to_bits(allocated), Relaxed);
     record.freed.store(0, Relaxed);
-    record.baseline.store(false, Relaxed);
+    record.baseline.store(registry::program_is_over(), Relaxed);
     record.live.store(true, Relaxed);
     NonNull::new(block)
 }

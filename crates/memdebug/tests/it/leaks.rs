@@ -208,13 +208,15 @@ pub(crate) fn child_with_a_baseline(options: &str) {
     // SAFETY: live, and not used again.
     unsafe { hooks.free(early[0]) };
     let late = hooks.malloc(30);
+    memdebug::leaks_end();
+    std::hint::black_box(hooks.malloc(40));
     assert_eq!(LiveBlocks::now().blocks(), 1);
     memdebug::report_to(std::fs::File::create("/dev/stdout").expect("standard output"));
     std::hint::black_box(late);
     std::mem::forget(hooks);
 }
 
-/// The report goes to the file that was set, and has what is newer than the baseline alone.
+/// The report goes to the file that was set, and has what is newer than the baseline and older than the end alone.
 #[rstest]
 fn blocks_of_the_baseline_are_no_leaks(
     #[values("leaks,leak_exit=7", "leaks,leak_exit=7,guard=1/1")] options: &str,

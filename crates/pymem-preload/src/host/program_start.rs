@@ -1,11 +1,12 @@
 //! Owns the end of start-up: the moment at which the interpreter begins to run the program that it was started for.
 //!
-//! The interpreter tells it as an event of its audit, `cpython.run_command` and its kin, after `site` was imported. An
-//! embedder that runs its programs by other functions has no such event.
+//! The interpreter tells it as events of its audit: `cpython.run_command` and its kin, after `site` was imported; then, of a command
+//! or a file, `exec` outside of any frame. From 3.13 on it imports a module between the two. An embedder that runs its programs
+//! by other functions has no such event.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::host::capi::{PyObject, symbol};
 
@@ -29,13 +30,32 @@ pub(crate) unsafe fn set_leaks_baseline() {
 }
 
 unsafe extern "C" fn on_event(event: *const c_char, _: *mut PyObject, _: *mut c_void) -> c_int {
-    static IS_DONE: AtomicBool = AtomicBool::new(false);
-    if !IS_DONE.load(Relaxed) {
-        // SAFETY: the interpreter passes a name that ends with a NUL.
-        let event = unsafe { CStr::from_ptr(event) };
-        if event.to_bytes().starts_with(RUN) && !IS_DONE.swap(true, Relaxed) {
-            memdebug::leaks_baseline();
-        }
+    /// What is waited for.
+    static NEXT: AtomicU8 = AtomicU8::new(TO_START);
+    if NEXT.load(Relaxed) == HAS_STARTED {
+        return 0;
+    }
+    // SAFETY: the interpreter passes a name that ends with a NUL.
+    let event = unsafe { CStr::from_ptr(event) }.to_bytes();
+    if event.starts_with(RUN) && NEXT.swap(TO_EXECUTE, Relaxed) == TO_START {
+        memdebug::leaks_baseline();
+    }
+    if event == b"exec" && NEXT.load(Relaxed) == TO_EXECUTE && has_no_frame() {
+        NEXT.store(HAS_STARTED, Relaxed);
+        memdebug::leaks_baseline();
     }
     0
+}
+
+const TO_START: u8 = 0;
+const TO_EXECUTE: u8 = 1;
+const HAS_STARTED: u8 = 2;
+
+/// Whether the calling thread, which holds the GIL, runs no code of Python.
+fn has_no_frame() -> bool {
+    type GetFrame = unsafe extern "C" fn() -> *mut PyObject;
+    // SAFETY: 1: a function of CPython with this signature, in every version.
+    let get_frame = unsafe { symbol::<GetFrame>(c"PyEval_GetFrame") };
+    // SAFETY: the thread holds the GIL, as an event of the audit comes with it.
+    get_frame.is_some_and(|get_frame| unsafe { get_frame() }.is_null())
 }

@@ -31,7 +31,7 @@ pub(crate) enum Moment {
 type Work = fn();
 
 /// Who is called when; a place for each that there can be.
-static ALL: [OnceLock<(Moment, Work)>; 4] = [const { OnceLock::new() }; 4];
+static ALL: [OnceLock<(Moment, Work)>; 6] = [const { OnceLock::new() }; 6];
 
 /// The signals that are answered, by what is called, and the notes of their handlers.
 const SIGNALS: [(c_int, Moment, u8); 2] =
