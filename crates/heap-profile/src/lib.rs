@@ -17,6 +17,7 @@ mod snapshot;
 mod source;
 mod stack_table;
 mod stacks;
+mod tables;
 mod tracker;
 mod walk;
 
@@ -31,5 +32,6 @@ pub use sampled::SampledProfiler;
 pub use snapshot::{Amount, Site, Snapshot, Stack};
 pub use source::{Location, MAX_FRAMES, StackSource};
 pub use stack_table::StackTable;
+pub use tables::{Node, Row, Tables};
 pub use tracker::Tracker;
 pub use walk::{Frame, Walk};

@@ -130,14 +130,14 @@ impl<S: StackSource + 'static> Profile<S> {
         self.live.bytes()
     }
 
-    /// What the profile knows now.
+    /// What the profile knows now, with names.
     ///
     /// A snapshot that is taken while other threads allocate has each site as it was at some moment of the walk. What the
     /// snapshot itself allocates is not recorded, if the calling thread allocates it from a profiled allocator.
     #[must_use]
     pub fn snapshot(&'static self) -> Snapshot {
         unrecorded(|| {
-            self.note_peak_of(self.live.bytes(), 0);
+            self.note_peak();
             let mut names = Names { profile: self, locations: HashMap::new() };
             let mut stacks: HashMap<Vec<u32>, Stack> = HashMap::new();
             let mut sites: HashMap<_, Site> = HashMap::new();
@@ -157,7 +157,7 @@ impl<S: StackSource + 'static> Profile<S> {
                 let key = (stack.as_ptr(), origin, class);
                 let site = sites.entry(key).or_insert_with(|| Site {
                     stack,
-                    origin: self.origins.origin(origin),
+                    origin: self.origin(origin),
                     class_bytes: class_bytes(class),
                     live: Amount::default(),
                     peak: Amount::default(),
@@ -174,10 +174,7 @@ impl<S: StackSource + 'static> Profile<S> {
                 let order = b.live.cmp(&a.live).then_with(|| a.stack.cmp(&b.stack));
                 order.then_with(|| (a.origin, a.class_bytes).cmp(&(b.origin, b.class_bytes)))
             });
-            let lost = &self.lost;
-            let lost =
-                Amount { bytes: lost.bytes.load(Relaxed), blocks: lost.blocks.load(Relaxed) };
-            Snapshot { sites, lost }
+            Snapshot { sites, lost: self.lost() }
         })
     }
 
@@ -248,6 +245,11 @@ impl<S: StackSource + 'static> Profile<S> {
         self.note_peak_of(live, self.live.noted.load(Relaxed) / 128);
     }
 
+    /// Notes what is live now as the peak, if it is one.
+    pub(crate) fn note_peak(&self) {
+        self.note_peak_of(self.live.bytes(), 0);
+    }
+
     /// Notes every site's live bytes as its peak if `live` is more than `margin` above the last noted peak.
     fn note_peak_of(&self, live: u64, margin: u64) {
         let noted = &self.live.noted;
@@ -256,6 +258,27 @@ impl<S: StackSource + 'static> Profile<S> {
             noted.store(live, Relaxed);
             self.live.noting.store(false, Relaxed);
         }
+    }
+
+    /// What could not be recorded.
+    pub(crate) fn lost(&self) -> Amount {
+        let Lost { bytes, blocks } = &self.lost;
+        Amount { bytes: bytes.load(Relaxed), blocks: blocks.load(Relaxed) }
+    }
+
+    /// Every site.
+    pub(crate) const fn sites(&self) -> &Interner<SiteKey, Counters> {
+        &self.sites
+    }
+
+    /// How many frames are told of one stack.
+    pub(crate) const fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// The origin with this number in the keys of this profile's sites.
+    pub(crate) fn origin(&self, index: u8) -> Origin {
+        self.origins.origin(index)
     }
 
     /// The number of an origin in the keys of this profile's sites.

@@ -347,6 +347,18 @@ impl Stacks {
         nodes.map(|path| path.place).take(self.limit)
     }
 
+    /// How many nodes and places there are; no node has a later place.
+    pub(crate) fn lens(&self) -> [u32; 2] {
+        let nodes = self.nodes.len() as u32;
+        [nodes, self.places.len() as u32]
+    }
+
+    /// The link of the caller of the node with this number, from 0, and the number of the node's place.
+    pub(crate) fn node_at(&self, number: u32) -> Option<(Link, u32)> {
+        let Path { caller, place } = *self.nodes.get(number)?.key();
+        Some((caller, place))
+    }
+
     /// The place with this number.
     pub(crate) fn place(&'static self, number: u32) -> Frame {
         self.places.get(number).map(|place| *place.key()).unwrap_or_default()

@@ -6,6 +6,7 @@ mod format;
 mod html;
 mod pprof;
 mod speedscope;
+mod stream;
 mod table;
 
 pub use collapsed::Collapsed;
@@ -13,4 +14,5 @@ pub use file::{Mode, ProfileFile, ReadError, Row, Which};
 pub use format::{FormatError, ReportFormat};
 pub use html::Html;
 pub use speedscope::Speedscope;
+pub use stream::stream;
 pub use table::Table;

@@ -6,11 +6,13 @@
 //!   "frames": [[function, file, line], ...],
 //!   "nodes":  [[frame, caller], ...],          a caller is the number of an earlier node; none for an outermost frame
 //!   "sites":  [[node, domain, class bytes, live bytes, live blocks, peak bytes, peak blocks, all bytes, all blocks], ...],
-//!   "lost":   [bytes, blocks] }
+//!   "lost":   [bytes, blocks],
+//!   "kept": 32 }                               what is beyond so many frames of a stack does not tell sites apart
 //! ```
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, BufReader, Read, Write};
 use std::iter;
 use std::sync::Arc;
@@ -20,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The first member of every file.
-const FORMAT: &str = "pymem-profile";
+pub(super) const FORMAT: &str = "pymem-profile";
 /// The version that is written, and the only one that is read.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// How a profile was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,9 @@ pub struct ProfileFile {
     nodes: Vec<Node>,
     sites: Vec<SiteRow>,
     lost: (u64, u64),
+    /// How many frames of a stack are told; `None` where no stack has more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<usize>,
     /// Whether the amounts are what a profile has more than an older one.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     grown: bool,
@@ -96,6 +101,12 @@ impl SiteRow {
     const fn amounts(&self) -> [u64; 6] {
         let &Self(.., a, b, c, d, e, f) = self;
         [a, b, c, d, e, f]
+    }
+
+    /// Adds `more`.
+    fn add(&mut self, more: [u64; 6]) {
+        let Self(.., a, b, c, d, e, f) = self;
+        [a, b, c, d, e, f].into_iter().zip(more).for_each(|(sum, amount)| *sum += amount);
     }
 
     /// Takes `less` away, as far as there is that much.
@@ -182,6 +193,7 @@ impl ProfileFile {
             nodes: in_order(nodes),
             sites,
             lost,
+            kept: None,
             grown: false,
         }
     }
@@ -203,8 +215,11 @@ impl ProfileFile {
         if format != FORMAT || version != VERSION {
             return Err(ReadError::Format { format, version });
         }
-        let file = Self::deserialize(value)?;
+        let mut file = Self::deserialize(value)?;
         file.check()?;
+        if let Some(kept) = file.kept.take() {
+            file.cut(kept);
+        }
         Ok(file)
     }
 
@@ -220,6 +235,32 @@ impl ProfileFile {
         self.sites.iter().try_for_each(|site| {
             site.0.map_or(Ok(()), |node| within("node", node, self.nodes.len()))
         })
+    }
+
+    /// Leaves the `kept` innermost frames of each stack, makes one of sites that do not differ in those, and puts those with the
+    /// most live bytes first.
+    fn cut(&mut self, kept: usize) {
+        let mut nodes: HashMap<Node, usize> = HashMap::new();
+        let mut sites: HashMap<_, SiteRow> = HashMap::new();
+        for row in self.rows() {
+            let mut stack: Vec<usize> = row.frame_numbers().take(kept).collect();
+            let node = stack.drain(..).rev().fold(None, |caller, frame| {
+                let number = nodes.len();
+                Some(*nodes.entry(Node(frame, caller)).or_insert(number))
+            });
+            match sites.entry((node, row.domain(), row.class_bytes())) {
+                Entry::Occupied(mut site) => site.get_mut().add(row.site.amounts()),
+                Entry::Vacant(vacant) => {
+                    vacant.insert(row.site.clone()).0 = node;
+                }
+            }
+        }
+        let mut sites: Vec<_> = sites.into_values().collect();
+        let first = |SiteRow(node, domain, class, live, ..): &SiteRow| {
+            (Reverse(*live), *node, domain.clone(), *class)
+        };
+        sites.sort_by_cached_key(first);
+        (self.nodes, self.sites) = (in_order(nodes), sites);
     }
 
     /// Writes the file.

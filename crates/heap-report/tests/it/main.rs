@@ -6,6 +6,8 @@ mod mimalloc;
 mod profile;
 #[cfg(feature = "pymalloc")]
 mod pymalloc;
+#[cfg(feature = "profile")]
+mod stream;
 
 use std::path::Path;
 

@@ -11,7 +11,7 @@ use std::process;
 use std::sync::OnceLock;
 
 use heap_profile::{ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler, Tracker};
-use heap_report::profile::{Mode, ProfileFile, ReportFormat};
+use heap_report::profile::{Mode, ProfileFile, ReportFormat, stream};
 use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
 use pymem_sync::{ForkLock, Rank, hold_over_forks};
@@ -167,13 +167,19 @@ impl ProcessProfile {
     ///
     /// What the system says about the file.
     pub(crate) fn write_into(&self, path: &Path) -> io::Result<()> {
-        let snapshot = self.profile.snapshot();
         let mode = self.request.interval.map_or(Mode::Exact, Mode::Sampled);
-        let file = ProfileFile::new(&snapshot, command(), process::id(), mode);
-        drop(snapshot);
+        let (program, pid) = (command(), process::id());
         let mut new = NewFile::beside(path)?;
         let mut to = BufWriter::new(new.file());
-        ReportFormat::of_path(path).write(&file, &mut to)?;
+        match ReportFormat::of_path(path) {
+            ReportFormat::Json => {
+                self.profile.with_tables(|tables| stream(tables, &program, pid, mode, &mut to))?;
+            }
+            format => {
+                let file = ProfileFile::new(&self.profile.snapshot(), program, pid, mode);
+                format.write(&file, &mut to)?;
+            }
+        }
         to.flush()?;
         drop(to);
         new.publish()
