@@ -6,27 +6,30 @@ use core::ffi::CStr;
 
 use std::sync::OnceLock;
 
+use crate::block::id_word;
 use crate::checks::registry::LIVE;
 use crate::host::Host;
-use crate::os::machine;
+use crate::os::{machine, probe};
 use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
-use crate::sites::native::{self, Frame};
+use crate::sites::native::{self, Frame, Place};
 use crate::sites::site::Site;
 use malloc_api::{Domain, MIN_ALIGN};
 
-/// Whom refusals are reported to.
-static HOST: OnceLock<Host> = OnceLock::new();
+/// What is known before the first refusal.
+struct Known {
+    /// Whom refusals are reported to.
+    host: Host,
+    /// Where the C library has the address of its last words, as the tools that gather crashes know; 0 if it has none.
+    last_words: usize,
+}
+
+static KNOWN: OnceLock<Known> = OnceLock::new();
 
 /// Sets whom refusals are reported to, once.
 pub(crate) fn set_host(host: Host) {
-    let _ = HOST.get_or_init(|| host);
-}
-
-/// Reports a refusal.
-pub(crate) fn report(refusal: &Violation) {
-    if let Some(host) = HOST.get() {
-        host.tell(refusal);
-    }
+    // SAFETY: a name that ends with a NUL.
+    let place = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__abort_msg".as_ptr()) };
+    let _ = KNOWN.get_or_init(|| Known { host, last_words: place.addr() });
 }
 
 /// Frames from the one that a signal interrupted to that of `free`: raising a signal, aborting, writing a line, naming the error.
@@ -36,24 +39,37 @@ const MOST_FRAMES: usize = 32;
 /// Bytes of the header that glibc has in front of a block.
 const CHUNK_HEADER_BYTES: usize = 16;
 
-/// What the signal that interrupted a call of `free` or `realloc` tells; `None` if it came from elsewhere.
+/// Reports the call of `free` or `realloc` that a signal interrupted, if it did; whether it `faulted` there.
 #[cold]
-pub(crate) fn refused(interrupted: &libc::ucontext_t, faulted: bool) -> Option<Violation> {
-    let host = HOST.get()?;
+pub(crate) fn report(interrupted: &libc::ucontext_t, faulted: bool) {
+    let Some(known) = KNOWN.get() else { return };
+    if let Some(refusal) = refused(known, interrupted, faulted) {
+        known.host.tell(&refusal);
+    }
+}
+
+fn refused(known: &Known, interrupted: &libc::ucontext_t, faulted: bool) -> Option<Violation> {
+    let Known { host, last_words } = known;
     let mut frames = [Frame::default(); MOST_FRAMES];
     let count = native::frames_of(machine::instruction(interrupted), &mut frames);
     let frames = &frames[..count];
-    let mut inner = frames.iter().take(MOST_INNER_FRAMES).enumerate();
-    let (index, call) =
-        inner.find_map(|(index, frame)| Some((index, call_of(native::function_of(frame.at)?)?)))?;
+    let (index, name) = outermost(&frames[..count.min(MOST_INNER_FRAMES)])?;
     let (inside, callers) = frames.split_at(index + 1);
-    let preserved = inside.iter().flat_map(|frame| {
+    let own_words = inside.iter().flat_map(|frame| {
         let of_caller = callers.first().unwrap_or(frame).preserved;
         let words = frame.preserved.into_iter().zip(of_caller);
         words.filter(|(word, before)| word != before).map(|(word, _)| word)
     });
     let arguments = machine::arguments(interrupted).filter(|_| faulted);
-    let facts = block_at_hand(preserved.chain(arguments));
+    let words = own_words.chain(arguments);
+    let facts = block_at_hand(words.clone());
+    let takes_pads_for_a_size = || words.clone().any(is_chunk_size) && facts.is_some();
+    let call = match name.and_then(call_of) {
+        Some(call) => call,
+        // A function that `free` has jumped to has no name.
+        None if faulted => takes_pads_for_a_size().then_some(Call::Free)?,
+        None => call_that_said(*last_words)?,
+    };
     let domain = facts.as_ref().and_then(|facts| Domain::from_letter(facts.id()?));
     let known = facts.as_ref().and_then(|facts| LIVE.get(facts.address));
     let mut refusal =
@@ -63,6 +79,16 @@ pub(crate) fn refused(interrupted: &libc::ucontext_t, faulted: bool) -> Option<V
     Some(refusal)
 }
 
+/// The outermost of the C library's frames that lead to the innermost one, and its name; `None` if the innermost is none of the C
+/// library's.
+fn outermost(frames: &[Frame]) -> Option<(usize, Option<&'static CStr>)> {
+    let mark = (libc::gnu_get_libc_version as *const ()).addr();
+    let Place { library, .. } = native::place_of(mark)?;
+    let places = frames.iter().map(|frame| native::place_of(frame.at));
+    let places = places.take_while(|place| place.is_some_and(|place| place.library == library));
+    places.flatten().map(|place| place.function).enumerate().last()
+}
+
 /// The call of the function with this name.
 fn call_of(name: &CStr) -> Option<Call> {
     match name.to_bytes() {
@@ -70,6 +96,25 @@ fn call_of(name: &CStr) -> Option<Call> {
         b"realloc" | b"__libc_realloc" => Some(Call::Realloc),
         _ => None,
     }
+}
+
+/// The call that the C library's last words are of. `place` has the address of a length and the words, or null.
+fn call_that_said(place: usize) -> Option<Call> {
+    const LONGEST: usize = 16;
+    let words = usize::from_ne_bytes(probe::peek(place)?).checked_add(size_of::<u32>())?;
+    let words = probe::peek::<LONGEST>(words)?;
+    let begin = |start: &&[u8]| words.starts_with(start);
+    if [&b"realloc()"[..], b"mremap_chunk()"].iter().any(begin) {
+        Some(Call::Realloc)
+    } else {
+        let free = [&b"free()"[..], b"munmap_chunk()", b"double free"].iter().any(begin);
+        free.then_some(Call::Free)
+    }
+}
+
+/// Whether glibc would make this of the header of a block, as the size of one of its own: the three lowest bits are marks to it.
+fn is_chunk_size(word: usize) -> bool {
+    Domain::ALL.iter().any(|domain| word as u64 == id_word(*domain) & !7)
 }
 
 /// The live block that one of the C library's own words points to: as the caller gave it, or less the header that the C library

@@ -284,8 +284,6 @@ pub(crate) fn violation(
 
 /// Bytes of the stack that reports of faults are made on: signal stacks are small.
 const REPORT_STACK_BYTES: usize = 512 << 10;
-/// Zeros at its end: who walks up the stack finds no caller there, and goes no further.
-const STACK_END_BYTES: usize = 1 << 10;
 
 static REPORT_STACK: OnceLock<Mapping> = OnceLock::new();
 
@@ -314,15 +312,19 @@ fn report_access(address: usize, write: Option<bool>) {
     unsafe { on_report_stack(report_fault, (&raw mut fault).cast()) };
 }
 
+/// A signal that may have come out of the C library's `free`.
+struct Suspect<'a> {
+    interrupted: &'a libc::ucontext_t,
+    faulted: bool,
+}
+
 /// Reports a block that the C library refused to free or to resize, if that is what the signal interrupted.
 fn report_refusal(interrupted: &libc::ucontext_t, faulted: bool) {
     // A report that ends in an abort comes here again.
     let Some(_turn) = turn() else { return };
-    let Some(mut refusal) = c_free::refused(interrupted, faulted) else {
-        return;
-    };
-    // SAFETY: 1: the turn; 2: `report_refused` takes a violation.
-    unsafe { on_report_stack(report_refused, (&raw mut refusal).cast()) };
+    let mut suspect = Suspect { interrupted, faulted };
+    // SAFETY: 1: the turn; 2: `report_refused` takes a `Suspect`.
+    unsafe { on_report_stack(report_refused, (&raw mut suspect).cast()) };
 }
 
 /// Waits for this thread's turn; `None` if the thread has it already.
@@ -347,8 +349,8 @@ unsafe fn on_report_stack(f: extern "C" fn(*mut c_void), argument: *mut c_void) 
     let Some(stack) = REPORT_STACK.get() else {
         return;
     };
-    let top = stack.start().as_ptr().wrapping_add(stack.bytes() - STACK_END_BYTES);
-    // SAFETY: 1: within a mapping, and duty 1 keeps others off it; 2: duty 2.
+    let top = stack.start().as_ptr().wrapping_add(stack.bytes());
+    // SAFETY: 1: a mapping's end, and duty 1 keeps others off it; 2: duty 2.
     unsafe { machine::call_on_stack(top, f, argument) };
 }
 
@@ -366,7 +368,8 @@ extern "C" fn report_fault(fault: *mut c_void) {
     host.tell(&violation(kind, Call::Access, guarded.block, Some(&guarded), guarded.domain, host));
 }
 
-extern "C" fn report_refused(refusal: *mut c_void) {
+extern "C" fn report_refused(suspect: *mut c_void) {
     // SAFETY: `report_refusal` passed it, and waits.
-    c_free::report(unsafe { &*refusal.cast::<Violation>() });
+    let Suspect { interrupted, faulted } = unsafe { &*suspect.cast::<Suspect<'_>>() };
+    c_free::report(interrupted, *faulted);
 }

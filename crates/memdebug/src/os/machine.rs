@@ -27,7 +27,7 @@ pub(crate) use plain::*;
 /// Each check is inlined where it is needed, and entered in a list.
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 mod x86_64 {
-    use core::arch::asm;
+    use core::arch::{asm, global_asm};
     use core::ptr;
 
     use crate::block::TAIL_WORD;
@@ -129,37 +129,50 @@ mod x86_64 {
     pub(crate) const PRESERVED: [i32; 6] = [3, 6, 12, 13, 14, 15];
 
     /// What it had in registers that a call hands over, and that no call preserves.
-    pub(crate) fn arguments(context: &libc::ucontext_t) -> impl Iterator<Item = usize> {
+    pub(crate) fn arguments(context: &libc::ucontext_t) -> impl Iterator<Item = usize> + Clone {
         use libc::{REG_R8, REG_R9, REG_RAX, REG_RCX, REG_RDI, REG_RDX, REG_RSI};
         let registers = [REG_RDI, REG_RSI, REG_RAX, REG_RDX, REG_RCX, REG_R8, REG_R9];
         registers.into_iter().map(|register| context.uc_mcontext.gregs[register as usize] as usize)
     }
 
-    /// Calls `f(argument)` on the stack that ends at `top`.
-    ///
-    /// # Safety
-    ///
-    /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
-    /// 2. `f` accepts `argument`, and does not unwind.
-    pub(crate) unsafe fn call_on_stack(
-        top: *mut u8,
-        f: extern "C" fn(*mut libc::c_void),
-        argument: *mut libc::c_void,
-    ) {
-        // SAFETY: duties 1 and 2; r12 survives the call and brings the stack back.
-        unsafe {
-            asm!(
-                "mov r12, rsp",
-                "mov rsp, {top}",
-                "call {f}",
-                "mov rsp, r12",
-                top = in(reg) top,
-                f = in(reg) f,
-                in("rdi") argument,
-                out("r12") _,
-                clobber_abi("C"),
-            );
-        }
+    // Who walks up the stack from `f` finds the caller, as this says where it is.
+    global_asm!(
+        ".pushsection .text.memdebug_stack,\"ax\",@progbits",
+        ".p2align 4",
+        ".globl memdebug_0_1_call_on_stack",
+        ".hidden memdebug_0_1_call_on_stack",
+        ".type memdebug_0_1_call_on_stack,@function",
+        "memdebug_0_1_call_on_stack:",
+        ".cfi_startproc",
+        "push rbp",
+        ".cfi_def_cfa_offset 16",
+        ".cfi_offset rbp, -16",
+        "mov rbp, rsp",
+        ".cfi_def_cfa_register rbp",
+        "mov rsp, rdi",
+        "mov rdi, rdx",
+        "call rsi",
+        "mov rsp, rbp",
+        "pop rbp",
+        ".cfi_def_cfa rsp, 8",
+        "ret",
+        ".cfi_endproc",
+        ".popsection",
+    );
+
+    unsafe extern "C" {
+        /// Calls `f(argument)` on the stack that ends at `top`.
+        ///
+        /// # Safety
+        ///
+        /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
+        /// 2. `f` accepts `argument`, and does not unwind.
+        #[link_name = "memdebug_0_1_call_on_stack"]
+        pub(crate) fn call_on_stack(
+            top: *mut u8,
+            f: extern "C" fn(*mut libc::c_void),
+            argument: *mut libc::c_void,
+        );
     }
 }
 
@@ -171,7 +184,7 @@ mod x86_64 {
     target_endian = "little"
 ))]
 mod aarch64 {
-    use core::arch::{asm, global_asm};
+    use core::arch::global_asm;
 
     use crate::block::TAIL_WORD;
 
@@ -243,33 +256,46 @@ mod aarch64 {
     /// x19 to x28.
     pub(crate) const PRESERVED: [i32; 10] = [19, 20, 21, 22, 23, 24, 25, 26, 27, 28];
 
-    pub(crate) fn arguments(context: &libc::ucontext_t) -> impl Iterator<Item = usize> {
+    pub(crate) fn arguments(context: &libc::ucontext_t) -> impl Iterator<Item = usize> + Clone {
         // x0 to x17.
         context.uc_mcontext.regs[..18].iter().map(|&register| register as usize)
     }
 
-    /// # Safety
-    ///
-    /// As in `x86_64`.
-    pub(crate) unsafe fn call_on_stack(
-        top: *mut u8,
-        f: extern "C" fn(*mut libc::c_void),
-        argument: *mut libc::c_void,
-    ) {
-        // SAFETY: duties 1 and 2; x20 survives the call and brings the stack back.
-        unsafe {
-            asm!(
-                "mov x20, sp",
-                "mov sp, {top}",
-                "blr {f}",
-                "mov sp, x20",
-                top = in(reg) top,
-                f = in(reg) f,
-                in("x0") argument,
-                out("x20") _,
-                clobber_abi("C"),
-            );
-        }
+    global_asm!(
+        ".pushsection .text.memdebug_stack,\"ax\",@progbits",
+        ".p2align 4",
+        ".globl memdebug_0_1_call_on_stack",
+        ".hidden memdebug_0_1_call_on_stack",
+        ".type memdebug_0_1_call_on_stack,@function",
+        "memdebug_0_1_call_on_stack:",
+        ".cfi_startproc",
+        "stp x29, x30, [sp, #-16]!",
+        ".cfi_def_cfa_offset 16",
+        ".cfi_offset x29, -16",
+        ".cfi_offset x30, -8",
+        "mov x29, sp",
+        ".cfi_def_cfa_register x29",
+        "mov sp, x0",
+        "mov x0, x2",
+        "blr x1",
+        "mov sp, x29",
+        ".cfi_def_cfa_register sp",
+        "ldp x29, x30, [sp], #16",
+        "ret",
+        ".cfi_endproc",
+        ".popsection",
+    );
+
+    unsafe extern "C" {
+        /// # Safety
+        ///
+        /// As in `x86_64`.
+        #[link_name = "memdebug_0_1_call_on_stack"]
+        pub(crate) fn call_on_stack(
+            top: *mut u8,
+            f: extern "C" fn(*mut libc::c_void),
+            argument: *mut libc::c_void,
+        );
     }
 }
 
@@ -321,7 +347,7 @@ mod plain {
     pub(crate) const PRESERVED: [i32; 0] = [];
 
     #[cfg(feature = "std")]
-    pub(crate) fn arguments(_: &libc::ucontext_t) -> impl Iterator<Item = usize> {
+    pub(crate) fn arguments(_: &libc::ucontext_t) -> impl Iterator<Item = usize> + Clone {
         core::iter::empty()
     }
 

@@ -191,17 +191,25 @@ pub(crate) fn frames_of(from: usize, frames: &mut [Frame]) -> usize {
     search.count
 }
 
-/// The name of the function that `at` is in, where the dynamic symbol table has it.
-pub(crate) fn function_of(at: usize) -> Option<&'static CStr> {
+/// What the loader knows of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where the library that has it begins.
+    pub(crate) library: usize,
+    /// The name of the function, where the dynamic symbol table has it.
+    pub(crate) function: Option<&'static CStr>,
+}
+
+/// What the loader knows of `at`, which is code of a call on this thread's stack; `None` if no library has it.
+pub(crate) fn place_of(at: usize) -> Option<Place> {
     // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
     let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
     // SAFETY: any address may be asked for; `info` is writable.
     let known = unsafe { libc::dladdr(core::ptr::without_provenance(at), &mut info) } != 0;
-    if !known || info.dli_sname.is_null() {
-        return None;
-    }
+    let has_name = !info.dli_sname.is_null();
     // SAFETY: a string that lives as long as its library, which has a call on this thread's stack.
-    Some(unsafe { CStr::from_ptr(info.dli_sname) })
+    let function = has_name.then(|| unsafe { CStr::from_ptr(info.dli_sname) });
+    known.then(|| Place { library: info.dli_fbase.addr(), function })
 }
 
 /// The text of a frame, from the dynamic symbol table alone: nothing is allocated.
