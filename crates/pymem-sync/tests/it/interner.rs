@@ -33,6 +33,9 @@ fn keys_that_share_a_bucket_are_told_apart() {
     assert_eq!(table.len(), 1_000);
     assert!((0..1_000).all(|key| table.find(key, &key).is_some_and(|it| *it.value() == key * 2)));
     assert!(table.find(1_000, &1_000).is_none());
+    assert!(
+        table.iter().all(|entry| table.get(entry.number()).is_some_and(|it| ptr::eq(it, entry)))
+    );
     assert!(table.iter().map(|entry| *entry.key()).eq((0..1_000).rev()), "newest first");
 }
 

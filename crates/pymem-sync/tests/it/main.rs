@@ -5,6 +5,7 @@
 mod auto_traits;
 mod delayed;
 mod fork;
+mod idle;
 mod interner;
 mod lock;
 mod memory;
