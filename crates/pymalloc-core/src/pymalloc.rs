@@ -558,7 +558,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         // SAFETY: 1, 2: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
         if !self.map.insert(arena, &self.fallback, &self.source) {
-            self.return_arena(arena);
+            self.return_arena(arena, 0);
             return None;
         }
         if resident {
@@ -578,7 +578,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         while go_on(&self.arenas) {
             let Some(arena) = self.arenas.remove_empty() else { break };
             self.map.remove(arena);
-            self.return_arena(arena);
+            self.return_arena(arena, 0);
             count += 1;
         }
         if count > 0 {
@@ -587,20 +587,26 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         count
     }
 
-    /// Gives an arena that is in no list and in no map back to where it came from.
-    fn return_arena(&self, arena: ArenaPtr) {
+    /// Gives an arena that is in no list and in no map back to where it came from, with `spare_bytes` of them in all if they may
+    /// go later.
+    fn return_arena(&self, arena: ArenaPtr, spare_bytes: usize) {
         let address = arena.address();
         annotate::arena_closed(address);
-        if arena.is_from_source() {
-            self.source.take_back(address, arena.resident_mask() | arena.idle_maps());
-        }
+        let units = match arena.is_from_source() {
+            true => {
+                let offered = arena.resident_mask() | arena.idle_maps();
+                !arena.free_mask() | self.source.take_back(address, offered)
+            }
+            false => u64::MAX,
+        };
         match self.record {
             // SAFETY: `set_arena_allocator` 2 and 3.
             Some(record) => unsafe {
                 (record.free)(record.ctx, address.as_ptr().cast(), ARENA_BYTES);
             },
-            // SAFETY: 1: without a record all arenas are the source's, of this size, and nothing leads to this one any more.
-            None => unsafe { self.source.free(address, ARENA_BYTES) },
+            // SAFETY: 1: without a record all arenas are the source's, of this size, and nothing leads to this one any more;
+            // 2: units that are free and not resident were never written to, or have gone.
+            None => unsafe { self.source.free_later(address, units, spare_bytes) },
         }
     }
 
@@ -728,7 +734,7 @@ impl<R: Pools, S: ArenaSource> Pymalloc<R, S> {
         Usage { blocks: stats.allocated_blocks(), bytes }
     }
 
-    /// Gives every arena back, whatever lives in it, and frees every block of the fallback.
+    /// Gives every arena back, whatever lives in it and later where the source likes, and frees every block of the fallback.
     ///
     /// # Safety
     ///
@@ -736,8 +742,9 @@ impl<R: Pools, S: ArenaSource> Pymalloc<R, S> {
     /// 2. The allocator is only dropped afterwards.
     pub(crate) unsafe fn tear_down(&mut self) {
         self.used = UsedPools::new();
+        let bytes = self.arenas.count() * ARENA_BYTES;
         for arena in self.arenas.take_all() {
-            self.return_arena(arena);
+            self.return_arena(arena, bytes);
         }
         self.source.close_pools(core::mem::take(&mut self.open_bytes));
         // The table may be the fallback's.

@@ -4,6 +4,8 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
+use crate::config::ARENA_BYTES;
+
 /// A range of addresses in which the arenas of a source may lie.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -50,6 +52,21 @@ pub unsafe trait ArenaSource {
     ///
     /// 1. `alloc(size)` or `alloc_for(size, _)` of this source returned `arena`, and it is not used afterwards.
     unsafe fn free(&self, arena: NonNull<u8>, size: usize);
+
+    /// Takes an arena of [`ARENA_BYTES`](crate::ARENA_BYTES) back, as `free` does; the memory may go after the call has returned.
+    ///
+    /// Beyond `units`, whose bits are those of [`offer`](Self::offer), the arena is as it came. The allocator ends, and gives
+    /// `spare_bytes` of arenas back, this one included.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`free`](Self::free).
+    /// 2. What has been written to lies in `units`, and none of these is offered.
+    unsafe fn free_later(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+        let _ = (units, spare_bytes);
+        // SAFETY: 1: the caller's 1.
+        unsafe { self.free(arena, ARENA_BYTES) };
+    }
 
     /// The range of addresses in which arenas may lie, if there is one; asked once, before the first arena.
     ///
@@ -152,6 +169,11 @@ macro_rules! forward_source {
         unsafe fn free(&$self, arena: NonNull<u8>, size: usize) {
             // SAFETY: the caller's duty is that of `S::free`.
             unsafe { $source.free(arena, size) };
+        }
+
+        unsafe fn free_later(&$self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+            // SAFETY: the caller's duties are those of `S::free_later`.
+            unsafe { $source.free_later(arena, units, spare_bytes) };
         }
 
         fn span(&$self) -> Option<Span> {

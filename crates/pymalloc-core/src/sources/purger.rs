@@ -8,7 +8,7 @@
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use pymem_sync::{ForkLock, HeldOverFork, IdleUnits, Keeper, Rank, hold_over_forks};
 
@@ -21,6 +21,8 @@ use crate::sources::mmap;
 const STACK_BYTES: usize = 256 << 10;
 
 static IDLE: [IdleUnits; ARENAS_MAX] = [const { IdleUnits::new() }; ARENAS_MAX];
+/// A bit for each arena that no allocator has: nothing in it is needed, the records included.
+static DEAD: [AtomicU64; ARENAS_MAX / 64] = [const { AtomicU64::new(0) }; ARENAS_MAX / 64];
 static KEEPER: Keeper = Keeper::new();
 /// Arenas from this one on have offered nothing yet.
 static OFFERED: AtomicUsize = AtomicUsize::new(0);
@@ -67,6 +69,29 @@ pub(crate) fn offer(arena: NonNull<u8>, units: u64, spare_bytes: usize) {
     }
 }
 
+/// Lets `arena`, of which nothing is needed and `units` may be other than zero, go back after a while; `false` if it is not worth
+/// a thread, or there may be none. The memory reads as zero when [`take_back`] says that it has gone.
+pub(crate) fn offer_dead(arena: NonNull<u8>, units: u64, spare_bytes: usize) -> bool {
+    let Some((_, index)) = idle_of(arena) else { return false };
+    if spare_bytes < PURGER_AFTER_BYTES || !IS_ALLOWED.load(Ordering::Relaxed) {
+        return false;
+    }
+    // Relaxed: the keeper acquires the units, which are offered after this and taken back before the bit goes.
+    DEAD[index / 64].fetch_or(1 << (index % 64), Ordering::Relaxed);
+    offer(arena, units, spare_bytes);
+    true
+}
+
+/// Takes all of `arena`, which the caller holds, back. Returns the units that are still there, and of them those that
+/// are not zero.
+pub(crate) fn take_all_back(arena: NonNull<u8>) -> (u64, u64) {
+    let left = take_back(arena, u64::MAX);
+    let Some((_, index)) = idle_of(arena) else { return (left, 0) };
+    let bit = 1 << (index % 64);
+    let is_dead = DEAD[index / 64].fetch_and(!bit, Ordering::Relaxed) & bit != 0;
+    (left, if is_dead { left } else { 0 })
+}
+
 /// Takes `units` of `arena`, which may have been offered, back; returns those that were not given back.
 pub(crate) fn take_back(arena: NonNull<u8>, units: u64) -> u64 {
     idle_of(arena).map_or(units, |(idle, _)| idle.take_back(units, &KEEPER))
@@ -88,7 +113,8 @@ fn end_period() {
     for (index, idle) in all().iter().enumerate() {
         idle.give_back(&KEEPER, |mut units| {
             let arena = base.map_addr(|address| address.saturating_add(index << ARENA_SHIFT));
-            if units & 1 != 0 {
+            let is_dead = DEAD[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
+            if units & 1 != 0 && !is_dead {
                 units &= !1;
                 purge_idle_maps(arena);
             }
@@ -99,8 +125,13 @@ fn end_period() {
                 units &= units.wrapping_add(1 << first);
                 let offset = (first as usize) << POOL_SHIFT;
                 let start = arena.map_addr(|address| address.saturating_add(offset));
+                let bytes = count * POOL_BYTES;
                 // SAFETY: 1: units that were offered (`ArenaSource::offer` 1), and are the keeper's until this returns.
-                unsafe { mmap::purge(start, count * POOL_BYTES) };
+                let gone = unsafe { mmap::purge(start, bytes) };
+                if is_dead && gone != bytes {
+                    // SAFETY: as above, and mapped.
+                    unsafe { start.write_bytes(0, bytes) };
+                }
             }
         });
     }

@@ -19,7 +19,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
-use crate::config::{ARENA_BYTES, ARENA_SHIFT, ARENAS_MAX, HUGE_PAGE_BYTES, REGION_BYTES_MAX};
+use crate::config::{
+    ARENA_BYTES, ARENA_SHIFT, ARENAS_MAX, HUGE_PAGE_BYTES, POOL_BYTES, POOL_SHIFT, REGION_BYTES_MAX,
+};
 use crate::policy::{HUGE_REFUSALS_MAX, REGION_HINTS, SMALL_UP_TO_BYTES};
 use crate::source::{ArenaSource, Span};
 use crate::sources::{mmap, purger};
@@ -28,7 +30,8 @@ use crate::sources::{mmap, purger};
 ///
 /// The region is shared by all allocators of the process. It takes the addresses of the arenas in use, rounded up to pairs.
 /// An arena that is given back is dropped from memory at once, and its addresses with it if the other one of its pair is
-/// free.
+/// free. Those of an [`Account`](malloc_api::Account) that ends with 2 MiB or more go as other free memory does, in the background, or
+/// to who needs an arena before; their addresses stay for the next need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MmapArenas {
     huge_pages: HugePages,
@@ -82,7 +85,7 @@ struct Region {
     /// Invariant 1: both arenas of a pair or none; readable and writable. All that are taken but for lost pairs, and free
     /// ones that the system did not unmap.
     mapped: Bits,
-    /// Arenas that are free and resident: the other halves of huge pages.
+    /// Arenas that are free and that the purger has or had: the other halves of huge pages, and those that are dead.
     warm: Bits,
     /// Arenas in reserved huge pages, free ones too: the kernel drops no part of such a page, and does not say so.
     reserved: Bits,
@@ -169,6 +172,13 @@ impl Region {
         let words = self.first..self.taken.0.len();
         self.first = words.into_iter().find(|word| self.taken.0[*word] != u64::MAX)?;
         let index = self.first * 64 + self.taken.0[self.first].trailing_ones() as usize;
+        if self.is_pair_gone(base, index) {
+            // SAFETY: 1: neither half is taken.
+            unsafe { self.unmap_pair(base, index) };
+            if self.taken.has(index) {
+                return None;
+            }
+        }
         if !self.mapped.has(index) {
             mmap::map_at(address(base, index & !1).addr().get(), HUGE_PAGE_BYTES)?;
             self.mapped.set_pair(index, true);
@@ -176,9 +186,18 @@ impl Region {
         self.taken.insert(index);
         if self.warm.remove(index) {
             let arena = address(base, index);
-            let is_whole =
-                self.reserved.has(index) || purger::take_back(arena, u64::MAX) == u64::MAX;
-            return Some((arena, is_whole));
+            if self.reserved.has(index) {
+                return Some((arena, true));
+            }
+            let (left, mut unclean) = purger::take_all_back(arena);
+            while unclean != 0 {
+                let offset = (unclean.trailing_zeros() as usize) << POOL_SHIFT;
+                unclean &= unclean - 1;
+                let unit = arena.map_addr(|address| address.saturating_add(offset));
+                // SAFETY: a unit of the arena, which nobody has.
+                unsafe { unit.write_bytes(0, POOL_BYTES) };
+            }
+            return Some((arena, left == u64::MAX));
         }
         let Some(is_resident) = self.fault_huge_page(base, index, huge_pages) else {
             // Nobody gets this pair again: there may be nothing behind its addresses.
@@ -240,17 +259,61 @@ impl Region {
             }
             return;
         }
-        if self.warm.remove(buddy(index)) {
-            purger::take_back(address(base, buddy(index)), u64::MAX);
+        // SAFETY: 1: neither half is taken.
+        unsafe { self.unmap_pair(base, index) };
+    }
+
+    /// Takes arena `index` back for the purger, which has `spare_bytes` of its allocator; else as [`give_back`](Self::give_back).
+    ///
+    /// # Safety
+    ///
+    /// 1. The arena is taken, and nobody uses it any more.
+    /// 2. All but `units` of it is zero, and none of these is offered.
+    unsafe fn give_back_later(
+        &mut self,
+        base: NonNull<u8>,
+        index: usize,
+        units: u64,
+        spare_bytes: usize,
+    ) {
+        if self.reserved.has(index) || !purger::offer_dead(address(base, index), units, spare_bytes)
+        {
+            // SAFETY: 1: by 1.
+            return unsafe { self.give_back(base, index) };
+        }
+        self.taken.remove(index);
+        self.first = self.first.min(index / 64);
+        self.warm.insert(index);
+    }
+
+    /// Whether both arenas of the pair of `index`, which is free, are the purger's, and have gone: a new pair may be a huge page.
+    fn is_pair_gone(&self, base: NonNull<u8>, index: usize) -> bool {
+        [index, buddy(index)].iter().all(|index| {
+            self.warm.has(*index)
+                && !self.reserved.has(*index)
+                && purger::waiting(address(base, *index), u64::MAX) == 0
+        })
+    }
+
+    /// Unmaps the pair of `index`.
+    ///
+    /// # Safety
+    ///
+    /// 1. Both of its arenas are mapped, and nobody uses them any more.
+    unsafe fn unmap_pair(&mut self, base: NonNull<u8>, index: usize) {
+        for index in [index, buddy(index)] {
+            if self.warm.remove(index) {
+                purger::take_all_back(address(base, index));
+            }
         }
         let pair = address(base, index & !1);
-        // SAFETY: 1: both halves are mapped and free.
+        // SAFETY: 1: by 1.
         if unsafe { mmap::unmap(pair, HUGE_PAGE_BYTES) } {
             self.mapped.set_pair(index, false);
             self.reserved.set_pair(index, false);
         // The kernel has too many mappings to make two of one. The pair stays, if its memory goes.
         } else if self.reserved.has(index)
-            // SAFETY: 1: as above.
+            // SAFETY: 1: by 1.
             || unsafe { mmap::purge(pair, HUGE_PAGE_BYTES) } != HUGE_PAGE_BYTES
         {
             self.taken.set_pair(index, true);
@@ -311,6 +374,20 @@ unsafe impl ArenaSource for MmapArenas {
             None => {
                 // SAFETY: 1: `alloc` mapped it with this size.
                 let _ = unsafe { mmap::unmap(arena, size) };
+            }
+        }
+    }
+
+    unsafe fn free_later(&self, arena: NonNull<u8>, units: u64, spare_bytes: usize) {
+        let mut region = region();
+        match region.index_of(arena) {
+            // SAFETY: 1: the caller's 1, and `index_of` says that the arena is taken; 2: the caller's 2.
+            Some((base, index)) => unsafe {
+                region.give_back_later(base, index, units, spare_bytes);
+            },
+            None => {
+                // SAFETY: 1: `alloc` mapped it with this size.
+                let _ = unsafe { mmap::unmap(arena, ARENA_BYTES) };
             }
         }
     }

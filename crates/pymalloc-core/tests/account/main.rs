@@ -5,6 +5,8 @@
 // A red zone takes room of its own, so the exact counts are those of builds without.
 #[cfg(not(any(feature = "asan", feature = "valgrind")))]
 mod counts;
+#[cfg(not(any(feature = "asan", feature = "valgrind")))]
+mod end;
 
 use std::cell::Cell;
 use std::collections::HashMap;
