@@ -18,6 +18,8 @@ mod libc_malloc;
 mod malloc;
 #[cfg(feature = "std")]
 mod new_file;
+#[cfg(feature = "libc")]
+mod page;
 mod record;
 mod release;
 #[cfg(feature = "std")]
@@ -37,6 +39,8 @@ pub use libc_malloc::LibcMalloc;
 pub use malloc::{Forward, MAX_REQUEST, MIN_ALIGN, Malloc};
 #[cfg(feature = "std")]
 pub use new_file::NewFile;
+#[cfg(feature = "libc")]
+pub use page::page_bytes;
 pub use record::{
     AllocatorRecord, CallocFn, FreeFn, MallocFn, PyMemAllocatorEx, ReallocFn, RecordError,
     ThreadSafety,

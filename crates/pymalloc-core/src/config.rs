@@ -26,9 +26,8 @@ pub(crate) const ARENA_UNITS: usize = ARENA_BYTES / POOL_BYTES;
 /// Units in a pool of a class above 2048 bytes: 32 KiB keep the waste at a pool's end below 3 %.
 pub(crate) const PAIR_UNITS: usize = 2;
 
-/// Bytes in an operating-system page, the grain of commit and purge.
-///
-/// Larger real pages only make a hint coarser: every page operation is advice.
+/// Bytes in the smallest page of any system: records and idle maps lie in pages of this size. What goes back to the system goes in
+/// whole pages of [`malloc_api::page_bytes`], which may have 16 of these.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// Bytes in a huge page where pages have 4 KiB; elsewhere the kernel refuses, and arenas get small pages.

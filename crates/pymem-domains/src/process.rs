@@ -26,9 +26,7 @@ mod linux {
         let pages = core::str::from_utf8(&text[..len])
             .ok()
             .and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok());
-        // SAFETY: asks for a constant of the system.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        pages.unwrap_or(0) * usize::try_from(page).unwrap_or(0)
+        pages.unwrap_or(0) * malloc_api::page_bytes()
     }
 
     /// Whether the calling thread is the only one of the process; `false` when the system does not say. Does not allocate.

@@ -29,8 +29,7 @@ unsafe extern "C" fn give_back_ours(
     let info = unsafe { &*info };
     // SAFETY: the loader's table of that many headers (duty 1).
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-    // SAFETY: asks for a number.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let page = malloc_api::page_bytes();
     let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
     let pages = loaded.map(|header| {
         let start = info.dlpi_addr as usize + header.p_vaddr as usize;

@@ -17,12 +17,12 @@ use core::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::{Domain, MIN_ALIGN};
+use malloc_api::{Domain, MIN_ALIGN, page_bytes};
 use pymem_sync::{HeldOverFork, Lock};
 
 use crate::checks::registry;
 use crate::guard::countdown::random;
-use crate::os::mapping::{MappedSlice, Mapping, Zeroed, page_bytes};
+use crate::os::mapping::{MappedSlice, Mapping, Zeroed};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
 use crate::report::handler::Stderr;
 use crate::report::violation::ViolationKind;

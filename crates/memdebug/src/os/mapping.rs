@@ -2,21 +2,7 @@
 
 use core::ptr::{self, NonNull};
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// Bytes in a page of this system.
-pub(crate) fn page_bytes() -> usize {
-    static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
-    let known = PAGE_BYTES.load(Relaxed);
-    if known != 0 {
-        return known;
-    }
-    // SAFETY: no memory is involved.
-    let asked = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    let bytes = usize::try_from(asked).unwrap_or(4096);
-    PAGE_BYTES.store(bytes, Relaxed);
-    bytes
-}
+use malloc_api::page_bytes;
 
 /// Private pages of this process, given back when dropped.
 #[derive(Debug)]

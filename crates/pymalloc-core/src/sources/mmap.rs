@@ -2,7 +2,9 @@
 
 use core::ptr::NonNull;
 
-use crate::config::{HUGE_PAGE_BYTES, PAGE_BYTES};
+use malloc_api::page_bytes;
+
+use crate::config::HUGE_PAGE_BYTES;
 
 /// Pieces of advice that not every system knows.
 #[cfg(target_os = "linux")]
@@ -120,18 +122,24 @@ pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
     let _ = unsafe { advise(start, bytes, advice::POPULATE) };
 }
 
+/// The whole pages of `page` bytes in the range: how far behind its start they begin, and their bytes; `None` if there are none.
+///
+/// The system rounds a length up: it would drop what follows in the last page.
+fn whole_pages(start: usize, bytes: usize, page: usize) -> Option<(usize, usize)> {
+    let skip = start.wrapping_neg() % page;
+    let whole = bytes.checked_sub(skip)? & !(page - 1);
+    (whole > 0).then_some((skip, whole))
+}
+
 /// Drops the memory behind the whole pages of the range; they read as zero next. Returns the bytes of those pages.
 ///
 /// # Safety
 ///
 /// 1. The range is part of a private anonymous mapping, and no byte of it is needed any more.
 pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> usize {
-    let skip = start.addr().get().wrapping_neg() % PAGE_BYTES;
-    let Some(bytes) = bytes.checked_sub(skip) else { return 0 };
-    let bytes = bytes & !(PAGE_BYTES - 1);
-    if bytes == 0 {
+    let Some((skip, bytes)) = whole_pages(start.addr().get(), bytes, page_bytes()) else {
         return 0;
-    }
+    };
     // SAFETY: `skip + bytes` is at most the range's length.
     let start = unsafe { start.add(skip) };
     // SAFETY: 1.
@@ -184,11 +192,11 @@ pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
     // SAFETY: 1.
     unsafe { forbid_huge_pages(start, HUGE_PAGE_BYTES) };
     // SAFETY: below the range's length.
-    let last = unsafe { start.add(HUGE_PAGE_BYTES - PAGE_BYTES) };
+    let last = unsafe { start.add(HUGE_PAGE_BYTES - page_bytes()) };
     let mut is_resident = 0_u8;
     // SAFETY: 1; the answer for one page is one byte.
     let answer =
-        unsafe { libc::mincore(last.as_ptr().cast(), PAGE_BYTES, (&raw mut is_resident).cast()) };
+        unsafe { libc::mincore(last.as_ptr().cast(), page_bytes(), (&raw mut is_resident).cast()) };
     answer == 0 && is_resident & 1 == 1
 }
 
@@ -212,4 +220,29 @@ pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> 
     }
     // SAFETY: 1.
     unsafe { renew(start, HUGE_PAGE_BYTES) }.then_some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_pages;
+
+    /// Pages of 4, 16 and 64 KiB: what is dropped is whole pages, all of them, and nothing beyond the range.
+    #[test]
+    fn only_whole_pages_are_dropped() {
+        const KIB: usize = 1 << 10;
+        for page in [4 * KIB, 16 * KIB, 64 * KIB] {
+            for start in (0..256 * KIB).step_by(2 * KIB) {
+                for bytes in (0..256 * KIB).step_by(2 * KIB) {
+                    let first = start.next_multiple_of(page);
+                    let last = (start + bytes) / page * page;
+                    let expected = (first < last).then(|| (first - start, last - first));
+                    assert_eq!(
+                        whole_pages(start, bytes, page),
+                        expected,
+                        "{page}: {start} {bytes}"
+                    );
+                }
+            }
+        }
+    }
 }
