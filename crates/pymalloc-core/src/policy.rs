@@ -164,4 +164,12 @@ mod tests {
         kept.missed(MISTAKE_BYTES, KEPT_MIN_BYTES + 1);
         assert_eq!(kept.bytes(0), KEPT_MIN_BYTES + 1, "up to the peak");
     }
+
+    #[test]
+    fn what_free_blocks_pin_is_a_part_of_what_may_stay() {
+        let kept = Kept::new();
+        let most = kept.bytes(0) / (NEAR_FRACTION + 1) * NEAR_FRACTION;
+        assert!(!kept.is_near(0, most - NEAR_FRACTION));
+        assert!(kept.is_near(0, most + 2 * NEAR_FRACTION));
+    }
 }
