@@ -19,6 +19,8 @@ struct Shifted {
     offset: usize,
     live: Cell<usize>,
     left: Cell<usize>,
+    /// The longest range that was about to be written.
+    populated: Cell<usize>,
 }
 
 fn layout() -> Layout {
@@ -47,19 +49,24 @@ unsafe impl ArenaSource for Shifted {
         // SAFETY: `alloc` made it with this layout.
         unsafe { dealloc(start.as_ptr(), layout()) };
     }
+
+    unsafe fn populate(&self, _start: NonNull<u8>, bytes: usize) {
+        self.populated.set(self.populated.get().max(bytes));
+    }
 }
 
 #[rstest]
 fn arenas_anywhere_serve_blocks(
     #[values(0, 1, 16, 4096, 16384, 524_288, ARENA_BYTES - 1)] offset: usize,
 ) {
-    let source = Shifted { offset, live: Cell::new(0), left: Cell::new(usize::MAX) };
+    let source = Shifted { offset, left: Cell::new(usize::MAX), ..Shifted::default() };
     let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
     conformance(&alloc);
     let blocks: Vec<_> = (0..50_000).map(|i| alloc.malloc(1 + i % 700).unwrap()).collect();
     alloc.check_invariants();
     assert!(source.live.get() >= 8);
     assert_eq!(alloc.stats().arenas_current, source.live.get());
+    assert_eq!(source.populated.get(), 128 << 10, "pages that follow a pool come with it");
     for (index, block) in blocks.iter().enumerate() {
         if index % 3 != 0 {
             // SAFETY: live, and not used again.
@@ -79,7 +86,7 @@ fn arenas_anywhere_serve_blocks(
 
 #[test]
 fn the_address_test_is_exact_at_an_arenas_edges() {
-    let source = Shifted { offset: 16_400, live: Cell::new(0), left: Cell::new(1) };
+    let source = Shifted { offset: 16_400, left: Cell::new(1), ..Shifted::default() };
     let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
     let first = alloc.malloc(16).unwrap();
     let arena = first.addr().get() & !(16_384 - 1);
@@ -93,7 +100,7 @@ fn the_address_test_is_exact_at_an_arenas_edges() {
 
 #[test]
 fn without_arenas_requests_go_to_the_fallback() {
-    let source = Shifted { offset: 0, live: Cell::new(0), left: Cell::new(1) };
+    let source = Shifted { left: Cell::new(1), ..Shifted::default() };
     let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
     let blocks: Vec<_> = (0..5_000).map(|_| alloc.malloc(512 - RED_ZONE_BYTES).unwrap()).collect();
     alloc.check_invariants();
