@@ -1,14 +1,14 @@
 //! Owns [`OwnHeap`]: a heap of one thread that draws on a budget and ends with all of its blocks, for an account.
 //!
 //! mimalloc has no place where a heap asks for more memory, so the heap takes bytes of the budget ahead, and each request spends of
-//! them what its block can have at most. When they are spent, the live blocks are counted, and the heap takes what is missing.
+//! half of them. When they are spent, the live blocks are counted, and the heap takes what is missing.
 
 use core::cell::Cell;
 use core::fmt;
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
 
-use malloc_api::{Account, MIN_ALIGN, Malloc, Pools, ToBudget, Usage};
+use malloc_api::{Account, Malloc, Pools, ToBudget, Usage};
 
 use crate::ffi;
 use crate::heap::Heap;
@@ -28,9 +28,13 @@ pub struct OwnHeap<B> {
     budget: B,
     /// Bytes that are taken of the budget.
     taken: Cell<usize>,
-    /// (O2) Of these, what live blocks do not have: each has at most what was spent for it.
+    /// (O2) Half of what live blocks do not have of these. A block has at most twice what was spent for it: sizes of blocks are a
+    /// quarter or `MIN_ALIGN` bytes apart.
     unspent: Cell<usize>,
 }
+
+/// How a block of some bytes is made, once these are spent.
+type Serve<B> = fn(&OwnHeap<B>, usize) -> Option<NonNull<u8>>;
 
 /// The thread that owns the heap, which nobody else uses: there is no one to stop.
 struct Alone;
@@ -84,22 +88,34 @@ pub fn heap_account<B: ToBudget>(budget: B) -> Result<Account<OwnHeap<B>>, HeapE
 }
 
 impl<B: ToBudget> OwnHeap<B> {
-    /// Spends what a block of `size` bytes can have; `None` if the budget has not got that.
+    /// Spends `size` bytes, at least [`MIN_ALIGN`](malloc_api::MIN_ALIGN), for a block; were there less?
     #[inline]
-    fn spend(&self, size: usize) -> Option<()> {
-        // Sizes of blocks are a quarter apart at most.
-        let most = size + size / 4 + MIN_ALIGN;
-        let Some(left) = self.unspent.get().checked_sub(most) else {
-            return self.spend_counted(size);
-        };
+    fn overspends(&self, size: usize) -> bool {
+        // Written before it is looked at: one instruction does both.
+        let (left, is_over) = self.unspent.get().overflowing_sub(size);
         self.unspent.set(left);
-        Some(())
+        is_over
     }
 
-    /// Counts what live blocks have, and takes as much ahead as the budget allows.
+    /// Has `serve` make a block of `size` bytes if the budget has them.
+    #[inline]
+    fn within(&self, size: usize, serve: Serve<B>) -> Option<NonNull<u8>> {
+        // Each a call at the end, for which nothing is kept on the stack.
+        if self.overspends(size) { self.refill_for(size, serve) } else { serve(self, size) }
+    }
+
     #[cold]
     #[inline(never)]
-    fn spend_counted(&self, size: usize) -> Option<()> {
+    fn refill_for(&self, size: usize, serve: Serve<B>) -> Option<NonNull<u8>> {
+        self.refill(size)?;
+        serve(self, size)
+    }
+
+    /// After [`overspends`](Self::overspends): counts what live blocks have, and takes as much ahead as the budget allows; `None` if it
+    /// has not got `size` bytes.
+    #[cold]
+    fn refill(&self, size: usize) -> Option<()> {
+        self.unspent.set(0);
         // SAFETY: no preconditions.
         let needed = unsafe { ffi::mi_good_size(size) };
         let live = self.usage().bytes;
@@ -111,8 +127,26 @@ impl<B: ToBudget> OwnHeap<B> {
             }
             ahead /= 2;
         }
-        self.unspent.set(ahead);
+        self.unspent.set(ahead / 2);
         Some(())
+    }
+
+    #[inline]
+    fn uncounted(&self, size: usize) -> Option<NonNull<u8>> {
+        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
+            // SAFETY: the calling thread's theap (O1), and a small size.
+            unsafe { ffi::mi_theap_malloc_small(self.theap, size) }
+        } else {
+            // SAFETY: the calling thread's theap (O1).
+            unsafe { ffi::mi_theap_malloc(self.theap, size) }
+        };
+        NonNull::new(block.cast())
+    }
+
+    #[inline]
+    fn uncounted_zeroed(&self, size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the calling thread's theap (O1).
+        NonNull::new(unsafe { ffi::mi_theap_zalloc(self.theap, size) }.cast())
     }
 
     /// Takes or gives, so that `bytes` in all are taken; `false` if the budget has not got them.
@@ -134,24 +168,12 @@ impl<B: ToBudget> OwnHeap<B> {
 unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        let size = request(size)?;
-        self.spend(size)?;
-        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
-            // SAFETY: the calling thread's theap (O1), and a small size.
-            unsafe { ffi::mi_theap_malloc_small(self.theap, size) }
-        } else {
-            // SAFETY: the calling thread's theap (O1).
-            unsafe { ffi::mi_theap_malloc(self.theap, size) }
-        };
-        NonNull::new(block.cast())
+        self.within(request(size)?, Self::uncounted)
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let size = request_array(nelem, elsize)?;
-        self.spend(size)?;
-        // SAFETY: the calling thread's theap (O1).
-        NonNull::new(unsafe { ffi::mi_theap_zalloc(self.theap, size) }.cast())
+        self.within(request_array(nelem, elsize)?, Self::uncounted_zeroed)
     }
 
     #[inline]
@@ -160,7 +182,8 @@ unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
         // SAFETY: null or a live block (caller's 1).
         let room = unsafe { ffi::mi_usable_size(as_c(ptr)) };
         // Where mimalloc does not move the block, nothing is spent.
-        if (size > room || size < room / 2) && self.spend(size).is_none() {
+        if (size > room || size < room / 2) && self.overspends(size) && self.refill(size).is_none()
+        {
             return ptr.filter(|_| size <= room);
         }
         // SAFETY: the calling thread's theap (O1), and null or a live block (caller's 1) that is not used again (2).

@@ -73,17 +73,33 @@ fn counts_are_those_of_a_model(#[case] seed: u64, #[case] max: usize) {
 }
 
 #[rstest]
+#[case::half_of_it_lost(17)]
 #[case::one_size(64)]
 #[case::medium(5000)]
 #[case::large(100_000)]
-fn a_limit_is_met_to_the_block(#[case] size: usize) {
+fn a_limit_is_met_to_the_block(#[case] size: usize, #[values(0, 1)] missing: usize) {
     const LIMIT: usize = 3 << 20;
-    let budget = Budget::new(LIMIT);
+    let limit = LIMIT - missing;
+    let budget = Budget::new(limit);
     let account = heap_account(&budget).unwrap();
     let blocks = fill(&account, size);
-    let block_bytes = account.usage().bytes / blocks;
-    assert_eq!(blocks, LIMIT / block_bytes, "a block more would fit");
+    let bytes = account.usage().bytes;
+    assert_eq!(blocks, limit / (bytes / blocks), "no block more fits, nor one less");
+    assert!(bytes <= budget.held() && budget.held() <= limit, "{bytes}: {budget:?}");
     assert!(account.calloc(1, LIMIT).is_none() && account.malloc(size).is_none());
+}
+
+/// A block that moves draws on the budget as a new one does.
+#[test]
+fn blocks_grow_up_to_the_limit() {
+    let budget = Budget::new(3 << 20);
+    let account = heap_account(&budget).unwrap();
+    let blocks: Vec<_> = (0..1_000).map(|_| account.malloc(16).unwrap()).collect();
+    // SAFETY: (1) live; (2) not used again where it moves.
+    let grown = |block| unsafe { account.realloc(Some(block), 5_000) }.is_some();
+    let grown = blocks.into_iter().filter(|block| grown(*block)).count();
+    assert!((590..=614).contains(&grown), "{grown} blocks have grown");
+    assert!(account.usage().bytes <= budget.held() && budget.held() <= budget.limit());
 }
 
 #[test]
