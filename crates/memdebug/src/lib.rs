@@ -104,6 +104,8 @@ pub use report::handler;
 #[cfg(feature = "std")]
 pub use report::handler::{report_to, report_to_files};
 pub use report::violation::{Call, Violation, ViolationHandler, ViolationKind};
+#[cfg(feature = "std")]
+pub use sites::native::{NativePlace, native_stack};
 pub use sites::site::Site;
 pub use thread::{ThreadCheck, ThreadWord, thread_pointer};
 pub use words::{ParseOptionsError, Word, parse_size};

@@ -128,7 +128,7 @@ and exit status are the program's own; its children are served too.
   --limit BYTES      an allocation that would bring the live blocks above this fails with MemoryError: 512 MB, 2 GiB
   --stats            report on stderr at exit what was served
   --profile FILE     who holds the memory, at exit and on SIGUSR1: app.html is a page, app.json is for `report`. Options
-                     follow after commas: sample=512K, frames=32
+                     follow after commas: sample=512K, frames=32, native
   --heap-map FILE    an SVG picture of the heap at exit, and on SIGUSR1
   --trace FILE       log every call of the three domains, 16 bytes each, for `replay`
   --trace-limit BYTES

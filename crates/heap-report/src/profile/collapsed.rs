@@ -26,7 +26,12 @@ impl fmt::Display for Collapsed<'_> {
             for (depth, (function, file, line)) in stack.into_iter().enumerate() {
                 let between = if depth == 0 { "" } else { ";" };
                 // A semicolon within a name would end the frame.
-                write!(f, "{between}{} ({}:{line})", plain(function), plain(file))?;
+                write!(f, "{between}{} ({}", plain(function), plain(file))?;
+                // A native frame has no line.
+                if line > 0 {
+                    write!(f, ":{line}")?;
+                }
+                write!(f, ")")?;
             }
             writeln!(f, " {bytes}")?;
         }

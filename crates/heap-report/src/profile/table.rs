@@ -50,28 +50,50 @@ impl fmt::Display for Table<'_> {
             )?;
         }
         writeln!(f, "\n{:>12}{:>10}  most at", which.name(), "blocks")?;
-        for ((function, path, line), amount) in largest(file, which).into_iter().take(lines) {
+        for (line, amount) in largest(file, which).into_iter().take(lines) {
             let bytes = Bytes(amount.bytes).to_string();
-            write!(f, "{bytes:>12}{:>10}  ", amount.blocks)?;
-            match path {
-                "" => writeln!(f, "(no stack)")?,
-                _ => writeln!(f, "{path}:{line} {function}")?,
-            }
+            writeln!(f, "{bytes:>12}{:>10}  {line}", amount.blocks)?;
         }
         Ok(())
     }
 }
 
+/// The innermost frame of a stack; where that is a native one, the newest frame that has a line, too.
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Line<'a> {
+    innermost: (&'a str, &'a str, u32),
+    called_by: Option<(&'a str, &'a str, u32)>,
+}
+
+impl<'a> Line<'a> {
+    fn of(row: Row<'a>) -> Self {
+        let innermost = row.stack().next().unwrap_or_default();
+        let called_by = row.stack().skip(1).find(|&(_, _, line)| line > 0);
+        Self { innermost, called_by: called_by.filter(|_| innermost.2 == 0) }
+    }
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.innermost {
+            ("", "", _) => f.write_str("(no stack)")?,
+            (function, path, 0) => write!(f, "{path} {function}")?,
+            (function, path, line) => write!(f, "{path}:{line} {function}")?,
+        }
+        let Some((function, path, line)) = self.called_by else { return Ok(()) };
+        write!(f, ", called at {path}:{line} {function}")
+    }
+}
+
 /// What each line holds, the largest first.
-fn largest(file: &ProfileFile, which: Which) -> Vec<((&str, &str, u32), Amount)> {
+fn largest(file: &ProfileFile, which: Which) -> Vec<(Line<'_>, Amount)> {
     let mut lines: BTreeMap<_, Amount> = BTreeMap::new();
     for row in file.rows() {
-        let line = row.stack().next().unwrap_or_default();
-        let held = lines.entry(line).or_default();
+        let held = lines.entry(Line::of(row)).or_default();
         *held = held.plus(row.amount(which));
     }
     let mut lines: Vec<_> = lines.into_iter().filter(|(_, amount)| amount.bytes > 0).collect();
-    lines.sort_by_key(|&(_, amount)| core::cmp::Reverse(amount));
+    lines.sort_by_key(|(_, amount)| core::cmp::Reverse(*amount));
     lines
 }
 

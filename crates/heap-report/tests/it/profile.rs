@@ -1,5 +1,7 @@
 //! Profiles: the file is read as it was written, and what is drawn of it says the same.
 
+use std::io::Read as _;
+
 use heap_profile::{Amount, Location, Site, Snapshot};
 use heap_report::profile::{
     Collapsed, Html, Mode, ProfileFile, ReadError, ReportFormat, Row, Speedscope, Table, Which,
@@ -160,6 +162,42 @@ obj            1.9 MiB       2.9 MiB       8.6 MiB
         Table { file: &file(), which: Which::Peak, lines: 1 }.to_string().lines().count(),
         9
     );
+}
+
+/// A native frame has a name and the file of its code, and no line.
+#[test]
+fn a_native_frame_stands_with_the_line_that_called_it_in_every_format() {
+    let mut native = site(&[("scan", 0), ("load", 7), ("main", 3)], Domain::Obj, [50, 50, 50]);
+    let scan = Location { function: "scan".into(), file: "/lib/_json.so".into(), line: 0 };
+    let stack = native.stack.iter().skip(1).cloned();
+    native.stack = std::iter::once(scan.into()).chain(stack).collect();
+    let snapshot = Snapshot { sites: vec![native], lost: Amount::default() };
+    let file = ProfileFile::new(&snapshot, vec![], 1, Mode::Exact);
+    let drawn = |format: ReportFormat| {
+        let mut bytes = Vec::new();
+        format.write(&file, &mut bytes).unwrap();
+        bytes
+    };
+    let text = |format| String::from_utf8(drawn(format)).unwrap();
+    let table = text(ReportFormat::Table);
+    assert!(table.ends_with("5  /lib/_json.so scan, called at app.py:7 load\n"), "{table}");
+    let expected = "main (app.py:3);load (app.py:7);scan (/lib/_json.so) 50\n";
+    assert_eq!(text(ReportFormat::Collapsed), expected);
+    for format in [ReportFormat::Html, ReportFormat::Json] {
+        let text = text(format);
+        assert!(text.contains("[\"scan\",\"/lib/_json.so\",0]"), "{text}");
+    }
+    let speedscope: serde_json::Value =
+        serde_json::from_str(&text(ReportFormat::Speedscope)).unwrap();
+    let frames = &speedscope["shared"]["frames"];
+    assert_eq!(
+        frames.as_array().unwrap().iter().map(|frame| &frame["name"]).collect::<Vec<_>>(),
+        ["main", "load", "scan"]
+    );
+    let mut pprof = Vec::new();
+    flate2::read::GzDecoder::new(&*drawn(ReportFormat::Pprof)).read_to_end(&mut pprof).unwrap();
+    let has = |name: &[u8]| pprof.windows(name.len()).any(|part| part == name);
+    assert!(has(b"scan") && has(b"/lib/_json.so") && has(b"load") && has(b"app.py"));
 }
 
 #[rstest]

@@ -11,7 +11,7 @@ use crate::checks::registry::LIVE;
 use crate::host::Host;
 use crate::os::{machine, probe};
 use crate::report::violation::{BlockFacts, Call, Violation, ViolationKind};
-use crate::sites::native::{self, Frame, Place};
+use crate::sites::native::{self, Frame, NativePlace};
 use crate::sites::site::Site;
 use malloc_api::{Domain, MIN_ALIGN};
 
@@ -83,8 +83,8 @@ fn refused(known: &Known, interrupted: &libc::ucontext_t, faulted: bool) -> Opti
 /// library's.
 fn outermost(frames: &[Frame]) -> Option<(usize, Option<&'static CStr>)> {
     let mark = (libc::gnu_get_libc_version as *const ()).addr();
-    let Place { library, .. } = native::place_of(mark)?;
-    let places = frames.iter().map(|frame| native::place_of(frame.at));
+    let NativePlace { library, .. } = NativePlace::of(mark)?;
+    let places = frames.iter().map(|frame| NativePlace::of(frame.at));
     let places = places.take_while(|place| place.is_some_and(|place| place.library == library));
     places.flatten().map(|place| place.function).enumerate().last()
 }

@@ -3,7 +3,7 @@
 
 use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
-use core::ops::Range;
+use core::ops::{ControlFlow, Range};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use crate::os::machine;
@@ -108,14 +108,14 @@ unsafe extern "C" fn find_own_code(
 }
 
 struct Progress<'a> {
-    frames: &'a mut [usize],
-    count: usize,
+    visit: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    has_begun: bool,
     entry: Outermost,
     own: Range<usize>,
 }
 
 extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
-    // SAFETY: `native_frames` passed it, and waits.
+    // SAFETY: `unwind` passed it, and waits.
     let progress = unsafe { &mut *state.cast::<Progress<'_>>() };
     // SAFETY: the unwinder's own context, in its own callback.
     let at = unsafe { _Unwind_GetIP(context) };
@@ -128,24 +128,40 @@ extern "C" fn step(context: *mut c_void, state: *mut c_void) -> c_int {
     if bottom <= progress.entry.0 {
         return GO_ON;
     }
-    if progress.count == 0 && progress.own.contains(&at) {
+    if !progress.has_begun && progress.own.contains(&at) {
         return GO_ON;
     }
-    let Some(place) = progress.frames.get_mut(progress.count) else {
-        return STOP;
-    };
-    *place = at;
-    progress.count += 1;
-    GO_ON
+    progress.has_begun = true;
+    if (progress.visit)(bottom, at).is_break() { STOP } else { GO_ON }
+}
+
+#[inline(never)]
+fn unwind(entry: Outermost, visit: &mut dyn FnMut(usize, usize) -> ControlFlow<()>) {
+    let mut progress = Progress { visit, has_begun: false, entry, own: own_code() };
+    // SAFETY: `step` keeps to the unwinder's rules and never unwinds; `progress` outlives the call.
+    unsafe { _Unwind_Backtrace(step, (&raw mut progress).cast()) };
 }
 
 /// Fills `frames` with return addresses, those of the hooks left out, most recent call first; gives how many.
-#[inline(never)]
 pub(crate) fn native_frames(frames: &mut [usize], entry: Outermost) -> usize {
-    let mut progress = Progress { frames, count: 0, entry, own: own_code() };
-    // SAFETY: `step` keeps to the unwinder's rules and never unwinds; `progress` outlives the call.
-    unsafe { _Unwind_Backtrace(step, (&raw mut progress).cast()) };
-    progress.count
+    let mut count = 0;
+    unwind(entry, &mut |_, at| {
+        let Some(place) = frames.get_mut(count) else { return ControlFlow::Break(()) };
+        *place = at;
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    count
+}
+
+/// Calls `visit` with the native frames of the calling thread, most recent call first, until it breaks: where the frame
+/// lies in the stack, which is a number that no other has, and the address that it goes on at.
+///
+/// The frames of the library that this code is linked into do not come first; those of a program do. Unwinding takes some
+/// microseconds and allocates nothing. A panic of `visit` aborts.
+#[inline(always)]
+pub fn native_stack(visit: &mut dyn FnMut(usize, usize) -> ControlFlow<()>) {
+    unwind(Outermost::here(), visit);
 }
 
 /// A frame of a call that a signal interrupted.
@@ -191,54 +207,54 @@ pub(crate) fn frames_of(from: usize, frames: &mut [Frame]) -> usize {
     search.count
 }
 
-/// What the loader knows of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Where the library that has it begins.
-    pub(crate) library: usize,
-    /// The name of the function, where the dynamic symbol table has it.
-    pub(crate) function: Option<&'static CStr>,
+/// What the dynamic symbol table says of a place in the code.
+#[derive(Clone, Copy, Debug)]
+pub struct NativePlace {
+    /// The function, where the table has it: that of the library or program may have exported ones alone.
+    pub function: Option<&'static CStr>,
+    /// The file of the library or program.
+    pub library: &'static CStr,
+    /// Bytes from where the file starts in memory.
+    pub offset: usize,
 }
 
-/// What the loader knows of `at`, which is code of a call on this thread's stack; `None` if no library has it.
-pub(crate) fn place_of(at: usize) -> Option<Place> {
-    // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
-    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
-    // SAFETY: any address may be asked for; `info` is writable.
-    let known = unsafe { libc::dladdr(core::ptr::without_provenance(at), &mut info) } != 0;
-    let has_name = !info.dli_sname.is_null();
-    // SAFETY: a string that lives as long as its library, which has a call on this thread's stack.
-    let function = has_name.then(|| unsafe { CStr::from_ptr(info.dli_sname) });
-    known.then(|| Place { library: info.dli_fbase.addr(), function })
+impl NativePlace {
+    /// The place of an address; `None` outside of all code that was loaded from a file.
+    ///
+    /// The texts live as long as the library is loaded, which a program that closes libraries must see to. Nothing is allocated.
+    #[must_use]
+    pub fn of(at: usize) -> Option<Self> {
+        // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
+        let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
+        // SAFETY: any address may be asked for; `info` is writable.
+        let known = unsafe { libc::dladdr(core::ptr::without_provenance(at), &mut info) } != 0;
+        let text = |name: *const libc::c_char| {
+            // SAFETY: `dladdr` gives null or a string that lives as long as its library.
+            (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
+        };
+        let library = text(info.dli_fname).filter(|_| known)?;
+        let offset = at - info.dli_fbase.addr();
+        Some(Self { function: text(info.dli_sname), library, offset })
+    }
 }
 
 /// The text of a frame, from the dynamic symbol table alone: nothing is allocated.
 #[cfg(not(feature = "backtrace"))]
 mod symbols {
-    use core::ffi::CStr;
     use core::fmt;
+
+    use super::NativePlace;
 
     /// Writes the line of one return address.
     pub(crate) fn write(frame: usize, out: &mut dyn fmt::Write) -> fmt::Result {
-        // The call is before the address that it returns to.
-        let at = core::ptr::without_provenance::<libc::c_void>(frame - 1);
-        // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
-        let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
-        // SAFETY: any address may be asked for; `info` is writable.
-        let known = unsafe { libc::dladdr(at, &mut info) } != 0;
         write!(out, "  {frame:#x}")?;
-        if known {
-            let base = info.dli_fbase.addr();
-            let text = |name: *const libc::c_char| {
-                // SAFETY: `dladdr` gives null or a string that lives as long as its library.
-                (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
-            };
-            if let Some(name) = text(info.dli_sname) {
+        // The call is before the address that it returns to.
+        if let Some(place) = NativePlace::of(frame - 1) {
+            if let Some(name) = place.function {
                 write!(out, " in {}", name.to_bytes().escape_ascii())?;
             }
-            if let Some(file) = text(info.dli_fname) {
-                write!(out, " ({}+{:#x})", file.to_bytes().escape_ascii(), frame - base)?;
-            }
+            let (file, offset) = (place.library.to_bytes().escape_ascii(), place.offset + 1);
+            write!(out, " ({file}+{offset:#x})")?;
         }
         out.write_str("\n")
     }

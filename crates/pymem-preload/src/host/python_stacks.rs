@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
 use heap_profile::{Frame, Location, Options, ProfileError, StackSource, StackTable, Walk};
 use malloc_api::immortal;
@@ -14,6 +14,7 @@ use memdebug::{FrameSink, HostStacks};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
 
 use crate::host::frame_words::FrameWords;
+use crate::host::native_frames::NativeFrames;
 use crate::host::python::Host;
 
 /// Tells Python stacks. A place is the address of a [`Named`] and a line.
@@ -24,7 +25,12 @@ use crate::host::python::Host;
 pub(crate) struct PythonStacks {
     words: FrameWords,
     deaths: Option<&'static Deaths>,
+    /// Who tells the native frames, where they are asked for.
+    native: Option<NativeFrames>,
 }
+
+/// The code of every native frame, whose instruction is the address that it goes on at; no object has this address.
+const NATIVE: usize = 1;
 
 /// How many code objects have died, by a hash of their addresses.
 #[derive(Debug)]
@@ -88,6 +94,17 @@ const fn line_of(place: Frame) -> u32 {
 impl StackSource for PythonStacks {
     #[inline]
     fn capture(&self, walk: &mut Walk<'_>) {
+        if let Some(native) = self.native {
+            let mut is_full = false;
+            native.walk(|call, at| {
+                let next = walk.visit(call, Frame { code: NATIVE, at });
+                is_full = next.is_break();
+                next
+            });
+            if is_full {
+                return;
+            }
+        }
         match self.deaths {
             None => self.words.walk(|call, code, at| walk.visit(call, Frame { code, at })),
             Some(deaths) => self
@@ -104,6 +121,9 @@ impl StackSource for PythonStacks {
 
     fn place(&self, frame: Frame) -> Option<Frame> {
         let (Frame { code, at }, _) = self.usage(frame);
+        if code == NATIVE {
+            return Some(Frame { code, at: NativeFrames::place(at) });
+        }
         if self.deaths.is_some_and(|deaths| deaths.counted(code) != frame.code) {
             return None;
         }
@@ -121,6 +141,9 @@ impl StackSource for PythonStacks {
     }
 
     fn locate(&self, place: Frame) -> Location {
+        if place.code == NATIVE {
+            return NativeFrames::locate(place.at);
+        }
         let named = Named::at(place);
         let line = line_of(place);
         Location { function: named.function.clone(), file: named.file.clone(), line }
@@ -145,8 +168,8 @@ impl FrameSink for Taken {
 /// The stacks of this process.
 static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 
-/// The table of this process, which has stacks of `frames` frames, or of as many as whoever came first asked for; `None` where the
-/// interpreter does not tell its frames.
+/// The table of this process, which has stacks of `frames` frames, or of as many as whoever came first asked for; with `native`
+/// a table of its own, as the hooks show Python frames alone. `None` where the interpreter does not tell its frames.
 ///
 /// # Errors
 ///
@@ -154,8 +177,13 @@ static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 pub(crate) fn table(
     host: &Host,
     frames: usize,
+    native: bool,
 ) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
-    start(host, frames, None)
+    if !native {
+        return start(host, frames, None);
+    }
+    let Some(native) = NativeFrames::find() else { return Ok(None) };
+    make(host, frames, None, Some(native))
 }
 
 fn start(
@@ -166,14 +194,27 @@ fn start(
     if let Some(table) = TABLE.get() {
         return Ok(Some(table));
     }
+    let table = make(host, frames, deaths, None)?;
+    Ok(table.map(|table| *TABLE.get_or_init(|| table)))
+}
+
+fn make(
+    host: &Host,
+    frames: usize,
+    deaths: Option<&'static Deaths>,
+    native: Option<NativeFrames>,
+) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
+    static NAMES_HELD: Once = Once::new();
     let Some(words) = FrameWords::find(host) else { return Ok(None) };
-    let new = StackTable::new(PythonStacks { words, deaths }, frames, Options::default().buckets)?;
-    let table = TABLE.get_or_init(|| new);
+    let source = PythonStacks { words, deaths, native };
+    let table = StackTable::new(source, frames, Options::default().buckets)?;
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.
-    for held in [&NAMED as &'static dyn HeldOverFork, *table] {
+    let hold = |held: &'static dyn HeldOverFork| {
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
-    }
+    };
+    NAMES_HELD.call_once(|| hold(&NAMED));
+    hold(table);
     Ok(Some(table))
 }
 
@@ -216,7 +257,7 @@ fn alike(stack: u32) -> u32 {
 }
 
 fn freed(block: NonNull<u8>, size: usize) {
-    let Some(PythonStacks { words, deaths: Some(deaths) }) =
+    let Some(PythonStacks { words, deaths: Some(deaths), .. }) =
         TABLE.get().map(|table| table.source())
     else {
         return;

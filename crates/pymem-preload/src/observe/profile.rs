@@ -78,7 +78,8 @@ pub(crate) fn start(
     request.path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
     NewFile::beside(&request.path).map_err(Refusal::ProfileFile)?;
     let options = Options { frames: request.frames, serialized: true, ..Options::default() };
-    let stacks = python_stacks::table(host, request.frames).map_err(Refusal::ProfileMemory)?;
+    let stacks = python_stacks::table(host, request.frames, request.native)
+        .map_err(Refusal::ProfileMemory)?;
     let stacks = stacks.ok_or(Refusal::ProfileFrames)?;
     let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));

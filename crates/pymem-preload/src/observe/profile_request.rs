@@ -17,6 +17,8 @@ pub(crate) struct ProfileRequest {
     pub(crate) interval: Option<u64>,
     /// The most frames of a stack.
     pub(crate) frames: usize,
+    /// Whether the native frames that a Python line has called are among them.
+    pub(crate) native: bool,
 }
 
 /// A text asks for no profile.
@@ -25,7 +27,7 @@ pub(crate) enum RequestError {
     #[error("no file is named; give one, and options after it, as in app.html,sample=512K")]
     NoFile,
     #[error(
-        "unknown option `{0}`: expected sample=BYTES, frames=NUMBER; a file's name has no comma"
+        "unknown option `{0}`: expected sample=BYTES, frames=NUMBER or native; a file's name has no comma"
     )]
     Unknown(String),
     #[error("sample={0}: expected a number of bytes above 0, such as 524288, 512K or 1M")]
@@ -35,7 +37,7 @@ pub(crate) enum RequestError {
 }
 
 impl ProfileRequest {
-    /// Reads `FILE[,sample=BYTES][,frames=NUMBER]`.
+    /// Reads `FILE[,sample=BYTES][,frames=NUMBER][,native]`.
     ///
     /// # Errors
     ///
@@ -44,7 +46,8 @@ impl ProfileRequest {
         let mut words = value.split(|byte| *byte == b',');
         let file = words.next().filter(|file| !file.is_empty()).ok_or(RequestError::NoFile)?;
         let path = Path::new(OsStr::from_bytes(file)).to_owned();
-        let mut request = Self { path, interval: None, frames: Options::default().frames };
+        let frames = Options::default().frames;
+        let mut request = Self { path, interval: None, frames, native: false };
         for word in words {
             let word = String::from_utf8_lossy(word);
             if let Some(bytes) = word.strip_prefix("sample=") {
@@ -55,6 +58,8 @@ impl ProfileRequest {
                 request.frames = number
                     .filter(|number| (1..=heap_profile::MAX_FRAMES).contains(number))
                     .ok_or_else(|| RequestError::Frames(frames.to_owned()))?;
+            } else if word == "native" {
+                request.native = true;
             } else {
                 return Err(RequestError::Unknown(word.into_owned()));
             }
@@ -70,8 +75,11 @@ mod tests {
     #[test]
     fn a_file_and_options() {
         let read = |text: &str| ProfileRequest::parse(text.as_bytes());
-        let plain = ProfileRequest { path: "a.html".into(), interval: None, frames: 32 };
+        let path: PathBuf = "a.html".into();
+        let plain = ProfileRequest { path, interval: None, frames: 32, native: false };
         assert_eq!(read("a.html"), Ok(plain.clone()));
+        let native = ProfileRequest { native: true, ..plain.clone() };
+        assert_eq!(read("a.html,native"), Ok(native));
         let sampled = ProfileRequest { interval: Some(512 << 10), frames: 5, ..plain };
         assert_eq!(read("a.html,sample=512K,frames=5"), Ok(sampled.clone()));
         assert_eq!(read("a.html,frames=5,sample=524288"), Ok(sampled));

@@ -101,6 +101,49 @@ fn a_block_stands_at_the_line_that_made_it(#[case] row: &str) {
     }
 }
 
+/// The scanner of `_json` is C, and is called by a line of the library's decoder.
+#[rstest]
+#[case::alone("pymalloc", "")]
+#[case::beside_stacks_of_the_hooks("debug", "backtrace=4")]
+fn native_frames_stand_above_the_line_that_called_them(#[case] row: &str, #[case] debug: &str) {
+    const PROGRAM: &str = "\
+import _json, json, os
+kept = [json.loads('[\"%s\"]' % ('a' * 70_000))]
+if os.fork() == 0:
+    kept.append(json.loads('[1, 2, 3]'))
+    os._exit(0)
+os.wait()
+print(getattr(_json, '__file__', ''))
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("native.json");
+        let mut command = python(&interpreter.path, row);
+        // A block of seventeen intervals is sampled all but surely; unwinding for every block takes long.
+        let request = format!("{},native,sample=4K", path.display());
+        command.env("PYMEM_PROFILE", request).env("PYMEM_DEBUG", debug).args(["-c", PROGRAM]);
+        let library = succeed(&mut command);
+        let profile = read(&path);
+        let large = profile.rows().filter(|row| row.amount(Which::Live).bytes >= 70_000);
+        let stacks: Vec<Vec<_>> = large.map(|row| row.stack().collect()).collect();
+        let scanned = |stack: &Vec<(&str, &str, u32)>| {
+            let python = stack.iter().position(|&(_, _, line)| line > 0).unwrap_or(0);
+            let (native, python) = stack.split_at(python);
+            let file = Path::new(library.trim()).file_name();
+            let name = file.map_or("", |name| name.to_str().expect("a name"));
+            let is_scanner = native.iter().any(|(_, file, _)| file.ends_with(name));
+            let has_symbol = native.iter().any(|(function, ..)| function.starts_with("Py"));
+            let is_pythons = |(function, ..): &(&str, _, _)| *function == "PyEval_EvalCode";
+            !native.iter().any(is_pythons)
+                && is_scanner
+                && has_symbol
+                && python.first().is_some_and(|(function, ..)| *function == "raw_decode")
+                && python.last().is_some_and(|&(_, file, line)| (file, line) == ("<string>", 2))
+                && python.iter().all(|&(_, _, line)| line > 0)
+        };
+        assert!(stacks.iter().any(scanned), "{interpreter}: {stacks:#?}");
+    }
+}
+
 /// Thirty lines that keep blocks of 500 bytes: ten of 1,500 samples and more, and twenty of 500 at most.
 ///
 /// A tenth is four deviations of 1,500 samples: one run in some thousands is further off in one of ten lines.
