@@ -90,7 +90,10 @@ fn measure(shell: &Shell, name: &str, features: &str, sample: usize, seed: u64) 
     // by which the tests of reports know frames.
     let built = workspace::target().join("mutants/build");
     // Its status tells of survivors, which are counted below.
-    cmd!(shell, "cargo mutants --package {name} --features {features} --re {pattern} --output {output} --no-times")
+    // A program of tests of its own, which only one crate has.
+    let has_accounts = workspace::root().join("crates").join(name).join("tests/account").exists();
+    let more = if has_accounts { &["--", "--test", "account"][..] } else { &[] };
+    cmd!(shell, "cargo mutants --package {name} --features {features} --re {pattern} --output {output} --no-times {more...}")
         .env("CARGO_TARGET_DIR", built)
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
         .quiet()
