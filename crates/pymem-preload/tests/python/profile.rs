@@ -4,7 +4,9 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use heap_report::profile::{ProfileFile, Row, Which};
+use heap_profile::{Amount, Location, Site, Snapshot};
+use heap_report::profile::{Mode, ProfileFile, Row, Which};
+use malloc_api::Domain;
 use rstest::rstest;
 
 use crate::interpreters::Interpreter;
@@ -335,7 +337,13 @@ assert pymem.pymem_report(folder + b'/end', None, None, None) == -3
 #[rstest]
 #[case::no_file(",sample=1K", "no file is named; give one")]
 #[case::option("a.json,fast", "unknown option `fast`: expected sample=BYTES")]
+#[case::nothing_after_the_comma("a.json,", "unknown option ``: expected sample=BYTES")]
+#[case::value_of_a_flag("a.json,native=1", "unknown option `native=1`: expected sample=BYTES")]
 #[case::number("a.json,frames=0", "frames=0: expected 1 to 128")]
+#[case::number_above_the_most("a.json,frames=129", "frames=129: expected 1 to 128")]
+#[case::interval("a.json,sample=0", "sample=0: expected a number of bytes above 0")]
+#[case::no_interval("a.json,sample=", "sample=: expected a number of bytes above 0")]
+#[case::device("/dev/null", "name a new file, or one to replace")]
 #[case::folder("/no/such/folder/a.json", "name a file in a folder that can be written")]
 fn a_bad_request_ends_the_program_in_one_sentence(#[case] request: &str, #[case] says: &str) {
     for interpreter in profiled() {
@@ -344,6 +352,60 @@ fn a_bad_request_ends_the_program_in_one_sentence(#[case] request: &str, #[case]
         assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{interpreter}");
         assert_eq!(outcome.stderr.lines().count(), 1, "{interpreter}");
         assert!(outcome.stderr.contains(says), "{interpreter}: {}", outcome.stderr);
+    }
+}
+
+/// A profile of one site, cut at each byte, and with other bytes in each place. A change may make another profile of it, of which
+/// a report is made; nothing else may happen to the program that asks.
+#[test]
+fn a_file_that_is_cut_or_changed_anywhere_makes_a_report_or_one_sentence() {
+    const PROGRAM: &str = "\
+import ctypes, itertools, os, sys
+pymem = ctypes.PyDLL(None)
+path = os.fsencode(sys.argv[1])
+whole = open(path, 'rb').read()
+formats = itertools.cycle([b'json', b'table', b'collapsed', b'speedscope', b'html', b'pprof'])
+def report(data):
+    with open(path + b'.bad', 'wb') as bad:
+        bad.write(data)
+    return pymem.pymem_report(path + b'.bad', next(formats), path + b'.out', None)
+assert report(whole) == 0
+refused = len(whole)
+for end in range(len(whole)):
+    assert report(whole[:end]) == -3, end
+for place in range(len(whole)):
+    for byte in b'9-\\xff':
+        changed = bytearray(whole)
+        changed[place] = byte
+        status = report(changed)
+        assert status in (0, -3), (place, byte, status)
+        refused += status == -3
+print(refused)
+";
+    let location = Location { function: "load".into(), file: "app.py".into(), line: 7 };
+    let held = Amount { bytes: 500, blocks: 5 };
+    let site = Site {
+        stack: [location.into()].into(),
+        origin: Domain::Obj.into(),
+        class_bytes: 112,
+        live: held,
+        peak: held,
+        total: held,
+    };
+    let snapshot = Snapshot { sites: vec![site], lost: Amount::default() };
+    let profile = ProfileFile::new(&snapshot, vec!["app.py".to_owned()], 17, Mode::Exact);
+    let (_folder, path) = folder("small.json");
+    profile.write(fs::File::create(&path).expect("a file")).expect("a profile");
+    let interpreter = profiled().last().expect("an interpreter");
+    let outcome = run(preloaded(&interpreter.path).args(["-c", PROGRAM]).arg(&path));
+    assert_eq!(outcome.status, Some(0), "{outcome:?}");
+    let refused: usize = outcome.stdout.trim().parse().expect("how many were refused");
+    let sentences: Vec<_> = outcome.stderr.lines().collect();
+    assert_eq!(sentences.len(), refused, "{}", outcome.stderr);
+    for sentence in sentences {
+        let (start, says) = sentence.split_once(".bad: ").unwrap_or_default();
+        assert!(start.starts_with("pymem: "), "{sentence}");
+        assert!(says.contains(": give ") || says.ends_with(": write it anew"), "{sentence}");
     }
 }
 
