@@ -6,7 +6,7 @@ use core::{array, fmt, ptr};
 use std::alloc::{GlobalAlloc, System};
 
 use crate::lock::{Lock, RawLock};
-use crate::sync::{AtomicPtr, AtomicU32, Ordering, Site, Witness, ordering};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering, Site, Witness, ZERO_IS_NEW, ordering};
 
 /// Entries in the first chunk, so that a small table stays small. Each later chunk has twice as many as the one before.
 const FIRST_ENTRIES: usize = 256;
@@ -83,13 +83,15 @@ impl<K: Eq, V> Interner<K, V> {
         let count = buckets.max(1).checked_next_power_of_two()?;
         let layout = Layout::array::<AtomicU32>(count).ok()?;
         // SAFETY: the layout has at least one word.
-        let first = unsafe { System.alloc(layout) }.cast::<AtomicU32>();
+        let first = unsafe { System.alloc_zeroed(layout) }.cast::<AtomicU32>();
         if first.is_null() {
             return None;
         }
-        for index in 0..count {
-            // SAFETY: `index` is below the length of the array, which is not read before.
-            unsafe { first.wrapping_add(index).write(AtomicU32::new(0)) };
+        if !ZERO_IS_NEW {
+            for index in 0..count {
+                // SAFETY: `index` is below the length of the array, which is not read before.
+                unsafe { first.wrapping_add(index).write(AtomicU32::new(0)) };
+            }
         }
         Some(Self {
             buckets: first,

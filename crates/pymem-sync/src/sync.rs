@@ -19,6 +19,6 @@ pub(crate) use face::{
     interrupt_fence, nap, ordering, spin_loop, yield_now,
 };
 #[cfg(feature = "std")]
-pub(crate) use face::{AtomicU32, AtomicU64, CHUNK_SLOTS, Witness, fence};
+pub(crate) use face::{AtomicU32, AtomicU64, CHUNK_SLOTS, Witness, ZERO_IS_NEW, fence};
 #[doc(hidden)]
 pub use site::Site;

@@ -168,7 +168,7 @@ impl FrameSink for Taken {
 /// The stacks of this process.
 static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 
-/// The table of this process, which has stacks of `frames` frames, or of as many as whoever came first asked for; with `native`
+/// The table of this process, which has stacks of as many frames as `options` say, or as whoever came first asked for; with `native`
 /// a table of its own, as the hooks show Python frames alone. `None` where the interpreter does not tell its frames.
 ///
 /// # Errors
@@ -176,38 +176,38 @@ static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 /// No memory, or a number of frames that is none.
 pub(crate) fn table(
     host: &Host,
-    frames: usize,
+    options: Options,
     native: bool,
 ) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
     if !native {
-        return start(host, frames, None);
+        return start(host, options, None);
     }
     let Some(native) = NativeFrames::find() else { return Ok(None) };
-    make(host, frames, None, Some(native))
+    make(host, options, None, Some(native))
 }
 
 fn start(
     host: &Host,
-    frames: usize,
+    options: Options,
     deaths: Option<&'static Deaths>,
 ) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
     if let Some(table) = TABLE.get() {
         return Ok(Some(table));
     }
-    let table = make(host, frames, deaths, None)?;
+    let table = make(host, options, deaths, None)?;
     Ok(table.map(|table| *TABLE.get_or_init(|| table)))
 }
 
 fn make(
     host: &Host,
-    frames: usize,
+    options: Options,
     deaths: Option<&'static Deaths>,
     native: Option<NativeFrames>,
 ) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
     static NAMES_HELD: Once = Once::new();
     let Some(words) = FrameWords::find(host) else { return Ok(None) };
     let source = PythonStacks { words, deaths, native };
-    let table = StackTable::new(source, frames, Options::default().buckets)?;
+    let table = StackTable::new(source, options.frames, options.buckets)?;
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.
     let hold = |held: &'static dyn HeldOverFork| {
@@ -232,7 +232,7 @@ pub(crate) fn start_for_hooks(host: &Host, frames: u8, sees_all: bool) {
     let deaths = sees_all.then(new);
     // As many as a profile has that is not told how many, as it would share the table.
     let frames = Options::default().frames.max(frames.into());
-    let _ = start(host, frames, deaths);
+    let _ = start(host, Options { frames, ..Options::default() }, deaths);
 }
 
 fn current() -> Option<u32> {

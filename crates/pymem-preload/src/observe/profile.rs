@@ -55,6 +55,9 @@ impl NotedIn {
 
 static RUNNING: OnceLock<ProcessProfile> = OnceLock::new();
 
+/// Buckets for the few stacks and sites of a sampled profile.
+const SAMPLED_BUCKETS: usize = 1 << 13;
+
 static WRITER: Writer = Writer::new();
 
 /// The profile of this process, if there is one.
@@ -77,9 +80,12 @@ pub(crate) fn start(
     // The program may change its folder.
     request.path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
     NewFile::beside(&request.path).map_err(Refusal::ProfileFile)?;
-    let options = Options { frames: request.frames, serialized: true, ..Options::default() };
-    let stacks = python_stacks::table(host, request.frames, request.native)
-        .map_err(Refusal::ProfileMemory)?;
+    let mut options = Options { frames: request.frames, serialized: true, ..Options::default() };
+    if request.interval.is_some() {
+        options.buckets = SAMPLED_BUCKETS;
+    }
+    let stacks =
+        python_stacks::table(host, options, request.native).map_err(Refusal::ProfileMemory)?;
     let stacks = stacks.ok_or(Refusal::ProfileFrames)?;
     let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));

@@ -16,6 +16,9 @@ use super::site::Site;
 /// One, so that two participants meet the growth of the slot list.
 pub(crate) const CHUNK_SLOTS: usize = 1;
 
+/// An atomic is more than its number.
+pub(crate) const ZERO_IS_NEW: bool = false;
+
 /// No site has this number.
 const NONE: u8 = u8::MAX;
 

@@ -11,6 +11,10 @@ pub(crate) use std::thread::yield_now;
 
 use super::site::Site;
 
+/// Zeroed memory is an atomic with 0, so that what was never stored to takes no page.
+#[cfg(feature = "std")]
+pub(crate) const ZERO_IS_NEW: bool = true;
+
 /// A sequentially consistent fence: of two threads that write, fence and read, at least one sees the other's write.
 #[cfg(all(feature = "std", not(pymem_tsan)))]
 #[inline(always)]
