@@ -1,4 +1,4 @@
-//! Owns `Counters`: what was allocated and freed at one site, and what was live there at the peak.
+//! Owns `Counters`: what was allocated and freed of many sites together.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -15,7 +15,7 @@ pub(crate) enum Overlap {
 
 /// Bytes and blocks that only grow.
 #[derive(Debug, Default)]
-struct Sum {
+pub(crate) struct Sum {
     bytes: AtomicU64,
     blocks: AtomicU64,
 }
@@ -39,23 +39,21 @@ impl Sum {
         }
     }
 
-    fn get(&self) -> Amount {
+    pub(crate) fn get(&self) -> Amount {
         Amount { bytes: self.bytes.load(Relaxed), blocks: self.blocks.load(Relaxed) }
     }
 
-    fn set(&self, amount: Amount) {
+    pub(crate) fn set(&self, amount: Amount) {
         self.bytes.store(amount.bytes, Relaxed);
         self.blocks.store(amount.blocks, Relaxed);
     }
 }
 
-/// The counts of one site.
+/// Two sums.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     allocated: Sum,
     freed: Sum,
-    /// What was live when the peak was noted last.
-    peak: Sum,
 }
 
 impl Counters {
@@ -71,8 +69,13 @@ impl Counters {
     }
 
     /// Everything that was ever allocated.
-    pub(crate) fn total(&self) -> Amount {
+    pub(crate) fn allocated(&self) -> Amount {
         self.allocated.get()
+    }
+
+    /// Everything that was ever freed.
+    pub(crate) fn freed(&self) -> Amount {
+        self.freed.get()
     }
 
     /// What was allocated and not freed.
@@ -82,15 +85,6 @@ impl Counters {
         // Frees first: what they count was allocated before.
         let freed = self.freed.get();
         self.allocated.get().saturating_sub(freed)
-    }
-
-    /// Notes what is live now as what was live at the peak.
-    pub(crate) fn note_peak(&self) {
-        self.peak.set(self.live());
-    }
-
-    pub(crate) fn peak(&self) -> Amount {
-        self.peak.get()
     }
 }
 
@@ -113,7 +107,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(counters.total(), Amount { bytes: 6_000_000, blocks: 2_000_000 });
+        assert_eq!(counters.allocated(), Amount { bytes: 6_000_000, blocks: 2_000_000 });
         assert_eq!(counters.live(), Amount { bytes: 2_000_000, blocks: 0 });
     }
 }

@@ -3,6 +3,7 @@
 
 mod blocks;
 mod counters;
+mod counts;
 mod exact;
 #[cfg(feature = "backtrace")]
 mod native;

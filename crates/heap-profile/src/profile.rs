@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use malloc_api::{Domain, immortal};
-use pymem_sync::{HeldOverFork, Interner};
+use pymem_sync::{Entry, HeldOverFork, Interner};
 
-use crate::counters::{Counters, Overlap};
+use crate::counters::{Counters, Overlap, Sum};
+use crate::counts::{AtPeak, Counts};
 use crate::origin::{Origin, Origins};
 use crate::profile_error::ProfileError;
 use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
@@ -25,27 +26,29 @@ pub struct Options {
     ///
     /// Counts of calls that overlap all the same may be lost.
     pub serialized: bool,
-    /// Buckets of the tables of stacks and of sites, one word each; 65,536 unless set.
+    /// Buckets of the tables of stacks and of sites, one word each; 131,072 unless set.
     pub buckets: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { frames: 32, serialized: false, buckets: 1 << 16 }
+        Self { frames: 32, serialized: false, buckets: 1 << 17 }
     }
 }
 
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
 /// A profile lives for ever and serves any number of profilers, one a domain usually. What it keeps comes from the system's
-/// allocator: nine bytes a bucket, 16 bytes for each distinct frame of a stack, and 64 for each site.
+/// allocator: nine bytes a bucket, 16 bytes for each distinct frame of a stack, and 44 for each site.
 #[derive(Debug)]
 pub struct Profile<S: 'static> {
     stacks: &'static StackTable<S>,
     /// How many frames are told of one stack.
     frames: usize,
     serialized: bool,
-    sites: Interner<SiteKey, Counters>,
+    sites: Interner<SiteKey, Counts>,
+    /// By the site's number, what its counts have no room for.
+    upper: Interner<u32, Upper>,
     origins: Origins,
     recording: AtomicBool,
     live: Live,
@@ -60,11 +63,21 @@ struct Live {
     domains: [Counters; 4],
     /// The freed bytes of each at which the next look for a peak is due.
     look_at: [AtomicU64; 4],
-    /// The live bytes when the sites' peaks were noted last.
+    /// The live bytes at the noted peak.
     noted: AtomicU64,
-    /// A thread notes the peak.
-    noting: AtomicBool,
+    /// How many peaks were noted, each above the one before. A site notes what it held when it first changes after one.
+    peaks: AtomicU32,
 }
+
+/// The upper halves of a site's counts, and a peak that needs them.
+#[derive(Debug, Default)]
+struct Upper {
+    halves: Counters,
+    peak: Sum,
+}
+
+/// Buckets of the table of upper halves.
+const UPPER_BUCKETS: usize = 1024;
 
 /// What could not be recorded.
 #[derive(Debug, Default)]
@@ -100,6 +113,7 @@ impl<S: StackSource + 'static> Profile<S> {
             frames: options.frames,
             serialized: options.serialized,
             sites: Interner::new(options.buckets).ok_or(ProfileError::NoMemory(options.buckets))?,
+            upper: Interner::new(UPPER_BUCKETS).ok_or(ProfileError::NoMemory(UPPER_BUCKETS))?,
             origins: Origins::new(),
             recording: AtomicBool::new(true),
             live: Live::default(),
@@ -163,10 +177,10 @@ impl<S: StackSource + 'static> Profile<S> {
                     peak: Amount::default(),
                     total: Amount::default(),
                 });
-                let counters = entry.value();
-                site.live = site.live.plus(counters.live());
-                site.peak = site.peak.plus(counters.peak());
-                site.total = site.total.plus(counters.total());
+                let [live, peak, total] = self.amounts(entry);
+                site.live = site.live.plus(live);
+                site.peak = site.peak.plus(peak);
+                site.total = site.total.plus(total);
             }
             drop(stacks);
             let mut sites: Vec<Site> = sites.into_values().collect();
@@ -198,7 +212,11 @@ impl<S: StackSource + 'static> Profile<S> {
                 None => recent.keep(self.site_of(key, amount)?),
             };
             let overlap = self.overlap(origin);
-            site.value().allocate(amount, overlap);
+            self.before_change(site);
+            let carry = site.value().allocate(amount, overlap);
+            if carry != Amount::default() {
+                self.with_upper(site, |upper| upper.halves.allocate(carry, Overlap::AtAnyTime));
+            }
             self.live.domains[Live::index(origin)].allocate(amount, overlap);
             Some(site)
         })?
@@ -206,12 +224,77 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// The site of a key; `None`, and `amount` is lost, without memory for it.
     fn site_of(&'static self, key: SiteKey, amount: Amount) -> Option<&'static SiteEntry> {
-        let site = self.sites.intern(mix(key.word() as usize), key, Counters::default);
+        let site = self.sites.intern(mix(key.word() as usize), key, Counts::default);
         if site.is_none() {
             self.lost.bytes.fetch_add(amount.bytes, Relaxed);
             self.lost.blocks.fetch_add(amount.blocks, Relaxed);
         }
         site
+    }
+
+    /// Has a site note what it holds, if that is what it held at the peak.
+    #[inline]
+    fn before_change(&'static self, site: &SiteEntry) {
+        let peak = self.live.peaks.load(Relaxed);
+        if site.value().is_of_peak(peak) {
+            self.leave_peak(site, peak);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn leave_peak(&'static self, site: &SiteEntry, peak: u32) {
+        if site.value().leave_peak(peak) {
+            let [_, live] = self.sums(site);
+            site.value().set_peak(live);
+            if matches!(site.value().at_peak(peak), AtPeak::Large) {
+                self.with_upper(site, |upper| upper.peak.set(live));
+            }
+        }
+    }
+
+    /// Passes `work` the upper halves of a site; without memory for them they are lost.
+    #[cold]
+    #[inline(never)]
+    fn with_upper<T>(&'static self, site: &SiteEntry, work: impl FnOnce(&Upper) -> T) {
+        let number = site.number();
+        let upper = self.upper.intern(mix(number as usize), number, Upper::default);
+        upper.map(|upper| work(upper.value()));
+    }
+
+    /// What has room for everything that a site counts.
+    fn upper(&self, site: &SiteEntry) -> Option<&Upper> {
+        let number = site.number();
+        if self.upper.is_empty() {
+            return None;
+        }
+        self.upper.find(mix(number as usize), &number).map(Entry::value)
+    }
+
+    /// What was ever allocated at a site, and is live there.
+    ///
+    /// Read while other threads count, the two may be of different moments; a difference below zero is zero.
+    fn sums(&self, site: &SiteEntry) -> [Amount; 2] {
+        let whole = |lower: Amount, of: fn(&Counters) -> Amount| {
+            let upper = self.upper(site).map(|upper| of(&upper.halves)).unwrap_or_default();
+            let (bytes, blocks) = (upper.bytes << u32::BITS, upper.blocks << u32::BITS);
+            lower.plus(Amount { bytes, blocks })
+        };
+        // Frees first: what they count was allocated before.
+        let freed = whole(site.value().freed(), Counters::freed);
+        let allocated = whole(site.value().allocated(), Counters::allocated);
+        [allocated, allocated.saturating_sub(freed)]
+    }
+
+    /// What is live at a site, was live at the peak, and was ever allocated.
+    pub(crate) fn amounts(&self, site: &SiteEntry) -> [Amount; 3] {
+        let [total, live] = self.sums(site);
+        let peak = match site.value().at_peak(self.live.peaks.load(Relaxed)) {
+            AtPeak::Unchanged => live,
+            AtPeak::Noted(peak) => peak,
+            AtPeak::Large => self.upper(site).map(|upper| upper.peak.get()).unwrap_or_default(),
+        };
+        [live, peak, total]
     }
 
     /// The site with this number.
@@ -225,7 +308,11 @@ impl<S: StackSource + 'static> Profile<S> {
     pub(crate) fn free(&'static self, site: &SiteEntry, amount: Amount) {
         let origin = site.key().origin;
         let overlap = self.overlap(origin);
-        site.value().free(amount, overlap);
+        self.before_change(site);
+        let carry = site.value().free(amount, overlap);
+        if carry != Amount::default() {
+            self.with_upper(site, |upper| upper.halves.free(carry, Overlap::AtAnyTime));
+        }
         let index = Live::index(origin);
         let freed = self.live.domains[index].free(amount, overlap);
         if freed >= self.live.look_at[index].load(Relaxed) {
@@ -237,7 +324,7 @@ impl<S: StackSource + 'static> Profile<S> {
     ///
     /// Growth alone never comes here. Between two looks at most 1/128 of what is live is freed in one domain, so that what
     /// is live at a look is at most that much below any peak since the look before; and a peak is noted only when it is
-    /// 1/128 above the last noted one, so that the walk over all sites is rare.
+    /// 1/128 above the last noted one, so that sites rarely note what they hold.
     #[cold]
     fn look_for_peak(&self, index: usize, freed: u64) {
         let live = self.live.bytes();
@@ -250,13 +337,14 @@ impl<S: StackSource + 'static> Profile<S> {
         self.note_peak_of(self.live.bytes(), 0);
     }
 
-    /// Notes every site's live bytes as its peak if `live` is more than `margin` above the last noted peak.
+    /// Notes the peak if `live` is more than `margin` above the last noted one.
     fn note_peak_of(&self, live: u64, margin: u64) {
-        let noted = &self.live.noted;
-        if live > noted.load(Relaxed) + margin && !self.live.noting.swap(true, Relaxed) {
-            self.sites.iter().for_each(|entry| entry.value().note_peak());
-            noted.store(live, Relaxed);
-            self.live.noting.store(false, Relaxed);
+        let noted = self.live.noted.load(Relaxed);
+        let is_above = live > noted.saturating_add(margin);
+        // One thread of those that see the same peak.
+        let note = || self.live.noted.compare_exchange(noted, live, Relaxed, Relaxed);
+        if is_above && note().is_ok() {
+            self.live.peaks.fetch_add(1, Relaxed);
         }
     }
 
@@ -267,7 +355,7 @@ impl<S: StackSource + 'static> Profile<S> {
     }
 
     /// Every site.
-    pub(crate) const fn sites(&self) -> &Interner<SiteKey, Counters> {
+    pub(crate) const fn sites(&self) -> &Interner<SiteKey, Counts> {
         &self.sites
     }
 
@@ -309,10 +397,13 @@ impl<S: StackSource + 'static> Profile<S> {
 impl<S: Sync> HeldOverFork for Profile<S> {
     fn hold(&self) {
         self.sites.lock().lock();
+        self.upper.lock().lock();
     }
 
     unsafe fn release(&self) {
         // SAFETY: (1) held since `hold` on behalf of this thread (1).
+        unsafe { self.upper.lock().unlock() };
+        // SAFETY: as above.
         unsafe { self.sites.lock().unlock() };
     }
 }

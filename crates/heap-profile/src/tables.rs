@@ -92,14 +92,14 @@ impl<S: StackSource> Tables<S> {
     pub fn sites(&self) -> impl Iterator<Item = Row> {
         let profile = self.profile;
         (0..self.sites).filter_map(|number| profile.site(number)).map(|site| {
-            let (key, counters) = (site.key(), site.value());
+            let (key, [live, peak, total]) = (site.key(), profile.amounts(site));
             Row {
                 node: key.stack.checked_sub(1),
                 origin: profile.origin(key.origin),
                 class_bytes: class_bytes(key.class),
-                live: counters.live(),
-                peak: counters.peak(),
-                total: counters.total(),
+                live,
+                peak,
+                total,
             }
         })
     }

@@ -1,6 +1,6 @@
 //! The peak: what was live when the most was, whatever came later.
 
-use heap_profile::{ExactProfiler, Snapshot};
+use heap_profile::{ExactProfiler, Profile, Snapshot, Tracker};
 use malloc_api::{Domain, LibcMalloc, Malloc};
 
 use crate::script::{profile, run};
@@ -61,4 +61,48 @@ fn a_peak_among_frees_is_seen_too() {
     let peaks = at_peak(&profile.snapshot());
     let [(101, bytes)] = peaks[..] else { panic!("{peaks:?}") };
     assert!((most - most / 64..=most + 100).contains(&bytes), "{bytes} of {most}");
+}
+
+#[test]
+fn a_site_counts_more_than_half_a_word_holds() {
+    const GIB: u64 = 1 << 30;
+    let (_, profile) = profile(32);
+    let tracker = Tracker::new(profile, 0);
+    let track = |address, gib: u64| run(&[101], || tracker.track(7, address, (gib * GIB) as usize));
+    // One size class, so that all are one site.
+    (1..=3).for_each(|address| track(address, 3));
+    let site = |profile: &'static Profile<_>| {
+        let snapshot = profile.snapshot();
+        let [site] = &snapshot.sites[..] else { panic!("{snapshot:?}") };
+        [site.live, site.peak, site.total].map(|amount| (amount.bytes / GIB, amount.blocks))
+    };
+    assert_eq!(site(profile), [(9, 3), (9, 3), (9, 3)]);
+    // The peak stays what it was while the site goes on.
+    tracker.untrack(7, 1);
+    tracker.untrack(7, 2);
+    assert_eq!(site(profile), [(3, 1), (9, 3), (9, 3)]);
+    track(4, 3);
+    assert_eq!(site(profile), [(6, 2), (9, 3), (12, 4)]);
+    (5..=6).for_each(|address| track(address, 3));
+    assert_eq!(site(profile), [(12, 4), (12, 4), (18, 6)]);
+}
+
+#[test]
+fn each_site_keeps_what_it_held_at_the_last_peak() {
+    let (_, profile) = profile(32);
+    let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);
+    let make = |at, size| run(&[at], || heap.malloc(size));
+    let [first, second, _kept] = [make(101, 10_000), make(102, 20_000), make(103, 30_000)];
+    let all = [(101, 10_000), (102, 20_000), (103, 30_000)];
+    assert_eq!(at_peak(&profile.snapshot()), all);
+    // SAFETY: (1) live; (2) not used again.
+    unsafe { heap.free(first) };
+    assert_eq!(at_peak(&profile.snapshot()), all);
+    let _ = make(104, 15_000);
+    // Above the first peak: the freed block is not in the second.
+    let second_peak = [(102, 20_000), (103, 30_000), (104, 15_000)];
+    assert_eq!(at_peak(&profile.snapshot()), second_peak);
+    // SAFETY: (1) live; (2) not used again.
+    unsafe { heap.free(second) };
+    assert_eq!(at_peak(&profile.snapshot()), second_peak);
 }

@@ -1,0 +1,117 @@
+//! Owns `Counts`: what was allocated and freed at one site, and what was live there at the peak.
+//!
+//! A program has hundreds of thousands of sites, most of which count a few blocks: each sum is half a word. Leaves the upper
+//! halves, which few sites have, to `profile.rs`.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::counters::Overlap;
+use crate::snapshot::Amount;
+
+/// The lower halves of bytes and blocks.
+#[derive(Debug, Default)]
+struct Half {
+    bytes: AtomicU32,
+    blocks: AtomicU32,
+}
+
+// Relaxed throughout: each count stands for itself, and whoever wants an exact reading stops the program first.
+impl Half {
+    /// Adds `amount`; returns what the upper halves have to add.
+    #[inline]
+    fn add(&self, amount: Amount, overlap: Overlap) -> Amount {
+        let add = |to: &AtomicU32, more: u64| {
+            let before = match overlap {
+                Overlap::Never => {
+                    let before = to.load(Relaxed);
+                    to.store(before.wrapping_add(more as u32), Relaxed);
+                    before
+                }
+                Overlap::AtAnyTime => to.fetch_add(more as u32, Relaxed),
+            };
+            more.wrapping_add(before.into()) >> u32::BITS
+        };
+        Amount { blocks: add(&self.blocks, amount.blocks), bytes: add(&self.bytes, amount.bytes) }
+    }
+
+    fn get(&self) -> Amount {
+        Amount { bytes: self.bytes.load(Relaxed).into(), blocks: self.blocks.load(Relaxed).into() }
+    }
+
+    /// Stores an amount; the largest numbers for one that has upper halves.
+    fn set(&self, amount: Amount) {
+        let halves = u32::try_from(amount.bytes).ok().zip(u32::try_from(amount.blocks).ok());
+        let (bytes, blocks) = halves.unwrap_or((u32::MAX, u32::MAX));
+        self.bytes.store(bytes, Relaxed);
+        self.blocks.store(blocks, Relaxed);
+    }
+}
+
+/// The counts of one site.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    allocated: Half,
+    freed: Half,
+    /// What was live at the peak with the number below, if the site has changed since.
+    peak: Half,
+    /// The number of the last peak before the last change.
+    at: AtomicU32,
+}
+
+/// What a site held at the peak.
+pub(crate) enum AtPeak {
+    /// What is live now.
+    Unchanged,
+    Noted(Amount),
+    /// Too much for half words.
+    Large,
+}
+
+impl Counts {
+    /// Counts `amount` as allocated; returns what the upper halves have to add.
+    #[inline]
+    pub(crate) fn allocate(&self, amount: Amount, overlap: Overlap) -> Amount {
+        self.allocated.add(amount, overlap)
+    }
+
+    /// Counts `amount` as freed; returns what the upper halves have to add.
+    #[inline]
+    pub(crate) fn free(&self, amount: Amount, overlap: Overlap) -> Amount {
+        self.freed.add(amount, overlap)
+    }
+
+    /// The lower halves of what was allocated.
+    pub(crate) fn allocated(&self) -> Amount {
+        self.allocated.get()
+    }
+
+    /// The lower halves of what was freed.
+    pub(crate) fn freed(&self) -> Amount {
+        self.freed.get()
+    }
+
+    /// Whether nothing has changed since the peak with this number.
+    #[inline]
+    pub(crate) fn is_of_peak(&self, number: u32) -> bool {
+        self.at.load(Relaxed) != number
+    }
+
+    /// Takes note that the site changes after the peak with this number; `false` if somebody else does.
+    pub(crate) fn leave_peak(&self, number: u32) -> bool {
+        self.at.swap(number, Relaxed) != number
+    }
+
+    /// Stores what was live at the peak; [`AtPeak::Large`] for an amount that has upper halves.
+    pub(crate) fn set_peak(&self, live: Amount) {
+        self.peak.set(live);
+    }
+
+    /// What was live at the peak with this number.
+    pub(crate) fn at_peak(&self, number: u32) -> AtPeak {
+        match self.peak.get() {
+            _ if self.is_of_peak(number) => AtPeak::Unchanged,
+            Amount { bytes, .. } if bytes == u32::MAX.into() => AtPeak::Large,
+            peak => AtPeak::Noted(peak),
+        }
+    }
+}
