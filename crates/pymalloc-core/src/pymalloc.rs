@@ -106,7 +106,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
         let class = SizeClass::of(annotate::padded(size));
         let Some(block) = class.and_then(|class| self.refill(class)) else {
-            return self.fallback_block(|fallback| fallback.malloc(size));
+            return self.fallback_block(size, |fallback| fallback.malloc(size));
         };
         self.annotate_allocated(block, size);
         Some(block)
@@ -129,14 +129,32 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     fn calloc_cold(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.fallback_block(|fallback| fallback.calloc(nelem, elsize))
+        let bytes = nelem.saturating_mul(elsize);
+        self.fallback_block(bytes, |fallback| fallback.calloc(nelem, elsize))
     }
 
-    /// A new block of the fallback; see [`or_after_release`](Self::or_after_release).
-    fn fallback_block(&mut self, call: impl Fn(&R) -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+    /// A new block of `bytes` of the fallback; see [`or_after_release`](Self::or_after_release).
+    fn fallback_block(
+        &mut self,
+        bytes: usize,
+        call: impl Fn(&R) -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        self.make_room(bytes);
         let block = self.or_after_release(call)?;
         self.fallback_blocks += 1;
         Some(block)
+    }
+
+    /// Gives free memory back for `bytes` that the fallback is asked for, where the process would come to hold more than ever.
+    #[inline]
+    fn make_room(&mut self, bytes: usize) {
+        let spare = self.arenas.resident_free_bytes();
+        if self.kept.is_large_enough(bytes, spare) {
+            let peak = self.source.peak_bytes();
+            if let Some(target) = self.kept.target_beside(bytes, spare, peak) {
+                self.trim(target);
+            }
+        }
     }
 
     /// Calls the fallback. If the fallback has no memory, gives the kept pools and arenas back and calls it once more.
@@ -227,6 +245,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         self.check_live(old);
         let Some(class) = self.map.class_of(old.addr().get()) else {
+            self.make_room(new_size);
             // SAFETY: 1, 2: no pool holds the block, so the fallback made it; a call that fails leaves the block alone.
             return self.or_after_release(|fallback| unsafe { fallback.realloc(ptr, new_size) });
         };
@@ -485,7 +504,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let Some(class) = pool.class() else { return };
         self.close_pool(class, pool);
         if self.arenas.resident_free_bytes() > self.kept.bytes(self.open_bytes) {
-            self.trim();
+            let bytes = self.trim(self.kept.trim_target(self.open_bytes));
+            self.kept.gave_back(bytes);
         }
     }
 
@@ -623,18 +643,17 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
-    /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until the resident rest is what
-    /// [`Kept`] asks for.
+    /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of it are resident;
+    /// returns the bytes given back.
     #[cold]
-    fn trim(&mut self) {
+    fn trim(&mut self, target: usize) -> usize {
         self.trims = self.trims.wrapping_add(1);
         self.note_purged();
-        let target = self.kept.trim_target(self.open_bytes);
         self.close_empty_pools();
         let before = self.arenas.resident_free_bytes();
         self.release_arenas(|arenas| arenas.resident_free_bytes() > target);
         purge_free_pools(&mut self.arenas, &self.source, target);
-        self.kept.gave_back(before - self.arenas.resident_free_bytes());
+        before - self.arenas.resident_free_bytes()
     }
 
     /// Gives memory back to the system, first the blocks in `own`, the calling thread's magazines, to their pools; returns the
@@ -657,7 +676,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) fn release(&mut self, level: ReleaseLevel) -> usize {
         self.note_purged();
         self.close_empty_pools();
-        self.kept = Kept::new();
+        self.kept.begin_anew();
         let mut bytes = self.release_arenas(|_| true) * ARENA_BYTES;
         if level >= ReleaseLevel::Pools {
             bytes += purge_free_pools(&mut self.arenas, &self.source, 0);

@@ -141,6 +141,13 @@ pub unsafe trait ArenaSource {
         units
     }
 
+    /// The most bytes that the process ever had resident; 0 where nobody knows.
+    ///
+    /// Where this grows while the fallback is asked for large blocks, free pools give way to them.
+    fn peak_bytes(&self) -> usize {
+        0
+    }
+
     /// Whether a pool of `bytes` may be opened; each yes is followed by a [`close_pools`](Self::close_pools).
     fn open_pool(&self, bytes: usize) -> bool {
         let _ = bytes;
@@ -210,6 +217,10 @@ macro_rules! forward_source {
 
         fn waiting(&$self, arena: NonNull<u8>, units: u64) -> u64 {
             $source.waiting(arena, units)
+        }
+
+        fn peak_bytes(&$self) -> usize {
+            $source.peak_bytes()
         }
     };
 }

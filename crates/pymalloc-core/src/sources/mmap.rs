@@ -1,5 +1,7 @@
-//! Owns the system calls: map, populate, purge and unmap pages. Advice that the kernel refuses is dropped.
+//! Owns the system calls: map, populate, purge and unmap pages, and ask how many there were at most. Advice that the kernel
+//! refuses is dropped.
 
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use malloc_api::page_bytes;
@@ -25,6 +27,12 @@ mod advice {
     pub(super) const NO_HUGE_PAGE: Option<libc::c_int> = None;
     pub(super) const MAP_HUGE: Option<libc::c_int> = None;
 }
+
+/// Bytes of a unit in which the system tells a process's peak.
+#[cfg(target_vendor = "apple")]
+const PEAK_UNIT: usize = 1;
+#[cfg(not(target_vendor = "apple"))]
+const PEAK_UNIT: usize = 1024;
 
 const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
@@ -63,6 +71,16 @@ pub(crate) fn map_at(address: usize, bytes: usize) -> Option<NonNull<u8>> {
     // SAFETY: 1: mapped just now.
     unsafe { forbid_huge_pages(start, bytes) };
     Some(start)
+}
+
+/// The most bytes that this process ever had resident, or the program from which it began; 0 if the system does not say.
+pub(crate) fn peak_bytes() -> usize {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: a place for the answer.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    // SAFETY: all zeros are a valid `rusage`: it has numbers only.
+    let usage = unsafe { usage.assume_init() };
+    usage.ru_maxrss as usize * PEAK_UNIT
 }
 
 /// A number that differs between processes if the system places stacks and libraries at random.

@@ -440,4 +440,8 @@ unsafe impl ArenaSource for MmapArenas {
             _ => purger::waiting(arena, units),
         }
     }
+
+    fn peak_bytes(&self) -> usize {
+        mmap::peak_bytes()
+    }
 }

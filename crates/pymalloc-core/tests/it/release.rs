@@ -137,6 +137,34 @@ fn burst(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> i64 {
     faults() - before
 }
 
+/// Blocks beyond the pools, each larger than those before, take the place of pools that are free for the moment.
+#[test]
+fn large_blocks_take_the_place_of_free_pools() {
+    alone("release::large_blocks_take_the_place_of_free_pools", || {
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let fill = |size: usize| {
+            let block = alloc.malloc(size).unwrap();
+            // SAFETY: a live block of `size` bytes.
+            unsafe { block.write_bytes(1, size) };
+            block
+        };
+        let mut blocks: Vec<_> = (0..50_000).map(|_| fill(800)).collect();
+        for block in blocks.drain(25_000..) {
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(Some(block)) };
+        }
+        let (before, spare) = (resident_bytes(), kept(&alloc).0);
+        assert!(spare > 12 << 20, "{spare} bytes are kept beside as many in use");
+        let sizes: Vec<usize> = (0..14).map(|index| (1 << 20) + index * 4096).collect();
+        blocks.extend(sizes.iter().map(|size| fill(*size)));
+        let (large, grown) = (sizes.iter().sum::<usize>(), resident_bytes() - before);
+        assert!(grown < large / 4, "{grown} bytes more for {large}");
+        // SAFETY: live, and not used again.
+        blocks.into_iter().for_each(|block| unsafe { alloc.free(Some(block)) });
+        alloc.check_invariants();
+    });
+}
+
 /// Threads of this process.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()

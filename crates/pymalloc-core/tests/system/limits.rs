@@ -212,6 +212,12 @@ fn a_request_without_memory_takes_what_is_kept() {
         let alloc = LocalPymalloc::new(LibcMalloc);
         let held = || alloc.stats().arenas_current * ARENA_BYTES;
         let mut blocks: Vec<_> = (0..25_000).map(|_| alloc.malloc(8_000)).collect();
+        // After this, which is larger than all that follow, free pools give way to a large block only where there is no memory.
+        // SAFETY: live, and not used again.
+        blocks.drain(24_500..).for_each(|block| unsafe { alloc.free(block) });
+        let largest = alloc.malloc(1 << 30);
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(largest) };
         // As much is kept as is in use.
         // SAFETY: live, and not used again.
         blocks.drain(12_500..).for_each(|block| unsafe { alloc.free(block) });
