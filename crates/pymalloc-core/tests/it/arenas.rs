@@ -51,6 +51,7 @@ unsafe impl ArenaSource for Shifted {
     }
 
     unsafe fn populate(&self, _start: NonNull<u8>, bytes: usize) {
+        assert!(self.live.get() > 4, "a small program gets page by page what it touches");
         self.populated.set(self.populated.get().max(bytes));
     }
 }

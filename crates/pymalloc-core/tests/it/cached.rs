@@ -70,6 +70,30 @@ fn blocks_in_magazines_count_as_free_and_come_last_in_first_out() {
     assert_empty(&POOLS);
 }
 
+#[test]
+fn a_freed_block_waits_for_its_thread() {
+    static POOLS: Pools = Pools::new(LibcMalloc);
+    let cached = cached(&POOLS);
+    let block = cached.malloc(48).expect("memory");
+    // SAFETY: live, and not used again.
+    unsafe { cached.free(Some(block)) };
+    let address = block.addr();
+    let of_another = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let block = cached.malloc(48).expect("memory");
+            // SAFETY: live, and not used again.
+            unsafe { cached.free(Some(block)) };
+            block.addr()
+        });
+        other.join().expect("a thread")
+    });
+    assert_ne!(of_another, address);
+    let again = cached.malloc(48).expect("memory");
+    assert_eq!(again.addr(), address);
+    free_all(cached, vec![again]);
+    assert_empty(&POOLS);
+}
+
 /// Small classes have magazines, those above 4096 bytes and the fallback's blocks take the lock.
 #[test]
 fn a_resized_block_keeps_its_bytes() {
