@@ -1,6 +1,8 @@
 //! Owns the check of the crates on another machine: built for aarch64 Linux and run by an emulator. `.ci/aarch64` fetches what that
 //! takes. An emulator does not show weak memory orderings, which are loom's.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use pymem_domains::AllocatorName;
 use xshell::{Shell, cmd};
@@ -10,7 +12,13 @@ use crate::workspace;
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// The crates whose tests run: those that start no process, for which the system itself would have to know the emulator.
-const TESTED: [&str; 2] = ["malloc-api", "pymem-sync"];
+const TESTED: [&str; 3] = ["malloc-api", "pymem-sync", "heap-report"];
+
+/// Sizes of pages that kernels for aarch64 are built with; the emulator stands for each of them.
+const PAGES: [&str; 3] = ["4096", "16384", "65536"];
+
+/// What the kernel starts programs for aarch64 with, where it knows them.
+const REGISTERED: &str = "/proc/sys/fs/binfmt_misc/qemu-aarch64";
 
 /// What every row serves: collections, threads and a fork.
 const PROGRAM: &str = "\
@@ -69,6 +77,7 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
     for name in TESTED {
         cmd!(shell, "cargo test {build...} {target} -p {name} --lib --tests").run()?;
     }
+    run_with_all_pages(shell, &target)?;
     let library = target.join(TARGET).join("debug/libpymem_preload.so");
     let program = python.join("usr/bin/python3.11");
     let preload = format!("LD_PRELOAD={}", library.display());
@@ -95,5 +104,28 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         ensure!(report.contains(part), "the report of a bug lacks `{part}`:\n{report}");
     }
     println!("a write behind a block: reported with its Python frames");
+    Ok(())
+}
+
+/// Runs what asks for the size of a page with each. Tests that start themselves run where the kernel knows the emulator.
+fn run_with_all_pages(shell: &Shell, target: &Path) -> Result<()> {
+    let mut tests = vec!["--lib"];
+    if Path::new(REGISTERED).exists() {
+        tests.extend(["--test", "account"]);
+    } else {
+        println!("skipped: tests that start themselves; apt-get install qemu-user-binfmt");
+    }
+    for page in PAGES {
+        let _page = shell.push_env("QEMU_PAGESIZE", page);
+        // Larger pages than the machine's are the emulator's own: with them it ends in the standard library's backtrace of any panic.
+        let _backtrace = shell.push_env("RUST_BACKTRACE", "0");
+        let tests = &tests;
+        cmd!(
+            shell,
+            "cargo test --quiet --target {TARGET} --target-dir {target} -p pymalloc-core {tests...}"
+        )
+        .run()?;
+        println!("pages of {page} bytes: the pools' tests are green");
+    }
     Ok(())
 }

@@ -96,7 +96,7 @@ fn thread_number() -> usize {
     usize::MAX
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
 mod tests {
     use malloc_api::Malloc as _;
 
