@@ -242,7 +242,7 @@ pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> 
 
 #[cfg(test)]
 mod tests {
-    use super::whole_pages;
+    use super::{map_aligned, unmap, whole_pages};
 
     /// Pages of 4, 16 and 64 KiB: what is dropped is whole pages, all of them, and nothing beyond the range.
     #[test]
@@ -261,6 +261,19 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_mapping_is_aligned_however_far_the_next_multiple_is() {
+        const BYTES: usize = 64 << 10;
+        for shift in [16, 24, 32] {
+            let start = map_aligned(BYTES, 1 << shift).expect("memory");
+            assert_eq!(start.addr().get() % (1 << shift), 0);
+            // SAFETY: a mapping of so many bytes.
+            unsafe { start.write_bytes(1, BYTES) };
+            // SAFETY: 1: mapped above, and not used again.
+            assert!(unsafe { unmap(start, BYTES) });
         }
     }
 }

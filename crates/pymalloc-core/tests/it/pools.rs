@@ -74,6 +74,11 @@ fn a_local_allocators_pools_add_up() {
     let alloc = LocalPymalloc::new(LibcMalloc);
     assert_eq!(walk!(alloc), []);
     let blocks = fill(&alloc);
+    let table = alloc.stats().map_bytes[1];
+    assert!(
+        (4096..1 << 20).contains(&table),
+        "a byte for each pool of the span, in pages: {table}"
+    );
     let pools = walk!(alloc);
     compare(&pools, &alloc.stats());
     assert!(resident_free(&pools) > 0, "freed pools stay hot");
