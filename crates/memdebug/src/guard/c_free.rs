@@ -83,8 +83,10 @@ fn refused(known: &Known, interrupted: &libc::ucontext_t, faulted: bool) -> Opti
 /// library's.
 fn outermost(frames: &[Frame]) -> Option<(usize, Option<&'static CStr>)> {
     let mark = (libc::gnu_get_libc_version as *const ()).addr();
-    let NativePlace { library, .. } = NativePlace::of(mark)?;
-    let places = frames.iter().map(|frame| NativePlace::of(frame.at));
+    // SAFETY: 1: the C library stays.
+    let NativePlace { library, .. } = unsafe { NativePlace::of(mark) }?;
+    // SAFETY: 1: the library has a call on this thread's stack.
+    let places = frames.iter().map(|frame| unsafe { NativePlace::of(frame.at) });
     let places = places.take_while(|place| place.is_some_and(|place| place.library == library));
     places.flatten().map(|place| place.function).enumerate().last()
 }

@@ -221,15 +221,19 @@ pub struct NativePlace {
 impl NativePlace {
     /// The place of an address; `None` outside of all code that was loaded from a file.
     ///
-    /// The texts live as long as the library is loaded, which a program that closes libraries must see to. Nothing is allocated.
+    /// Nothing is allocated.
+    ///
+    /// # Safety
+    ///
+    /// 1. The library that `at` lies in stays loaded as long as the texts are used.
     #[must_use]
-    pub fn of(at: usize) -> Option<Self> {
+    pub unsafe fn of(at: usize) -> Option<Self> {
         // SAFETY: `Dl_info` is plain pointers, for which zero is a value.
         let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
         // SAFETY: any address may be asked for; `info` is writable.
         let known = unsafe { libc::dladdr(core::ptr::without_provenance(at), &mut info) } != 0;
         let text = |name: *const libc::c_char| {
-            // SAFETY: `dladdr` gives null or a string that lives as long as its library.
+            // SAFETY: `dladdr` gives null or a string that lives as long as its library (duty 1).
             (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) })
         };
         let library = text(info.dli_fname).filter(|_| known)?;
@@ -249,7 +253,8 @@ mod symbols {
     pub(crate) fn write(frame: usize, out: &mut dyn fmt::Write) -> fmt::Result {
         write!(out, "  {frame:#x}")?;
         // The call is before the address that it returns to.
-        if let Some(place) = NativePlace::of(frame - 1) {
+        // SAFETY: 1: the texts are not kept; a report says what is loaded at its time.
+        if let Some(place) = unsafe { NativePlace::of(frame - 1) } {
             if let Some(name) = place.function {
                 write!(out, " in {}", name.to_bytes().escape_ascii())?;
             }

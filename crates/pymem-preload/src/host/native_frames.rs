@@ -55,7 +55,10 @@ impl NativeFrames {
 
     /// What a place is called: its function, or where it lies in the file of its code, and that file.
     pub(crate) fn locate(place: usize) -> Location {
-        let Some(NativePlace { function, library, offset }) = NativePlace::of(place) else {
+        // SAFETY: 1: the texts are copied at once; an interpreter closes no module, and a program that closes a library while its
+        // profile is written is beyond this.
+        let named = unsafe { NativePlace::of(place) };
+        let Some(NativePlace { function, library, offset }) = named else {
             return Location { function: format!("{place:#x}").into(), ..Location::default() };
         };
         let file = library.to_string_lossy();
