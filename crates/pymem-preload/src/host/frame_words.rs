@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use memdebug::{FrameSink, ThreadWord};
 use pymem_domains::Build;
 
-use crate::host::capi::{PyObject, symbol};
+use crate::host::capi::{PyObject, PyThreadState, symbol};
 use crate::host::gil;
 use crate::host::python::Host;
 use crate::host::python_frames::{self, FIRST_WITH_RECORDS, Reader, WordLayout};
@@ -71,18 +71,29 @@ impl FrameWords {
         Some(Self { reader, layout, state, minor: host.minor, lines, increment })
     }
 
-    /// Calls `visit` with each frame of the calling thread that has code, newest first: its address, its code, and the
-    /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
+    /// The calling thread's state; `None` if it may not call the interpreter.
     #[inline]
-    pub(crate) fn walk(&self, mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
+    fn trusted_state(&self) -> Option<NonNull<PyThreadState>> {
         let state = match self.state {
             Some(word) => NonNull::new(ptr::with_exposed_provenance_mut(word.get())),
             None => gil::own_state(),
         };
-        let Some(state) = state else { return };
-        if !self.reader.is_trusted(state.as_ptr()) {
-            return;
-        }
+        state.filter(|state| self.reader.is_trusted(state.as_ptr()))
+    }
+
+    /// An address in the stack of the calling thread's newest call of the evaluator, which runs Python frames; `None` where it is not
+    /// known.
+    pub(crate) fn entry(&self) -> Option<usize> {
+        let state = self.trusted_state()?;
+        // SAFETY: 1: the thread's own and current state; the layout is that of its version.
+        unsafe { self.layout.entry(state.as_ptr()) }
+    }
+
+    /// Calls `visit` with each frame of the calling thread that has code, newest first: its address, its code, and the
+    /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
+    #[inline]
+    pub(crate) fn walk(&self, mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
+        let Some(state) = self.trusted_state() else { return };
         let Lines::OfFrame(line) = self.lines else {
             // SAFETY: 1: the thread's own and current state; the layout is that of its version.
             return unsafe { self.layout.walk(state.as_ptr(), visit) };

@@ -34,10 +34,33 @@ impl NativeFrames {
 
     /// Calls `visit` with each native frame that is newer than every Python frame, newest first: its place in the stack, and the
     /// address that it goes on at.
-    pub(crate) fn walk(&self, mut visit: impl FnMut(usize, usize) -> ControlFlow<()>) {
+    ///
+    /// `entry` is an address in the stack of the newest call of the evaluator, where that is known: optimised interpreters have most of
+    /// the evaluator in a second piece of code, which no symbol names.
+    pub(crate) fn walk(
+        &self,
+        entry: Option<usize>,
+        mut visit: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) {
+        // How far a frame reaches is known at the next one.
+        let mut last = None;
         native_stack(&mut |call, at| {
-            if self.runs_python(at) { ControlFlow::Break(()) } else { visit(call, at) }
+            if let Some((place, before)) = last.replace((call, at)) {
+                let is_evaluator = entry.is_some_and(|entry| (place..call).contains(&entry));
+                if is_evaluator || visit(place, before).is_break() {
+                    last = None;
+                    return ControlFlow::Break(());
+                }
+            }
+            if self.runs_python(at) {
+                last = None;
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
         });
+        if let Some((place, at)) = last {
+            let _ = visit(place, at);
+        }
     }
 
     fn runs_python(&self, at: usize) -> bool {

@@ -127,6 +127,34 @@ impl WordLayout {
             at = word(at + previous);
         }
     }
+
+    /// An address in the stack of the newest call of the interpreter's evaluator, where it keeps a record of the call; `None` where it
+    /// keeps none, or is not at work.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`walk`](Self::walk).
+    pub(crate) unsafe fn entry(self, state: *mut PyThreadState) -> Option<usize> {
+        // SAFETY: 1: words of the thread's own state and frames (duty 1).
+        let word = |at: usize| unsafe { word_at(at) };
+        let owner = self.owner?;
+        let from = state.expose_provenance();
+        let [first, second] = self.newest;
+        let mut at = word(from + first?);
+        if second.is_some() {
+            // The record that leads to the newest frame.
+            return Some(at);
+        }
+        while at != 0 {
+            let owner: *const u8 = ptr::with_exposed_provenance(at + owner);
+            // SAFETY: a byte of one of the thread's frames (duty 1).
+            if unsafe { owner.read() } >= FIRST_WITHOUT_CODE {
+                return Some(at);
+            }
+            at = word(at + self.previous);
+        }
+        None
+    }
 }
 
 /// The offsets were told by the interpreter, and no stack was read yet.

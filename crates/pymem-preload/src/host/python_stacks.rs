@@ -96,7 +96,7 @@ impl StackSource for PythonStacks {
     fn capture(&self, walk: &mut Walk<'_>) {
         if let Some(native) = self.native {
             let mut is_full = false;
-            native.walk(|call, at| {
+            native.walk(self.words.entry(), |call, at| {
                 let next = walk.visit(call, Frame { code: NATIVE, at });
                 is_full = next.is_break();
                 next
