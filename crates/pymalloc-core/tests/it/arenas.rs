@@ -56,6 +56,20 @@ unsafe impl ArenaSource for Shifted {
     }
 }
 
+#[test]
+fn records_are_equal_if_all_three_words_are() {
+    let (source, other) = (Shifted::default(), Shifted::default());
+    let record = ArenaAllocator::of(&source);
+    assert_eq!(record, ArenaAllocator::of(&source));
+    let another = ArenaAllocator { alloc: counted_alloc, free: counted_free, ..record };
+    let others = [
+        ArenaAllocator::of(&other),
+        ArenaAllocator { alloc: another.alloc, ..record },
+        ArenaAllocator { free: another.free, ..record },
+    ];
+    assert!(others.iter().all(|other| *other != record), "{others:?}");
+}
+
 #[rstest]
 fn arenas_anywhere_serve_blocks(
     #[values(0, 1, 16, 4096, 16384, 524_288, ARENA_BYTES - 1)] offset: usize,
