@@ -299,7 +299,12 @@ fn no_limit_on_addresses_fails_with_the_library_alone(
     const PROGRAM: &str = r"
 import threading
 kept = [bytes(300) for _ in range(100_000)] + [bytearray(10 << 20)]
-threads = [threading.Thread(target=lambda: [str(n) for n in range(1000)]) for _ in range(3)]
+# All at once, or what their stacks take is a matter of luck.
+together = threading.Barrier(3)
+def work():
+    together.wait()
+    [str(n) for n in range(1000)]
+threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 ";
