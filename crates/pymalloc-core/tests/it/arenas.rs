@@ -285,3 +285,44 @@ fn a_span_is_covered_as_far_as_its_arenas_reach() {
     drop(alloc);
     assert_eq!(source.tables.get(), 0);
 }
+
+/// Arenas that never come back at the same address.
+#[cfg(unix)]
+struct Wandering(NonNull<u8>, Cell<usize>);
+
+// SAFETY: 1: each piece of the mapping, which stays, is given out once; 2-5: defaults; 6: nothing unwinds.
+#[cfg(unix)]
+unsafe impl ArenaSource for Wandering {
+    fn alloc(&self, _size: usize) -> Option<NonNull<u8>> {
+        let number = self.1.replace(self.1.get() + 1);
+        // SAFETY: the test asks for no more than the mapping has.
+        Some(unsafe { self.0.add(number * ARENA_BYTES) })
+    }
+
+    unsafe fn free(&self, _arena: NonNull<u8>, _size: usize) {}
+}
+
+/// The table of arenas outside of a span has room for those that there are, not for those that there were.
+#[cfg(unix)]
+#[test]
+fn arenas_that_come_and_go_leave_no_room_behind() {
+    const ROUNDS: usize = 200;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let bytes = 2 * ROUNDS * ARENA_BYTES;
+    // SAFETY: a new mapping, of which little is touched.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    let source = Wandering(NonNull::new(start.cast()).expect("a mapping"), Cell::new(0));
+    let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
+    for _ in 0..ROUNDS {
+        let block = alloc.malloc(100);
+        assert!(block.is_some());
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(block) };
+        alloc.release(ReleaseLevel::Arenas);
+    }
+    assert!(source.1.get() >= ROUNDS, "each round has an arena of its own");
+    let table = alloc.stats().map_bytes[2];
+    assert!((1..8 << 10).contains(&table), "{table} bytes");
+}
