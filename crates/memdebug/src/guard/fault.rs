@@ -68,7 +68,7 @@ struct Next {
     flags: AtomicI32,
 }
 
-static NEXT: [Next; SIGNALS.len()] = [const { Next::new() }; 3];
+static NEXT: [Next; SIGNALS.len()] = [const { Next::new() }; SIGNALS.len()];
 
 impl Next {
     const fn new() -> Self {

@@ -24,10 +24,50 @@ pub(crate) use aarch64::*;
 )))]
 pub(crate) use plain::*;
 
+/// Makes `call_on_stack` of a processor's instructions. Who walks up the stack from the function that is called finds the caller, as
+/// these say where it is.
+#[cfg(all(
+    feature = "std",
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+macro_rules! call_on_stack {
+    ($($line:literal),+ $(,)?) => {
+        core::arch::global_asm!(
+            ".pushsection .text.memdebug_stack,\"ax\",@progbits",
+            ".p2align 4",
+            ".globl memdebug_0_1_call_on_stack",
+            ".hidden memdebug_0_1_call_on_stack",
+            ".type memdebug_0_1_call_on_stack,@function",
+            "memdebug_0_1_call_on_stack:",
+            ".cfi_startproc",
+            $($line,)+
+            ".cfi_endproc",
+            ".popsection",
+        );
+
+        unsafe extern "C" {
+            /// Calls `f(argument)` on the stack that ends at `top`.
+            ///
+            /// # Safety
+            ///
+            /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
+            /// 2. `f` accepts `argument`, and does not unwind.
+            #[link_name = "memdebug_0_1_call_on_stack"]
+            pub(crate) fn call_on_stack(
+                top: *mut u8,
+                f: extern "C" fn(*mut libc::c_void),
+                argument: *mut libc::c_void,
+            );
+        }
+    };
+}
+
 /// Each check is inlined where it is needed, and entered in a list.
 #[cfg(all(feature = "std", target_os = "linux", target_arch = "x86_64"))]
 mod x86_64 {
-    use core::arch::{asm, global_asm};
+    use core::arch::asm;
     use core::ptr;
 
     use crate::block::TAIL_WORD;
@@ -135,15 +175,7 @@ mod x86_64 {
         registers.into_iter().map(|register| context.uc_mcontext.gregs[register as usize] as usize)
     }
 
-    // Who walks up the stack from `f` finds the caller, as this says where it is.
-    global_asm!(
-        ".pushsection .text.memdebug_stack,\"ax\",@progbits",
-        ".p2align 4",
-        ".globl memdebug_0_1_call_on_stack",
-        ".hidden memdebug_0_1_call_on_stack",
-        ".type memdebug_0_1_call_on_stack,@function",
-        "memdebug_0_1_call_on_stack:",
-        ".cfi_startproc",
+    call_on_stack! {
         "push rbp",
         ".cfi_def_cfa_offset 16",
         ".cfi_offset rbp, -16",
@@ -156,23 +188,6 @@ mod x86_64 {
         "pop rbp",
         ".cfi_def_cfa rsp, 8",
         "ret",
-        ".cfi_endproc",
-        ".popsection",
-    );
-
-    unsafe extern "C" {
-        /// Calls `f(argument)` on the stack that ends at `top`.
-        ///
-        /// # Safety
-        ///
-        /// 1. `top` is 16-aligned, and the memory below it is a stack of this call alone, large enough for it.
-        /// 2. `f` accepts `argument`, and does not unwind.
-        #[link_name = "memdebug_0_1_call_on_stack"]
-        pub(crate) fn call_on_stack(
-            top: *mut u8,
-            f: extern "C" fn(*mut libc::c_void),
-            argument: *mut libc::c_void,
-        );
     }
 }
 
@@ -261,14 +276,7 @@ mod aarch64 {
         context.uc_mcontext.regs[..18].iter().map(|&register| register as usize)
     }
 
-    global_asm!(
-        ".pushsection .text.memdebug_stack,\"ax\",@progbits",
-        ".p2align 4",
-        ".globl memdebug_0_1_call_on_stack",
-        ".hidden memdebug_0_1_call_on_stack",
-        ".type memdebug_0_1_call_on_stack,@function",
-        "memdebug_0_1_call_on_stack:",
-        ".cfi_startproc",
+    call_on_stack! {
         "stp x29, x30, [sp, #-16]!",
         ".cfi_def_cfa_offset 16",
         ".cfi_offset x29, -16",
@@ -282,20 +290,6 @@ mod aarch64 {
         ".cfi_def_cfa_register sp",
         "ldp x29, x30, [sp], #16",
         "ret",
-        ".cfi_endproc",
-        ".popsection",
-    );
-
-    unsafe extern "C" {
-        /// # Safety
-        ///
-        /// As in `x86_64`.
-        #[link_name = "memdebug_0_1_call_on_stack"]
-        pub(crate) fn call_on_stack(
-            top: *mut u8,
-            f: extern "C" fn(*mut libc::c_void),
-            argument: *mut libc::c_void,
-        );
     }
 }
 
