@@ -64,6 +64,16 @@ pub(crate) unsafe fn word_at(address: usize) -> usize {
     unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }
 
+/// Whether the frame whose `owner` is at this address has code.
+///
+/// # Safety
+///
+/// 1. A byte can be read there.
+unsafe fn has_code(owner: usize) -> bool {
+    // SAFETY: duty 1.
+    unsafe { ptr::with_exposed_provenance::<u8>(owner).read() < FIRST_WITHOUT_CODE }
+}
+
 /// Looks up one function by its name and the type of the place it goes to.
 macro_rules! function {
     ($name:literal) => {
@@ -115,11 +125,8 @@ impl WordLayout {
         // Four bytes where frames are objects.
         let bits = if owner.is_some() { usize::MAX } else { u32::MAX as usize };
         while at != 0 {
-            let has_code = owner.is_none_or(|owner| {
-                let owner: *const u8 = ptr::with_exposed_provenance(at + owner);
-                // SAFETY: a byte of one of the thread's frames (duty 1).
-                (unsafe { owner.read() }) < FIRST_WITHOUT_CODE
-            });
+            // SAFETY: 1: one of the thread's frames (duty 1).
+            let has_code = owner.is_none_or(|owner| unsafe { has_code(at + owner) });
             let code = word(at + code) & !TAG;
             if has_code && code != 0 && visit(at, code, word(at + instruction) & bits).is_break() {
                 return;
@@ -146,9 +153,8 @@ impl WordLayout {
             return Some(at);
         }
         while at != 0 {
-            let owner: *const u8 = ptr::with_exposed_provenance(at + owner);
-            // SAFETY: a byte of one of the thread's frames (duty 1).
-            if unsafe { owner.read() } >= FIRST_WITHOUT_CODE {
+            // SAFETY: 1: one of the thread's frames (duty 1).
+            if !unsafe { has_code(at + owner) } {
                 return Some(at);
             }
             at = word(at + self.previous);
