@@ -12,6 +12,7 @@ use crate::host::capi::{PyObject, symbol};
 
 /// What all events of this kind begin with.
 const RUN: &[u8] = b"cpython.run_";
+const RUN_MODULE: &[u8] = b"cpython.run_module";
 
 /// Has the blocks that are live at the end of start-up left out of the reports of leaks. Without the function, or memory for
 /// it, every block counts.
@@ -37,7 +38,9 @@ unsafe extern "C" fn on_event(event: *const c_char, _: *mut PyObject, _: *mut c_
     }
     // SAFETY: the interpreter passes a name that ends with a NUL.
     let event = unsafe { CStr::from_ptr(event) }.to_bytes();
-    if event.starts_with(RUN) && NEXT.swap(TO_EXECUTE, Relaxed) == TO_START {
+    if event.starts_with(RUN) && NEXT.load(Relaxed) == TO_START {
+        // A module is run by code of Python.
+        NEXT.store(if event == RUN_MODULE { HAS_STARTED } else { TO_EXECUTE }, Relaxed);
         memdebug::leaks_baseline();
     }
     if event == b"exec" && NEXT.load(Relaxed) == TO_EXECUTE && has_no_frame() {
