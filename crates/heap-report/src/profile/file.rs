@@ -13,6 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::io::{self, BufReader, Read, Write};
 use std::iter;
 use std::sync::Arc;
@@ -103,21 +104,12 @@ impl SiteRow {
         [a, b, c, d, e, f]
     }
 
-    /// Adds `more`.
-    fn add(&mut self, more: [u64; 6]) {
+    /// Puts in the place of each amount what `change` makes of it and of the one that belongs to it, up to the largest number that
+    /// there is: a file may say anything.
+    fn change(&mut self, by: [u64; 6], change: fn(u64, u64) -> u64) {
         let Self(.., a, b, c, d, e, f) = self;
-        [a, b, c, d, e, f].into_iter().zip(more).for_each(|(sum, amount)| *sum += amount);
-    }
-
-    /// Takes `less` away, as far as there is that much.
-    const fn take(&mut self, less: [u64; 6]) {
-        let Self(.., a, b, c, d, e, f) = self;
-        *a = a.saturating_sub(less[0]);
-        *b = b.saturating_sub(less[1]);
-        *c = c.saturating_sub(less[2]);
-        *d = d.saturating_sub(less[3]);
-        *e = e.saturating_sub(less[4]);
-        *f = f.saturating_sub(less[5]);
+        let amounts = [a, b, c, d, e, f].into_iter().zip(by);
+        amounts.for_each(|(amount, by)| *amount = change(*amount, by));
     }
 }
 
@@ -243,13 +235,14 @@ impl ProfileFile {
         let mut nodes: HashMap<Node, usize> = HashMap::new();
         let mut sites: HashMap<_, SiteRow> = HashMap::new();
         for row in self.rows() {
-            let mut stack: Vec<usize> = row.frame_numbers().take(kept).collect();
-            let node = stack.drain(..).rev().fold(None, |caller, frame| {
-                let number = nodes.len();
-                Some(*nodes.entry(Node(frame, caller)).or_insert(number))
-            });
+            let stack: Vec<usize> = row.frame_numbers().take(kept).collect();
+            let outward = stack.into_iter().rev();
+            let node = outward
+                .fold(None, |caller, frame| Some(number_of(&mut nodes, Node(frame, caller))));
             match sites.entry((node, row.domain(), row.class_bytes())) {
-                Entry::Occupied(mut site) => site.get_mut().add(row.site.amounts()),
+                Entry::Occupied(mut site) => {
+                    site.get_mut().change(row.site.amounts(), u64::saturating_add);
+                }
                 Entry::Vacant(vacant) => {
                     vacant.insert(row.site.clone()).0 = node;
                 }
@@ -279,13 +272,16 @@ impl ProfileFile {
         let mut older: HashMap<_, [u64; 6]> = HashMap::new();
         for row in before.rows() {
             let amounts = older.entry(row.key()).or_default();
-            amounts.iter_mut().zip(row.site.amounts()).for_each(|(sum, amount)| *sum += amount);
+            amounts
+                .iter_mut()
+                .zip(row.site.amounts())
+                .for_each(|(sum, amount)| *sum = sum.saturating_add(amount));
         }
         let grown = self.rows().map(|row| {
             let mut site = row.site.clone();
             // Once: a second row of the same key is all growth.
             if let Some(older) = older.remove(&row.key()) {
-                site.take(older);
+                site.change(older, u64::saturating_sub);
             }
             site
         });
@@ -382,17 +378,21 @@ impl Tree {
             return *node;
         }
         let node = stack.iter().rev().fold(None, |caller, location| {
-            let frame = self.known_frames.entry(Arc::as_ptr(location)).or_insert_with(|| {
-                let number = self.frames.len();
-                *self.frames.entry(location.clone()).or_insert(number)
-            });
-            let frame = *frame;
-            let nodes = self.nodes.len();
-            Some(*self.nodes.entry(Node(frame, caller)).or_insert(nodes))
+            let frame = self
+                .known_frames
+                .entry(Arc::as_ptr(location))
+                .or_insert_with(|| number_of(&mut self.frames, location.clone()));
+            Some(number_of(&mut self.nodes, Node(*frame, caller)))
         });
         self.known_stacks.insert(stack.as_ptr(), node);
         node
     }
+}
+
+/// The number of `key`, the next one if it is new.
+fn number_of<T: Eq + Hash>(numbered: &mut HashMap<T, usize>, key: T) -> usize {
+    let next = numbered.len();
+    *numbered.entry(key).or_insert(next)
 }
 
 /// The keys of a table in the order of their numbers.

@@ -200,6 +200,29 @@ fn a_native_frame_stands_with_the_line_that_called_it_in_every_format() {
     assert!(has(b"scan") && has(b"/lib/_json.so") && has(b"load") && has(b"app.py"));
 }
 
+/// A file may say anything: sites that are one after a cut hold no more than the largest number.
+#[test]
+fn amounts_that_are_too_large_together_are_the_largest_that_there_is() {
+    let snapshot = Snapshot {
+        sites: vec![site(&[("load", 7)], Domain::Obj, [50, 50, 50])],
+        lost: Amount::default(),
+    };
+    let mut bytes = Vec::new();
+    ProfileFile::new(&snapshot, vec![], 1, Mode::Exact).write(&mut bytes).unwrap();
+    let mut file: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    let row = &mut file["sites"][0];
+    (3..9).for_each(|amount| row[amount] = u64::MAX.into());
+    let row = row.clone();
+    file["sites"] = [row.clone(), row].into_iter().collect();
+    let twice = ProfileFile::read(file.to_string().as_bytes()).unwrap();
+    file["kept"] = 1.into();
+    let cut = ProfileFile::read(file.to_string().as_bytes()).unwrap();
+    let live: Vec<_> = cut.rows().map(|row| row.amount(Which::Live).bytes).collect();
+    assert_eq!(live, [u64::MAX]);
+    let grown = cut.since(&twice);
+    assert!(grown.rows().all(|row| row.amount(Which::Live).bytes == 0));
+}
+
 #[rstest]
 #[case("a.json", ReportFormat::Json)]
 #[case("a", ReportFormat::Json)]
