@@ -198,6 +198,17 @@ fn a_record_set_at_run_time_takes_old_arenas_too() {
     assert_eq!(alloc.arena_allocator(), inner);
 }
 
+/// A mapping that stays, of which the system has memory for what is touched alone.
+#[cfg(unix)]
+fn addresses(bytes: usize) -> NonNull<u8> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at a place of the system's choice.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    NonNull::new(start.cast()).expect("a mapping")
+}
+
 /// A span of 5 GiB, with an arena here and there.
 #[cfg(unix)]
 struct Scattered {
@@ -212,14 +223,10 @@ impl Scattered {
     const BYTES: usize = 5 << 30;
 
     fn new(numbers: &[usize]) -> Self {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        let bytes = Self::BYTES + ARENA_BYTES;
-        // SAFETY: a new mapping at a place of the system's choice.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
-        assert_ne!(start, libc::MAP_FAILED);
-        let slack = start.addr().wrapping_neg() % ARENA_BYTES;
-        let base = NonNull::new(start.cast::<u8>().wrapping_add(slack)).expect("a mapping");
+        let start = addresses(Self::BYTES + ARENA_BYTES);
+        let slack = start.addr().get().wrapping_neg() % ARENA_BYTES;
+        // SAFETY: less than the arena by which the mapping is longer.
+        let base = unsafe { start.add(slack) };
         Self { base, free: RefCell::new(numbers.to_vec()), tables: Cell::new(0) }
     }
 }
@@ -307,13 +314,7 @@ unsafe impl ArenaSource for Wandering {
 #[test]
 fn arenas_that_come_and_go_leave_no_room_behind() {
     const ROUNDS: usize = 200;
-    let access = libc::PROT_READ | libc::PROT_WRITE;
-    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let bytes = 2 * ROUNDS * ARENA_BYTES;
-    // SAFETY: a new mapping, of which little is touched.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
-    assert_ne!(start, libc::MAP_FAILED);
-    let source = Wandering(NonNull::new(start.cast()).expect("a mapping"), Cell::new(0));
+    let source = Wandering(addresses(2 * ROUNDS * ARENA_BYTES), Cell::new(0));
     let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
     for _ in 0..ROUNDS {
         let block = alloc.malloc(100);
