@@ -6,10 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
 use malloc_api::testing::test_process;
-use memdebug::{
-    Domain, Host, Violation, chain_handler, handler, install_fault_handler,
-    report_blocks_given_to_c,
-};
+use memdebug::{Domain, Host, Violation, chain_handler, handler, install_fault_handler};
 use rstest::rstest;
 
 use crate::support::{Bug, SIZES, another, hooks_of};
@@ -77,7 +74,7 @@ fn program() {
         return signals(rest);
     }
     if let Some(rest) = program.strip_prefix("to C:") {
-        return given_to_c(rest);
+        return crate::c_free::child(rest);
     }
     let mut words = program.split(';');
     let mut word = || words.next().unwrap();
@@ -430,78 +427,4 @@ fn faults_of_others_are_handed_on(
     let output = run(&format!("signal:{order}:{cause}"));
     let expected = if order == "none" { (Some(libc::SIGSEGV), None) } else { (None, Some(3)) };
     assert_eq!((output.status.signal(), output.status.code()), expected, "{output:?}");
-}
-
-/// What a child does: gives a block to a function of the C library that refuses it, or aborts without that.
-fn given_to_c(what: &str) {
-    let host = Host::new().with_handler(handler::abort);
-    report_blocks_given_to_c(host).unwrap();
-    let (function, letter) = what.split_once(' ').expect("a function and a domain");
-    let domain = Domain::from_letter(letter.as_bytes()[0]).unwrap();
-    let hooks = hooks_of(host, domain, "");
-    let blocks: Vec<_> = (0..100).map(|_| hooks.malloc(600).unwrap()).collect();
-    let block = blocks[50].as_ptr();
-    eprintln!("block {block:p}");
-    match function {
-        // SAFETY: a planted bug: no block of the C library.
-        "free" => unsafe { free_beside(block, blocks[51].as_ptr()) },
-        // SAFETY: as above.
-        "realloc" => _ = unsafe { libc::realloc(block.cast(), 1000) },
-        "strcmp" => {
-            // SAFETY: a planted bug: no page is there.
-            let order = unsafe { libc::strcmp(block.cast(), std::ptr::without_provenance(64)) };
-            std::hint::black_box(order);
-        }
-        // SAFETY: no memory is involved.
-        _ => unsafe { libc::abort() },
-    }
-}
-
-/// C's `free`, called with another block in a register that the call preserves.
-#[cfg(target_arch = "x86_64")]
-unsafe fn free_beside(block: *mut u8, other: *mut u8) {
-    // SAFETY: the call of a function of the C library, as the caller wants it.
-    unsafe {
-        std::arch::asm!(
-            "call {free}", free = sym libc::free, in("rdi") block, in("r12") other,
-            clobber_abi("C")
-        );
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn free_beside(block: *mut u8, _other: *mut u8) {
-    // SAFETY: as the caller wants it.
-    unsafe { libc::free(block.cast()) }
-}
-
-/// Such a block is named where the C library has its address left, else the call alone; no other abort or fault is reported.
-#[rstest]
-fn blocks_given_to_the_c_library(
-    #[values("free", "realloc", "abort", "strcmp")] function: &str,
-    #[values("r", "m", "o")] letter: &str,
-) {
-    let output = run(&format!("to C:{function} {letter}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    let signal = if function == "strcmp" { libc::SIGSEGV } else { libc::SIGABRT };
-    assert_eq!(output.status.signal(), Some(signal), "{errors}");
-    let fatal = errors.lines().filter(|line| line.starts_with("Fatal Python error: "));
-    let fatal: Vec<_> = fatal.collect();
-    if !["free", "realloc"].contains(&function) {
-        assert!(fatal.is_empty(), "{errors}");
-        return;
-    }
-    assert_eq!(fatal.len(), 1, "{errors}");
-    assert!(fatal[0].starts_with(&format!("Fatal Python error: {function}: ")), "{errors}");
-    let stack = errors.split_once("Reported call made by (most recent call first):\n").unwrap().1;
-    let first = stack.lines().next().unwrap();
-    assert!(first.contains("/libc.so.6+0x"), "{errors}");
-    let is_named = errors.contains("Debug memory block");
-    assert!(is_named || (letter != "m" && function == "free"), "{errors}");
-    if is_named {
-        let block = errors.lines().find_map(|line| line.strip_prefix("block ")).unwrap();
-        let named =
-            format!("Debug memory block at address p={block}: API '{letter}'\n    600 bytes");
-        assert!(errors.contains(&named), "{errors}");
-    }
 }

@@ -2,6 +2,7 @@
 
 mod auto_traits;
 mod bugs;
+mod c_free;
 #[cfg(any(feature = "asan", feature = "valgrind"))]
 mod checkers;
 mod child;
