@@ -13,7 +13,7 @@ use pymem_sync::{Interner, RawLock};
 
 use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::walk::{Frame, List, Trail, list};
+use crate::walk::{Active, Frame, Link, Trail};
 
 /// A frame in the tree: its place, and the node of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,34 +23,39 @@ struct Path {
     place: u32,
 }
 
-/// The number of a node and 1; 0 above the outermost frame.
-type Link = u32;
-
 /// What a thread remembers: its last stack, and where its last frames and sites are.
 struct Last {
     /// Which tree the nodes are of: its address. Trees live for ever.
     tree: usize,
     trail: Trail,
-    /// The node of each known call.
-    nodes: List<Link>,
+    memory: Box<Memory, AllocatorAdapter<LibcMalloc>>,
+}
+
+/// Where a thread's last frames and sites are.
+struct Memory {
     steps: [Step; MEMORY],
     recent: Recent,
 }
 
-/// How many frames, and how many sites, a thread remembers: some ten KiB each.
-const MEMORY: usize = 512;
+/// How many frames, and how many sites, a thread remembers: 128 KiB for both, of which what is used becomes resident.
+const MEMORY: usize = 4096;
+
+impl Memory {
+    /// Nothing remembered; `None` without memory.
+    fn new() -> Option<Box<Self, AllocatorAdapter<LibcMalloc>>> {
+        let zeroed = Box::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
+        // SAFETY: of numbers and of no references, all zero is a value.
+        Some(unsafe { zeroed.assume_init() })
+    }
+}
 
 /// The node of a frame and its caller.
 #[derive(Clone, Copy)]
 struct Step {
     caller: Link,
+    /// 0 for a step that is none.
     node: Link,
     frame: Frame,
-}
-
-impl Step {
-    /// Of no frame.
-    const NONE: Self = Self { caller: Link::MAX, node: 0, frame: Frame { code: 0, at: 0 } };
 }
 
 /// The sites that a thread has counted at.
@@ -179,7 +184,7 @@ impl Stacks {
             // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
             let known = unsafe { &mut *last };
             let node = self.follow(source, known);
-            let result = count(node, &mut known.recent);
+            let result = count(node, &mut known.memory.recent);
             variable.set(last);
             Some(result)
         })
@@ -204,22 +209,18 @@ impl Stacks {
         let kept = walk.end();
         let fresh = last.trail.fresh.len();
         if fresh == 0 {
-            if kept < last.nodes.len() {
-                last.trail.known.truncate(kept);
-                last.nodes.truncate(kept);
-            }
+            last.trail.known.truncate(kept);
         } else {
-            let added = if fresh == 1 && kept + 1 == last.nodes.len() {
+            let added = if fresh == 1 && kept + 1 == last.trail.known.len() {
                 self.replace_newest(source, last)
             } else {
                 self.add(source, last, kept)
             };
             if added.is_none() {
                 last.trail.known.clear();
-                last.nodes.clear();
             }
         }
-        last.nodes.last().copied().unwrap_or(0)
+        node_of(last.trail.known.last())
     }
 
     /// A thread's first capture in this tree; `None` without memory, and at the thread's end.
@@ -230,9 +231,7 @@ impl Stacks {
             let last = Last {
                 tree: ptr::from_ref(self).addr(),
                 trail: Trail::new(self.limit)?,
-                nodes: list(3 * self.limit)?,
-                steps: [Step::NONE; MEMORY],
-                recent: Recent([None; MEMORY]),
+                memory: Memory::new()?,
             };
             Box::try_new_in(last, AllocatorAdapter::new(LibcMalloc)).ok()
         });
@@ -250,33 +249,33 @@ impl Stacks {
     /// the same place; `None` without memory, and without one of the two.
     #[inline]
     fn replace_newest(&'static self, source: &impl StackSource, last: &mut Last) -> Option<()> {
-        let Last { trail, nodes, steps, .. } = last;
-        let (newest, known) = (trail.fresh.pop()?, trail.known.last_mut()?);
-        let [callers @ .., node] = &mut nodes[..] else { return None };
-        *known = newest;
-        *node = self.step(source, steps, callers.last().copied().unwrap_or(0), newest.frame)?;
+        let Last { trail: Trail { known, fresh, .. }, memory, .. } = last;
+        let [callers @ .., newest] = &mut known[..] else { return None };
+        *newest = fresh.pop()?;
+        let caller = node_of(callers.last());
+        newest.node = self.step(source, &mut memory.steps, caller, newest.frame)?;
         Some(())
     }
 
     /// Adds the fresh calls to the `kept` outermost ones; `None` without memory.
     fn add(&'static self, source: &impl StackSource, last: &mut Last, kept: usize) -> Option<()> {
-        let Last { trail, nodes, steps, .. } = last;
+        let Last { trail, memory, .. } = last;
         let too_many = trail.too_many(kept);
-        trail.known.truncate(kept);
-        nodes.truncate(kept);
+        let Trail { known, fresh, .. } = trail;
+        known.truncate(kept);
         if too_many > 0 {
             // The root moves, so that all are other nodes.
-            trail.known.drain(..too_many);
-            nodes.clear();
-            for active in &trail.known {
-                let caller = nodes.last().copied().unwrap_or(0);
-                nodes.push(self.step(source, steps, caller, active.frame)?);
+            known.drain(..too_many);
+            let mut caller = 0;
+            for active in known.iter_mut() {
+                active.node = self.step(source, &mut memory.steps, caller, active.frame)?;
+                caller = active.node;
             }
         }
-        while let Some(active) = trail.fresh.pop() {
-            let caller = nodes.last().copied().unwrap_or(0);
-            nodes.push(self.step(source, steps, caller, active.frame)?);
-            trail.known.push(active);
+        while let Some(mut active) = fresh.pop() {
+            let caller = node_of(known.last());
+            active.node = self.step(source, &mut memory.steps, caller, active.frame)?;
+            known.push(active);
         }
         Some(())
     }
@@ -292,7 +291,7 @@ impl Stacks {
     ) -> Option<Link> {
         let caller_bits = (caller as usize).rotate_left(20);
         let step = &mut steps[spread((frame.at ^ frame.code.rotate_left(12) ^ caller_bits) as u64)];
-        if step.caller != caller || step.frame != frame {
+        if step.caller != caller || step.frame != frame || step.node == 0 {
             *step = Step { caller, node: self.node(source, caller, frame)?, frame };
         }
         Some(step.node)
@@ -368,6 +367,12 @@ impl Stacks {
     pub(crate) const fn locks(&self) -> [&RawLock; 3] {
         [self.nodes.lock(), self.frames.lock(), self.places.lock()]
     }
+}
+
+/// The node of a call; 0 for none.
+#[inline]
+fn node_of(active: Option<&Active>) -> Link {
+    active.map_or(0, |active| active.node)
 }
 
 /// An index into what a thread remembers.

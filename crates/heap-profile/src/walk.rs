@@ -34,11 +34,22 @@ pub(crate) fn list<T>(len: usize) -> Option<List<T>> {
 const NEAR: usize = 16;
 
 /// A running function: its call, and where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Active {
     /// No other call on the stack has this number.
     pub(crate) call: usize,
     pub(crate) frame: Frame,
+    /// The frame's node in the tree of stacks, once the frame is known.
+    pub(crate) node: Link,
+}
+
+/// The number of a node in the tree of stacks and 1; 0 above the outermost frame.
+pub(crate) type Link = u32;
+
+impl PartialEq for Active {
+    fn eq(&self, other: &Self) -> bool {
+        (self.call, self.frame) == (other.call, other.frame)
+    }
 }
 
 /// The stack that a thread showed last, and what the next one adds.
@@ -91,13 +102,44 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Passes over the calls from `call` on, the next one to show, that are where they were at the thread's last capture, and
+    /// returns the first that is not one of these.
+    ///
+    /// `caller` gets a call as it was shown, which is on the stack now, and returns its caller; `None` if the call is not at that frame any
+    /// more. What is passed is shown. A source that can tell so much of a call at once need not [`visit`](Self::visit) each.
+    ///
+    /// Breaks as soon as no further frame is wanted.
+    #[inline]
+    pub fn pass(
+        &mut self,
+        mut call: usize,
+        caller: impl Fn(usize, Frame) -> Option<usize>,
+    ) -> ControlFlow<(), usize> {
+        let Some(known) = self.known.get(self.floor..self.below) else { return Continue(call) };
+        let mut left = known.len();
+        for active in known.iter().rev() {
+            if active.call != call {
+                break;
+            }
+            let Some(next) = caller(active.call, active.frame) else { break };
+            call = next;
+            left -= 1;
+        }
+        let is_any = left < known.len();
+        self.below = self.floor + left;
+        if is_any && left == 0 && self.limit_reached().is_break() {
+            return Break(());
+        }
+        Continue(call)
+    }
+
     /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
     /// the address of its record.
     ///
     /// Breaks as soon as no further frame is wanted.
     #[inline]
     pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
-        let next = Active { call, frame };
+        let next = Active { call, frame, node: 0 };
         if self.below > self.floor && self.known.get(self.below - 1) == Some(&next) {
             self.below -= 1;
             if self.below > self.floor { Continue(()) } else { self.limit_reached() }
@@ -181,11 +223,29 @@ impl Walk<'_> {
 mod tests {
     use super::*;
 
-    /// Shows a stack, outermost first, whose frames are their calls; returns how many were fresh.
-    fn show(trail: &mut Trail, stack: &[(usize, usize)]) -> usize {
+    /// Shows a stack, outermost first; returns how many frames were fresh. With `passes`, calls that are where they were are
+    /// passed over.
+    fn show(trail: &mut Trail, stack: &[(usize, usize)], passes: bool) -> usize {
         let mut walk = trail.walk();
-        let _ =
-            stack.iter().rev().try_for_each(|&(call, at)| walk.visit(call, Frame { code: 1, at }));
+        let depth_of = |call| stack.iter().rposition(|active| active.0 == call);
+        let caller_of = |depth: usize| depth.checked_sub(1).map_or(usize::MAX, |out| stack[out].0);
+        let mut next = caller_of(stack.len());
+        while let Some(mut depth) = depth_of(next) {
+            if passes {
+                let passed = walk.pass(next, |call, frame| {
+                    let depth = depth_of(call).expect("the walk asks for calls of the stack alone");
+                    (stack[depth].1 == frame.at).then(|| caller_of(depth))
+                });
+                let Continue(call) = passed else { break };
+                let Some(further_out) = depth_of(call) else { break };
+                depth = further_out;
+            }
+            let (call, at) = stack[depth];
+            if walk.visit(call, Frame { code: 1, at }).is_break() {
+                break;
+            }
+            next = caller_of(depth);
+        }
         let kept = walk.end();
         let fresh = trail.fresh.len();
         let too_many = trail.too_many(kept);
@@ -200,7 +260,8 @@ mod tests {
         let mut trail = Trail::new(8).unwrap();
         let deep: Vec<_> = (0..1000).map(|call| (call, 1)).collect();
         let calls = (1..1000).chain((1..1000).rev());
-        let fresh: usize = calls.map(|depth| show(&mut trail, &deep[..depth])).sum();
+        let fresh: usize =
+            calls.map(|depth| show(&mut trail, &deep[..depth], depth % 2 == 0)).sum();
         assert!(fresh < 5 * 2000, "{fresh} frames were looked up in 2,000 calls");
     }
 
@@ -224,7 +285,7 @@ mod tests {
             let count = next(far);
             stack.extend((0..count).map(|_| (0, next(3))));
             stack.iter_mut().enumerate().for_each(|(depth, active)| active.0 = depth);
-            show(&mut trail, &stack);
+            show(&mut trail, &stack, step % 3 != 0);
             let known = trail.known.iter().rev().map(|active| (active.call, active.frame.at));
             let known: Vec<_> = known.take(LIMIT).collect();
             let innermost: Vec<_> = stack.iter().rev().take(LIMIT).copied().collect();

@@ -3,9 +3,10 @@
 //! asked once for each pair of words.
 
 use core::ffi::c_int;
-use core::ops::ControlFlow;
+use core::ops::ControlFlow::Continue;
 use core::ptr::{self, NonNull};
 
+use heap_profile::{Frame, Walk};
 use memdebug::{FrameSink, ThreadWord};
 use pymem_domains::Build;
 
@@ -89,26 +90,81 @@ impl FrameWords {
         unsafe { self.layout.entry(state.as_ptr()) }
     }
 
-    /// Calls `visit` with each frame of the calling thread that has code, newest first: its address, its code, and the
+    /// Shows `walk` each frame of the calling thread that has code, newest first: its address, its code as `counted` returns it, and the
     /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
+    ///
+    /// `counted` takes what it has returned, too.
     #[inline]
-    pub(crate) fn walk(&self, mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>) {
+    pub(crate) fn walk(&self, walk: &mut Walk<'_>, counted: impl Fn(usize) -> usize) {
         let Some(state) = self.trusted_state() else { return };
-        let Lines::OfFrame(line) = self.lines else {
-            // SAFETY: 1: the thread's own and current state; the layout is that of its version.
-            return unsafe { self.layout.walk(state.as_ptr(), visit) };
-        };
-        let visit = |record, code, _| {
-            // SAFETY: 1: an object that one of the thread's records has.
-            if !unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(code)) } {
-                return ControlFlow::Continue(());
+        // SAFETY: 1: the thread's own and current state; the layout is that of its version.
+        let mut next = unsafe { self.layout.newest(state.as_ptr()) };
+        // SAFETY: 1: the walk asks for the frame that it has come to.
+        let caller_if_at = |call, frame| unsafe { self.caller_if_at(call, frame, &counted) };
+        while let Continue(call) = walk.pass(next, caller_if_at) {
+            if call == 0 {
+                return;
             }
-            // SAFETY: one of the thread's records, which has code.
-            let line = unsafe { line(ptr::with_exposed_provenance_mut(record)) };
-            visit(record, code, usize::try_from(line).unwrap_or(0))
+            // SAFETY: 1: the thread's own, that a newer one names as its caller.
+            let frame = unsafe { self.frame(call, &counted) };
+            if frame.is_some_and(|frame| walk.visit(call, frame).is_break()) {
+                return;
+            }
+            // SAFETY: 1: as above.
+            next = unsafe { self.layout.caller(call) };
+        }
+    }
+
+    /// The frame at `call`; `None` if it has no code.
+    ///
+    /// # Safety
+    ///
+    /// 1. `call` is one of the calling thread's frames.
+    #[inline]
+    unsafe fn frame(&self, call: usize, counted: impl Fn(usize) -> usize) -> Option<Frame> {
+        // SAFETY: 1: duty 1; the layout is that of the thread's version.
+        let code = unsafe { self.layout.code(call) }?;
+        let at = match self.lines {
+            // SAFETY: 1: as above.
+            Lines::OfCode(_) => unsafe { self.layout.instruction(call) },
+            Lines::OfFrame(line) => {
+                // SAFETY: 1: an object that one of the thread's frames has (duty 1).
+                if !unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(code)) } {
+                    return None;
+                }
+                // SAFETY: one of the thread's frames (duty 1), which has code.
+                let line = unsafe { line(ptr::with_exposed_provenance_mut(call)) };
+                usize::try_from(line).unwrap_or(0)
+            }
+        };
+        Some(Frame { code: counted(code), at })
+    }
+
+    /// The caller of `call`, which is 0 for none, if `call` is at this frame still; `None` if not, and without the GIL.
+    ///
+    /// # Safety
+    ///
+    /// 1. `call` is one of the calling thread's frames.
+    #[inline]
+    unsafe fn caller_if_at(
+        &self,
+        call: usize,
+        Frame { code, at }: Frame,
+        counted: impl Fn(usize) -> usize,
+    ) -> Option<usize> {
+        // SAFETY: 1: duty 1; the layout is that of the thread's version. A line is no address of an instruction.
+        if unsafe { self.layout.instruction(call) } != at {
+            return None;
+        }
+        // An address of an instruction is in one code alone.
+        let own = if self.layout.has_records() {
+            code
+        } else {
+            // SAFETY: 1: as above.
+            unsafe { self.layout.code(call) }?
         };
         // SAFETY: 1: as above.
-        unsafe { self.layout.walk(state.as_ptr(), visit) };
+        (counted(own) == code).then(|| unsafe { self.layout.caller(call) })
     }
 
     /// Gives `sink` file, line and function of the instruction `at` in `code`. Gives nothing for a frame that is still being set

@@ -9,7 +9,6 @@
 //! Leaves the question whether the thread may read them to `gil.rs`, reading them to `frame_words.rs`.
 
 use core::ffi::{CStr, c_char, c_int};
-use core::ops::ControlFlow;
 use core::ptr;
 use core::slice;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -103,36 +102,62 @@ pub(crate) struct WordLayout {
 }
 
 impl WordLayout {
-    /// Calls `visit` with each frame that has code, newest first: its address, its code, and the instruction.
+    /// The newest frame; 0 for none.
     ///
     /// # Safety
     ///
     /// 1. `state` is the calling thread's own and current state, in the version of this layout.
     #[inline]
-    pub(crate) unsafe fn walk(
-        self,
-        state: *mut PyThreadState,
-        mut visit: impl FnMut(usize, usize, usize) -> ControlFlow<()>,
-    ) {
-        // SAFETY: 1: words of the thread's own state and frames (duty 1).
+    pub(crate) unsafe fn newest(self, state: *mut PyThreadState) -> usize {
+        // SAFETY: 1: words of the thread's own state (duty 1).
         let word = |at: usize| unsafe { word_at(at) };
-        let Self { newest, code, previous, owner, instruction } = self;
         let from = state.expose_provenance();
-        let mut at = newest
-            .into_iter()
-            .flatten()
-            .fold(from, |at, offset| if at == 0 { 0 } else { word(at + offset) });
+        let steps = self.newest.into_iter().flatten();
+        steps.fold(from, |at, offset| if at == 0 { 0 } else { word(at + offset) })
+    }
+
+    /// The frame that has called this one; 0 for none.
+    ///
+    /// # Safety
+    ///
+    /// 1. `frame` is one of the calling thread, in the version of this layout.
+    #[inline]
+    pub(crate) unsafe fn caller(self, frame: usize) -> usize {
+        // SAFETY: 1: a word of the frame (duty 1).
+        unsafe { word_at(frame + self.previous) }
+    }
+
+    /// The code of a frame; `None` for one that has none.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`caller`](Self::caller).
+    #[inline]
+    pub(crate) unsafe fn code(self, frame: usize) -> Option<usize> {
+        // SAFETY: 1: a byte of the frame (duty 1).
+        let has_code = self.owner.is_none_or(|owner| unsafe { has_code(frame + owner) });
+        // SAFETY: 1: a word of the frame (duty 1).
+        let code = unsafe { word_at(frame + self.code) } & !TAG;
+        (has_code && code != 0).then_some(code)
+    }
+
+    /// The instruction that a frame is at.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`caller`](Self::caller).
+    #[inline]
+    pub(crate) unsafe fn instruction(self, frame: usize) -> usize {
+        // SAFETY: 1: a word of the frame (duty 1).
+        let word = unsafe { word_at(frame + self.instruction) };
         // Four bytes where frames are objects.
-        let bits = if owner.is_some() { usize::MAX } else { u32::MAX as usize };
-        while at != 0 {
-            // SAFETY: 1: one of the thread's frames (duty 1).
-            let has_code = owner.is_none_or(|owner| unsafe { has_code(at + owner) });
-            let code = word(at + code) & !TAG;
-            if has_code && code != 0 && visit(at, code, word(at + instruction) & bits).is_break() {
-                return;
-            }
-            at = word(at + previous);
-        }
+        if self.has_records() { word } else { word & u32::MAX as usize }
+    }
+
+    /// Whether frames are records, whose instruction is an address.
+    #[inline]
+    pub(crate) const fn has_records(self) -> bool {
+        self.owner.is_some()
     }
 
     /// An address in the stack of the newest call of the interpreter's evaluator, where it keeps a record of the call; `None` where it
@@ -140,7 +165,7 @@ impl WordLayout {
     ///
     /// # Safety
     ///
-    /// 1. That of [`walk`](Self::walk).
+    /// 1. That of [`newest`](Self::newest).
     pub(crate) unsafe fn entry(self, state: *mut PyThreadState) -> Option<usize> {
         // SAFETY: 1: words of the thread's own state and frames (duty 1).
         let word = |at: usize| unsafe { word_at(at) };

@@ -41,6 +41,12 @@ const DEATHS: usize = 4096;
 /// The bits of a frame's code that count the deaths; no address has any of them.
 const DEATH_BITS: u32 = u16::BITS;
 
+/// The address of a code object alone.
+#[inline]
+const fn without_deaths(code: usize) -> usize {
+    code << DEATH_BITS >> DEATH_BITS
+}
+
 impl Deaths {
     #[inline]
     fn of(&self, code: usize) -> &AtomicU16 {
@@ -48,9 +54,10 @@ impl Deaths {
         &self.0[(code >> 4 ^ code >> 16) % DEATHS]
     }
 
-    /// The address of a code object and the deaths at the address.
+    /// The address of a code object, which may have a count of deaths, and the deaths at the address.
     #[inline]
     fn counted(&self, code: usize) -> usize {
+        let code = without_deaths(code);
         // Relaxed: who runs the code got it in an order that the interpreter makes.
         code | usize::from(self.of(code).load(Relaxed)).rotate_right(DEATH_BITS)
     }
@@ -106,15 +113,13 @@ impl StackSource for PythonStacks {
             }
         }
         match self.deaths {
-            None => self.words.walk(|call, code, at| walk.visit(call, Frame { code, at })),
-            Some(deaths) => self
-                .words
-                .walk(|call, code, at| walk.visit(call, Frame { code: deaths.counted(code), at })),
+            None => self.words.walk(walk, |code| code),
+            Some(deaths) => self.words.walk(walk, |code| deaths.counted(code)),
         }
     }
 
     fn usage(&self, frame: Frame) -> (Frame, u32) {
-        let code = frame.code << DEATH_BITS >> DEATH_BITS;
+        let code = without_deaths(frame.code);
         let deaths = frame.code.rotate_left(DEATH_BITS) as u16;
         (Frame { code, at: frame.at }, deaths.into())
     }
