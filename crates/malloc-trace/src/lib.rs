@@ -22,6 +22,7 @@ mod log_reader;
 #[cfg(target_os = "linux")]
 mod mapping;
 mod op;
+mod processor;
 #[cfg(target_os = "linux")]
 mod recorder;
 mod recording;

@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::io;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use malloc_api::Malloc;
 
 use crate::op::{Event, Op};
+use crate::processor;
 use crate::replay::{Fitter, OutOfMemory, Slot, by_bits, free_all, perform, standing};
 
 /// Why a program was not replayed on its threads.
@@ -177,7 +178,7 @@ impl ThreadedReplay {
 
     /// Replays the program `count` times on the same threads, with one allocator a domain (raw, mem, obj).
     ///
-    /// A time lasts from the start of the first thread to the end of the last. Each thread then frees the blocks that it
+    /// Threads share the processors evenly. A time lasts from the start of the first thread to the end of the last. Each thread then frees the blocks that it
     /// leaves live, which is not part of the time.
     ///
     /// # Errors
@@ -197,14 +198,15 @@ impl ThreadedReplay {
             count,
             start: &RwLock::new(()),
             barrier: &Barrier::new(self.programs.len()),
+            awake: &AtomicUsize::new(0),
             stop: &AtomicBool::new(false),
         };
         let ended = thread::scope(|scope| {
             let mut threads = Vec::new();
             let closed = run.start.write().unwrap_or_else(PoisonError::into_inner);
             let mut failed = None;
-            for program in &self.programs {
-                match run.spawn(scope, program) {
+            for (number, program) in self.programs.iter().enumerate() {
+                match run.spawn(scope, number, program) {
                     Ok(thread) => threads.push(thread),
                     Err(source) => {
                         run.stop.store(true, Relaxed);
@@ -265,6 +267,8 @@ struct Run<'a, A> {
     /// Locked for writing until every thread has started, or one could not.
     start: &'a RwLock<()>,
     barrier: &'a Barrier,
+    /// How often a thread came out of a barrier into a pass. Relaxed: a start in common, which orders nothing.
+    awake: &'a AtomicUsize,
     /// Set when a thread ran out of memory or did not start. Relaxed: locks and barriers order what depends on it.
     stop: &'a AtomicBool,
 }
@@ -273,12 +277,14 @@ impl<'a, A: Malloc + Sync> Run<'a, A> {
     fn spawn<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
+        number: usize,
         program: &'scope Program,
     ) -> io::Result<ScopedJoinHandle<'scope, Ended>> {
-        Builder::new().spawn_scoped(scope, move || self.thread(program))
+        Builder::new().spawn_scoped(scope, move || self.thread(number, program))
     }
 
-    fn thread(&self, program: &Program) -> Ended {
+    fn thread(&self, number: usize, program: &Program) -> Ended {
+        processor::stay_on(number);
         let mut slots: Vec<Slot> = vec![None; self.slots];
         let mut ended = Ended { spans: Vec::with_capacity(self.count), failed: None };
         drop(self.start.read().unwrap_or_else(PoisonError::into_inner));
@@ -286,6 +292,7 @@ impl<'a, A: Malloc + Sync> Run<'a, A> {
         while !self.stop.load(Relaxed) && ended.spans.len() < self.count {
             *program.outbox.given() = 0;
             self.barrier.wait();
+            self.wait_until_awake(ended.spans.len() + 1);
             let began = Instant::now();
             let failed = self.pass(program, &mut slots);
             ended.spans.push((began, Instant::now()));
@@ -305,6 +312,15 @@ impl<'a, A: Malloc + Sync> Run<'a, A> {
             self.barrier.wait();
         }
         ended
+    }
+
+    /// Waits until every thread has come out of the barrier before the pass with this number: a thread that sleeps takes longer to
+    /// wake up than a short pass lasts.
+    fn wait_until_awake(&self, pass: usize) {
+        self.awake.fetch_add(1, Relaxed);
+        while self.awake.load(Relaxed) < pass * self.programs.len() {
+            thread::yield_now();
+        }
     }
 
     /// Performs the thread's operations, handovers in between.
