@@ -178,9 +178,9 @@ impl<S: StackSource + 'static> Profile<S> {
                     total: Amount::default(),
                 });
                 let [live, peak, total] = self.amounts(entry);
-                site.live = site.live.plus(live);
-                site.peak = site.peak.plus(peak);
-                site.total = site.total.plus(total);
+                site.live = site.live.saturating_add(live);
+                site.peak = site.peak.saturating_add(peak);
+                site.total = site.total.saturating_add(total);
             }
             drop(stacks);
             let mut sites: Vec<Site> = sites.into_values().collect();
@@ -278,7 +278,7 @@ impl<S: StackSource + 'static> Profile<S> {
         let whole = |lower: Amount, of: fn(&Counters) -> Amount| {
             let upper = self.upper(site).map(|upper| of(&upper.halves)).unwrap_or_default();
             let (bytes, blocks) = (upper.bytes << u32::BITS, upper.blocks << u32::BITS);
-            lower.plus(Amount { bytes, blocks })
+            lower.saturating_add(Amount { bytes, blocks })
         };
         // Frees first: what they count was allocated before.
         let freed = whole(site.value().freed(), Counters::freed);

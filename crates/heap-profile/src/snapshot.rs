@@ -22,12 +22,12 @@ impl Amount {
         Self { bytes: size as u64, blocks: 1 }
     }
 
-    /// The sum of two amounts.
+    /// The sum of two amounts, up to the largest numbers that there are.
     #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
+    pub const fn saturating_add(self, other: Self) -> Self {
         Self {
-            bytes: self.bytes.wrapping_add(other.bytes),
-            blocks: self.blocks.wrapping_add(other.blocks),
+            bytes: self.bytes.saturating_add(other.bytes),
+            blocks: self.blocks.saturating_add(other.blocks),
         }
     }
 
@@ -90,7 +90,7 @@ impl Snapshot {
     }
 
     fn sum(&self, of: impl Fn(&Site) -> Amount) -> Amount {
-        self.sites.iter().map(of).fold(Amount::default(), Amount::plus)
+        self.sites.iter().map(of).fold(Amount::default(), Amount::saturating_add)
     }
 
     /// By how much the live bytes of each stack have grown since `before`, the stack that grew the most first; stacks that

@@ -14,7 +14,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::iter;
 use std::sync::Arc;
 
@@ -124,6 +124,9 @@ pub struct Row<'a> {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
+    /// The file could be opened, and not read.
+    #[error("the file could be opened, and cannot be read; give a file that can be")]
+    Io(#[from] io::Error),
     /// The text ends too early, or is no JSON of this shape.
     #[error(
         "this is no profile, or only the beginning of one: give the file that a profiled program has written to its end"
@@ -194,20 +197,21 @@ impl ProfileFile {
     ///
     /// # Errors
     ///
-    /// [`ReadError`]: it is none, of another version, or damaged.
-    pub fn read(from: impl Read) -> Result<Self, ReadError> {
+    /// [`ReadError`]: it cannot be read, is none, of another version, or damaged.
+    pub fn read(mut from: impl Read) -> Result<Self, ReadError> {
         /// What every version has.
         #[derive(Deserialize)]
         struct Head {
             format: String,
             version: u32,
         }
-        let value: serde_json::Value = serde_json::from_reader(BufReader::new(from))?;
-        let Head { format, version } = Head::deserialize(&value)?;
+        let mut text = Vec::new();
+        from.read_to_end(&mut text)?;
+        let Head { format, version } = serde_json::from_slice(&text)?;
         if format != FORMAT || version != VERSION {
             return Err(ReadError::Format { format, version });
         }
-        let mut file = Self::deserialize(value)?;
+        let mut file: Self = serde_json::from_slice(&text)?;
         file.check()?;
         if let Some(kept) = file.kept.take() {
             file.cut(kept);
@@ -308,6 +312,11 @@ impl ProfileFile {
         Amount { bytes: self.lost.0, blocks: self.lost.1 }
     }
 
+    /// The nodes of the stacks, callers first: each the number of its frame, and its caller's place among the nodes.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (usize, Option<usize>)> {
+        self.nodes.iter().map(|&Node(frame, caller)| (frame, caller))
+    }
+
     /// The frames, each once: function, file and line.
     pub(super) fn frames(&self) -> impl Iterator<Item = (&str, &str, u32)> {
         self.frames.iter().map(|Frame(function, file, line)| (&**function, &**file, *line))
@@ -315,6 +324,11 @@ impl ProfileFile {
 }
 
 impl<'a> Row<'a> {
+    /// The node of the stack's innermost frame.
+    pub(super) const fn node(self) -> Option<usize> {
+        self.site.0
+    }
+
     /// The numbers of the stack's frames, innermost first.
     pub(super) fn frame_numbers(self) -> impl Iterator<Item = usize> + 'a {
         let node = move |number: usize| self.file.nodes.get(number);

@@ -41,13 +41,11 @@ impl fmt::Display for Html<'_> {
 
 /// Everything that the page shows.
 fn data(file: &ProfileFile) -> Value {
-    let mut boxes = Boxes::default();
     let mut domains: Sums<&str> = BTreeMap::new();
     let mut classes: Sums<u64> = BTreeMap::new();
     let mut lines: Sums<usize> = BTreeMap::new();
     let unknown = file.frames().count();
     for row in file.rows() {
-        boxes.add(row, unknown);
         add(&mut domains, row.domain(), row);
         add(&mut classes, row.class_bytes(), row);
         add(&mut lines, row.frame_numbers().next().unwrap_or(unknown), row);
@@ -62,8 +60,11 @@ fn data(file: &ProfileFile) -> Value {
     most.sort_unstable();
     most.dedup();
     lines.retain(|line, _| most.binary_search(line).is_ok());
-    let totals = AMOUNTS.map(|which| file.rows().map(|row| row.amount(which).bytes).sum::<u64>());
-    let (nodes, hidden) = boxes.widest(totals);
+    let mut totals = [0; 3];
+    for row in file.rows() {
+        add_all(&mut totals, AMOUNTS.map(|which| row.amount(which).bytes));
+    }
+    let (nodes, hidden) = Boxes::new(file, unknown).widest(totals);
     let mut frames: Vec<Value> =
         file.frames().map(|(function, file, line)| json!([function, file, line])).collect();
     frames.push(json!(["(no Python frame)", "", 0]));
@@ -88,7 +89,9 @@ type Sums<K> = BTreeMap<K, [Amount; 3]>;
 
 fn add<K: Ord>(sums: &mut Sums<K>, key: K, row: Row<'_>) {
     let sum = sums.entry(key).or_default();
-    sum.iter_mut().zip(AMOUNTS).for_each(|(sum, which)| *sum = sum.plus(row.amount(which)));
+    sum.iter_mut()
+        .zip(AMOUNTS)
+        .for_each(|(sum, which)| *sum = sum.saturating_add(row.amount(which)));
 }
 
 /// Each key with bytes and blocks of the three amounts.
@@ -100,31 +103,32 @@ fn rows<K: Into<Value>>(sums: Sums<K>) -> Vec<Value> {
     sums.into_iter().map(row).collect()
 }
 
-/// The boxes of the graph: frames with the same callers.
-#[derive(Default)]
+/// The boxes of the graph: the frames with the same callers, each the number of its frame and of its caller's box.
 struct Boxes {
-    /// Each box: its frame, its caller's number, and the bytes of the three amounts, of what the box calls too.
-    all: Vec<(usize, Option<usize>, [u64; 3])>,
-    numbers: BTreeMap<(Option<usize>, usize), usize>,
+    all: Vec<(usize, Option<usize>)>,
+    /// The bytes of the three amounts, of what the box calls too.
+    sums: Vec<[u64; 3]>,
 }
 
 impl Boxes {
-    fn add(&mut self, row: Row<'_>, unknown: usize) {
-        let bytes = AMOUNTS.map(|which| row.amount(which).bytes);
-        let mut stack: Vec<usize> = row.frame_numbers().collect();
-        if stack.is_empty() {
-            stack.push(unknown);
+    /// The box of each stack of `file`, and a last one, whose frame is `unknown`, for what has none.
+    fn new(file: &ProfileFile, unknown: usize) -> Self {
+        let mut all: Vec<_> = file.nodes().collect();
+        let outside = all.len();
+        all.push((unknown, None));
+        let mut sums = vec![[0; 3]; all.len()];
+        for row in file.rows() {
+            let bytes = AMOUNTS.map(|which| row.amount(which).bytes);
+            add_all(&mut sums[row.node().unwrap_or(outside)], bytes);
         }
-        stack.into_iter().rev().fold(None, |caller, frame| {
-            let next = self.all.len();
-            let number = *self.numbers.entry((caller, frame)).or_insert(next);
-            if number == next {
-                self.all.push((frame, caller, [0; 3]));
+        // A caller has a smaller number than what it calls.
+        for number in (0..all.len()).rev() {
+            if let (_, Some(caller)) = all[number] {
+                let of_callee = sums[number];
+                add_all(&mut sums[caller], of_callee);
             }
-            let (_, _, sums) = &mut self.all[number];
-            sums.iter_mut().zip(bytes).for_each(|(sum, bytes)| *sum += bytes);
-            Some(number)
-        });
+        }
+        Self { all, sums }
     }
 
     /// The widest boxes as a list of five numbers each, callers first, and how many are left out.
@@ -133,22 +137,26 @@ impl Boxes {
             let parts = bytes.iter().zip(totals);
             parts.map(|(bytes, total)| *bytes as f64 / total.max(1) as f64).fold(0.0, f64::max)
         };
-        let mut order: Vec<usize> = (0..self.all.len()).collect();
-        // A caller is at least as wide as what it calls, and has a smaller number.
-        order.sort_by(|a, b| {
-            width(&self.all[*b].2).total_cmp(&width(&self.all[*a].2)).then(a.cmp(b))
-        });
+        let widths: Vec<f64> = self.sums.iter().map(width).collect();
+        let mut order: Vec<usize> = (0..self.all.len()).filter(|&at| widths[at] > 0.0).collect();
         let hidden = order.len().saturating_sub(MOST_BOXES);
+        // A caller is at least as wide as what it calls, and has a smaller number.
+        order.sort_by(|&a, &b| widths[b].total_cmp(&widths[a]).then(a.cmp(&b)));
         order.truncate(MOST_BOXES);
         order.sort_unstable();
         let mut place = vec![-1; self.all.len()];
         let mut numbers = Vec::with_capacity(5 * order.len());
         for (index, number) in order.into_iter().enumerate() {
             place[number] = index as i64;
-            let (frame, caller, bytes) = self.all[number];
+            let (frame, caller) = self.all[number];
             numbers.extend([frame as i64, caller.map_or(-1, |caller| place[caller])]);
-            numbers.extend(bytes.map(|bytes| bytes as i64));
+            numbers.extend(self.sums[number].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)));
         }
         (numbers, hidden)
     }
+}
+
+/// Adds up to the largest number that there is: a file may say anything.
+fn add_all(sums: &mut [u64; 3], amounts: [u64; 3]) {
+    sums.iter_mut().zip(amounts).for_each(|(sum, amount)| *sum = sum.saturating_add(amount));
 }

@@ -30,7 +30,7 @@ impl fmt::Display for Table<'_> {
         writeln!(f, "{:<8}{:>14}{:>14}{:>14}", "domain", "live", "at the peak", "in all")?;
         let sum = |domain: &str, which| {
             let rows = file.rows().filter(|row| row.domain() == domain);
-            rows.map(|row| row.amount(which)).fold(Amount::default(), Amount::plus)
+            rows.map(|row| row.amount(which)).fold(Amount::default(), Amount::saturating_add)
         };
         let own = Domain::ALL.map(Domain::name);
         let reported: BTreeSet<_> = file.rows().map(Row::domain).collect();
@@ -90,7 +90,7 @@ fn largest(file: &ProfileFile, which: Which) -> Vec<(Line<'_>, Amount)> {
     let mut lines: BTreeMap<_, Amount> = BTreeMap::new();
     for row in file.rows() {
         let held = lines.entry(Line::of(row)).or_default();
-        *held = held.plus(row.amount(which));
+        *held = held.saturating_add(row.amount(which));
     }
     let mut lines: Vec<_> = lines.into_iter().filter(|(_, amount)| amount.bytes > 0).collect();
     lines.sort_by_key(|(_, amount)| core::cmp::Reverse(*amount));

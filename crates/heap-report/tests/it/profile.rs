@@ -90,11 +90,14 @@ fn a_number_that_refers_to_nothing_is_refused(
 #[test]
 fn every_error_is_as_it_was_reviewed() {
     let json = ProfileFile::read(&b""[..]).unwrap_err();
+    let folder = std::fs::File::open(".").unwrap();
+    let io = ProfileFile::read(folder).unwrap_err();
     let format = ReadError::Format { format: "speedscope".into(), version: 2 };
     let name = "picture".parse::<ReportFormat>().unwrap_err();
     assert_reviewed(
         include_str!("../refusals.txt"),
         &[
+            ("heap_report::ReadError::Io", &io),
             ("heap_report::ReadError::Json", &json),
             ("heap_report::ReadError::Format", &format),
             ("heap_report::ReadError::Damaged", &ReadError::Damaged { what: "frame", number: 9 }),
@@ -200,7 +203,7 @@ fn a_native_frame_stands_with_the_line_that_called_it_in_every_format() {
     assert!(has(b"scan") && has(b"/lib/_json.so") && has(b"load") && has(b"app.py"));
 }
 
-/// A file may say anything: sites that are one after a cut hold no more than the largest number.
+/// A file may say anything: sites that are one after a cut, and what is drawn of sites together, hold no more than the largest number.
 #[test]
 fn amounts_that_are_too_large_together_are_the_largest_that_there_is() {
     let snapshot = Snapshot {
@@ -219,6 +222,11 @@ fn amounts_that_are_too_large_together_are_the_largest_that_there_is() {
     let cut = ProfileFile::read(file.to_string().as_bytes()).unwrap();
     let live: Vec<_> = cut.rows().map(|row| row.amount(Which::Live).bytes).collect();
     assert_eq!(live, [u64::MAX]);
+    assert_eq!(page(&twice).1["totals"], serde_json::json!(vec![u64::MAX; 3]));
+    for format in ["table", "collapsed", "speedscope", "pprof"] {
+        let format: ReportFormat = format.parse().unwrap();
+        format.write(&twice, Vec::new()).unwrap();
+    }
     let grown = cut.since(&twice);
     assert!(grown.rows().all(|row| row.amount(Which::Live).bytes == 0));
 }
