@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import Run, start
 from test_module import HAS_GIL, inside
 
 import pymem_domains
@@ -33,6 +34,9 @@ def test_a_profile_of_a_program(command: Run, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!")
     stacks = command("report", str(file), "--format", "collapsed").stdout
     assert any("serve" in line and int(line.rsplit(" ", 1)[1]) > 1_000_000 for line in stacks.splitlines())
+    started = f"{sys.executable} -m pymem_domains report {file}"
+    unread = start("sh", "-c", f"({{ sleep 0.5; {started}; echo $? >&2; }}) | true")
+    assert unread.stderr == "0\n", "whoever reads has seen enough"
     same = command("report", str(file), "--before", str(file), "--format", "collapsed")
     assert (same.returncode, same.stdout) == (0, "")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,3 +91,25 @@ def test_help_and_version(command: Run) -> None:
     assert command("--version").stdout == "pymem-domains 0.1.0\n"
     assert "Status:" in command("run", "--help").stdout
     assert command("dance").returncode == 2
+
+
+def test_a_bar_on_a_terminal() -> None:
+    code = """
+import os, threading, time
+from pymem_domains._replay import _Bar
+_Bar._SHORT = 0.0
+bar = _Bar(2)
+for row in ("malloc", "mimalloc"):
+    receive, send = os.pipe()
+    threading.Timer(0.5, os.write, (send, b"x")).start()
+    bar.wait(row, receive)
+"""
+    terminal, its_end = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], check=True, stderr=its_end, timeout=60)
+    os.close(its_end)
+    told = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert f"\r[{'-' * 30}] 1 of 2: malloc, 0 s" in told
+    assert "\r[###############" in told
+    assert "2 of 2: mimalloc, 0 s" in told
+    assert told.endswith("\r\x1b[K"), "nothing stays"

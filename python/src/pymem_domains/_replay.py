@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import sys
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._errors import USAGE, Refusal
@@ -35,8 +37,9 @@ def replay(path: str, rows: Sequence[str]) -> int:
 
     What is wrong with a file or a row, the library says in one line on stderr.
     """
+    bar = _Bar(len(rows))
     for at, row in enumerate(rows):
-        found = _in_child(path, row)
+        found = _in_child(path, row, bar)
         if found is None:
             return USAGE
         if at == 0:
@@ -48,7 +51,40 @@ def replay(path: str, rows: Sequence[str]) -> int:
     return 0
 
 
-def _in_child(path: str, row: str) -> _Replayed | None:
+class _Bar:
+    """A bar on a terminal, of rows that take about as long as one another."""
+
+    _WIDTH = 30
+    #: What takes less, in seconds, needs no bar.
+    _SHORT = 1.0
+
+    def __init__(self, rows: int) -> None:
+        self._rows, self._done = rows, 0
+        self._began = self._row_began = time.monotonic()
+        self._shown = sys.stderr.isatty()
+
+    def wait(self, row: str, answer: int) -> None:
+        """Draws until there is something to read in `answer`, which ends the row."""
+        while not select.select([answer], [], [], 0.1)[0]:
+            if self._shown and time.monotonic() - self._began > self._SHORT:
+                self._draw(row)
+        if self._shown:
+            print(end="\r\x1b[K", file=sys.stderr, flush=True)
+        self._done += 1
+        self._row_began = time.monotonic()
+
+    def _draw(self, row: str) -> None:
+        now = time.monotonic()
+        # Of the first row nobody knows how long it takes.
+        each = (self._row_began - self._began) / self._done if self._done else 0.0
+        part = min((now - self._row_began) / each, 0.9) if each else 0.0
+        full = int(self._WIDTH * (self._done + part) / self._rows)
+        bar = "#" * full + "-" * (self._WIDTH - full)
+        told = f"{self._done + 1} of {self._rows}: {row}, {now - self._row_began:.0f} s"
+        print(end=f"\r[{bar}] {told}\x1b[K", file=sys.stderr, flush=True)
+
+
+def _in_child(path: str, row: str, bar: _Bar) -> _Replayed | None:
     """The row's figures, from a process that has replayed nothing before; None when there are none."""
     try:
         function = ctypes.CDLL(library_path()).pymem_replay
@@ -66,6 +102,7 @@ def _in_child(path: str, row: str) -> _Replayed | None:
             os.write(send, bytes(found))
         os._exit(0)
     os.close(send)
+    bar.wait(row, receive)
     with os.fdopen(receive, "rb") as answer:
         told = answer.read()
     _, status = os.waitpid(child, 0)

@@ -1,6 +1,7 @@
 //! Owns the way from a profile's file to a report of it. Leaves what a report looks like to `heap-report`.
 
 use std::fs::File;
+use std::io::ErrorKind::BrokenPipe;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -64,8 +65,9 @@ fn read(path: &Path) -> Result<ProfileFile, ReportError> {
 fn write(file: &ProfileFile, format: ReportFormat, out: Option<&Path>) -> io::Result<()> {
     let Some(out) = out else {
         let mut to = io::stdout().lock();
-        format.write(file, &mut to)?;
-        return to.flush();
+        let written = format.write(file, &mut to).and_then(|()| to.flush());
+        // Whoever reads the output has seen enough, as `head` does.
+        return written.or_else(|e| if e.kind() == BrokenPipe { Ok(()) } else { Err(e) });
     };
     let mut new = NewFile::beside(out)?;
     let mut to = BufWriter::new(new.file());
