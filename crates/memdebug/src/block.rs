@@ -4,8 +4,8 @@
 //! ```text
 //!          p - 16          p - 8  p - 7         p               p + n           p + n + 8
 //!            |               |      |           |                 |               |
-//!   base --> | n, big-endian | id   | FD x 7    | n bytes of data | FD x 8        | serial, big-endian |
-//!            | 8             | 1    | 7         | CD, then live   | 8, unaligned  | 8, if asked for    |
+//!   base --> | n, big-endian | id   | FD x 7    | n bytes of data | FD x 8        | serial, big-endian | site            |
+//!            | 8             | 1    | 7         | CD, then live   | 8, unaligned  | 8, if asked for    | 8, if asked for |
 //! ```
 //!
 //! `p` is what the caller gets. After a free every byte of it is `DD`. The layout is CPython's
@@ -31,16 +31,32 @@ pub const SERIAL_BYTES: usize = 8;
 // The header keeps the alignment of the block below it.
 const _: () = assert!(HEADER_BYTES % malloc_api::MIN_ALIGN == 0);
 
+/// Bytes of the site after that, where blocks have one.
+pub(crate) const SITE_BYTES: usize = 8;
+
+/// What a block has after its guard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extra {
+    pub(crate) serial: bool,
+    pub(crate) site: bool,
+}
+
+impl Extra {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { serial: false, site: false };
+}
+
 /// Bytes that a block costs beyond the request.
 #[inline]
-pub(crate) const fn overhead(serial: bool) -> usize {
-    HEADER_BYTES + TAIL_BYTES + if serial { SERIAL_BYTES } else { 0 }
+pub(crate) const fn overhead(Extra { serial, site }: Extra) -> usize {
+    let serial = if serial { SERIAL_BYTES } else { 0 };
+    HEADER_BYTES + TAIL_BYTES + serial + if site { SITE_BYTES } else { 0 }
 }
 
 /// Largest request that still fits with its header and tail.
 #[inline]
-pub(crate) const fn max_request(serial: bool) -> usize {
-    MAX_REQUEST - overhead(serial)
+pub(crate) const fn max_request(extra: Extra) -> usize {
+    MAX_REQUEST - overhead(extra)
 }
 
 /// The second header word of an intact block of `domain`: the letter and seven pads.
@@ -94,6 +110,56 @@ pub(crate) unsafe fn write_tail(base: *mut u8, size: usize, serial: Option<u64>)
     }
 }
 
+/// Writes the site, as its bits, of the block at `base`, which has these words after its guard.
+///
+/// Whoever reads the site later may read bytes that were overwritten, so that half of the word depends on the other half and on
+/// where the block is.
+///
+/// # Safety
+///
+/// 1. `base` is a live block of `size` bytes that has a site.
+#[cfg(feature = "std")]
+#[inline]
+pub(crate) unsafe fn write_site(base: *mut u8, size: usize, extra: Extra, site: u32) {
+    let word = site_word(base.wrapping_add(HEADER_BYTES).addr(), site);
+    // SAFETY: duty 1.
+    unsafe { site_place(base, size, extra).write_unaligned(word) };
+}
+
+/// Reads what [`write_site`] wrote; `None` where that was overwritten.
+///
+/// # Safety
+///
+/// 1. That of [`write_site`].
+#[cfg(feature = "std")]
+pub(crate) unsafe fn read_site(base: *mut u8, size: usize, extra: Extra) -> Option<u32> {
+    // SAFETY: duty 1.
+    let word = unsafe { site_place(base, size, extra).read_unaligned() };
+    site_of(base.wrapping_add(HEADER_BYTES).addr(), word)
+}
+
+/// Where the site stands of the block of `size` bytes at `base`.
+#[cfg(feature = "std")]
+#[inline]
+const fn site_place(base: *mut u8, size: usize, extra: Extra) -> *mut u64 {
+    base.wrapping_add(size + overhead(Extra { site: false, ..extra })).cast()
+}
+
+/// What stands for a site, as its bits, in the block whose data are at `address`.
+#[cfg(feature = "std")]
+#[inline]
+const fn site_word(address: usize, site: u32) -> u64 {
+    let check = (address as u64 ^ site as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    check << 32 | site as u64
+}
+
+/// The bits of the site in a word that was read behind the data at `address`; `None` if it is none.
+#[cfg(feature = "std")]
+pub(crate) fn site_of(address: usize, word: u64) -> Option<u32> {
+    let site = word as u32;
+    (word == site_word(address, site)).then_some(site)
+}
+
 /// Reads the serial number of a block.
 ///
 /// # Safety
@@ -112,19 +178,19 @@ fn part(base: *mut u8, offset: usize) -> NonNull<u8> {
 
 /// The block at `base` is about to be handed out: only its data may be touched.
 #[inline(always)]
-pub(crate) fn dressed(base: *mut u8, size: usize, serial: bool) {
+pub(crate) fn dressed(base: *mut u8, size: usize, extra: Extra) {
     if annotate::IS_ON {
         annotate::no_access(part(base, 0), HEADER_BYTES);
-        annotate::no_access(part(base, HEADER_BYTES + size), overhead(serial) - HEADER_BYTES);
+        annotate::no_access(part(base, HEADER_BYTES + size), overhead(extra) - HEADER_BYTES);
     }
 }
 
 /// The hooks are about to look at header and guard of an intact block, or to fill it.
 #[inline(always)]
-pub(crate) fn undressed(base: *mut u8, size: usize, serial: bool) {
+pub(crate) fn undressed(base: *mut u8, size: usize, extra: Extra) {
     if annotate::IS_ON {
         annotate::defined(part(base, 0), HEADER_BYTES);
-        annotate::defined(part(base, HEADER_BYTES + size), overhead(serial) - HEADER_BYTES);
+        annotate::defined(part(base, HEADER_BYTES + size), overhead(extra) - HEADER_BYTES);
     }
 }
 
@@ -138,14 +204,14 @@ pub(crate) fn fresh(data: *mut u8, size: usize) {
 
 /// The freed block at `base` is held back: nobody may touch it.
 #[cfg(feature = "std")]
-pub(crate) fn held(base: *mut u8, size: usize, serial: bool) {
-    annotate::no_access(part(base, 0), size + overhead(serial));
+pub(crate) fn held(base: *mut u8, size: usize, extra: Extra) {
+    annotate::no_access(part(base, 0), size + overhead(extra));
 }
 
 /// A block that was held back is about to be verified, or given back.
 #[cfg(feature = "std")]
-pub(crate) fn unheld(base: *const u8, size: usize, serial: bool) {
-    annotate::defined(part(base.cast_mut(), 0), size + overhead(serial));
+pub(crate) fn unheld(base: *const u8, size: usize, extra: Extra) {
+    annotate::defined(part(base.cast_mut(), 0), size + overhead(extra));
 }
 
 /// Bytes saved and erased at each end of a block's data.
@@ -171,7 +237,7 @@ impl Erased {
     ///
     /// 1. `base` is a live debug block of `old` bytes.
     #[inline]
-    pub(crate) unsafe fn take(base: *mut u8, old: usize, serial: bool) -> Self {
+    pub(crate) unsafe fn take(base: *mut u8, old: usize, extra: Extra) -> Self {
         let mut erased = Self { saved: MaybeUninit::uninit(), old };
         let to = erased.saved.as_mut_ptr().cast::<u8>();
         let data = base.wrapping_add(HEADER_BYTES);
@@ -179,7 +245,7 @@ impl Erased {
             // SAFETY: 1: the data, or its guard where that is shorter than 8 (duty 1); 2: tested.
             unsafe { copy_small(data, to, old) };
             // SAFETY: 1: the whole block (duty 1).
-            unsafe { fill_at_least_8(base, DEADBYTE, old + overhead(serial)) };
+            unsafe { fill_at_least_8(base, DEADBYTE, old + overhead(extra)) };
         } else {
             let end = data.wrapping_add(old - END_BYTES);
             // SAFETY: duty 1: 64 of more than 128 bytes.
@@ -188,7 +254,7 @@ impl Erased {
             unsafe { ptr::copy_nonoverlapping(end, to.wrapping_add(END_BYTES), END_BYTES) };
             // SAFETY: 1: header and front.
             unsafe { fill_at_least_8(base, DEADBYTE, HEADER_BYTES + END_BYTES) };
-            let after = overhead(serial) - HEADER_BYTES;
+            let after = overhead(extra) - HEADER_BYTES;
             // SAFETY: 1: the back with guard and serial number.
             unsafe { fill_at_least_8(end, DEADBYTE, END_BYTES + after) };
         }

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::{Domain, Malloc, annotate};
 
-use crate::block::{self, Erased, HEADER_BYTES, base_of, max_request, overhead};
+use crate::block::{self, Erased, Extra, HEADER_BYTES, base_of, max_request, overhead};
 use crate::host::Host;
 use crate::os::machine;
 use crate::pattern::{CLEANBYTE, DEADBYTE, INLINE_BYTES, fill_at_least_8};
@@ -27,6 +27,8 @@ pub(crate) const FULL_ERASE: u8 = 2;
 pub(crate) const FREE_THREADED: u8 = 4;
 /// An option of `checked.rs` is on.
 pub(crate) const CHECKED: u8 = 8;
+/// Each block has a site, which `checked.rs` writes.
+pub(crate) const SITES: u8 = 16;
 
 /// The blocks of one allocator in one domain, each with header and guard, by the rules that `flags` says.
 pub(crate) struct Blocks<A> {
@@ -82,11 +84,18 @@ impl<A> Blocks<A> {
         self.flags() & SERIAL != 0
     }
 
-    /// Whether a new block is as in the plain case: no number, and all of it filled.
+    /// What a block has after its guard.
+    #[inline]
+    pub(crate) fn extra(&self) -> Extra {
+        let flags = self.flags();
+        Extra { serial: flags & SERIAL != 0, site: flags & SITES != 0 }
+    }
+
+    /// Whether a new block is as in the plain case: no number, no site, and all of it filled.
     #[cfg(feature = "std")]
     #[inline]
     pub(crate) fn makes_plain_blocks(&self) -> bool {
-        self.flags() & (SERIAL | FREE_THREADED) == 0
+        self.flags() & (SERIAL | FREE_THREADED | SITES) == 0
     }
 
     /// The next serial number, where they are on.
@@ -149,11 +158,11 @@ impl<A: Malloc> Blocks<A> {
     /// `malloc`, and `calloc` if `zero`.
     #[inline(always)]
     fn make<const PLAIN: bool>(&self, size: usize, zero: bool) -> Option<NonNull<u8>> {
-        let has_serial = !PLAIN && self.has_serial();
-        if size > max_request(has_serial) {
+        let extra = if PLAIN { Extra::NONE } else { self.extra() };
+        if size > max_request(extra) {
             return None;
         }
-        let bytes = size + overhead(has_serial);
+        let bytes = size + overhead(extra);
         let base = if zero { self.inner.calloc(1, bytes) } else { self.inner.malloc(bytes) }?;
         let data = base.as_ptr().wrapping_add(HEADER_BYTES);
         // SAFETY: 1 and 2: the front of a new block, 8-aligned at least.
@@ -166,7 +175,7 @@ impl<A: Malloc> Blocks<A> {
         let number = if PLAIN { None } else { self.next_serial() };
         // SAFETY: 1: the block has room for guard and serial number after the data.
         unsafe { block::write_tail(base.as_ptr(), size, number) };
-        block::dressed(base.as_ptr(), size, has_serial);
+        block::dressed(base.as_ptr(), size, extra);
         if !zero {
             block::fresh(data, size);
         }
@@ -207,9 +216,9 @@ impl<A: Malloc> Blocks<A> {
     #[inline(always)]
     pub(crate) unsafe fn fill_dead<const PLAIN: bool>(&self, p: NonNull<u8>, size: usize) -> usize {
         let base = base_of(p);
-        let has_serial = !PLAIN && self.has_serial();
-        let bytes = size + overhead(has_serial);
-        block::undressed(base, size, has_serial);
+        let extra = if PLAIN { Extra::NONE } else { self.extra() };
+        let bytes = size + overhead(extra);
+        block::undressed(base, size, extra);
         let skip = if PLAIN { 0 } else { self.unfilled(NonNull::new(base), size) };
         if skip == 0 {
             // SAFETY: 1: the whole block (duty 1).
@@ -249,7 +258,7 @@ impl<A: Malloc> Blocks<A> {
         let Some(size) = self.intact_size(p) else {
             return self.bad_block(p, Call::Free);
         };
-        if size > INLINE_BYTES - overhead(false) {
+        if size > INLINE_BYTES - overhead(Extra::NONE) {
             // SAFETY: 1: the caller's duties 1 and 2; the block is intact.
             return unsafe { self.end_large(p, size) };
         }
@@ -307,8 +316,9 @@ impl<A: Malloc> Blocks<A> {
             return None;
         };
         let flags = if PLAIN { 0 } else { self.flags() };
-        let has_serial = flags & SERIAL != 0;
-        if new > max_request(has_serial) {
+        // Blocks with sites are resized by `checked.rs`.
+        let extra = Extra { serial: flags & SERIAL != 0, site: false };
+        if new > max_request(extra) {
             return None;
         }
         if flags & FULL_ERASE != 0 {
@@ -316,17 +326,17 @@ impl<A: Malloc> Blocks<A> {
             return unsafe { self.replace(p, old, new) };
         }
         let base = base_of(p);
-        block::undressed(base, old, has_serial);
+        block::undressed(base, old, extra);
         // SAFETY: 1: intact, and written with a serial number.
-        let number = has_serial.then(|| unsafe { block::read_serial(base, old) });
+        let number = extra.serial.then(|| unsafe { block::read_serial(base, old) });
         let erased = if flags & FREE_THREADED == 0 {
             // SAFETY: 1: intact, so a live block (the caller's duty 1).
-            Some(unsafe { Erased::take(base, old, has_serial) })
+            Some(unsafe { Erased::take(base, old, extra) })
         } else {
             None
         };
         // SAFETY: `base` is a live block of the inner allocator (the caller's duty 1).
-        let moved = unsafe { self.inner.realloc(NonNull::new(base), new + overhead(has_serial)) };
+        let moved = unsafe { self.inner.realloc(NonNull::new(base), new + overhead(extra)) };
         let (base, size, number) = match moved {
             Some(base) => (base.as_ptr(), new, if PLAIN { None } else { self.next_serial() }),
             None => (base, old, number),
@@ -344,7 +354,7 @@ impl<A: Malloc> Blocks<A> {
         unsafe { block::write_header(base, size, self.id_word) };
         // SAFETY: 1: the block has room for guard and serial number after `size` bytes.
         unsafe { block::write_tail(base, size, number) };
-        block::dressed(base, size, has_serial);
+        block::dressed(base, size, extra);
         moved?;
         if size > old {
             block::fresh(data.wrapping_add(old), size - old);

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use malloc_api::{Domain, Malloc};
 
-use crate::calls::{Blocks, CHECKED, FULL_ERASE, SERIAL};
+use crate::calls::{Blocks, CHECKED, FULL_ERASE, SERIAL, SITES};
 use crate::checks::checked::{Checked, State};
 use crate::host::Host;
 use crate::options::{ConfigureError, Options};
@@ -19,7 +19,7 @@ use crate::thread::ThreadGate;
 /// CPython's debug hooks around the allocator `A`: each block gets a size, a domain letter and guards, is filled when
 /// handed out and when freed, and is verified when it comes back.
 ///
-/// A block costs 24 bytes more than asked for, 32 with serial numbers. Requests above `isize::MAX` less these bytes
+/// A block costs 24 bytes more than asked for, 32 with serial numbers, and 8 more where it says itself where it was allocated. Requests above `isize::MAX` less these bytes
 /// give `None` without a call of `A`. Content: CLEANBYTE after `malloc` and in what `realloc` adds, zero after `calloc`,
 /// DEADBYTE after `free`; `realloc` fills the old header, guard and at least 64 bytes at each end with DEADBYTE before
 /// the block moves. The layout, the fills and the reports are CPython's byte for byte (`Objects/obmalloc.c`).
@@ -121,6 +121,9 @@ impl<A: Malloc> DebugHooks<A> {
         let mut flags = 0;
         if options.serial {
             flags |= SERIAL;
+        }
+        if options.extra().site {
+            flags |= SITES;
         }
         if options.full_erase {
             flags |= FULL_ERASE;

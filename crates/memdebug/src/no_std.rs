@@ -36,6 +36,7 @@ pub(crate) mod checked {
             let asked = [
                 ("quarantine", options.quarantine.is_some()),
                 ("registry", options.needs_registry()),
+                ("backtrace", options.backtrace > 0),
             ];
             match asked.iter().find(|(_, asked)| *asked) {
                 Some(&(option, _)) => Err(ConfigureError::Unsupported { option }),

@@ -7,6 +7,8 @@ use core::num::NonZeroU32;
 use malloc_api::Domain;
 use thiserror::Error;
 
+use crate::block::Extra;
+
 /// How much freed memory the quarantine holds before the oldest block goes back to the allocator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QuarantineBounds {
@@ -132,7 +134,7 @@ pub struct LeakReport {
 /// | `registry` | keep live blocks out of line: foreign, interior and doubly freed pointers are certain | none |
 /// | `strict` | `registry` and `quarantine` | none |
 /// | `quarantine` | hold freed blocks and verify that nobody writes to them | `=16M`, `=16M:4096` (bytes; K, M, G; then blocks) |
-/// | `backtrace` | keep where each block was allocated and freed; implies `registry` | `=8` frames, 1 to 32 |
+/// | `backtrace` | keep where each block was allocated, and freed with `quarantine` | `=8` frames, 1 to 32 |
 /// | `native` | keep native frames beside those of the host, which otherwise stand alone; implies `backtrace` where it is off | none |
 /// | `guard` | put one block in N between guard pages | `=1/1000`, `=1/1000:4096` (then slots) |
 /// | `leaks` | report live blocks at exit; implies `registry` | `=text`, `=json` |
@@ -254,7 +256,12 @@ impl Options {
     /// Whether live blocks are kept out of line: asked for, or needed by another option.
     #[must_use]
     pub const fn needs_registry(&self) -> bool {
-        self.registry || self.backtrace > 0 || self.leaks.is_some()
+        self.registry || self.leaks.is_some()
+    }
+
+    /// What a block has after its guard: its site where there is no registry to have it.
+    pub(crate) const fn extra(&self) -> Extra {
+        Extra { serial: self.serial, site: self.backtrace > 0 && !self.needs_registry() }
     }
 }
 

@@ -144,7 +144,7 @@ const WORDS: [OptionWord; 14] = [
     OptionWord {
         name: "backtrace",
         form: "=FRAMES",
-        means: "keep where each block was allocated and freed; implies `registry`",
+        means: "keep where each block was allocated, and freed with `quarantine`",
         arguments: "`=8` frames, 1 to 32",
         expected: "a number of frames from 1 to 32",
         set: |options, value| {

@@ -44,7 +44,7 @@ impl Checked {
         domain: Domain,
     ) -> Result<bool, ConfigureError> {
         let registry = options.needs_registry();
-        if !registry && options.quarantine.is_none() {
+        if !registry && options.quarantine.is_none() && options.backtrace == 0 {
             return Ok(self.0.get().is_some());
         }
         if self.0.get().is_some() {
@@ -52,7 +52,7 @@ impl Checked {
         }
         let registry = registry.then(|| OwnerId::new(domain).ok_or(ConfigureError::TooManyHooks));
         let registry = registry.transpose()?;
-        let quarantine = options.quarantine.map(|bounds| Quarantine::new(bounds, options.serial));
+        let quarantine = options.quarantine.map(|bounds| Quarantine::new(bounds, options.extra()));
         if let Some(report) = options.leaks {
             process::report_leaks_at_exit(report)?;
         }
@@ -112,6 +112,11 @@ impl State {
             false if blocks.makes_plain_blocks() => blocks.malloc_plain(size),
             false => blocks.malloc(size),
         }?;
+        let extra = blocks.extra();
+        if extra.site {
+            // SAFETY: 1: just allocated, with a site.
+            unsafe { block::write_site(base_of(p), size, extra, Site::to_bits(site)) };
+        }
         if let Some(owner) = self.registry {
             let address = p.as_ptr().expose_provenance();
             let baseline = registry::program_is_over();
@@ -184,7 +189,9 @@ impl State {
             }
             return self.damaged(blocks, p, Call::Free, known, self.caller(blocks, entry));
         };
-        let verified = Verified { size, allocated: known.and_then(|known| known.site) };
+        // SAFETY: 1: intact.
+        let allocated = unsafe { self.allocated(blocks, p, size, known) };
+        let verified = Verified { size, allocated };
         // SAFETY: 1: intact, and registered where there is a registry (the caller's duty 1); 2: the caller's duty 2.
         unsafe { self.retire(blocks, p, verified, freed) };
     }
@@ -200,13 +207,35 @@ impl State {
             }
         }
         let size = blocks.intact_size(p);
-        match size.filter(|&size| known.is_none_or(|known| known.size == size)) {
-            Some(size) => Some(Verified { size, allocated: known.and_then(|known| known.site) }),
-            None => {
-                self.damaged(blocks, p, Call::Realloc, known, self.caller(blocks, entry));
-                None
-            }
+        let Some(size) = size.filter(|&size| known.is_none_or(|known| known.size == size)) else {
+            self.damaged(blocks, p, Call::Realloc, known, self.caller(blocks, entry));
+            return None;
+        };
+        // SAFETY: 1: intact.
+        let allocated = unsafe { self.allocated(blocks, p, size, known) };
+        Some(Verified { size, allocated })
+    }
+
+    /// Where a block was allocated, which only a quarantine keeps.
+    ///
+    /// # Safety
+    ///
+    /// 1. `p` is a live, intact block of these hooks of `size` bytes, which `known` says, if the registry knows it.
+    #[inline]
+    unsafe fn allocated<A>(
+        &self,
+        blocks: &Blocks<A>,
+        p: NonNull<u8>,
+        size: usize,
+        known: Option<Entry>,
+    ) -> Option<Site> {
+        let extra = blocks.extra();
+        if extra.site && self.quarantine.is_some() {
+            // SAFETY: 1: by duty 1, with a site.
+            let bits = unsafe { block::read_site(base_of(p), size, extra) };
+            return bits.and_then(Site::from_bits);
         }
+        known?.site
     }
 
     /// Reports a pointer that the registry does not know as a live block of these hooks.
@@ -276,6 +305,8 @@ impl State {
             violation.kind = ViolationKind::DoubleFree;
             violation.allocated = Site::from_bits(held.allocated);
             violation.freed = Site::from_bits(held.freed);
+        } else {
+            violation.allocated = violation.block.as_ref().and_then(BlockFacts::site);
         }
         blocks.host.tell(&violation);
     }
@@ -315,7 +346,7 @@ impl State {
             allocated: Site::to_bits(verified.allocated),
             freed: Site::to_bits(freed),
         };
-        block::held(base_of(p), size, quarantine.serial);
+        block::held(base_of(p), size, quarantine.extra);
         loop {
             match quarantine.offer(&held) {
                 Offer::Held(evicted) => {
@@ -336,15 +367,15 @@ impl State {
     /// Verifies a block that leaves the quarantine, and gives it back to its allocator.
     #[inline]
     fn leave<A: Malloc>(&self, blocks: &Blocks<A>, held: &Held) {
-        let serial = blocks.has_serial();
-        if let Some(kind) = quarantine::verify(held, serial) {
+        let extra = blocks.extra();
+        if let Some(kind) = quarantine::verify(held, extra) {
             used_after_free(blocks, held, kind);
         }
         if self.registry.is_some() {
             LIVE.remove(held.p);
         }
         if let Some(p) = pointer(held) {
-            block::unheld(base_of(p), held.size, serial);
+            block::unheld(base_of(p), held.size, extra);
         }
         // SAFETY: the block was freed by its owner, and nobody but the quarantine has had it since.
         unsafe { blocks.inner.free(underlying(held)) };

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 
 use pymem_sync::{Lock, LockGuard};
 
-use crate::block::{self, HEADER_BYTES, base_of, overhead};
+use crate::block::{self, Extra, HEADER_BYTES, base_of, overhead};
 use crate::options::QuarantineBounds;
 use crate::os::mapping::{MappedSlice, Zeroed};
 use crate::pattern::{DEADBYTE, INLINE_BYTES, first_other, is_all};
@@ -44,11 +44,11 @@ unsafe impl Zeroed for Held {}
 
 /// Checks that nobody wrote to a freed block.
 #[inline]
-pub(crate) fn verify(held: &Held, serial: bool) -> Option<ViolationKind> {
+pub(crate) fn verify(held: &Held, extra: Extra) -> Option<ViolationKind> {
     let data = core::ptr::with_exposed_provenance::<u8>(held.p);
     let base = data.wrapping_sub(HEADER_BYTES);
-    let bytes = held.size + overhead(serial);
-    block::unheld(base, held.size, serial);
+    let bytes = held.size + overhead(extra);
+    block::unheld(base, held.size, extra);
     // SAFETY: 1: a block that its allocator has not got back yet, whose address `Held` exposed; 2: tested, and a block
     // has a header.
     if held.unfilled == 0 && bytes <= INLINE_BYTES && unsafe { is_all(base, DEADBYTE, bytes) } {
@@ -98,13 +98,13 @@ impl Ring {
 
     /// Takes `held` in if there is room, after the oldest block left if there was none.
     #[inline]
-    fn offer(&mut self, held: &Held, footprint: usize, room: Room, serial: bool) -> Offer {
+    fn offer(&mut self, held: &Held, footprint: usize, room: Room, extra: Extra) -> Offer {
         let (first, len) = (self.first, self.len);
         if len == room.blocks {
             // A ring that is full takes the place of the block that leaves it.
             let place = self.blocks.as_deref_mut().and_then(|blocks| blocks.get_mut(first));
             if let Some(place) = place {
-                let bytes = self.bytes - (place.size + overhead(serial)) + footprint;
+                let bytes = self.bytes - (place.size + overhead(extra)) + footprint;
                 if bytes <= room.bytes {
                     let oldest = core::mem::replace(place, *held);
                     self.first = if first + 1 == len { 0 } else { first + 1 };
@@ -113,17 +113,17 @@ impl Ring {
                 }
             }
         }
-        self.offer_unsure(held, footprint, room, serial)
+        self.offer_unsure(held, footprint, room, extra)
     }
 
     /// [`offer`](Self::offer) to a ring that is not full of blocks.
     #[inline(never)]
-    fn offer_unsure(&mut self, held: &Held, footprint: usize, room: Room, serial: bool) -> Offer {
+    fn offer_unsure(&mut self, held: &Held, footprint: usize, room: Room, extra: Extra) -> Offer {
         if self.blocks.is_none() {
             self.blocks = MappedSlice::new(room.blocks);
         }
         let fits = |ring: &Self| ring.len < room.blocks && ring.bytes + footprint <= room.bytes;
-        let evicted = if fits(self) { None } else { self.pop(serial) };
+        let evicted = if fits(self) { None } else { self.pop(extra) };
         let place = self.place(self.len);
         // Without memory for the ring nothing is held.
         let fits = fits(self);
@@ -146,11 +146,11 @@ impl Ring {
         if place < len { place } else { place - len }
     }
 
-    fn pop(&mut self, serial: bool) -> Option<Held> {
+    fn pop(&mut self, extra: Extra) -> Option<Held> {
         let held = self.get(0)?;
         self.first = self.place(1);
         self.len -= 1;
-        self.bytes -= held.size + overhead(serial);
+        self.bytes -= held.size + overhead(extra);
         Some(held)
     }
 
@@ -183,12 +183,12 @@ pub(crate) struct Quarantine {
     small_rings: usize,
     small_room: Room,
     large_room: Room,
-    /// Whether blocks have serial numbers.
-    pub(crate) serial: bool,
+    /// What blocks have after their guards.
+    pub(crate) extra: Extra,
 }
 
 impl Quarantine {
-    pub(crate) const fn new(bounds: QuarantineBounds, serial: bool) -> Self {
+    pub(crate) const fn new(bounds: QuarantineBounds, extra: Extra) -> Self {
         let wanted = bounds.blocks / 2 / RING_BLOCKS;
         let small_rings = if wanted == 0 {
             1
@@ -207,17 +207,17 @@ impl Quarantine {
             small_rings,
             small_room: Room { bytes: bounds.bytes / 2 / small_rings, blocks: small_blocks },
             large_room: Room { bytes: bounds.bytes / 2, blocks: large_blocks },
-            serial,
+            extra,
         }
     }
 
     /// Offers a freed block, filled dead.
     #[inline]
     pub(crate) fn offer(&self, held: &Held) -> Offer {
-        let footprint = held.size + overhead(self.serial);
-        let serial = self.serial;
+        let footprint = held.size + overhead(self.extra);
+        let extra = self.extra;
         let offer =
-            |mut ring: LockGuard<'_, Ring>, room: Room| ring.offer(held, footprint, room, serial);
+            |mut ring: LockGuard<'_, Ring>, room: Room| ring.offer(held, footprint, room, extra);
         if footprint > self.large_room.bytes {
             return Offer::Refused;
         }
@@ -243,7 +243,7 @@ impl Quarantine {
 
     /// Takes any block out.
     pub(crate) fn pop(&self) -> Option<Held> {
-        self.rings().find_map(|ring| ring.try_lock()?.pop(self.serial))
+        self.rings().find_map(|ring| ring.try_lock()?.pop(self.extra))
     }
 
     /// The held block at `p`: for reports.
@@ -282,7 +282,7 @@ impl Quarantine {
         // The lock is what keeps the block held while it is read.
         let ring = lock_soon(ring)?;
         let mut held = (from..).map_while(|index| Some((index + 1, ring.get(index)?)));
-        held.find_map(|(next, held)| Some((next, held, verify(&held, self.serial)?)))
+        held.find_map(|(next, held)| Some((next, held, verify(&held, self.extra)?)))
     }
 }
 

@@ -74,7 +74,10 @@ fn refused(known: &Known, interrupted: &libc::ucontext_t, faulted: bool) -> Opti
     let known = facts.as_ref().and_then(|facts| LIVE.get(facts.address));
     let mut refusal =
         host.violation(ViolationKind::GivenToC, call, domain.unwrap_or(Domain::Raw), facts);
-    refusal.allocated = known.and_then(|known| known.site);
+    refusal.allocated = match known {
+        Some(known) => known.site,
+        None => refusal.block.as_ref().and_then(BlockFacts::site),
+    };
     refusal.caller = Site::of_frames(&frames[index..]);
     Some(refusal)
 }

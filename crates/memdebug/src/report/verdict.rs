@@ -3,7 +3,7 @@
 
 use malloc_api::MIN_ALIGN;
 
-use crate::block::{HEADER_BYTES, TAIL_BYTES, max_request};
+use crate::block::{Extra, HEADER_BYTES, TAIL_BYTES, max_request};
 use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
 use crate::report::violation::{BlockFacts, ViolationKind};
@@ -83,7 +83,7 @@ fn stated_by_intact_header(header: &[u8]) -> Option<usize> {
         return None;
     }
     let size = usize::try_from(u64::from_be_bytes(*size)).ok()?;
-    (size <= max_request(false)).then_some(size)
+    (size <= max_request(Extra::NONE)).then_some(size)
 }
 
 /// Whether a free left its fill behind. A C library puts its own words over the header of a free block, and over the first

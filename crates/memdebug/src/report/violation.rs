@@ -6,7 +6,7 @@ use core::fmt;
 
 use malloc_api::Domain;
 
-use crate::block::{HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES, max_request};
+use crate::block::{Extra, HEADER_BYTES, SERIAL_BYTES, TAIL_BYTES, max_request};
 use crate::os::probe;
 use crate::pattern::{DEADBYTE, FORBIDDENBYTE};
 use crate::report::frames::Traceback;
@@ -284,8 +284,18 @@ impl BlockFacts {
     /// The stated size, if a block can have it.
     pub(crate) fn plausible_size(&self) -> Option<usize> {
         let size = usize::try_from(self.size()?).ok()?;
-        let limit = max_request(self.serial.is_some());
+        let limit = max_request(Extra { serial: self.serial.is_some(), site: false });
         (size <= limit && self.address.checked_add(size).is_some()).then_some(size)
+    }
+
+    /// Where the block was allocated, if it has a site after its guard or its serial number, and that was not overwritten.
+    #[cfg(feature = "std")]
+    pub(crate) fn site(&self) -> Option<Site> {
+        let guard = self.address.wrapping_add(self.plausible_size()?);
+        let places = [TAIL_BYTES, TAIL_BYTES + SERIAL_BYTES].map(|at| guard.wrapping_add(at));
+        let words = places.into_iter().filter_map(probe::peek).map(u64::from_ne_bytes);
+        let site = words.filter_map(|word| crate::block::site_of(self.address, word)).next()?;
+        Site::from_bits(site)
     }
 
     /// The id byte.

@@ -8,13 +8,18 @@ use rstest::rstest;
 
 use crate::support::hooks_of;
 
+/// Blocks of one domain know where they were allocated.
+fn options_of(letter: &str) -> &'static str {
+    if letter == "m" { "backtrace=4" } else { "" }
+}
+
 /// What a child does: gives a block to a function of the C library that refuses it, or aborts without that.
 pub(crate) fn child(what: &str) {
     let host = Host::new().with_handler(handler::abort);
     report_blocks_given_to_c(host).unwrap();
     let (function, letter) = what.split_once(' ').expect("a function and a domain");
     let domain = Domain::from_letter(letter.as_bytes()[0]).unwrap();
-    let hooks = hooks_of(host, domain, "");
+    let hooks = hooks_of(host, domain, options_of(letter));
     let blocks: Vec<_> = (0..100).map(|_| hooks.malloc(600).unwrap()).collect();
     let block = blocks[50].as_ptr();
     eprintln!("block {block:p}");
@@ -79,5 +84,7 @@ fn blocks_given_to_the_c_library(
         let named =
             format!("Debug memory block at address p={block}: API '{letter}'\n    600 bytes");
         assert!(errors.contains(&named), "{errors}");
+        let says_where = errors.contains("Memory block allocated by (most recent call first):\n");
+        assert_eq!(says_where, !options_of(letter).is_empty(), "{errors}");
     }
 }

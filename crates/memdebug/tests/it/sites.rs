@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 
 use malloc_api::{LibcMalloc, Malloc};
-use memdebug::{DebugHooks, Domain, Host, HostStacks, LiveBlocks, LiveGroup, Site, ViolationKind};
+use memdebug::{
+    DebugHooks, Domain, Host, HostStacks, LiveBlocks, LiveGroup, Site, Violation, ViolationKind,
+};
 use rstest::rstest;
 
 use crate::support::{COLLECTING, Hooks, hooks_of, options, seen};
@@ -101,10 +103,82 @@ fn native_frames_stand_behind_those_of_the_host(
     assert_eq!((of_host, !native.is_empty()), expected, "{text}");
 }
 
+/// The line that allocated the block of which a violation is.
+fn allocated_in(violation: &Violation) -> Option<u32> {
+    let text = violation.allocated()?.to_string();
+    text.split("line ").nth(1)?.split(',').next()?.parse().ok()
+}
+
+/// A block says itself where it was allocated, whatever else stands behind its data; a registry knows it besides.
+#[rstest]
+fn a_damaged_block_says_where_it_was_allocated(
+    #[values(
+        "backtrace=4",
+        "backtrace=4,serial",
+        "backtrace=4,full_erase",
+        "registry,backtrace=4"
+    )]
+    options: &str,
+    #[values(0, 1, 7, 100, 5000)] size: usize,
+) {
+    let hooks = hooks_of(PYTHON, Domain::Mem, options);
+    let at = |line| LINE.set(line);
+    let first = (at(21), hooks.malloc(size)).1;
+    let zeroed = (at(22), hooks.calloc(1, size)).1;
+    let moved = (at(23), hooks.malloc(3 * size)).1;
+    at(24);
+    // SAFETY: live, and not used again.
+    let moved = unsafe { hooks.realloc(moved, size) };
+    for (block, line, offset) in [(first, 21, 0), (zeroed, 22, 7), (moved, 24, -8)] {
+        let at_end = if offset < 0 { 0 } else { size };
+        let place = block.unwrap().as_ptr().wrapping_add(at_end).wrapping_offset(offset);
+        // SAFETY: a planted bug: a byte of the guard, or of the id before the data.
+        let whole = unsafe { place.replace(0x55) };
+        // SAFETY: live; the block is kept.
+        unsafe { hooks.free(block) };
+        assert_eq!(seen().iter().map(allocated_in).collect::<Vec<_>>(), [Some(line)]);
+        // SAFETY: as above.
+        unsafe { place.write(whole) };
+        // SAFETY: live, and not used again.
+        unsafe { hooks.free(block) };
+    }
+    assert!(seen().is_empty());
+}
+
+/// Writes past the guard and into the site.
+fn overwrite(_: &Hooks, block: *mut u8) -> Option<NonNull<u8>> {
+    // SAFETY: a planted bug; the hooks reject the block, so that nobody has it afterwards.
+    unsafe { block.wrapping_add(10).write_bytes(1, 10) };
+    NonNull::new(block)
+}
+
+/// Copies all of the block with its header to another place, and spoils the copy's guard.
+fn copy(hooks: &Hooks, block: *mut u8) -> Option<NonNull<u8>> {
+    let to = hooks.malloc(100)?;
+    // SAFETY: the whole of the block, into a larger one.
+    unsafe { to.as_ptr().copy_from_nonoverlapping(block.wrapping_sub(16), 42) };
+    // SAFETY: within the copy.
+    unsafe { to.as_ptr().wrapping_add(26).write(1) };
+    NonNull::new(to.as_ptr().wrapping_add(16))
+}
+
+/// A report has no site rather than a wrong one.
+#[rstest]
+#[case(overwrite)]
+#[case(copy)]
+fn what_is_no_site_any_more_is_none(#[case] spoil: fn(&Hooks, *mut u8) -> Option<NonNull<u8>>) {
+    let hooks = hooks_of(PYTHON, Domain::Mem, "backtrace=4");
+    LINE.set(31);
+    let spoiled = spoil(&hooks, allocate_here(&hooks));
+    // SAFETY: a planted bug: the hooks reject the pointer.
+    unsafe { hooks.free(spoiled) };
+    assert_eq!(seen().iter().map(allocated_in).collect::<Vec<_>>(), [None]);
+}
+
 /// Stacks that differ in frames that are not shown are one group of leaks; the host hears of each block that is freed.
 #[test]
 fn a_host_is_asked_which_stacks_are_alike_and_told_what_is_freed() {
-    let hooks = hooks_of(PYTHON, Domain::Obj, "backtrace=4");
+    let hooks = hooks_of(PYTHON, Domain::Obj, "registry,backtrace=4");
     let live: Vec<_> = [142, 242, 342].map(|line| (LINE.set(line), hooks.malloc(4321)).1).into();
     let of_these = |group: &LiveGroup| group.bytes == 3 * 4321;
     assert_eq!(LiveBlocks::now().groups().filter(of_these).count(), 1, "{}", LiveBlocks::now());
