@@ -1,5 +1,5 @@
 //! Owns the depot, which knows the magazines of all threads of an allocator. Leaves the magazines of one thread to `slots.rs`, and to
-//! `cached.rs` when blocks move between magazines and pools.
+//! `exchange.rs` when blocks move between magazines and pools.
 
 use core::ptr::NonNull;
 

@@ -16,6 +16,7 @@ mod checks {
 }
 mod config;
 mod depot;
+mod exchange;
 mod graveyard;
 mod large_blocks;
 mod policy;

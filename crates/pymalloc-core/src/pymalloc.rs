@@ -1,10 +1,11 @@
 //! Owns the allocator itself: the four calls, and how blocks, pools and arenas come and go beneath them. Leaves the lock, or
-//! the promise that none is needed, to `access.rs`.
+//! the promise that none is needed, to `access.rs`, and to `exchange.rs` what threads keep before it.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use malloc_api::{MIN_ALIGN, Malloc, Pools, ReleaseLevel, Usage};
+use pymem_sync::Filling;
 
 use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
@@ -16,8 +17,8 @@ use crate::depot::Depot;
 use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
 use crate::pool::{PoolPtr, UsedPools};
 use crate::release::{purge_free_pages, purge_free_pools};
-use crate::size_class::{CLASS_OF_GRAINS, ROWS, SizeClass};
-use crate::slots::{Home, Magazines};
+use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
+use crate::slots::FixedMap;
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{PoolWalk, Stats};
 
@@ -35,11 +36,11 @@ pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
     used: UsedPools,
     pub(crate) arenas: Arenas,
     /// Bytes of open pools.
-    open_bytes: usize,
+    pub(crate) open_bytes: usize,
     fallback_blocks: usize,
-    kept: Kept,
+    pub(crate) kept: Kept,
     /// How often free memory went back.
-    trims: usize,
+    pub(crate) trims: usize,
     /// What threads keep before these pools: free blocks that are live ones here.
     pub(crate) depot: Depot,
     /// Bytes of arenas beyond which no new one is made.
@@ -49,7 +50,7 @@ pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
     /// Called before each new arena, with the counts as of then.
     pub(crate) new_arena_hook: Option<fn(&Stats)>,
     pub(crate) fallback: R,
-    source: S,
+    pub(crate) source: S,
 }
 
 // SAFETY: the raw pointers lead to arenas and tables that belong to this value alone; `R` and `S` may move by bound.
@@ -262,134 +263,52 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(new)
     }
 
-    /// Magazines for a thread that has none; `None` without memory, or without a span.
-    pub(crate) fn magazines_for(&mut self, home: &'static dyn Home) -> Option<&'static Magazines> {
-        if self.key == 0 {
-            self.begin();
-        }
-        let map = self.map.fix_table(&self.source)?;
-        self.depot.take(home, map, |bytes| self.source.alloc_table(bytes))
-    }
-
-    /// A block of `size` bytes, as [`malloc`](Self::malloc); and half a magazine of its class, as far as the class has pools with free
-    /// blocks. The magazine then has room for more.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread owns `magazines`, and that of the size's class is empty.
-    pub(crate) unsafe fn malloc_many(
-        &mut self,
-        size: usize,
-        magazines: &Magazines,
-    ) -> Option<NonNull<u8>> {
-        let Some(class) = SizeClass::of(size) else { return self.malloc(size) };
-        let (rack, row) = (&magazines.rack, usize::from(class.byte()));
-        // SAFETY: 1: the caller's.
-        let mut filling = unsafe { rack.fill(row, rack.room(row).div_ceil(2)) };
+    /// Moves free blocks of `class` into `filling`, as far as there are pools with some; they are live here then.
+    pub(crate) fn take_many(&mut self, class: SizeClass, filling: &mut Filling<'_>) {
         while let Some(pool) = self.used.first(class).filter(|_| filling.left() > 0) {
             pool.pop_many(class, filling.left(), |block| filling.put(block));
             if filling.left() > 0 {
                 self.used.unlink(class, pool);
             }
         }
-        filling.finish();
-        // SAFETY: 1: the caller's.
-        unsafe { rack.grow(row) };
-        // SAFETY: 1: the caller's; 2: a class byte.
-        match unsafe { rack.pop(row) } {
-            None => self.malloc(size),
-            block => block,
-        }
     }
 
-    /// Frees a block for whose class `magazines` have no room: all blocks of the class there go to their pools.
+    /// Frees `first`, and those that `blocks` has of the same unit next; returns the first block that is elsewhere.
     ///
     /// # Safety
     ///
-    /// 1. `block` is a live block of this allocator.
-    /// 2. The block is not used afterwards.
-    /// 3. The calling thread owns `magazines`.
-    pub(crate) unsafe fn free_many(&mut self, block: NonNull<u8>, magazines: &Magazines) {
-        // SAFETY: 1: the caller's.
-        let row = usize::from(unsafe { magazines.class_byte(block.addr().get()) });
-        let (trims, open) = (self.trims, self.open_bytes);
-        // SAFETY: 1: the caller's 3.
-        unsafe { self.take_from(magazines, row) };
-        let is_near = self.kept.is_near(self.open_bytes, self.arenas.resident_free_bytes());
-        if self.trims != trims || self.open_bytes < open && is_near {
-            // Much was freed: the pools that the other blocks pin may go too.
-            // SAFETY: 1: the caller's 3.
-            unsafe { self.empty(magazines) };
-        }
-        // SAFETY: 1: the caller's 3; 2: a class byte, or 0.
-        if !unsafe { magazines.rack.push(row, block) } {
-            // SAFETY: 1, 2: the caller's.
-            unsafe { self.free(Some(block)) };
-        }
-    }
-
-    /// Frees every block of a row of `magazines`.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread owns them, or has seen all that their last owner did.
-    unsafe fn take_from(&mut self, magazines: &Magazines, row: usize) {
-        // SAFETY: 1: the caller's.
-        let mut blocks = unsafe { magazines.rack.drain(row) };
-        let mut next = blocks.next();
-        while let Some(block) = next {
-            // SAFETY: 1: blocks in a magazine are live ones of the pools, so their arenas are mapped.
-            match unsafe { self.map.record_in_span(block.addr().get()) } {
-                Some(pool) if pool.has_key(self.key) => {
-                    // SAFETY: 1: only a used pool of this allocator has its key, and the blocks of the unit lie in that pool; nobody
-                    // knows of them.
-                    let (is_empty, other) = unsafe { pool.push_run(block, &mut blocks) };
-                    if is_empty {
-                        self.pool_became_empty(pool);
-                    }
-                    next = other;
+    /// 1. All are live blocks of the pools.
+    /// 2. They are not used afterwards.
+    #[inline]
+    pub(crate) unsafe fn free_run(
+        &mut self,
+        first: NonNull<u8>,
+        blocks: &mut impl Iterator<Item = NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: 1: a live block, so its arena is mapped.
+        match unsafe { self.map.record_in_span(first.addr().get()) } {
+            Some(pool) if pool.has_key(self.key) => {
+                // SAFETY: 1: only a used pool of this allocator has its key, and the blocks of the unit lie in that pool; the caller's 2.
+                let (is_empty, next) = unsafe { pool.push_run(first, blocks) };
+                if is_empty {
+                    self.pool_became_empty(pool);
                 }
-                _ => {
-                    // SAFETY: 1, 2: a live block, of which nobody knows.
-                    unsafe { self.free_cold(block) };
-                    next = blocks.next();
-                }
+                next
+            }
+            _ => {
+                // SAFETY: 1, 2: the caller's.
+                unsafe { self.free_cold(first) };
+                blocks.next()
             }
         }
     }
 
-    /// Frees every block in `magazines`, which begin anew with little room.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread owns them, or has seen all that their last owner did.
-    unsafe fn empty(&mut self, magazines: &Magazines) {
-        for row in 0..ROWS {
-            // SAFETY: 1: the caller's.
-            unsafe { self.take_from(magazines, row) };
-            // SAFETY: 1: the caller's.
-            unsafe { magazines.rack.shrink(row) };
+    /// Where the blocks are, once and for all; `None` without memory, or without a span.
+    pub(crate) fn fix_map(&mut self) -> Option<FixedMap> {
+        if self.key == 0 {
+            self.begin();
         }
-    }
-
-    /// Frees every block in `magazines`, which another thread may have then.
-    ///
-    /// # Safety
-    ///
-    /// 1. Their owner does not use them any more, and the caller has seen all that the owner did.
-    pub(crate) unsafe fn take_magazines_back(&mut self, magazines: &'static Magazines) {
-        // SAFETY: 1: the caller's.
-        unsafe { self.empty(magazines) };
-        self.depot.give_back(magazines);
-    }
-
-    /// In a child: takes the magazines of the threads that are not there. Not in the fork's handlers: what becomes free then may
-    /// start a thread, and have that registered with the handlers, whose list is locked.
-    pub(crate) fn take_lost_magazines(&mut self) {
-        while let Some(magazines) = self.depot.lost() {
-            // SAFETY: 1: the owner is not in this process, which has seen all that the owner did before the fork (`pymem_sync::Rack`).
-            unsafe { self.take_magazines_back(magazines) };
-        }
+        self.map.fix_table(&self.source)
     }
 
     /// Tells a memory checker, if the build has one, that a block was handed out.
@@ -654,22 +573,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.release_arenas(|arenas| arenas.resident_free_bytes() > target);
         purge_free_pools(&mut self.arenas, &self.source, target);
         before - self.arenas.resident_free_bytes()
-    }
-
-    /// Gives memory back to the system, first the blocks in `own`, the calling thread's magazines, to their pools; returns the
-    /// bytes given back.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread owns the magazines.
-    pub(crate) unsafe fn release_with(
-        &mut self,
-        level: ReleaseLevel,
-        own: Option<&Magazines>,
-    ) -> usize {
-        // SAFETY: 1: the caller's.
-        own.into_iter().for_each(|own| unsafe { self.empty(own) });
-        self.release(level)
     }
 
     /// Gives memory back to the system; returns the bytes given back.

@@ -1,5 +1,5 @@
 //! Owns what a thread has of an allocator: its magazines, the slot in which it finds them, and its end. Leaves to `depot.rs` which
-//! magazines there are, and to `cached.rs` when blocks move between them and the pools.
+//! magazines there are, and to `exchange.rs` when blocks move between them and the pools.
 //!
 //! A block in a magazine is live for the pools and free for everybody else: it is counted as free, and pins its pool. A magazine
 //! begins with room for 16 blocks and has room for 8 KiB at most, so that a thread pins little.
