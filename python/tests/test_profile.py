@@ -62,6 +62,20 @@ print(before.bytes > 1_000_000)
 
 
 @profiled
+def test_a_snapshot_does_not_find_itself(command: Run, tmp_path: Path) -> None:
+    code = (
+        "import pymem_domains as p\n"
+        "p.snapshot()\n"
+        "before = p.snapshot()\n"
+        "kept = [bytes(100) for _ in range(100)]\n"
+        "grown = (p.snapshot() - before).lines\n"
+        "print(sum(line.bytes for line in grown) < 20_000, grown[0].file, grown[0].number)"
+    )
+    result = command("run", "--profile", str(tmp_path / "app.json"), "-c", code)
+    assert (result.stdout, result.stderr) == ("True <string> 4\n", "")
+
+
+@profiled
 def test_what_is_there_from_the_start(command: Run, tmp_path: Path) -> None:
     code = (
         "import pymem_domains as p\n"

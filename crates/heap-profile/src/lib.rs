@@ -33,6 +33,7 @@ pub use sampled::SampledProfiler;
 pub use snapshot::{Amount, Site, Snapshot, Stack};
 pub use source::{Location, MAX_FRAMES, StackSource};
 pub use stack_table::StackTable;
+pub use stacks::unrecorded;
 pub use tables::{Node, Row, Tables};
 pub use tracker::Tracker;
 pub use walk::{Frame, Walk};

@@ -106,12 +106,26 @@ fn forget(last: *mut Last) {
     }
 }
 
-/// Runs `work` unrecorded: what it allocates on this thread is in no profile.
-pub(crate) fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
-    let last = LAST.replace(BUSY);
-    let result = work();
-    LAST.set(last);
-    result
+/// Runs `work` unrecorded: what it allocates on this thread is in no profile. Calls may be nested.
+///
+/// # Examples
+///
+/// ```
+/// let answer = heap_profile::unrecorded(|| vec![0_u8; 1 << 20]);
+/// assert_eq!(answer.len(), 1 << 20);
+/// ```
+pub fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
+    let _restored = Restored(LAST.replace(BUSY));
+    work()
+}
+
+/// What a thread remembers while its work is unrecorded, also when that ends by a panic.
+struct Restored(*mut Last);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        LAST.set(self.0);
+    }
 }
 
 /// What a frame stands for: above 32 bits which use of its words this is, below the number of the place and 1, or 0 for a frame

@@ -193,6 +193,19 @@ int pymem_profile_stop(void);
 int pymem_profile_write(const char *path);
 
 /**
+ * Calls `work` with `data`, and records nothing of what this thread allocates in the call: for tools that would find themselves in
+ * the profile.
+ *
+ * Returns 0; -1 for null, with nothing called. `work` is called where nothing is profiled too. May be called from any thread.
+ *
+ * # Safety
+ *
+ * 1. `work` is null or a function that takes `data`, and returns.
+ */
+int pymem_profile_unrecorded(void (*work)(void *data),
+                             void *data);
+
+/**
  * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `pprof`.
  *
  * A null `out` is the standard output; a null `format` is the one that the name of `out` tells. `before`, where it is not null, is the

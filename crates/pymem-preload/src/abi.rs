@@ -1,6 +1,6 @@
 //! Owns the library's C interface, `pymem.h`: for embedders, and for tools inside a running process.
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -31,6 +31,8 @@ const NO_MAP: c_int = -1;
 const NOT_WRITTEN: c_int = -2;
 /// `pymem_profile_stop`, `pymem_profile_write`: nothing is profiled.
 const NO_PROFILE: c_int = -1;
+/// `pymem_profile_unrecorded`: there is nothing to call.
+const NO_WORK: c_int = -1;
 /// `pymem_profile_start`: no request for a profile.
 const NO_REQUEST: c_int = -1;
 /// `pymem_profile_start`: the file cannot be written, or there are no stacks to be told.
@@ -258,6 +260,25 @@ pub unsafe extern "C" fn pymem_profile_write(path: *const c_char) -> c_int {
         None => running.write_into(&running.path()),
     };
     if written.is_ok() { OK } else { NOT_WRITTEN }
+}
+
+/// Calls `work` with `data`, and records nothing of what this thread allocates in the call: for tools that would find themselves in
+/// the profile.
+///
+/// Returns 0; -1 for null, with nothing called. `work` is called where nothing is profiled too. May be called from any thread.
+///
+/// # Safety
+///
+/// 1. `work` is null or a function that takes `data`, and returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_profile_unrecorded(
+    work: Option<unsafe extern "C" fn(data: *mut c_void)>,
+    data: *mut c_void,
+) -> c_int {
+    let Some(work) = work else { return NO_WORK };
+    // SAFETY: 1: by duty 1.
+    heap_profile::unrecorded(|| unsafe { work(data) });
+    OK
 }
 
 /// Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `pprof`.

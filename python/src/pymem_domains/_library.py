@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _HOW = "start the program with `python -m pymem_domains run`, or with the variables that `pymem-domains env` prints"
 
+#: What `pymem_profile_unrecorded` calls.
+WORK = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+
 #: The levels of `release`, least thorough first.
 LEVELS = ("arenas", "pools", "pages")
 
@@ -52,6 +55,7 @@ class _Functions:
         self.profile_start = process.pymem_profile_start
         self.profile_stop = process.pymem_profile_stop
         self.profile_write = process.pymem_profile_write
+        self.profile_unrecorded = process.pymem_profile_unrecorded
         self.stats_json.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
         self.stats_json.restype = ctypes.c_int
         self.release.argtypes = (ctypes.c_int,)
@@ -72,6 +76,8 @@ class _Functions:
         self.profile_stop.restype = ctypes.c_int
         self.profile_write.argtypes = (ctypes.c_char_p,)
         self.profile_write.restype = ctypes.c_int
+        self.profile_unrecorded.argtypes = (WORK, ctypes.c_void_p)
+        self.profile_unrecorded.restype = ctypes.c_int
 
     def report(self) -> dict[str, Any]:
         """Everything that the library tells."""

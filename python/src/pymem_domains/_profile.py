@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._errors import USAGE, NotProfiledError, Refusal
-from ._library import functions
+from ._library import WORK, functions
 from ._preload import library_path
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: The columns of a site in a profile's file that are used here: its node, and what is live of it.
-_NODE, _LIVE_BYTES, _LIVE_BLOCKS = 0, 3, 4
-#: Where blocks are held that were allocated while no Python code ran, as at the start.
-_OUTSIDE = ("(no Python frame)", "", 0)
 #: The status of `pymem_profile_start` for a request that is none.
 _NO_REQUEST = -1
 #: The status of the functions below for a process without a profile.
@@ -127,21 +123,25 @@ def snapshot() -> Snapshot:
     ...     lines = ()
     """
     found = functions()
-    # Its own folder: nothing of another process is in the way, and nothing stays.
-    with tempfile.TemporaryDirectory(prefix="pymem-") as folder:
-        path = Path(folder, "snapshot.json")
-        _write(os.fsencode(path), found)
-        file: dict[str, Any] = json.loads(path.read_bytes())
-    held: dict[tuple[str, str, int], tuple[int, int]] = {}
-    for site in file["sites"]:
-        if site[_LIVE_BLOCKS]:
-            place = _OUTSIDE
-            if site[_NODE] is not None:
-                frame, _caller = file["nodes"][site[_NODE]]
-                place = tuple(file["frames"][frame])
-            total = held.get(place, (0, 0))
-            held[place] = (total[0] + site[_LIVE_BYTES], total[1] + site[_LIVE_BLOCKS])
-    return _ordered(held)
+    taken: Snapshot | None = None
+    failure: BaseException = RuntimeError("no snapshot was asked for")
+
+    def take(_: object) -> None:
+        nonlocal taken, failure
+        try:
+            # Its own folder: nothing of another process is in the way, and nothing stays.
+            with tempfile.TemporaryDirectory(prefix="pymem-") as folder:
+                path = Path(folder, "snapshot.lines.json")
+                _write(os.fsencode(path), found)
+                taken = Snapshot(tuple(Line(*line) for line in json.loads(path.read_bytes())))
+        except BaseException as error:
+            failure = error
+
+    # A snapshot that found itself would be the first line of a difference.
+    found.profile_unrecorded(WORK(take), None)
+    if taken is None:
+        raise failure
+    return taken
 
 
 def _write(path: bytes, found: Any = None) -> None:

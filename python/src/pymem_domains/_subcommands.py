@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         description="Draws what `run --profile FILE.json` wrote: who holds the memory, by line.",
     )
     report.add_argument("file", metavar="FILE", help="a profile")
-    formats = "json, table, collapsed, speedscope, html or pprof; else as --out is named"
+    formats = "json, table, collapsed, speedscope, html, lines or pprof; else as --out is named"
     report.add_argument("--format", metavar="NAME", help=formats)
     report.add_argument("--out", metavar="FILE", help="the file that gets it; else the standard output gets a table")
     report.add_argument("--before", metavar="FILE", help="an older profile: only what grew since is drawn")

@@ -1,6 +1,6 @@
 //! An exact profile: every block at its stack, whatever calls made and moved it.
 
-use heap_profile::{ExactProfiler, Options, Profile, ProfileError, Site};
+use heap_profile::{ExactProfiler, Options, Profile, ProfileError, Site, unrecorded};
 use malloc_api::testing::FailAfter;
 use malloc_api::{Domain, LibcMalloc, Malloc};
 use rstest::rstest;
@@ -152,13 +152,31 @@ fn a_profile_that_does_not_record_still_counts_frees() {
     let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);
     let recorded = run(&[101], || heap.malloc(10));
     profile.set_recording(false);
-    let unrecorded = run(&[102], || heap.malloc(1_000));
+    let unseen = run(&[102], || heap.malloc(1_000));
     assert_eq!(profile.live_bytes(), 10);
-    for block in [recorded, unrecorded] {
+    for block in [recorded, unseen] {
         // SAFETY: (1) live; (2) not used again.
         unsafe { heap.free(block) };
     }
     assert_eq!((profile.live_bytes(), profile.snapshot().total().bytes), (0, 10));
+}
+
+#[test]
+fn unrecorded_work_is_in_no_profile_and_the_rest_of_its_thread_is() {
+    let (_, profile) = profile(32);
+    let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);
+    let get = |size| run(&[101], || heap.malloc(size));
+    let blocks = unrecorded(|| [unrecorded(|| get(1_000)), get(2_000)]);
+    assert_eq!(profile.live_bytes(), 0);
+    let stopped = std::panic::catch_unwind(|| unrecorded(|| panic!("as work may")));
+    assert!(stopped.is_err());
+    let recorded = get(30);
+    assert_eq!(profile.live_bytes(), 30);
+    for block in blocks.into_iter().chain([recorded]) {
+        // SAFETY: (1) live; (2) not used again.
+        unsafe { heap.free(block) };
+    }
+    assert_eq!((profile.live_bytes(), profile.snapshot().total().bytes), (0, 30));
 }
 
 #[test]

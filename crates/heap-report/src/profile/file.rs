@@ -27,6 +27,9 @@ pub(super) const FORMAT: &str = "pymem-profile";
 /// The version that is written, and the only one that is read.
 pub(super) const VERSION: u32 = 1;
 
+/// Stands for the frames of a site that has none.
+pub(super) const NO_FRAME: (&str, &str, u32) = ("(no Python frame)", "", 0);
+
 /// How a profile was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

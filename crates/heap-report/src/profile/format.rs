@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::collapsed::Collapsed;
 use super::file::{ProfileFile, Which};
 use super::html::Html;
+use super::lines::Lines;
 use super::pprof;
 use super::speedscope::Speedscope;
 use super::table::Table;
@@ -27,6 +28,8 @@ pub enum ReportFormat {
     Speedscope,
     /// A page for a browser, which needs nothing else.
     Html,
+    /// What each line holds, for the program that asks about itself.
+    Lines,
     /// A gzip of pprof's message, for `go tool pprof` and services that take its files.
     Pprof,
 }
@@ -38,12 +41,13 @@ pub struct FormatError(String);
 
 impl ReportFormat {
     /// Each format by its name, with how the name of a file in that format ends.
-    const NAMES: [(&'static str, &'static str, Self); 6] = [
+    const NAMES: [(&'static str, &'static str, Self); 7] = [
         ("json", ".json", Self::Json),
         ("table", ".txt", Self::Table),
         ("collapsed", ".collapsed", Self::Collapsed),
         ("speedscope", ".speedscope.json", Self::Speedscope),
         ("html", ".html", Self::Html),
+        ("lines", ".lines.json", Self::Lines),
         ("pprof", ".pb.gz", Self::Pprof),
     ];
 
@@ -72,6 +76,7 @@ impl ReportFormat {
             Self::Collapsed => write!(to, "{}", Collapsed(file, Which::Peak)),
             Self::Speedscope => write!(to, "{}", Speedscope(file)),
             Self::Html => write!(to, "{}", Html(file)),
+            Self::Lines => write!(to, "{}", Lines(file, Which::Live)),
             Self::Pprof => pprof::write(file, to),
         }
     }

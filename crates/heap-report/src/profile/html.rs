@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use heap_profile::Amount;
 use serde_json::{Value, json};
 
-use super::file::{Mode, ProfileFile, Row, Which};
+use super::file::{Mode, NO_FRAME, ProfileFile, Row, Which};
 
 const PAGE: &str = include_str!("../../assets/profile.html");
 const LIBRARY: &str = include_str!("../../assets/d3-flame-graph.min.js");
@@ -67,7 +67,7 @@ fn data(file: &ProfileFile) -> Value {
     let (nodes, hidden) = Boxes::new(file, unknown).widest(totals);
     let mut frames: Vec<Value> =
         file.frames().map(|(function, file, line)| json!([function, file, line])).collect();
-    frames.push(json!(["(no Python frame)", "", 0]));
+    frames.push(json!(NO_FRAME));
     json!({
         "program": file.program.join(" "),
         "pid": file.pid,

@@ -167,6 +167,18 @@ obj            1.9 MiB       2.9 MiB       8.6 MiB
     );
 }
 
+#[test]
+fn a_line_is_listed_once_with_what_is_live_of_it() {
+    let mut list = Vec::new();
+    ReportFormat::Lines.write(&file(), &mut list).unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    let expected = serde_json::json!([
+        ["load", "app.py", 7, 2_000_500, 200_050],
+        ["(no Python frame)", "", 0, 30, 3]
+    ]);
+    assert_eq!(list, expected);
+}
+
 /// A native frame has a name and the file of its code, and no line.
 #[test]
 fn a_native_frame_stands_with_the_line_that_called_it_in_every_format() {
@@ -236,6 +248,7 @@ fn amounts_that_are_too_large_together_are_the_largest_that_there_is() {
 #[case("a", ReportFormat::Json)]
 #[case("a.speedscope.json", ReportFormat::Speedscope)]
 #[case("b/a.txt", ReportFormat::Table)]
+#[case("a.lines.json", ReportFormat::Lines)]
 #[case("a.collapsed", ReportFormat::Collapsed)]
 #[case("a.html", ReportFormat::Html)]
 #[case("a.pb.gz", ReportFormat::Pprof)]

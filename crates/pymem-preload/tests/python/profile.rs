@@ -329,6 +329,11 @@ second = bytearray(80_000)
 pymem = ctypes.PyDLL(None)
 assert pymem.pymem_profile_start(None) == 0
 third = bytearray(90_000)
+work = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+keep = work(lambda data: kept.append(bytearray(95_000)))
+kept = []
+assert pymem.pymem_profile_unrecorded(keep, None) == 0
+assert pymem.pymem_profile_unrecorded(None, None) == -1
 assert pymem.pymem_profile_stop() == 0
 fourth = bytearray(91_000)
 ";
@@ -340,7 +345,9 @@ fourth = bytearray(91_000)
         let profile = read(&path);
         let at = |line| bytes_at(&profile, Which::Live, "<string>", "<module>", line);
         assert!(at(3) >= 70_000 && at(12) >= 90_000, "{interpreter}");
-        assert_eq!((at(9), at(14)), (0, 0), "{interpreter}");
+        assert_eq!((at(9), at(19)), (0, 0), "{interpreter}");
+        let unrecorded = bytes_at(&profile, Which::Total, "<string>", "<lambda>", 14);
+        assert!(unrecorded < 1_000, "{interpreter}: {unrecorded}");
     }
 }
 
