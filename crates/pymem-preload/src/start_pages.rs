@@ -4,9 +4,24 @@
 use core::ffi::{c_int, c_void};
 use core::slice;
 
+use crate::service;
+
 /// What `/proc/self/pagemap` says of a page: that it is in memory, and that it is the file's and not a changed copy.
 const PRESENT: u64 = 1 << 63;
 const OF_FILE: u64 = 1 << 61;
+
+// Behind the constructors of the library's C code, where the linker sorts by any number, as lld does; with GNU ld before all, where
+// nothing is installed yet.
+#[used]
+#[unsafe(link_section = ".init_array.70000")]
+static AFTER_OTHERS: extern "C" fn() = after_others;
+
+/// Gives back what the other constructors have touched since the start.
+extern "C" fn after_others() {
+    if service::installed().is_some() {
+        give_back();
+    }
+}
 
 /// Gives back the pages of code and constants, if nobody has changed any of them: a breakpoint of a debugger or a probe of the kernel
 /// is a changed page, and would be lost. Pages that cannot be looked at stay.
