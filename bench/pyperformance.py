@@ -61,7 +61,7 @@ def main():
     folder = Path(sys.argv[1]).resolve()
     wanted = sys.argv[2:] or PROGRAMS
     packages = folder / "packages"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", packages]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--upgrade", "--target", packages]
     subprocess.run(pip + PACKAGES, check=True)
     benchmarks = packages / "pyperformance" / "data-files" / "benchmarks"
     for name in wanted:

@@ -113,7 +113,8 @@ fn rate(driver: &Driver, task: Task, operations: usize) -> Result<f64> {
     Ok(1e3 * operations as f64 / bounds(&times).0)
 }
 
-fn progress(name: &str, steps: usize) -> ProgressBar {
+/// A bar on a terminal, of `steps`.
+pub(crate) fn progress(name: &str, steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix:24} {wide_bar} {pos}/{len}");
     let bar = ProgressBar::new(steps as u64).with_prefix(name.to_owned());
     if let Ok(style) = style {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::measure::progress;
 use crate::origin;
 use crate::report::{Origin, Ratio, median};
 
@@ -210,6 +211,7 @@ impl Plan<'_> {
             let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let mut runs: Vec<Vec<Usage>> = vec![Vec::new(); comparison.setups.len()];
             let mut expected = None;
+            let bar = progress(&name, self.rounds);
             for round in 0..self.rounds {
                 let setups = comparison.setups.iter().zip(&mut runs);
                 for (setup, runs) in setups.filter(|(setup, _)| is_there(setup)) {
@@ -227,8 +229,9 @@ impl Plan<'_> {
                     );
                     runs.push(usage);
                 }
+                bar.inc(1);
             }
-            eprintln!("{name}: done");
+            bar.finish_and_clear();
             results.push(ProgramResult { program: name, runs });
         }
         ensure!(!results.is_empty(), "no program's name contains one of {:?}", self.only);
@@ -309,7 +312,9 @@ impl Plan<'_> {
 fn version(interpreter: &Path) -> Result<String> {
     let output = Command::new(interpreter).arg("-V").output()?;
     let text = String::from_utf8_lossy(&output.stdout).replace("Python", "CPython");
-    Ok(format!("{} ({})", text.trim(), interpreter.display()))
+    // The path says where it is on this machine alone.
+    let name = interpreter.file_name().unwrap_or_default().display();
+    Ok(format!("{} ({name})", text.trim()))
 }
 
 /// `3.13`.

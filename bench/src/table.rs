@@ -4,7 +4,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, LineStyle, Table};
 
 use crate::idle::FIGURES;
-use crate::programs::Programs;
+use crate::programs::{Column, Programs};
 use crate::report::{Metric, Ratio, Report, ThreadsResult, TraceResult, median};
 
 /// Geometric means of all metrics first, then the main ones trace by trace, then threads.
@@ -108,18 +108,20 @@ pub(crate) fn idle(setups: Vec<(String, Vec<f64>)>) -> String {
 
 /// Whole programs, each column relative to its baseline.
 pub(crate) fn programs(programs: &Programs) -> String {
-    let mut lines = Lines::new("relative to the baseline");
-    for column in &programs.columns {
-        lines.column(&format!("CPU time, {}", column.title));
-        lines.column(&format!("peak RSS, {}", column.title));
-    }
-    for result in &programs.results {
-        let cells = |column| result.ratios(column).map(with_spread);
-        lines.row(&result.program, programs.columns.iter().flat_map(cells).collect());
-    }
-    let means = |column| programs.means(column).map(with_spread);
-    lines.row("geomean", programs.columns.iter().flat_map(means).collect());
-    lines.draw()
+    let figure = |title: &str, which: usize| {
+        let mut lines = Lines::new(title);
+        programs.columns.iter().for_each(|column| lines.column(&column.title));
+        let row = |of: &dyn Fn(&Column) -> [Ratio; 2]| {
+            programs.columns.iter().map(|column| with_spread(of(column)[which])).collect()
+        };
+        for result in &programs.results {
+            lines.row(&result.program, row(&|column| result.ratios(column)));
+        }
+        lines.row("geomean", row(&|column| programs.means(column)));
+        lines.draw()
+    };
+    figure("CPU time, relative to the baseline", 0)
+        + &figure("peak RSS, relative to the baseline", 1)
 }
 
 /// `1 thread`, `2 threads`.
