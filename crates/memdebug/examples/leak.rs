@@ -13,8 +13,9 @@ fn forgetful(hooks: &impl Malloc) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // `leaks` would print the report at exit; `backtrace` keeps the sites.
-    let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&"backtrace=8".parse()?)?;
+    // `leaks` would print the report at exit; `registry` keeps the blocks, `backtrace` their sites.
+    let hooks =
+        DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&"registry,backtrace=8".parse()?)?;
     let freed = hooks.malloc(1000);
     forgetful(&hooks);
     // SAFETY: live, and not used again.
