@@ -116,18 +116,31 @@ impl Walk<'_> {
         caller: impl Fn(usize, Frame) -> Option<usize>,
     ) -> ControlFlow<(), usize> {
         let Some(known) = self.known.get(self.floor..self.below) else { return Continue(call) };
+        let (Some(outermost), Some(newest)) = (known.first(), known.last()) else {
+            return Continue(call);
+        };
+        if newest.call != call {
+            return Continue(call);
+        }
         let mut left = known.len();
-        for active in known.iter().rev() {
-            if active.call != call {
+        for pair in known.windows(2).rev() {
+            // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
+            let (expected, active) = (pair[0].call, &pair[1]);
+            let Some(next) = caller(active.call, active.frame) else { break };
+            left -= 1;
+            call = next;
+            if next != expected {
                 break;
             }
-            let Some(next) = caller(active.call, active.frame) else { break };
-            call = next;
-            left -= 1;
         }
-        let is_any = left < known.len();
+        if left == 1 && outermost.call == call {
+            if let Some(next) = caller(outermost.call, outermost.frame) {
+                left = 0;
+                call = next;
+            }
+        }
         self.below = self.floor + left;
-        if is_any && left == 0 && self.limit_reached().is_break() {
+        if left == 0 && self.limit_reached().is_break() {
             return Break(());
         }
         Continue(call)
