@@ -8,7 +8,7 @@ use malloc_api::{Domain, immortal};
 use pymem_sync::{Entry, HeldOverFork, Interner};
 
 use crate::counters::{Counters, Overlap, Sum};
-use crate::counts::{AtPeak, Counts};
+use crate::counts::AtPeak;
 use crate::origin::{Origin, Origins};
 use crate::profile_error::ProfileError;
 use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
@@ -26,7 +26,7 @@ pub struct Options {
     ///
     /// Counts of calls that overlap all the same may be lost.
     pub serialized: bool,
-    /// Buckets of the tables of stacks and of sites, one word each; 131,072 unless set.
+    /// Buckets of the tables of stacks, four bytes each; 131,072 unless set.
     pub buckets: usize,
 }
 
@@ -39,14 +39,15 @@ impl Default for Options {
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
 /// A profile lives for ever and serves any number of profilers, one a domain usually. What it keeps comes from the system's
-/// allocator: nine bytes a bucket, 16 bytes for each distinct frame of a stack, and 44 for each site.
+/// allocator: five bytes a bucket, 20 for each distinct frame of a stack, and 44 for each site.
 #[derive(Debug)]
 pub struct Profile<S: 'static> {
     stacks: &'static StackTable<S>,
+    /// The number of this profile among those of its stacks.
+    number: u16,
     /// How many frames are told of one stack.
     frames: usize,
     serialized: bool,
-    sites: Interner<SiteKey, Counts>,
     /// By the site's number, what its counts have no room for.
     upper: Interner<u32, Upper>,
     origins: Origins,
@@ -110,9 +111,9 @@ impl<S: StackSource + 'static> Profile<S> {
         }
         Ok(immortal::leak(Self {
             stacks,
+            number: stacks.add_profile()?,
             frames: options.frames,
             serialized: options.serialized,
-            sites: Interner::new(options.buckets).ok_or(ProfileError::NoMemory(options.buckets))?,
             upper: Interner::new(UPPER_BUCKETS).ok_or(ProfileError::NoMemory(UPPER_BUCKETS))?,
             origins: Origins::new(),
             recording: AtomicBool::new(true),
@@ -156,8 +157,8 @@ impl<S: StackSource + 'static> Profile<S> {
             let mut stacks: HashMap<Vec<u32>, Stack> = HashMap::new();
             let mut sites: HashMap<_, Site> = HashMap::new();
             let mut places = Vec::new();
-            for entry in self.sites.iter() {
-                let SiteKey { stack, origin, class } = *entry.key();
+            for entry in self.sites() {
+                let SiteKey { stack, origin, class, .. } = *entry.key();
                 // Stacks that differ further out than the limit are one.
                 places.clear();
                 places.extend(self.places(stack));
@@ -206,7 +207,7 @@ impl<S: StackSource + 'static> Profile<S> {
         }
         let table = self.stacks;
         table.stacks().capture(table.source(), |stack, recent| {
-            let key = SiteKey { stack, origin, class: class_of(size) };
+            let key = SiteKey { stack, profile: self.number, origin, class: class_of(size) };
             let site = match recent.find(key) {
                 Some(site) => site,
                 None => recent.keep(self.site_of(key, amount)?),
@@ -224,7 +225,7 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// The site of a key; `None`, and `amount` is lost, without memory for it.
     fn site_of(&'static self, key: SiteKey, amount: Amount) -> Option<&'static SiteEntry> {
-        let site = self.sites.intern(mix(key.word() as usize), key, Counts::default);
+        let site = self.stacks.stacks().site_of(key);
         if site.is_none() {
             self.lost.bytes.fetch_add(amount.bytes, Relaxed);
             self.lost.blocks.fetch_add(amount.blocks, Relaxed);
@@ -300,7 +301,7 @@ impl<S: StackSource + 'static> Profile<S> {
     /// The site with this number.
     #[inline]
     pub(crate) fn site(&'static self, number: u32) -> Option<&'static SiteEntry> {
-        self.sites.get(number)
+        self.stacks.stacks().sites().get(number)
     }
 
     /// Counts that `amount` of a site is freed.
@@ -354,9 +355,15 @@ impl<S: StackSource + 'static> Profile<S> {
         Amount { bytes: bytes.load(Relaxed), blocks: blocks.load(Relaxed) }
     }
 
-    /// Every site.
-    pub(crate) const fn sites(&self) -> &Interner<SiteKey, Counts> {
-        &self.sites
+    /// Every site, newest first.
+    fn sites(&self) -> impl Iterator<Item = &SiteEntry> {
+        let of_this = |site: &&SiteEntry| site.key().profile == self.number;
+        self.stacks.stacks().sites().iter().filter(of_this)
+    }
+
+    /// The site with this number, if it is one of this profile.
+    pub(crate) fn own_site(&'static self, number: u32) -> Option<&'static SiteEntry> {
+        self.site(number).filter(|site| site.key().profile == self.number)
     }
 
     /// How many frames are told of one stack.
@@ -396,15 +403,12 @@ impl<S: StackSource + 'static> Profile<S> {
 
 impl<S: Sync> HeldOverFork for Profile<S> {
     fn hold(&self) {
-        self.sites.lock().lock();
         self.upper.lock().lock();
     }
 
     unsafe fn release(&self) {
         // SAFETY: (1) held since `hold` on behalf of this thread (1).
         unsafe { self.upper.lock().unlock() };
-        // SAFETY: as above.
-        unsafe { self.sites.lock().unlock() };
     }
 }
 

@@ -11,6 +11,9 @@ pub enum ProfileError {
     /// The number of frames is none that a stack can have.
     #[error("a stack cannot be cut to {0} frames; ask for 1 to {MAX_FRAMES}")]
     Frames(usize),
+    /// Stacks have as many profiles as are told apart.
+    #[error("65,536 profiles share these stacks; give this one a table of its own")]
+    TooMany,
     /// There is no memory for the tables.
     #[error("no memory for two tables of {0} words; ask for fewer buckets")]
     NoMemory(usize),

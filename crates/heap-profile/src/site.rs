@@ -6,11 +6,13 @@ use pymem_sync::Entry;
 
 use crate::counts::Counts;
 
-/// What is counted apart: a stack, an origin and a size class.
+/// What is counted apart: a stack, a profile, an origin and a size class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SiteKey {
     /// The link of the stack's innermost node.
     pub(crate) stack: u32,
+    /// The number of the profile among those that have these stacks.
+    pub(crate) profile: u16,
     /// The number of the origin.
     pub(crate) origin: u8,
     pub(crate) class: u8,
@@ -20,7 +22,8 @@ impl SiteKey {
     /// The key as one number.
     #[inline]
     pub(crate) const fn word(self) -> u64 {
-        (self.stack as u64) << 16 | (self.class as u64) << 8 | self.origin as u64
+        let Self { stack, profile, origin, class } = self;
+        (profile as u64) << 48 | (stack as u64) << 16 | (class as u64) << 8 | origin as u64
     }
 }
 

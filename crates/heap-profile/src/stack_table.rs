@@ -1,6 +1,7 @@
 //! Owns `StackTable`: the stacks of one source by number, for whoever keeps four bytes in place of a stack.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use malloc_api::immortal;
 use pymem_sync::{HeldOverFork, RawLock};
@@ -12,7 +13,7 @@ use crate::walk::Frame;
 
 /// Every distinct call stack that was asked for, each under a number.
 ///
-/// A table lives for ever and only grows: 16 bytes for each distinct frame of a stack, and a word a bucket. Any number of
+/// A table lives for ever and only grows: 20 bytes for each distinct frame of a stack, and a word a bucket. Up to 65,536
 /// [profiles](crate::Profile) share one, as a thread remembers its last stack in one table alone. The
 /// table's locks are held over a fork.
 ///
@@ -43,6 +44,8 @@ use crate::walk::Frame;
 pub struct StackTable<S: 'static> {
     source: S,
     stacks: Stacks,
+    /// How many profiles have these stacks.
+    profiles: AtomicU32,
 }
 
 impl<S: StackSource + 'static> StackTable<S> {
@@ -56,7 +59,7 @@ impl<S: StackSource + 'static> StackTable<S> {
             return Err(ProfileError::Frames(frames));
         }
         let stacks = Stacks::new(frames, buckets).ok_or(ProfileError::NoMemory(buckets))?;
-        Ok(immortal::leak(Self { source, stacks }))
+        Ok(immortal::leak(Self { source, stacks, profiles: AtomicU32::new(0) }))
     }
 
     /// The number of the calling thread's stack; `Some(None)` where it has no frames, or without memory for them.
@@ -82,6 +85,11 @@ impl<S: StackSource + 'static> StackTable<S> {
     /// Who tells the stacks.
     pub const fn source(&self) -> &S {
         &self.source
+    }
+
+    /// The number of one more profile that has these stacks.
+    pub(crate) fn add_profile(&self) -> Result<u16, ProfileError> {
+        u16::try_from(self.profiles.fetch_add(1, Relaxed)).map_err(|_| ProfileError::TooMany)
     }
 
     #[inline]

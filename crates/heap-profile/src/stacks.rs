@@ -9,8 +9,9 @@ use std::{iter, ptr};
 
 use allocator_api2_02::boxed::Box;
 use malloc_api::{AllocatorAdapter, LibcMalloc};
-use pymem_sync::{Interner, RawLock};
+use pymem_sync::{Chain, Entry, Interner, RawLock};
 
+use crate::counts::Counts;
 use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
 use crate::walk::{Active, Frame, Link, Trail};
@@ -157,7 +158,12 @@ impl Found {
 /// The tree of all stacks.
 #[derive(Debug)]
 pub(crate) struct Stacks {
-    nodes: Interner<Path, ()>,
+    /// Each with its sites.
+    nodes: Interner<Path, Chain>,
+    /// The sites of stacks without frames.
+    root: Chain,
+    /// What is counted apart, of every profile that has these stacks; in the chains of nodes alone.
+    sites: Interner<SiteKey, Counts>,
     places: Interner<Frame, ()>,
     /// The place of each frame that was captured.
     frames: Interner<Frame, Found>,
@@ -170,6 +176,8 @@ impl Stacks {
     pub(crate) fn new(limit: usize, buckets: usize) -> Option<Self> {
         Some(Self {
             nodes: Interner::new(buckets)?,
+            root: Chain::new(),
+            sites: Interner::new(0)?,
             places: Interner::new(buckets / 8)?,
             frames: Interner::new(buckets / 8)?,
             limit: limit.clamp(1, MAX_FRAMES),
@@ -321,7 +329,7 @@ impl Stacks {
     /// The link of `place` called by `caller`; `None` without memory.
     fn link(&'static self, caller: Link, place: u32) -> Option<Link> {
         let hash = mix((caller as usize).rotate_left(32) ^ place as usize);
-        Some(self.nodes.intern(hash, Path { caller, place }, || ())?.number() + 1)
+        Some(self.nodes.intern(hash, Path { caller, place }, Chain::new)?.number() + 1)
     }
 
     /// The number of the place of `frame`, or `None` for a frame that is left out; outside of that, `None` without memory.
@@ -353,6 +361,19 @@ impl Stacks {
         places.into_iter().rev().try_fold(0, |caller, place| self.link(caller, place))
     }
 
+    /// The site of a key; `None` without memory for it.
+    pub(crate) fn site_of(&'static self, key: SiteKey) -> Option<&'static SiteEntry> {
+        let node = key.stack.checked_sub(1).and_then(|number| self.nodes.get(number));
+        let chain = node.map_or(&self.root, Entry::value);
+        // SAFETY: 1: a chain of this tree, which has one table of sites.
+        unsafe { self.sites.intern_in(chain, key, Counts::default) }
+    }
+
+    /// Every site, of whatever profile.
+    pub(crate) const fn sites(&self) -> &Interner<SiteKey, Counts> {
+        &self.sites
+    }
+
     /// The places of the stack that ends in `node`, innermost first, as many as are kept of one.
     pub(crate) fn places(&'static self, node: Link) -> impl Iterator<Item = u32> {
         let path = |node: Link| Some(*self.nodes.get(node.checked_sub(1)?)?.key());
@@ -378,8 +399,8 @@ impl Stacks {
     }
 
     /// The locks to hold over a fork, in the order in which they are taken.
-    pub(crate) const fn locks(&self) -> [&RawLock; 3] {
-        [self.nodes.lock(), self.frames.lock(), self.places.lock()]
+    pub(crate) const fn locks(&self) -> [&RawLock; 4] {
+        [self.sites.lock(), self.nodes.lock(), self.frames.lock(), self.places.lock()]
     }
 }
 

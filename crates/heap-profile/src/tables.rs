@@ -62,8 +62,9 @@ impl<S: StackSource> Tables<S> {
     /// The lists as long as they are now.
     fn new(profile: &'static Profile<S>) -> Self {
         // What a row names is in its list before the row is: sites are counted first.
-        let sites = profile.sites().len() as u32;
-        let [nodes, places] = profile.stacks().stacks().lens();
+        let stacks = profile.stacks().stacks();
+        let sites = stacks.sites().len() as u32;
+        let [nodes, places] = stacks.lens();
         Self { profile, sites, nodes, places }
     }
 
@@ -91,7 +92,7 @@ impl<S: StackSource> Tables<S> {
     /// Every site, in no order.
     pub fn sites(&self) -> impl Iterator<Item = Row> {
         let profile = self.profile;
-        (0..self.sites).filter_map(|number| profile.site(number)).map(|site| {
+        (0..self.sites).filter_map(|number| profile.own_site(number)).map(|site| {
             let (key, [live, peak, total]) = (site.key(), profile.amounts(site));
             Row {
                 node: key.stack.checked_sub(1),

@@ -56,6 +56,30 @@ pub struct Interner<K, V> {
 /// An entry's number and 1; 0 for none.
 type Link = u32;
 
+/// A bucket that stands elsewhere, at what its keys belong to: four bytes, with which finding a key needs no hash and compares only
+/// the keys of this chain.
+pub struct Chain(AtomicU32);
+
+impl Chain {
+    /// A chain without keys.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain").finish_non_exhaustive()
+    }
+}
+
 /// One key of an [`Interner`], and what belongs to the key.
 pub struct Entry<K, V> {
     key: K,
@@ -107,11 +131,21 @@ impl<K: Eq, V> Interner<K, V> {
     #[inline]
     #[must_use]
     pub fn find(&self, hash: u64, key: &K) -> Option<&Entry<K, V>> {
+        // SAFETY: 1: a bucket of this table.
+        unsafe { self.find_in(self.bucket(hash), key) }
+    }
+
+    /// The entry of `key` in a bucket.
+    ///
+    /// # Safety
+    ///
+    /// 1. No other table has linked an entry to the bucket.
+    #[inline]
+    unsafe fn find_in(&self, bucket: &AtomicU32, key: &K) -> Option<&Entry<K, V>> {
         // Acquire: pairs with the Release that links an entry in `add`; older entries of the bucket were linked before it
         // under the same lock, so one Acquire shows them all. See `loom_interner`.
-        let acquire = ordering(Site::InternerFind, Ordering::Acquire);
-        let newest = self.bucket(hash).load(acquire);
-        // SAFETY: (1) the load above.
+        let newest = bucket.load(ordering(Site::InternerFind, Ordering::Acquire));
+        // SAFETY: (1) the load above, of a link of this table (duty 1).
         unsafe { self.search(newest, key) }
     }
 
@@ -121,20 +155,63 @@ impl<K: Eq, V> Interner<K, V> {
     /// `make` runs at most once, under the table's lock: it must not use the table.
     #[inline]
     pub fn intern(&self, hash: u64, key: K, make: impl FnOnce() -> V) -> Option<&Entry<K, V>> {
-        match self.find(hash, &key) {
+        // SAFETY: 1: a bucket of this table.
+        unsafe { self.intern_from(self.bucket(hash), key, make) }
+    }
+
+    /// As [`intern`](Self::intern), of a key that is in `chain` alone: [`find`](Self::find) does not know of it.
+    ///
+    /// # Safety
+    ///
+    /// 1. `chain` is given to no other table.
+    #[inline]
+    pub unsafe fn intern_in(
+        &self,
+        Chain(newest): &Chain,
+        key: K,
+        make: impl FnOnce() -> V,
+    ) -> Option<&Entry<K, V>> {
+        // SAFETY: 1: duty 1.
+        unsafe { self.intern_from(newest, key, make) }
+    }
+
+    /// As [`intern`](Self::intern), of a key in a bucket.
+    ///
+    /// # Safety
+    ///
+    /// 1. No other table has linked an entry to the bucket.
+    #[inline]
+    unsafe fn intern_from(
+        &self,
+        bucket: &AtomicU32,
+        key: K,
+        make: impl FnOnce() -> V,
+    ) -> Option<&Entry<K, V>> {
+        // SAFETY: 1: duty 1.
+        match unsafe { self.find_in(bucket, &key) } {
             Some(entry) => Some(entry),
-            None => self.add(hash, key, make),
+            // SAFETY: 1: duty 1.
+            None => unsafe { self.add(bucket, key, make) },
         }
     }
 
+    /// Adds a key to a bucket, if it is not there.
+    ///
+    /// # Safety
+    ///
+    /// 1. No other table has linked an entry to the bucket.
     #[cold]
     #[inline(never)]
-    fn add(&self, hash: u64, key: K, make: impl FnOnce() -> V) -> Option<&Entry<K, V>> {
+    unsafe fn add(
+        &self,
+        bucket: &AtomicU32,
+        key: K,
+        make: impl FnOnce() -> V,
+    ) -> Option<&Entry<K, V>> {
         let _adding = self.adding.lock();
-        let bucket = self.bucket(hash);
         // Relaxed: only holders of the lock link entries.
         let newest = bucket.load(Ordering::Relaxed);
-        // SAFETY: (1) the lock's Acquire shows what its last holder linked.
+        // SAFETY: (1) the lock's Acquire shows what its last holder linked (duty 1).
         if let Some(entry) = unsafe { self.search(newest, &key) } {
             return Some(entry);
         }

@@ -22,7 +22,7 @@ pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
 #[cfg(feature = "std")]
 pub use idle::{IdleUnits, Keeper};
 #[cfg(feature = "std")]
-pub use interner::{Entry, Interner};
+pub use interner::{Chain, Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};
 pub use published::Published;
 pub use rack::{Filling, Rack};

@@ -6,8 +6,8 @@ mod model;
 
 use loom::thread;
 use model::{Leak, Model, Plain};
-use pymem_sync::Interner;
 use pymem_sync::sync::Site;
+use pymem_sync::{Chain, Interner};
 
 type Table = Interner<u64, Plain<u64>>;
 
@@ -32,6 +32,32 @@ fn a_key_has_one_entry_and_a_finder_reads_it_whole() {
         assert_eq!(other.join().unwrap(), 8);
         assert_eq!(shared.iter().count(), 1, "a key twice, or lost");
         table.free();
+    });
+}
+
+/// A chain is a bucket elsewhere.
+#[test]
+fn a_key_of_a_chain_has_one_entry() {
+    let model = Model {
+        name: "a_key_of_a_chain_has_one_entry",
+        preemptions: None,
+        floor: 100,
+        controls: &[Site::InternerLink, Site::InternerFind],
+    };
+    model.check(|| {
+        let both = Leak::new((Table::new(1).unwrap(), Chain::new()));
+        let shared = both.get();
+        let value = move || {
+            let (table, chain) = shared;
+            // SAFETY: 1: the one table.
+            let entry = unsafe { table.intern_in(chain, 7, || Plain::new(8)) };
+            entry.map_or(0, |entry| entry.value().read())
+        };
+        let other = thread::spawn(value);
+        assert_eq!(value(), 8);
+        assert_eq!(other.join().unwrap(), 8);
+        assert_eq!(shared.0.iter().count(), 1, "a key twice, or lost");
+        both.free();
     });
 }
 

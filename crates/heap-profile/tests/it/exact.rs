@@ -147,6 +147,25 @@ fn two_profiles_in_one_thread_do_not_share_what_a_thread_remembers() {
 }
 
 #[test]
+fn profiles_that_share_their_stacks_do_not_share_their_sites() {
+    let (_, one) = profile(32);
+    let other = Profile::with_stacks(one.stacks(), Options::default()).unwrap();
+    let heaps = [one, other].map(|profile| ExactProfiler::new(LibcMalloc, profile, Domain::Obj));
+    for heap in [&heaps[0], &heaps[1], &heaps[1]] {
+        for stack in [&[101, 102][..], &[]] {
+            // The block is lost on purpose.
+            assert!(run(stack, || heap.malloc(8)).is_some());
+        }
+    }
+    for (profile, blocks) in [(one, 1), (other, 2)] {
+        let sites: Vec<_> = profile.snapshot().sites.iter().map(lines).collect();
+        assert_eq!(sites, [(vec![], 8 * blocks, blocks), (vec![102, 101], 8 * blocks, blocks)]);
+        let rows: Vec<_> = profile.with_tables(|tables| tables.sites().collect());
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.total.blocks == blocks), "{rows:?}");
+    }
+}
+
+#[test]
 fn a_profile_that_does_not_record_still_counts_frees() {
     let (_, profile) = profile(32);
     let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);
