@@ -214,8 +214,8 @@ impl Service {
             });
         }
         if let Some(request) = &requests.profile {
-            let profile = profile::start(host, request.clone())?;
             let noted_in = self.noted_in();
+            let profile = profile::start(host, request.clone(), noted_in)?;
             // The interpreter frees some raw blocks by the C library.
             self.wrap(&[Domain::Raw], |domain, record| {
                 profile.profiled(domain, record, NotedIn::Table)

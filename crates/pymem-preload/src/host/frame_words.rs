@@ -201,16 +201,21 @@ impl FrameWords {
         unsafe { (self.increment)(ptr::with_exposed_provenance_mut(code)) };
     }
 
-    /// Whether a block that is about to be freed was a code object: the head of an object still says what it was.
+    /// Bytes of an object up to the end of its type: 16 with the GIL.
+    #[inline]
+    pub(crate) const fn head_bytes(&self) -> usize {
+        self.reader.head_bytes()
+    }
+
+    /// Whether a block begins as a code object does.
     ///
     /// # Safety
     ///
-    /// 1. `size` bytes at `block`, which is 16-aligned, can be read.
+    /// 1. [`head_bytes`](Self::head_bytes) at `block`, which is 16-aligned, can be read.
     #[inline]
-    pub(crate) unsafe fn was_code(&self, block: usize, size: usize) -> bool {
-        // SAFETY: 1: as long as an object's head (duty 1).
-        size >= self.reader.instructions()
-            && unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(block)) }
+    pub(crate) unsafe fn begins_as_code(&self, block: usize) -> bool {
+        // SAFETY: 1: as much as is read of an object (duty 1).
+        unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(block)) }
     }
 
     /// The bytes from the code's first instruction to `at`; `None` before the first one that belongs to a line.

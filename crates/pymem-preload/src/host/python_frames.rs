@@ -422,6 +422,11 @@ impl Reader {
         self.code.instructions
     }
 
+    /// Bytes of an object up to the end of its type.
+    pub(crate) const fn head_bytes(&self) -> usize {
+        self.code.type_of + size_of::<usize>()
+    }
+
     /// Whether `object` is a code object.
     ///
     /// # Safety

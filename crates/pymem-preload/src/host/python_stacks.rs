@@ -48,6 +48,11 @@ const fn without_deaths(code: usize) -> usize {
 }
 
 impl Deaths {
+    /// No death so far.
+    fn none() -> &'static Self {
+        immortal::leak(Self([const { AtomicU16::new(0) }; DEATHS]))
+    }
+
     #[inline]
     fn of(&self, code: usize) -> &AtomicU16 {
         // Blocks are 16-aligned, and code objects some hundred bytes long.
@@ -174,7 +179,8 @@ impl FrameSink for Taken {
 static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 
 /// The table of this process, which has stacks of as many frames as `options` say, or as whoever came first asked for; with `native`
-/// a table of its own, as the hooks show Python frames alone. `None` where the interpreter does not tell its frames.
+/// a table of its own, as the hooks show Python frames alone. Code objects need not be kept where the table
+/// [`mourns`](PythonStacks::mourn) each of them, as `sees_all` says. `None` where the interpreter does not tell its frames.
 ///
 /// # Errors
 ///
@@ -183,12 +189,14 @@ pub(crate) fn table(
     host: &Host,
     options: Options,
     native: bool,
+    sees_all: bool,
 ) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
+    let deaths = sees_all.then(Deaths::none);
     if !native {
-        return start(host, options, None);
+        return start(host, options, deaths);
     }
     let Some(native) = NativeFrames::find() else { return Ok(None) };
-    make(host, options, None, Some(native))
+    make(host, options, deaths, Some(native))
 }
 
 fn start(
@@ -233,8 +241,7 @@ pub(crate) static HOOKS: HostStacks = HostStacks { current, show, alike, freed }
 /// see each of them `freed`. Where the interpreter does not tell its frames, or without memory, there are none.
 pub(crate) fn start_for_hooks(host: &Host, frames: u8, sees_all: bool) {
     SHOWN.store(frames, Relaxed);
-    let new = || immortal::leak(Deaths([const { AtomicU16::new(0) }; DEATHS]));
-    let deaths = sees_all.then(new);
+    let deaths = sees_all.then(Deaths::none);
     // As many as a profile has that is not told how many, as it would share the table.
     let frames = Options::default().frames.max(frames.into());
     let _ = start(host, Options { frames, ..Options::default() }, deaths);
@@ -262,14 +269,26 @@ fn alike(stack: u32) -> u32 {
 }
 
 fn freed(block: NonNull<u8>, size: usize) {
-    let Some(PythonStacks { words, deaths: Some(deaths), .. }) =
-        TABLE.get().map(|table| table.source())
-    else {
-        return;
-    };
-    let code = block.as_ptr().expose_provenance();
-    // SAFETY: 1: the block is the hooks' to read until it is freed.
-    if unsafe { words.was_code(code, size) } {
-        deaths.of(code).fetch_add(1, Relaxed);
+    let Some(table) = TABLE.get() else { return };
+    if size >= table.source().words.head_bytes() {
+        // SAFETY: 1: the block is the hooks' to read until it is freed.
+        unsafe { table.source().mourn(block) };
+    }
+}
+
+impl PythonStacks {
+    /// Counts the death of a code object, if `block` is one and deaths are counted.
+    ///
+    /// # Safety
+    ///
+    /// 1. The head of an object can be read at `block`, which is 16-aligned: 16 bytes with the GIL.
+    #[inline]
+    pub(crate) unsafe fn mourn(&self, block: NonNull<u8>) {
+        let Some(deaths) = self.deaths else { return };
+        let code = block.as_ptr().expose_provenance();
+        // SAFETY: 1: duty 1.
+        if unsafe { self.words.begins_as_code(code) } {
+            deaths.of(code).fetch_add(1, Relaxed);
+        }
     }
 }

@@ -16,6 +16,7 @@ use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
 use pymem_sync::{ForkLock, Rank, hold_over_forks};
 
+use crate::host::mourned::Mourned;
 use crate::host::python::Host;
 use crate::host::python_stacks::{self, PythonStacks};
 use crate::observe::moments::{self, Attentive, Moment};
@@ -65,7 +66,8 @@ pub(crate) fn running() -> Option<&'static ProcessProfile> {
     RUNNING.get()
 }
 
-/// Starts the profile of this process, which records from now on what its profilers pass on.
+/// Starts the profile of this process, which records from now on what its profilers pass on; those of mem and obj note their blocks in
+/// `noted_in`.
 ///
 /// # Errors
 ///
@@ -73,6 +75,7 @@ pub(crate) fn running() -> Option<&'static ProcessProfile> {
 pub(crate) fn start(
     host: &Host,
     mut request: ProfileRequest,
+    noted_in: NotedIn,
 ) -> Result<&'static ProcessProfile, Refusal> {
     if host.build == Build::FreeThreaded {
         return Err(Refusal::ProfileFreeThreaded);
@@ -84,8 +87,10 @@ pub(crate) fn start(
     if request.interval.is_some() {
         options.buckets = SAMPLED_BUCKETS;
     }
-    let stacks =
-        python_stacks::table(host, options, request.native).map_err(Refusal::ProfileMemory)?;
+    // Pools have no smaller blocks than 16 bytes.
+    let sees_code = matches!(noted_in, NotedIn::Pools(_));
+    let stacks = python_stacks::table(host, options, request.native, sees_code)
+        .map_err(Refusal::ProfileMemory)?;
     let stacks = stacks.ok_or(Refusal::ProfileFrames)?;
     let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));
@@ -119,7 +124,7 @@ pub(crate) unsafe fn start_late(
     if !host.is_initialized() {
         return Err(Refusal::TooLate);
     }
-    let running = start(host, request)?;
+    let running = start(host, request, noted_in)?;
     for domain in [Domain::Mem, Domain::Obj] {
         let Some(own) = host.own_record(domain) else { continue };
         let record = running.profiled(domain, own, noted_in);
@@ -151,10 +156,14 @@ impl ProcessProfile {
         };
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
         // Calls of raw come from threads that may not be told of a signal.
-        if domain == Domain::Raw {
-            AllocatorRecord::leak(profiler)
-        } else {
-            AllocatorRecord::leak(Attentive(profiler))
+        match (domain, noted_in) {
+            (Domain::Raw, _) => AllocatorRecord::leak(profiler),
+            (Domain::Obj, NotedIn::Pools(_)) => {
+                let stacks = *self.profile.stacks().source();
+                // SAFETY: 1: of pools, or of the C library, which has none of less than 24; a process without the GIL has no profile.
+                AllocatorRecord::leak(Attentive(unsafe { Mourned::new(profiler, stacks) }))
+            }
+            _ => AllocatorRecord::leak(Attentive(profiler)),
         }
     }
 

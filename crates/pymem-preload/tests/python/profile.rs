@@ -351,6 +351,37 @@ fourth = bytearray(91_000)
     }
 }
 
+/// Code objects are not kept for the sake of their names, and of many that come to lie at one address, each has its own.
+#[test]
+fn code_that_is_dropped_is_free_and_keeps_its_name() {
+    const PROGRAM: &str = "\
+places, kept = set(), []
+for i in range(200):
+    names = {'kept': kept}
+    exec(f'def f{i:03}():\\n    data = bytes(7000 + {i})\\n    kept.append(data)' + '\\n    len(kept)' * 500, names)
+    f = names.pop(f'f{i:03}')
+    places.add(id(f.__code__))
+    f()
+    del f, names
+print(len(places) < 100)
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("code.json");
+        let mut command = preloaded(&interpreter.path);
+        command.env("PYTHONMALLOC", "pymalloc").env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
+        assert_eq!(succeed(&mut command), "True\n", "{interpreter}");
+        let profile = read(&path);
+        let at = |function: &str, line| bytes_at(&profile, Which::Live, "<string>", function, line);
+        for number in 0..200 {
+            let held = at(&format!("f{number:03}"), 2);
+            assert!((7000..7200).contains(&(held - number)), "{interpreter}: {number} {held}");
+        }
+        // 200 code objects of some ten KiB each.
+        let code = at("<module>", 4);
+        assert!(code < 100_000, "{interpreter}: {code}");
+    }
+}
+
 #[test]
 fn a_running_program_starts_and_reports_by_the_library_and_a_leak_is_what_grew() {
     const PROGRAM: &str = "\

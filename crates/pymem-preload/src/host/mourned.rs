@@ -1,0 +1,55 @@
+//! Owns `Mourned`: the obj domain, whose dead code objects a profile's stacks are told.
+
+use std::ptr::NonNull;
+
+use malloc_api::Malloc;
+
+use crate::host::python_stacks::PythonStacks;
+
+/// An allocator whose freed code objects are counted, so that their names need not keep them.
+#[derive(Debug)]
+pub(crate) struct Mourned<A> {
+    inner: A,
+    stacks: PythonStacks,
+}
+
+impl<A> Mourned<A> {
+    /// The blocks of `inner`, of which `stacks` are told.
+    ///
+    /// # Safety
+    ///
+    /// 1. Every block of `inner` has 16 bytes at least, and the interpreter has the GIL.
+    pub(crate) const unsafe fn new(inner: A, stacks: PythonStacks) -> Self {
+        Self { inner, stacks }
+    }
+}
+
+// SAFETY: 1 to 5 are those of `inner`, whose blocks are handed out as they are; a count neither unwinds nor allocates.
+unsafe impl<A: Malloc> Malloc for Mourned<A> {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        self.inner.malloc(size)
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        self.inner.calloc(nelem, elsize)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // No code object is resized.
+        // SAFETY: the caller's duties 1 and 2 are those of `inner`.
+        unsafe { self.inner.realloc(ptr, new_size) }
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        if let Some(block) = ptr {
+            // SAFETY: 1: a live block (the caller's duty 1), of 16 bytes by the duty of `new`.
+            unsafe { self.stacks.mourn(block) };
+        }
+        // SAFETY: the caller's duties 1 and 2 are those of `inner`.
+        unsafe { self.inner.free(ptr) };
+    }
+}
