@@ -53,7 +53,7 @@ const STEPS: &[Step] = &[
     by_name("test-alone", test_alone),
     by_name("examples-release", |shell| run_examples(shell, "--release")),
     by_name("aarch64", aarch64::run),
-    by_name("rustpython", |_| third_party::rustpython::run()),
+    by_name("rustpython", |_| third_party::rustpython::run(1)),
     by_name("regrtest-rows", |_| regrtest::every_row()),
 ];
 

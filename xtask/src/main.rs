@@ -102,7 +102,11 @@ enum Command {
     /// Run the test suite of a crate that knows nothing of us on the obj domain as its global allocator.
     ThirdParty,
     /// Run CPython's tests in RustPython with the obj domain as its global allocator, beside its own allocator and mimalloc.
-    Rustpython,
+    Rustpython {
+        /// How often each row runs, in turn.
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+    },
     /// Run the stress programs under ThreadSanitizer, and a race that it must report (needs nightly).
     Tsan {
         /// Milliseconds each program.
@@ -169,7 +173,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
         Command::Mutants { name, sample, seed } => mutants::run(name.as_deref(), sample, seed)?,
         Command::ThirdParty => third_party::run()?,
-        Command::Rustpython => third_party::rustpython::run()?,
+        Command::Rustpython { rounds } => third_party::rustpython::run(rounds)?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,
         Command::Lsan => sanitize::lsan()?,

@@ -2,7 +2,8 @@
 //! and mimalloc.
 //!
 //! CPython's tests must have the same outcome under every name of the table as under RustPython's own allocator, those that it fails
-//! included. Of modules it has what it passes without us: its `gc` is a stub, so `test_gc` is none of them.
+//! included. Of modules it has what it passes without us: its `gc` is a stub, so `test_gc` is none of them. The programs run in turn, so
+//! that a machine that slows down slows all of them, and a ratio is of two runs of the same round.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,7 +34,12 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 const MAIN: &str = "fn main() -> std::process::ExitCode {\n    rustpython::run(|_| {})\n}\n";
 
-pub(crate) fn run() -> Result<()> {
+/// Runs every row `rounds` times, at least once.
+///
+/// # Errors
+///
+/// What does not build, does not run, or has an outcome that RustPython with its own allocator has not.
+pub(crate) fn run(rounds: usize) -> Result<()> {
     let installed = Interpreter::installed();
     let tests = installed.iter().find_map(|interpreter| library(&interpreter.path));
     let Some(library) = tests else {
@@ -49,22 +55,41 @@ pub(crate) fn run() -> Result<()> {
     shell.remove_path(&tests)?;
     shell.create_dir(&tests)?;
     std::os::unix::fs::symlink(library.join("test"), tests.join("test"))?;
-    let run = |name: &str, row: Option<AllocatorName>| {
-        Run::of(&folder.join("target/release").join(name), &suites, &tests, row)
-    };
-    let own = run("default", None)?;
-    ensure!(own.passed() > 100, "RustPython passes {} tests alone", own.passed());
-    println!("{:<18}{:>8}{:>10}{:>12}", "allocator", "passed", "seconds", "peak KiB");
-    own.print("own");
-    let mimalloc = run("mimalloc", None)?;
-    mimalloc.print("mimalloc");
-    mimalloc.must_be(&own, "mimalloc")?;
-    for row in AllocatorName::ALL {
-        let ours = run("domains", Some(row))?;
-        ours.print(row.as_str());
-        ours.must_be(&own, row.as_str())?;
+    let others = [("own", "default", None), ("crate mimalloc", "mimalloc", None)];
+    let ours = AllocatorName::ALL.map(|row| (row.as_str(), "domains", Some(row)));
+    let rows: Vec<_> = others.into_iter().chain(ours).collect();
+    let mut runs: Vec<Vec<Run>> = rows.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds.max(1) {
+        for (&(name, program, row), to) in rows.iter().zip(0..) {
+            let program = folder.join("target/release").join(program);
+            let run = Run::of(&program, &suites, &tests, row)?;
+            run.must_be(runs[0].first().unwrap_or(&run), name)?;
+            runs[to].push(run);
+        }
+    }
+    let passed = runs[0][0].passed();
+    ensure!(passed > 100, "RustPython passes {passed} tests alone");
+    println!("{passed} tests pass in each row; medians of {} runs in turn", runs[0].len());
+    println!(
+        "{:<16}{:>10}{:>18}{:>8}{:>12}",
+        "allocator", "CPU s", "quartiles", "ratio", "peak KiB"
+    );
+    for (&(name, ..), of_row) in rows.iter().zip(&runs) {
+        let seconds = quartiles(of_row.iter().map(|run| run.seconds));
+        let pairs = of_row.iter().zip(&runs[0]);
+        let [_, ratio, _] = quartiles(pairs.map(|(ours, own)| ours.seconds / own.seconds));
+        let [_, peak, _] = quartiles(of_row.iter().map(|run| run.peak_kib));
+        let [low, middle, high] = seconds;
+        println!("{name:<16}{middle:>10.2}{low:>11.2} to {high:.2}{ratio:>8.3}{peak:>12.0}");
     }
     Ok(())
+}
+
+/// The lower quartile, the median and the upper quartile of numbers, of which there is one at least.
+fn quartiles(numbers: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut sorted: Vec<f64> = numbers.collect();
+    sorted.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| sorted[(sorted.len() - 1) * quarter / 4])
 }
 
 /// The library of the interpreter at `path`, if the package `test` is in it.
@@ -110,7 +135,7 @@ struct Run {
     /// A line for each test.
     outcomes: Vec<String>,
     seconds: f64,
-    peak_kib: u64,
+    peak_kib: f64,
 }
 
 impl Run {
@@ -136,10 +161,6 @@ impl Run {
 
     fn passed(&self) -> usize {
         self.outcomes.iter().filter(|line| line.ends_with(" ok")).count()
-    }
-
-    fn print(&self, name: &str) {
-        println!("{name:<18}{:>8}{:>10.2}{:>12}", self.passed(), self.seconds, self.peak_kib);
     }
 
     fn must_be(&self, own: &Self, name: &str) -> Result<()> {
