@@ -9,6 +9,7 @@ fn every_error_is_as_it_was_reviewed() {
         include_str!("../refusals.txt"),
         &[
             ("heap_profile::ProfileError::Frames", &E::Frames(0)),
+            ("heap_profile::ProfileError::TooMany", &E::TooMany),
             ("heap_profile::ProfileError::NoMemory", &E::NoMemory(65_536)),
         ],
     );
