@@ -19,6 +19,7 @@ mod python;
 mod refusals;
 mod regrtest;
 mod sanitize;
+mod semver;
 mod snippets;
 mod soak;
 mod third_party;
@@ -101,6 +102,12 @@ enum Command {
     },
     /// Run the test suite of a crate that knows nothing of us on the obj domain as its global allocator.
     ThirdParty,
+    /// Compare the public interfaces of the published crates with those of a release (needs cargo-semver-checks).
+    Semver {
+        /// The revision to compare with; otherwise the last tag.
+        #[arg(long, value_name = "REVISION")]
+        baseline: Option<String>,
+    },
     /// Run CPython's tests in RustPython with the obj domain as its global allocator, beside its own allocator and mimalloc.
     Rustpython {
         /// How often each row runs, in turn.
@@ -173,6 +180,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Loom { controls, filter } => loom::run(controls, filter)?,
         Command::Mutants { name, sample, seed } => mutants::run(name.as_deref(), sample, seed)?,
         Command::ThirdParty => third_party::run()?,
+        Command::Semver { baseline } => semver::run(baseline)?,
         Command::Rustpython { rounds } => third_party::rustpython::run(rounds)?,
         Command::Tsan { millis } => tsan::run(millis)?,
         Command::Asan => sanitize::asan()?,
