@@ -44,8 +44,10 @@ fn data(file: &ProfileFile) -> Value {
     let mut domains: Sums<&str> = BTreeMap::new();
     let mut classes: Sums<u64> = BTreeMap::new();
     let mut lines: Sums<usize> = BTreeMap::new();
+    let mut totals = [0; 3];
     let unknown = file.frames().count();
     for row in file.rows() {
+        add_all(&mut totals, AMOUNTS.map(|which| row.amount(which).bytes));
         add(&mut domains, row.domain(), row);
         add(&mut classes, row.class_bytes(), row);
         add(&mut lines, row.frame_numbers().next().unwrap_or(unknown), row);
@@ -60,10 +62,6 @@ fn data(file: &ProfileFile) -> Value {
     most.sort_unstable();
     most.dedup();
     lines.retain(|line, _| most.binary_search(line).is_ok());
-    let mut totals = [0; 3];
-    for row in file.rows() {
-        add_all(&mut totals, AMOUNTS.map(|which| row.amount(which).bytes));
-    }
     let (nodes, hidden) = Boxes::new(file, unknown).widest(totals);
     let mut frames: Vec<Value> =
         file.frames().map(|(function, file, line)| json!([function, file, line])).collect();
