@@ -58,6 +58,7 @@ type Link = u32;
 
 /// A bucket that stands elsewhere, at what its keys belong to: four bytes, with which finding a key needs no hash and compares only
 /// the keys of this chain.
+#[derive(Debug)]
 pub struct Chain(AtomicU32);
 
 impl Chain {
@@ -71,12 +72,6 @@ impl Chain {
 impl Default for Chain {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain").finish_non_exhaustive()
     }
 }
 
