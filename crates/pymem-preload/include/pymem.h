@@ -206,7 +206,8 @@ int pymem_profile_unrecorded(void (*work)(void *data),
                              void *data);
 
 /**
- * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `pprof`.
+ * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `lines`,
+ * `pprof`.
  *
  * A null `out` is the standard output; a null `format` is the one that the name of `out` tells. `before`, where it is not null, is the
  * file of an older profile: what is drawn is then by how much each stack holds more than in that one.
