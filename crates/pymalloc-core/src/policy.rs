@@ -106,6 +106,9 @@ pub(crate) struct Kept {
     given_back: usize,
     /// Bytes of large blocks that the program asked for since its peak was looked at.
     asked: usize,
+    /// Bytes of free pools that are to give way to large blocks, less than an arena: less does not go back, and an arena for each few
+    /// pages by which a peak creeps up would be missed at once.
+    due: usize,
     /// The most bytes that the process had resident by then.
     peak: usize,
     /// Bytes of the largest block that the program asked for outside of the pools while some of them were free.
@@ -114,7 +117,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) const fn new() -> Self {
-        Self { floor: KEPT_MIN_BYTES, given_back: 0, asked: 0, peak: 0, largest: 0 }
+        Self { floor: KEPT_MIN_BYTES, given_back: 0, asked: 0, due: 0, peak: 0, largest: 0 }
     }
 
     /// Forgets what was given back too early. The program's peak, and its largest block, stay what they are.
@@ -150,7 +153,7 @@ impl Kept {
     }
 
     /// How many of the `spare` bytes of free pools stay resident beside a block of `large` bytes and those before it, in a process
-    /// that had `peak` bytes resident at most; `None` for all.
+    /// that had `peak` bytes resident at most; `None` for all, also where less than an arena is due.
     ///
     /// Free pools are as many as were in use once, so the pools alone lift no peak; with large blocks beside them they do. So free
     /// pools give way where the peak has grown, and to a block that is larger than any before, since that one will lift the peak. A
@@ -165,8 +168,11 @@ impl Kept {
         let grown = peak.saturating_sub(core::mem::replace(&mut self.peak, peak));
         let is_largest = large > self.largest;
         self.largest = self.largest.max(large);
-        let room = if is_largest { asked } else { asked.min(grown) };
-        (room > 0).then(|| spare.saturating_sub(room).max(GROWTH_BYTES))
+        self.due += if is_largest { asked } else { asked.min(grown) };
+        (self.due >= ARENA_BYTES).then(|| {
+            let room = core::mem::take(&mut self.due);
+            spare.saturating_sub(room).max(GROWTH_BYTES)
+        })
     }
 
     /// Notes that a trim gave `bytes` back to the system, and lowers the floor a little.
@@ -217,8 +223,10 @@ mod tests {
             "as much as the peak has grown"
         );
         assert_eq!(ask(2 * MIB, 10 * MIB, 90 * MIB), Some(8 * MIB), "not more than was asked for");
+        assert_eq!(ask(2 * MIB, 10 * MIB, 91 * MIB - 1), None, "less than an arena");
+        assert_eq!(ask(2 * MIB, 10 * MIB, 91 * MIB), Some(9 * MIB), "an arena by and by");
         assert_eq!(
-            ask(20 * MIB, 10 * MIB, 90 * MIB),
+            ask(20 * MIB, 10 * MIB, 91 * MIB),
             Some(GROWTH_BYTES),
             "what is needed next stays"
         );
