@@ -50,6 +50,8 @@ pub enum Task {
         row: String,
         /// Number of threads.
         threads: u16,
+        /// Who frees what a thread leaves live.
+        frees: Frees,
         /// Passes; the fastest counts.
         passes: usize,
     },
@@ -62,6 +64,16 @@ pub enum Task {
         /// Repetitions.
         repetitions: usize,
     },
+}
+
+/// Who frees the blocks that a thread leaves live at the end of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Frees {
+    /// The thread itself.
+    Own,
+    /// The next thread: each block goes from one processor to another.
+    #[default]
+    Neighbour,
 }
 
 /// What a worker found.

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use pymem_bench::job::{Measured, Task};
+use pymem_bench::job::{Frees, Measured, Task};
 use pymem_bench::rows;
 
 use crate::driver::Driver;
@@ -73,7 +73,11 @@ fn cell(warm: Measured, cold: &[Measured]) -> Cell {
     }
 }
 
-/// Every row that allows threads on `input`, once for each number of threads.
+/// Passes of several threads in a process: the threads have to meet with no other process on their processors.
+const THREADS_PASSES: usize = 20;
+
+/// Every row that allows threads on `input`, once for each number of threads, and each of them again where threads free what their
+/// neighbours leave live.
 pub(crate) fn many_threads(
     driver: &Driver,
     input: &Input,
@@ -84,22 +88,25 @@ pub(crate) fn many_threads(
     let trace = input.prepare(driver.folder())?;
     let is_threaded = |name: &&String| rows::find(name).is_some_and(|row| row.threads);
     let names: Vec<&String> = names.iter().filter(is_threaded).collect();
+    let own = counts.iter().map(|&threads| (threads, Frees::Own));
+    let others = counts.iter().map(|&threads| (threads, Frees::Neighbour));
+    let ways: Vec<_> = own.chain(others.filter(|&(threads, _)| threads > 1)).collect();
     let bar =
-        progress(&format!("{}, threads", trace.name), counts.len() * effort.threads * names.len());
+        progress(&format!("{}, threads", trace.name), ways.len() * effort.threads * names.len());
     let operations = trace.operations + trace.leftovers;
     let mut results = Vec::new();
-    for &threads in counts {
+    for (threads, frees) in ways {
         let mut rates: Vec<(String, Vec<f64>)> =
             names.iter().map(|name| ((*name).clone(), Vec::new())).collect();
         for _ in 0..effort.threads {
             for (row, samples) in &mut rates {
-                let (row, passes) = (row.clone(), effort.passes);
-                let task = Task::Threads { trace: trace.clone(), row, threads, passes };
+                let (row, passes) = (row.clone(), THREADS_PASSES);
+                let task = Task::Threads { trace: trace.clone(), row, threads, frees, passes };
                 samples.push(rate(driver, task, usize::from(threads) * operations)?);
                 bar.inc(1);
             }
         }
-        results.push(ThreadsResult { trace: trace.name.clone(), threads, rates });
+        results.push(ThreadsResult { trace: trace.name.clone(), threads, frees, rates });
     }
     bar.finish_and_clear();
     std::fs::remove_file(&trace.file)?;

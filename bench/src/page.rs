@@ -179,12 +179,12 @@ fn threads(page: &mut String, report: &Report) -> Result<()> {
     writeln!(page, "\n### Several threads")?;
     writeln!(
         page,
-        "\nMillions of operations a second of all threads together; more is better. Each thread replays the trace `{}`; \
-         what it leaves alive is freed by its neighbour.",
+        "\nMillions of operations a second of all threads together; more is better. Each thread replays the trace `{}`, \
+         and frees what it leaves alive; handed over, its neighbour does, which has each block in another processor's cache.",
         first.trace,
     )?;
     let mut header = vec!["allocator".to_owned()];
-    header.extend(report.threads.iter().map(|result| threads_text(result.threads)));
+    header.extend(report.threads.iter().map(threads_text));
     let rows: Vec<Vec<String>> = first
         .rates
         .iter()

@@ -1,5 +1,6 @@
 //! Owns the allocators that are measured for comparison only.
 
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
@@ -53,26 +54,33 @@ pub(crate) fn mimalloc3() -> Option<Records> {
     Some(allocators::all(plain!(mi_malloc, mi_calloc, mi_realloc, mi_free)))
 }
 
-/// The memory that `null` hands out: what a replay writes and reads of a block fits.
-#[repr(align(16))]
-struct Scratch([u8; 64]);
+/// The memory that `null` hands out: what a replay writes and reads of a block fits. No other data is in its lines of the cache.
+#[repr(align(128))]
+struct Scratch(UnsafeCell<[u8; 128]>);
 
-/// An allocator that does nothing: each request gets the same block.
+thread_local! {
+    /// A thread's own: threads that write one line take turns at it, and would be slower than most allocators.
+    static SCRATCH: Scratch = const { Scratch(UnsafeCell::new([0; 128])) };
+}
+
+/// An allocator that does nothing: each request of a thread gets the same block.
 pub(crate) fn null() -> Option<Records> {
-    unsafe extern "C" fn malloc(ctx: *mut c_void, _: usize) -> Block {
-        from_c(ctx)
+    unsafe extern "C" fn malloc(_: *mut c_void, _: usize) -> Block {
+        SCRATCH.with(|scratch| from_c(scratch.0.get().cast()))
     }
-    unsafe extern "C" fn calloc(ctx: *mut c_void, _: usize, _: usize) -> Block {
-        from_c(ctx)
+    unsafe extern "C" fn calloc(ctx: *mut c_void, _: usize, size: usize) -> Block {
+        // SAFETY: any size is allowed.
+        unsafe { malloc(ctx, size) }
     }
-    unsafe extern "C" fn realloc(ctx: *mut c_void, _: Block, _: usize) -> Block {
-        from_c(ctx)
+    unsafe extern "C" fn realloc(ctx: *mut c_void, _: Block, size: usize) -> Block {
+        // SAFETY: any size is allowed.
+        unsafe { malloc(ctx, size) }
     }
     unsafe extern "C" fn free(_: *mut c_void, _: Block) {}
-    let scratch = Box::leak(Box::new(Scratch([0; 64])));
-    let ctx = std::ptr::from_mut(&mut scratch.0).cast();
-    // SAFETY: 1. the scratch memory is never freed; 2. not kept, and not needed: a replay writes two words of a block, reads
-    // one byte of it and believes neither; both fit the scratch memory; 3. on any thread.
+    let ctx = std::ptr::null_mut();
+    // SAFETY: 1. the functions ignore the context; 2. not kept, and not needed: a replay writes two words of a block, reads
+    // one byte of it and believes neither; both fit the scratch memory, which lives as long as the replay's threads use it, and
+    // a block that one thread hands to another is read alone; 3. on any thread.
     Some(allocators::all(unsafe {
         AllocatorRecord::from_parts(ctx, malloc, calloc, realloc, free)
     }))

@@ -6,6 +6,7 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use pymem_bench::job::Frees;
 
 use crate::report::{Metric, Report, ThreadsResult, bounds, median};
 
@@ -249,6 +250,8 @@ fn legend(area: &Area<'_>, names: &[&str], (left, top): (i32, i32)) -> Result<()
 
 /// Millions of operations a second against the number of threads.
 fn threads(results: &[ThreadsResult], path: &Path) -> Result<()> {
+    let own = results.iter().filter(|result| result.threads == 1 || result.frees == Frees::Own);
+    let results: Vec<&ThreadsResult> = own.collect();
     let area = SVGBackend::new(path, (900, 460)).into_drawing_area();
     area.fill(&WHITE)?;
     let names: Vec<&str> = results[0]
@@ -272,7 +275,7 @@ fn threads(results: &[ThreadsResult], path: &Path) -> Result<()> {
         label(&area, &tick(value), (82, y.at(value)), &text(12, HPos::Right))?;
     }
     for (at, result) in results.iter().enumerate() {
-        let words = crate::table::threads_text(result.threads);
+        let words = crate::table::threads_text(result);
         label(&area, &words, (place(at), 430), &text(12, HPos::Center))?;
     }
     for name in &names {

@@ -1,5 +1,6 @@
 //! Owns the findings of a run, which `replay.json` holds and every table, plot and page is drawn from.
 
+use pymem_bench::job::Frees;
 use serde::{Deserialize, Serialize};
 
 /// A run of the replay benchmarks.
@@ -75,6 +76,9 @@ pub(crate) struct ThreadsResult {
     pub(crate) trace: String,
     /// Number of threads.
     pub(crate) threads: u16,
+    /// Who frees what a thread leaves live.
+    #[serde(default)]
+    pub(crate) frees: Frees,
     /// Allocator, and millions of operations a second of all threads together: each process's best.
     pub(crate) rates: Vec<(String, Vec<f64>)>,
 }

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, LineStyle, Table};
 use crate::idle::FIGURES;
 use crate::programs::{Column, Programs};
 use crate::report::{Metric, Ratio, Report, ThreadsResult, TraceResult, median};
+use pymem_bench::job::Frees;
 
 /// Geometric means of all metrics first, then the main ones trace by trace, then threads.
 pub(crate) fn all(report: &Report) -> String {
@@ -64,7 +65,7 @@ fn by_trace(report: &Report, metric: Metric, generated: bool) -> String {
 fn threads(results: &[ThreadsResult]) -> String {
     let mut lines = Lines::new(&format!("{}, Mops/s (relative to libc)", results[0].trace));
     for result in results {
-        lines.column(&threads_text(result.threads));
+        lines.column(&threads_text(result));
     }
     for (at, (name, _)) in results[0].rates.iter().enumerate() {
         let cells = results.iter().map(|result| {
@@ -124,9 +125,13 @@ pub(crate) fn programs(programs: &Programs) -> String {
         + &figure("peak RSS, relative to the baseline", 1)
 }
 
-/// `1 thread`, `2 threads`.
-pub(crate) fn threads_text(threads: u16) -> String {
-    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
+/// `1 thread`, `2 threads`, `2, handed over`.
+pub(crate) fn threads_text(result: &ThreadsResult) -> String {
+    match (result.threads, result.frees) {
+        (1, _) => "1 thread".to_owned(),
+        (threads, Frees::Own) => format!("{threads} threads"),
+        (threads, Frees::Neighbour) => format!("{threads}, handed over"),
+    }
 }
 
 /// A median and how far the rounds lie from it: `0.62 ±0.01`, or without the second part where it rounds to nothing.

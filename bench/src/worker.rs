@@ -7,7 +7,7 @@ use malloc_api::AllocatorRecord;
 use malloc_trace::{Event, Live, Op, Replay, ThreadedReplay};
 
 use crate::allocators::Records;
-use crate::job::{Answer, Job, Measured, Task};
+use crate::job::{Answer, Frees, Job, Measured, Task};
 use crate::trace::{self, Prepared};
 use crate::{host, memory, rows};
 
@@ -27,8 +27,8 @@ pub fn run(path: &Path) -> Result<()> {
             warm(&mut trace::replay(trace)?, rows, *rounds, *passes)?
         }
         Task::Cold { trace, row } => vec![cold(&mut trace::replay(trace)?, row)?],
-        Task::Threads { trace, row, threads, passes } => {
-            let nanoseconds = threaded(trace, open(row)?, *threads, *passes)?;
+        Task::Threads { trace, row, threads, frees, passes } => {
+            let nanoseconds = threaded(trace, open(row)?, *threads, *frees, *passes)?;
             vec![Measured { nanoseconds, ..named(row) }]
         }
         Task::Hot { row, path, repetitions } => {
@@ -105,8 +105,14 @@ fn timed(replay: &mut Replay, records: Records) -> Result<(u64, Live<'_, Allocat
     Ok((u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), live))
 }
 
-/// Nanoseconds of each pass in which every thread replays the whole trace, and frees what its neighbour leaves live.
-fn threaded(trace: &Prepared, records: Records, threads: u16, passes: usize) -> Result<Vec<u64>> {
+/// Nanoseconds of each pass in which every thread replays the whole trace, and then frees what it or its neighbour leaves live.
+fn threaded(
+    trace: &Prepared,
+    records: Records,
+    threads: u16,
+    frees: Frees,
+    passes: usize,
+) -> Result<Vec<u64>> {
     let (program, leftovers) = trace::map(trace)?.split_at(trace.operations);
     let by = |thread: u16, ops: &'static [Op], slots_of: u16| {
         let first = u32::from(slots_of) * trace.slots as u32;
@@ -114,7 +120,11 @@ fn threaded(trace: &Prepared, records: Records, threads: u16, passes: usize) -> 
         ops.iter().map(move |each| Event { op: op(each), thread, nanos: 0 })
     };
     let programs = (0..threads).flat_map(|thread| by(thread, program, thread));
-    let frees = (0..threads).flat_map(|thread| by(thread, leftovers, (thread + 1) % threads));
+    let leaves = |thread| match frees {
+        Frees::Own => thread,
+        Frees::Neighbour => (thread + 1) % threads,
+    };
+    let frees = (0..threads).flat_map(|thread| by(thread, leftovers, leaves(thread)));
     let times = ThreadedReplay::new(programs.chain(frees)).passes(records, passes)?;
     Ok(times.iter().map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)).collect())
 }
