@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def test_what_is_there_from_the_start(command: Run, tmp_path: Path) -> None:
 
 
 @profiled
+def test_where_an_object_was_made(command: Run, tmp_path: Path) -> None:
+    code = """
+class Plain: pass
+class Slots: __slots__ = ("a",)
+class Table(dict): pass
+def make(kind): return kind()
+for kind in (Plain, Slots, Table, set, lambda: bytes(1000), lambda: 10**100, lambda: (n for n in ())):
+    calls = p.get_object_traceback(make(kind))
+    places = [(call.function, call.number) for call in calls if call.function != "<lambda>"]
+    assert places == [("<module>", 8), ("make", 6)], calls
+print(calls[1], p.get_object_traceback(None))
+"""
+    out = inside(command, code, "--profile", str(tmp_path / "app.json"))
+    assert out == 'File "<string>", line 6, in make None\n'
+    late = f"with p.profile({str(tmp_path / 'late.json')!r}): kept = bytes(1000)\nprint(p.get_object_traceback(kept)[0].number)"
+    assert inside(command, late) == "2\n"
+    assert inside(command, late, "--malloc", "mimalloc") == "2\n"
+
+
+@profiled
 def test_what_is_sampled(command: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "app.json")
     code = f"{APP}\nwith p.profile({path!r}, sample=10_000, frames=4):\n    a = serve()\n    print(p.snapshot().bytes)"
@@ -95,13 +116,15 @@ def test_what_is_sampled(command: Run, tmp_path: Path) -> None:
 
 
 def test_no_profile(command: Run, tmp_path: Path) -> None:
-    for call in (pymem_domains.snapshot, pymem_domains.profile(tmp_path / "x").__enter__):
+    asked = functools.partial(pymem_domains.get_object_traceback, object())
+    for call in (pymem_domains.snapshot, asked, pymem_domains.profile(tmp_path / "x").__enter__):
         with pytest.raises(pymem_domains.NotServedError, match="python -m pymem_domains run"):
             call()
     with pytest.raises(ValueError, match="has a comma"):
         pymem_domains.profile("a,b")
     out = inside(command, "try: p.snapshot()\nexcept p.NotProfiledError as error: print(error)")
     assert "run --profile FILE" in out
+    assert inside(command, "try: p.get_object_traceback(p)\nexcept p.NotProfiledError as error: print(error)") == out
     code = "try: p.profile({!r}{}).__enter__()\nexcept {} as error: print(error)"
     missing = str(tmp_path / "no" / "app.json")
     assert "cannot be written" in inside(command, code.format(missing, "", "p.NotProfiledError"))

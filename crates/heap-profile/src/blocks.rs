@@ -76,6 +76,11 @@ impl Blocks {
         if self.counter(block).load(Relaxed) == 0 { None } else { self.remove(block) }
     }
 
+    /// The site of `block`, if it was sampled.
+    pub(crate) fn site_of(&self, block: NonNull<u8>) -> Option<&'static SiteEntry> {
+        Some(self.table.lock().get(&block.addr().get())?.site)
+    }
+
     #[cold]
     fn remove(&self, block: NonNull<u8>) -> Option<Sampled> {
         let mut table = self.table.lock();

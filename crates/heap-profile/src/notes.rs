@@ -218,6 +218,15 @@ impl Notes {
         Some(Note { site, size })
     }
 
+    /// The number of the site in the note of `block`, if there is one.
+    pub(crate) fn site_of(&self, block: NonNull<u8>) -> Option<u32> {
+        let word = self.unit(block)?.load(Relaxed);
+        if word == 0 {
+            return None;
+        }
+        (note_of(word, block).0.load(Relaxed) >> SLACK_BITS).checked_sub(1)
+    }
+
     /// The word of the unit in which `block` lies; `None` where notes do not reach.
     #[inline]
     fn unit(&self, block: NonNull<u8>) -> Option<&AtomicU64> {

@@ -10,13 +10,14 @@ use crate::notes::{Note, NoteSize, Notes};
 use crate::profile::Profile;
 use crate::sampler::{choose, weigh};
 use crate::site::class_bytes;
-use crate::snapshot::Amount;
+use crate::snapshot::{Amount, Stack};
 use crate::source::StackSource;
 
 /// An allocator that notes some blocks' stacks: on the average one for each interval of allocated bytes.
 ///
 /// The blocks themselves are those of the allocator below, so that this one may take its place, or leave it, at any time. What
 /// a snapshot says is an estimate: a stack that holds `n` intervals of bytes is right to about one part in the square root of `n`.
+/// A copy is the same profiler: it knows the same blocks.
 ///
 /// # Examples
 ///
@@ -44,7 +45,7 @@ use crate::source::StackSource;
 /// assert_eq!(profile.live_bytes(), 0);
 /// # Ok::<(), heap_profile::ProfileError>(())
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SampledProfiler<A, S: 'static> {
     inner: A,
     profile: &'static Profile<S>,
@@ -80,6 +81,19 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     #[must_use]
     pub const fn lock(&self) -> &'static RawLock {
         self.blocks.lock()
+    }
+
+    /// The stack that allocated the live block at `block`; `None` where no block that is noted begins.
+    ///
+    /// An address inside a block may be answered with another block's stack.
+    #[must_use]
+    pub fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
+        let noted = self.notes.and_then(|notes| notes.site_of(block));
+        let site = match noted {
+            Some(number) => self.profile.site(number)?,
+            None => self.blocks.site_of(block)?,
+        };
+        Some(self.profile.stack_of(site))
     }
 
     /// Notes `block` of `size` bytes, if it is chosen.

@@ -206,6 +206,26 @@ int pymem_profile_unrecorded(void (*work)(void *data),
                              void *data);
 
 /**
+ * Tells the stack that allocated the live block at `block`, innermost call first: `told` gets `data` and, of each call, the names of its
+ * function and its file, which last for that call of `told`, and its line.
+ *
+ * Returns how many calls were told, 0 for a block that was allocated while no Python code ran; -1 where nothing is profiled; -2,
+ * with nothing told, for null and for an address at which no block begins that the profile knows: the block was allocated before
+ * the profile began, a sampled profile has not chosen it, or a row without pools was profiled from its start. Of an address inside
+ * a block any stack may be told. The calling thread must hold the GIL.
+ *
+ * # Safety
+ *
+ * 1. `told` takes these arguments, and returns.
+ */
+int pymem_profile_traceback(const void *block,
+                            void (*told)(void *data,
+                                         const char *function,
+                                         const char *file,
+                                         unsigned int line),
+                            void *data);
+
+/**
  * Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `lines`,
  * `pprof`.
  *

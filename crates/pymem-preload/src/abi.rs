@@ -1,9 +1,10 @@
 //! Owns the library's C interface, `pymem.h`: for embedders, and for tools inside a running process.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
-use std::ffi::OsStr;
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr::NonNull;
 
 use pymem_domains::{AllocatorName, Domain, PyMemAllocatorEx, ReleaseLevel};
 
@@ -29,8 +30,10 @@ const NOT_COUNTED: c_int = -1;
 const NO_MAP: c_int = -1;
 /// `pymem_heap_map`, `pymem_profile_write`, `pymem_report`: the file cannot be written.
 const NOT_WRITTEN: c_int = -2;
-/// `pymem_profile_stop`, `pymem_profile_write`: nothing is profiled.
+/// `pymem_profile_stop`, `pymem_profile_traceback`, `pymem_profile_write`: nothing is profiled.
 const NO_PROFILE: c_int = -1;
+/// `pymem_profile_traceback`: no block that the profile knows.
+const NO_BLOCK: c_int = -2;
 /// `pymem_profile_unrecorded`: there is nothing to call.
 const NO_WORK: c_int = -1;
 /// `pymem_profile_start`: no request for a profile.
@@ -279,6 +282,40 @@ pub unsafe extern "C" fn pymem_profile_unrecorded(
     // SAFETY: 1: by duty 1.
     heap_profile::unrecorded(|| unsafe { work(data) });
     OK
+}
+
+/// Tells the stack that allocated the live block at `block`, innermost call first: `told` gets `data` and, of each call, the names of its
+/// function and its file, which last for that call of `told`, and its line.
+///
+/// Returns how many calls were told, 0 for a block that was allocated while no Python code ran; -1 where nothing is profiled; -2,
+/// with nothing told, for null and for an address at which no block begins that the profile knows: the block was allocated before
+/// the profile began, a sampled profile has not chosen it, or a row without pools was profiled from its start. Of an address inside
+/// a block any stack may be told. The calling thread must hold the GIL.
+///
+/// # Safety
+///
+/// 1. `told` takes these arguments, and returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pymem_profile_traceback(
+    block: *const c_void,
+    told: unsafe extern "C" fn(
+        data: *mut c_void,
+        function: *const c_char,
+        file: *const c_char,
+        line: c_uint,
+    ),
+    data: *mut c_void,
+) -> c_int {
+    let Some(running) = profile::running() else { return NO_PROFILE };
+    let block = NonNull::new(block.cast_mut().cast());
+    let Some(stack) = block.and_then(|block| running.traceback_of(block)) else { return NO_BLOCK };
+    let text = |name: &str| CString::new(name).unwrap_or_default();
+    for call in stack.iter() {
+        let (function, file) = (text(&call.function), text(&call.file));
+        // SAFETY: by duty 1.
+        unsafe { told(data, function.as_ptr(), file.as_ptr(), call.line) };
+    }
+    c_int::try_from(stack.len()).unwrap_or(c_int::MAX)
 }
 
 /// Draws the profile in the file at `path` into the file at `out`, in `format`: `json`, `table`, `collapsed`, `speedscope`, `html`, `lines`,

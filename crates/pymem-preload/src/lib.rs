@@ -50,9 +50,9 @@ mod observe {
 
 pub use abi::{
     pymem_allocated_blocks, pymem_counts, pymem_get_allocator, pymem_heap_map, pymem_limit,
-    pymem_profile_start, pymem_profile_stop, pymem_profile_unrecorded, pymem_profile_write,
-    pymem_release, pymem_replay, pymem_report, pymem_reset_peak, pymem_setup, pymem_stats_json,
-    pymem_verify,
+    pymem_profile_start, pymem_profile_stop, pymem_profile_traceback, pymem_profile_unrecorded,
+    pymem_profile_write, pymem_release, pymem_replay, pymem_report, pymem_reset_peak, pymem_setup,
+    pymem_stats_json, pymem_verify,
 };
 pub use host::stand_ins::{
     _PyMem_GetCurrentAllocatorName, _exit, PyTraceMalloc_Track, PyTraceMalloc_Untrack, setlocale,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ._errors import NotCountedError, NotProfiledError, NotServedError, PymemError
     from ._library import active, heap_map, include, library, limit, release, row, stats
-    from ._profile import Line, Snapshot, profile, snapshot
+    from ._profile import Frame, Line, Snapshot, get_object_traceback, profile, snapshot
     from ._prometheus import prometheus
     from ._stats import DomainStats, GuardCoverage, HeapStats, PoolStats, Stats
 
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DomainStats",
+    "Frame",
     "GuardCoverage",
     "HeapStats",
     "Line",
@@ -39,6 +40,7 @@ __all__ = [
     "Snapshot",
     "Stats",
     "active",
+    "get_object_traceback",
     "heap_map",
     "include",
     "library",
@@ -54,6 +56,7 @@ __all__ = [
 # Starting a program must not wait for ctypes and dataclasses: a name's file is imported when the name is first used.
 _HOMES = {
     "DomainStats": "_stats",
+    "Frame": "_profile",
     "GuardCoverage": "_stats",
     "HeapStats": "_stats",
     "Line": "_profile",
@@ -65,6 +68,7 @@ _HOMES = {
     "Snapshot": "_profile",
     "Stats": "_stats",
     "active": "_library",
+    "get_object_traceback": "_profile",
     "heap_map": "_library",
     "include": "_library",
     "library": "_library",

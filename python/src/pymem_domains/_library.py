@@ -19,6 +19,9 @@ _HOW = "start the program with `python -m pymem_domains run`, or with the variab
 #: What `pymem_profile_unrecorded` calls.
 WORK = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
+#: What `pymem_profile_traceback` calls: with data, a function, a file and a line.
+CALL = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
+
 #: The levels of `release`, least thorough first.
 LEVELS = ("arenas", "pools", "pages")
 
@@ -56,6 +59,7 @@ class _Functions:
         self.profile_stop = process.pymem_profile_stop
         self.profile_write = process.pymem_profile_write
         self.profile_unrecorded = process.pymem_profile_unrecorded
+        self.profile_traceback = process.pymem_profile_traceback
         self.stats_json.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
         self.stats_json.restype = ctypes.c_int
         self.release.argtypes = (ctypes.c_int,)
@@ -78,6 +82,8 @@ class _Functions:
         self.profile_write.restype = ctypes.c_int
         self.profile_unrecorded.argtypes = (WORK, ctypes.c_void_p)
         self.profile_unrecorded.restype = ctypes.c_int
+        self.profile_traceback.argtypes = (ctypes.c_void_p, CALL, ctypes.c_void_p)
+        self.profile_traceback.restype = ctypes.c_int
 
     def report(self) -> dict[str, Any]:
         """Everything that the library tells."""

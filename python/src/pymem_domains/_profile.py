@@ -6,12 +6,13 @@ import ctypes
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._errors import USAGE, NotProfiledError, Refusal
-from ._library import WORK, functions
+from ._library import CALL, WORK, functions
 from ._preload import library_path
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ class Line:
     number: int
     bytes: int
     blocks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A call that had not returned when an object was made: `str` of one is as the lines of a traceback."""
+
+    function: str
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        return f'File "{self.file}", line {self.number}, in {self.function}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +157,45 @@ def snapshot() -> Snapshot:
     return taken
 
 
+def get_object_traceback(thing: object) -> tuple[Frame, ...] | None:
+    """Where `thing` was made, the most recent call last, as `tracemalloc.get_object_traceback` tells it.
+
+    Empty for what was made while no Python code ran. None for what the profile does not know: an object that was made before
+    the profile began, that is no block (`None`, small numbers, classes that are C code), that a sampled profile did not choose,
+    or in a row without pools that was profiled from its start. An object that was made anew from the memory of an older one, as
+    the interpreter does with lists and floats, has the calls of the older one. Needs a process that is profiled, as `snapshot`
+    does.
+
+    >>> from pymem_domains import NotServedError
+    >>> try:
+    ...     frames = get_object_traceback(bytes(1000))
+    ... except (NotProfiledError, NotServedError) as error:
+    ...     frames = None
+    """
+    # A collector's header, and a dictionary's place, come before what `id` tells; `getsizeof` alone counts them.
+    before = sys.getsizeof(thing) - type(thing).__sizeof__(thing)
+    frames: list[Frame] = []
+
+    def told(_: object, function: bytes, file: bytes, number: int) -> None:
+        frames.append(Frame(function.decode(), os.fsdecode(file), number))
+
+    status: int = functions().profile_traceback(id(thing) - before, CALL(told), None)
+    if status == _NO_PROFILE:
+        raise _not_profiled()
+    return None if status < 0 else tuple(reversed(frames))
+
+
+def _not_profiled() -> NotProfiledError:
+    return NotProfiledError(
+        "this process is not profiled; start it with `python -m pymem_domains run --profile FILE`, or use "
+        "`with pymem_domains.profile(FILE)`"
+    )
+
+
 def _write(path: bytes, found: Any = None) -> None:
     status: int = (found or functions()).profile_write(path)
     if status == _NO_PROFILE:
-        raise NotProfiledError(
-            "this process is not profiled; start it with `python -m pymem_domains run --profile FILE`, or use "
-            "`with pymem_domains.profile(FILE)`"
-        )
+        raise _not_profiled()
     if status != 0:
         raise OSError(f"{os.fsdecode(path)} cannot be written; name a file in a folder that can be")
 

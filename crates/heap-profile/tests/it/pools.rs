@@ -211,6 +211,25 @@ fn each_line_holds_what_it_holds_while_pools_change_their_sizes() {
 }
 
 #[test]
+fn a_live_block_tells_who_allocated_it() {
+    let (_, profile) = profile(32);
+    let pools = FewPools::leaked();
+    let notes = Notes::new(pools).expect("memory");
+    let heap = SampledProfiler::with_notes(Heap(pools), profile, Domain::Obj, notes);
+    let lines = |block| heap.traceback_of(block).map(|stack| stack[0].line);
+    // In a pool, in one of blocks with wide notes, and in none.
+    let blocks = [(40, 101), (40, 102), (1_000, 103), (LARGEST + 1, 104)]
+        .map(|(size, line)| (run(&[line], || heap.malloc(size)).unwrap(), line));
+    for (block, line) in blocks {
+        assert_eq!(lines(block), Some(line as u32));
+    }
+    // SAFETY: (1) live; (2) not used again.
+    blocks.into_iter().for_each(|(block, _)| unsafe { heap.free(Some(block)) });
+    assert!(blocks.into_iter().all(|(block, _)| lines(block).is_none()));
+    assert_eq!(lines(NonNull::<u64>::dangling().cast()), None);
+}
+
+#[test]
 fn a_note_goes_with_its_block() {
     let (_, profile) = profile(32);
     let pools = FewPools::leaked();

@@ -8,9 +8,12 @@ use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{self, Path, PathBuf};
 use std::process;
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 
-use heap_profile::{ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler, Tracker};
+use heap_profile::{
+    ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler, Stack, Tracker,
+};
 use heap_report::profile::{Mode, ProfileFile, ReportFormat, stream};
 use malloc_api::{NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
@@ -31,6 +34,8 @@ pub(crate) struct ProcessProfile {
     /// What extensions report of memory of their own.
     tracker: Tracker<PythonStacks>,
     request: ProfileRequest,
+    /// Copies of the profilers of the domains, of those whose blocks have no headers.
+    profilers: [OnceLock<SampledProfiler<AllocatorRecord, PythonStacks>>; 3],
 }
 
 /// Where an exact profile notes the blocks of a domain.
@@ -94,7 +99,12 @@ pub(crate) fn start(
     let stacks = stacks.ok_or(Refusal::ProfileFrames)?;
     let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));
-    let running = RUNNING.get_or_init(|| ProcessProfile { profile, tracker, request });
+    let running = RUNNING.get_or_init(|| ProcessProfile {
+        profile,
+        tracker,
+        request,
+        profilers: [const { OnceLock::new() }; 3],
+    });
     WRITER.begin();
     WRITER.follow_forks();
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
@@ -155,6 +165,7 @@ impl ProcessProfile {
             }
         };
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
+        let _ = self.profilers[domain.index()].set(profiler.clone());
         // Calls of raw come from threads that may not be told of a signal.
         match (domain, noted_in) {
             (Domain::Raw, _) => AllocatorRecord::leak(profiler),
@@ -165,6 +176,12 @@ impl ProcessProfile {
             }
             _ => AllocatorRecord::leak(Attentive(profiler)),
         }
+    }
+
+    /// The stack that allocated the live block at `block`; `None` where no block that the profile knows begins.
+    pub(crate) fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
+        let known = self.profilers.iter().filter_map(OnceLock::get);
+        known.into_iter().find_map(|profiler| profiler.traceback_of(block))
     }
 
     /// What extensions report of memory of their own.

@@ -351,6 +351,43 @@ fourth = bytearray(91_000)
     }
 }
 
+#[test]
+fn a_live_block_tells_who_allocated_it() {
+    const PROGRAM: &str = "\
+import ctypes
+pymem = ctypes.PyDLL(None)
+told = []
+call = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
+note = call(lambda data, function, file, line: told.append((function, file, line)))
+ask = pymem.pymem_profile_traceback
+ask.argtypes = ctypes.c_void_p, call, ctypes.c_void_p
+malloc, free = ctypes.pythonapi.PyMem_Malloc, ctypes.pythonapi.PyMem_Free
+malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def make(size):
+    return malloc(size)
+blocks = [make(40), make(100_000)]
+for block in blocks:
+    assert ask(block, note, None) == 2, told
+    assert told == [(b'make', b'<string>', 11), (b'<module>', b'<string>', told[1][2])], told
+    assert told[1][2] in (12, 13), told
+    told.clear()
+free(blocks[0])
+print(ask(blocks[0], note, None), ask(None, note, None), told)
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("traceback.json");
+        let mut command = preloaded(&interpreter.path);
+        command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
+        assert_eq!(succeed(&mut command), "-2 -2 []\n", "{interpreter}");
+        let without = PROGRAM.replace(
+            "assert ask(block, note, None) == 2, told",
+            "print(ask(block, note, None)); continue",
+        );
+        let mut command = preloaded(&interpreter.path);
+        assert_eq!(succeed(command.args(["-c", &without])), "-1\n-1\n-1 -1 []\n", "{interpreter}");
+    }
+}
+
 /// Code objects are not kept for the sake of their names, and of many that come to lie at one address, each has its own.
 #[test]
 fn code_that_is_dropped_is_free_and_keeps_its_name() {
