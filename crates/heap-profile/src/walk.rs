@@ -4,6 +4,7 @@
 //! down to the limit alone. What is remembered is up to three times as deep and is cut only when full, to two thirds: a
 //! recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
 
+use std::mem;
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use allocator_api2_02::vec::Vec;
@@ -60,22 +61,24 @@ pub(crate) struct Trail {
     /// What the present stack has in place of the end of `known`, innermost first.
     pub(crate) fresh: List<Active>,
     limit: usize,
+    /// What the source said of its age at the last stack.
+    age: usize,
 }
 
 impl Trail {
     /// Nothing remembered, for stacks of `limit` frames; `None` without memory.
     pub(crate) fn new(limit: usize) -> Option<Self> {
-        Some(Self { known: list(3 * limit)?, fresh: list(2 * limit)?, limit })
+        Some(Self { known: list(3 * limit)?, fresh: list(2 * limit)?, limit, age: 0 })
     }
 
     /// Begins the comparison with the next stack.
     #[inline]
     pub(crate) fn walk(&mut self) -> Walk<'_> {
         self.fresh.clear();
-        let Self { known, fresh, limit } = self;
+        let Self { known, fresh, limit, age } = self;
         let below = known.len();
         let floor = below.saturating_sub(*limit);
-        Walk { known, fresh, limit: *limit, below, same: below, floor, above: 0 }
+        Walk { known, fresh, limit: *limit, age, below, same: below, floor, above: 0 }
     }
 
     /// How many of the outermost known calls have to go, so that the fresh ones have room.
@@ -91,6 +94,7 @@ pub struct Walk<'a> {
     known: &'a [Active],
     fresh: &'a mut List<Active>,
     limit: usize,
+    age: &'a mut usize,
     /// How many known calls may still follow.
     below: usize,
     /// The known calls from `below` to here are the last ones that were shown; none while both are equal.
@@ -102,43 +106,64 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Whether the thread's last capture was at this age of the source; the next one is asked about the age that is said now.
+    ///
+    /// A source whose words may come to stand for something else grows older then, and need not look at the words of each call
+    /// while it does not.
+    #[inline]
+    pub fn is_of_age(&mut self, age: usize) -> bool {
+        mem::replace(self.age, age) == age
+    }
+
     /// Passes over the calls from `call` on, the next one to show, that are where they were at the thread's last capture, and
     /// returns the first that is not one of these.
     ///
-    /// `caller` gets a call as it was shown, which is on the stack now, and returns its caller; `None` if the call is not at that frame any
-    /// more. What is passed is shown. A source that can tell so much of a call at once need not [`visit`](Self::visit) each.
+    /// `caller` gets a call as it was shown, which is on the stack now, and the call that had called it then. It returns the
+    /// nearest caller that has a frame; `None` if the call is not at that frame any more. What is passed is shown. A source
+    /// that can tell so much of a call at once need not [`visit`](Self::visit) each.
     ///
     /// Breaks as soon as no further frame is wanted.
     #[inline]
     pub fn pass(
         &mut self,
         mut call: usize,
-        caller: impl Fn(usize, Frame) -> Option<usize>,
+        caller: impl Fn(usize, Frame, usize) -> Option<usize>,
     ) -> ControlFlow<(), usize> {
-        let Some(known) = self.known.get(self.floor..self.below) else { return Continue(call) };
-        let (Some(outermost), Some(newest)) = (known.first(), known.last()) else {
+        let Some([callers @ .., newest]) = self.known.get(self.floor..self.below) else {
             return Continue(call);
         };
         if newest.call != call {
             return Continue(call);
         }
-        let mut left = known.len();
-        for pair in known.windows(2).rev() {
+        let mut active = newest;
+        let mut callers = callers.iter();
+        let left = loop {
+            let Some(further_out) = callers.next_back() else {
+                match caller(active.call, active.frame, 0) {
+                    Some(next) => {
+                        call = next;
+                        break 0;
+                    }
+                    None => {
+                        call = active.call;
+                        break 1;
+                    }
+                }
+            };
             // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
-            let (expected, active) = (pair[0].call, &pair[1]);
-            let Some(next) = caller(active.call, active.frame) else { break };
-            left -= 1;
-            call = next;
-            if next != expected {
-                break;
+            let expected = further_out.call;
+            match caller(active.call, active.frame, expected) {
+                Some(next) if next == expected => active = further_out,
+                Some(next) => {
+                    call = next;
+                    break callers.len() + 1;
+                }
+                None => {
+                    call = active.call;
+                    break callers.len() + 2;
+                }
             }
-        }
-        if left == 1 && outermost.call == call {
-            if let Some(next) = caller(outermost.call, outermost.frame) {
-                left = 0;
-                call = next;
-            }
-        }
+        };
         self.below = self.floor + left;
         if left == 0 && self.limit_reached().is_break() {
             return Break(());
@@ -152,27 +177,24 @@ impl Walk<'_> {
     /// Breaks as soon as no further frame is wanted.
     #[inline]
     pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
-        let next = Active { call, frame, node: 0 };
-        if self.below > self.floor && self.known.get(self.below - 1) == Some(&next) {
-            self.below -= 1;
-            if self.below > self.floor { Continue(()) } else { self.limit_reached() }
-        } else if self.is_newest_call(call) {
-            self.fresh.push(next);
-            self.below -= 1;
-            (self.same, self.above) = (self.below, 1);
-            self.floor = self.below.saturating_sub(self.limit - 1);
-            self.limit_reached()
-        } else {
-            self.join(next)
-        }
+        self.visit_called_by(call, call, frame)
     }
 
-    /// Whether nothing was shown yet, and this is the call that was the newest: it has gone on, as most have between two captures.
+    /// As [`visit`](Self::visit), of a call whose caller is known, which makes it easier to find out that the call is new.
     #[inline]
-    fn is_newest_call(&self, call: usize) -> bool {
-        self.below == self.known.len()
-            && self.above == 0
-            && self.known.last().is_some_and(|newest| newest.call == call)
+    pub fn visit_called_by(&mut self, caller: usize, call: usize, frame: Frame) -> ControlFlow<()> {
+        let next = Active { call, frame, node: 0 };
+        let found = match self.known.get(self.below.wrapping_sub(1)) {
+            Some(newest) if *newest == next && self.below > self.floor => {
+                self.below -= 1;
+                return if self.below > self.floor { Continue(()) } else { self.limit_reached() };
+            }
+            Some(newest) if newest.call == call => Some(self.below - 1),
+            // Whatever had this number when the caller called it before is over.
+            Some(newest) if newest.call == caller => None,
+            _ => self.search(caller, call),
+        };
+        self.join(next, found)
     }
 
     /// How many frames were shown.
@@ -191,19 +213,24 @@ impl Walk<'_> {
         if self.depth() >= self.limit && is_enough { Break(()) } else { Continue(()) }
     }
 
-    /// Looks for `next` among the innermost known calls; where it is none of them, or at another place, it is fresh.
+    /// Looks for a call among the innermost known ones.
     #[inline(never)]
-    fn join(&mut self, next: Active) -> ControlFlow<()> {
+    fn search(&self, caller: usize, call: usize) -> Option<usize> {
+        let near = self.below.saturating_sub(NEAR);
+        let known = &self.known[near..self.below];
+        let either = |active: &Active| active.call == call || active.call == caller;
+        let at = known.iter().rposition(either)?;
+        (known[at].call == call).then_some(near + at)
+    }
+
+    /// Takes a call that was found among the known ones; where it was none of them, or at another place, it is fresh.
+    #[inline]
+    fn join(&mut self, next: Active, found: Option<usize>) -> ControlFlow<()> {
         if self.below < self.same {
             self.part();
         }
-        let near = self.below.saturating_sub(NEAR);
-        let known = &self.known[near..self.below];
-        let found = known.iter().rposition(|active| active.call == next.call);
-        let is_same = found.is_some_and(|at| known[at] == next);
-        if let Some(at) = found {
-            self.below = near + at;
-        }
+        let is_same = found.is_some_and(|at| self.known[at] == next);
+        self.below = found.unwrap_or(self.below);
         self.same = self.below + usize::from(is_same);
         if !is_same {
             self.above += 1;
@@ -245,7 +272,7 @@ mod tests {
         let mut next = caller_of(stack.len());
         while let Some(mut depth) = depth_of(next) {
             if passes {
-                let passed = walk.pass(next, |call, frame| {
+                let passed = walk.pass(next, |call, frame, _| {
                     let depth = depth_of(call).expect("the walk asks for calls of the stack alone");
                     (stack[depth].1 == frame.at).then(|| caller_of(depth))
                 });
@@ -254,7 +281,8 @@ mod tests {
                 depth = further_out;
             }
             let (call, at) = stack[depth];
-            if walk.visit(call, Frame { code: 1, at }).is_break() {
+            let frame = Frame { code: 1, at };
+            if walk.visit_called_by(caller_of(depth), call, frame).is_break() {
                 break;
             }
             next = caller_of(depth);

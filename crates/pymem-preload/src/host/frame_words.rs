@@ -93,25 +93,47 @@ impl FrameWords {
     /// Shows `walk` each frame of the calling thread that has code, newest first: its address, its code as `counted` returns it, and the
     /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
     ///
-    /// `counted` takes what it has returned, too.
+    /// `counted` takes what it has returned, too. While the `age` is that of the thread's last walk, it returns what it did then.
     #[inline]
-    pub(crate) fn walk(&self, walk: &mut Walk<'_>, counted: impl Fn(usize) -> usize) {
+    pub(crate) fn walk(&self, walk: &mut Walk<'_>, age: usize, counted: impl Fn(usize) -> usize) {
         let Some(state) = self.trusted_state() else { return };
         // SAFETY: 1: the thread's own and current state; the layout is that of its version.
-        let mut next = unsafe { self.layout.newest(state.as_ptr()) };
-        // SAFETY: 1: the walk asks for the frame that it has come to.
-        let caller_if_at = |call, frame| unsafe { self.caller_if_at(call, frame, &counted) };
-        while let Continue(call) = walk.pass(next, caller_if_at) {
+        let newest = unsafe { self.layout.newest(state.as_ptr()) };
+        let layout = self.layout;
+        if walk.is_of_age(age) && layout.has_records() {
+            // SAFETY: 1: the walk asks for the frame that it has come to.
+            // A caller was shown as one that has code, and is the same object while nothing died.
+            self.show(walk, newest, &counted, |call, frame, before| unsafe {
+                layout.caller_of_record_if_at(call, frame.at, before)
+            });
+        } else {
+            // SAFETY: 1: as above.
+            self.show(walk, newest, &counted, |call, frame, _| unsafe {
+                self.caller_if_at(call, frame, &counted)
+            });
+        }
+    }
+
+    /// Shows `walk` the frames from `next` on; `caller_if_at` takes those that are where they were.
+    #[inline]
+    fn show(
+        &self,
+        walk: &mut Walk<'_>,
+        mut next: usize,
+        counted: impl Fn(usize) -> usize,
+        caller_if_at: impl Fn(usize, Frame, usize) -> Option<usize>,
+    ) {
+        while let Continue(call) = walk.pass(next, &caller_if_at) {
             if call == 0 {
                 return;
             }
             // SAFETY: 1: the thread's own, that a newer one names as its caller.
             let frame = unsafe { self.frame(call, &counted) };
-            if frame.is_some_and(|frame| walk.visit(call, frame).is_break()) {
+            // SAFETY: 1: as above.
+            next = unsafe { self.layout.caller_with_code(call) };
+            if frame.is_some_and(|frame| walk.visit_called_by(next, call, frame).is_break()) {
                 return;
             }
-            // SAFETY: 1: as above.
-            next = unsafe { self.layout.caller(call) };
         }
     }
 
@@ -164,7 +186,7 @@ impl FrameWords {
             unsafe { self.layout.code(call) }?
         };
         // SAFETY: 1: as above.
-        (counted(own) == code).then(|| unsafe { self.layout.caller(call) })
+        (counted(own) == code).then(|| unsafe { self.layout.caller_with_code(call) })
     }
 
     /// Gives `sink` file, line and function of the instruction `at` in `code`. Gives nothing for a frame that is still being set

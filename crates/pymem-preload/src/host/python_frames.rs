@@ -127,6 +127,49 @@ impl WordLayout {
         unsafe { word_at(frame + self.previous) }
     }
 
+    /// The nearest caller that has code; 0 for none.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`caller`](Self::caller).
+    #[inline]
+    pub(crate) unsafe fn caller_with_code(self, frame: usize) -> usize {
+        let mut next = frame;
+        loop {
+            // SAFETY: 1: the thread's own, that a newer one names as its caller, or the first one (duty 1).
+            next = unsafe { self.caller(next) };
+            // SAFETY: 1: as above.
+            if next == 0 || unsafe { self.code(next) }.is_some() {
+                return next;
+            }
+        }
+    }
+
+    /// As [`caller_with_code`](Self::caller_with_code), of a record that is at this instruction still, and was called by `before`; `None` if
+    /// the record is elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`caller`](Self::caller), where frames are records; `before` has code if it is the caller.
+    #[inline]
+    pub(crate) unsafe fn caller_of_record_if_at(
+        self,
+        record: usize,
+        instruction: usize,
+        before: usize,
+    ) -> Option<usize> {
+        // SAFETY: 1: a word of the frame (duty 1).
+        if unsafe { word_at(record + self.instruction) } != instruction {
+            return None;
+        }
+        // SAFETY: 1: duty 1.
+        if unsafe { self.caller(record) } == before {
+            return Some(before);
+        }
+        // SAFETY: 1: duty 1.
+        Some(unsafe { self.caller_with_code(record) })
+    }
+
     /// The code of a frame; `None` for one that has none.
     ///
     /// # Safety

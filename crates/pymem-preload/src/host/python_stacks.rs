@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Once, OnceLock};
 
 use heap_profile::{Frame, Location, Options, ProfileError, StackSource, StackTable, Walk};
@@ -32,9 +32,13 @@ pub(crate) struct PythonStacks {
 /// The code of every native frame, whose instruction is the address that it goes on at; no object has this address.
 const NATIVE: usize = 1;
 
-/// How many code objects have died, by a hash of their addresses.
+/// How many code objects have died.
 #[derive(Debug)]
-struct Deaths([AtomicU16; DEATHS]);
+struct Deaths {
+    all: AtomicUsize,
+    /// By a hash of their addresses.
+    at: [AtomicU16; DEATHS],
+}
 
 const DEATHS: usize = 4096;
 
@@ -50,13 +54,13 @@ const fn without_deaths(code: usize) -> usize {
 impl Deaths {
     /// No death so far.
     fn none() -> &'static Self {
-        immortal::leak(Self([const { AtomicU16::new(0) }; DEATHS]))
+        immortal::leak(Self { all: AtomicUsize::new(0), at: [const { AtomicU16::new(0) }; DEATHS] })
     }
 
     #[inline]
     fn of(&self, code: usize) -> &AtomicU16 {
         // Blocks are 16-aligned, and code objects some hundred bytes long.
-        &self.0[(code >> 4 ^ code >> 16) % DEATHS]
+        &self.at[(code >> 4 ^ code >> 16) % DEATHS]
     }
 
     /// The address of a code object, which may have a count of deaths, and the deaths at the address.
@@ -118,8 +122,12 @@ impl StackSource for PythonStacks {
             }
         }
         match self.deaths {
-            None => self.words.walk(walk, |code| code),
-            Some(deaths) => self.words.walk(walk, |code| deaths.counted(code)),
+            None => self.words.walk(walk, 0, |code| code),
+            Some(deaths) => {
+                // Relaxed: who runs code got it after the death of what was there before, in an order that the interpreter makes.
+                let age = deaths.all.load(Relaxed);
+                self.words.walk(walk, age, |code| deaths.counted(code));
+            }
         }
     }
 
@@ -289,6 +297,7 @@ impl PythonStacks {
         // SAFETY: 1: duty 1.
         if unsafe { self.words.begins_as_code(code) } {
             deaths.of(code).fetch_add(1, Relaxed);
+            deaths.all.fetch_add(1, Relaxed);
         }
     }
 }

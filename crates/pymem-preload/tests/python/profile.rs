@@ -419,6 +419,41 @@ print(len(places) < 100)
     }
 }
 
+/// What a thread remembers of a call is not taken for a later one in other code, at the same instruction of the same frame.
+#[test]
+fn code_that_takes_the_place_of_other_code_unseen_has_its_own_name() {
+    const PROGRAM: &str = "\
+import ctypes
+pymem = ctypes.PyDLL(None)
+start, stop = pymem.pymem_profile_start, pymem.pymem_profile_stop
+places, kept = set(), []
+for i in range(40):
+    names = {}
+    exec(f'def f{i:02}(call, size): return call(size)', names)
+    f = names.pop(f'f{i:02}')
+    places.add(id(f.__code__))
+    size = 7000 + i
+    start(None)
+    data = f(bytes, size)
+    kept.append(data)
+    f(stop, 0)
+    del f, names
+print(len(places) < 20)
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("unseen.json");
+        let mut command = preloaded(&interpreter.path);
+        command.env("PYTHONMALLOC", "pymalloc").env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
+        assert_eq!(succeed(&mut command), "True\n", "{interpreter}");
+        let profile = read(&path);
+        for number in 0..40 {
+            let function = format!("f{number:02}");
+            let held = bytes_at(&profile, Which::Live, "<string>", &function, 1);
+            assert!((7000..7200).contains(&(held - number)), "{interpreter}: {number} {held}");
+        }
+    }
+}
+
 #[test]
 fn a_running_program_starts_and_reports_by_the_library_and_a_leak_is_what_grew() {
     const PROGRAM: &str = "\
