@@ -202,6 +202,7 @@ mod aarch64 {
     use core::arch::global_asm;
 
     use crate::block::TAIL_WORD;
+    use crate::os::probe;
 
     global_asm!(
         ".pushsection .text.memdebug_load,\"ax\",@progbits",
@@ -255,9 +256,63 @@ mod aarch64 {
         true
     }
 
-    /// The kernel tells only in an optional record, which is not read.
-    pub(crate) fn was_write(_: &libc::ucontext_t) -> Option<bool> {
-        None
+    /// What the kernel adds to a signal's registers: a record each, which begins with what it is and its bytes.
+    const RECORDS_BYTES: usize = 4096;
+    const SYNDROME_RECORD: u32 = 0x4553_5201;
+    const RECORD_HEADER_BYTES: usize = 8;
+
+    /// Whether the access that faulted was a write: as the processor's syndrome says, which an emulator leaves out, or else the
+    /// instruction.
+    pub(crate) fn was_write(context: &libc::ucontext_t) -> Option<bool> {
+        let end = (&raw const context.uc_mcontext).wrapping_add(1);
+        let start = end.cast::<[u8; RECORDS_BYTES]>().wrapping_sub(1);
+        // SAFETY: the records are the last field of the registers, which has no name.
+        let records = unsafe { &*start };
+        match syndrome(records) {
+            // The write bit, which maintenance of a cache sets too.
+            Some(syndrome) => Some(syndrome & 1 << 6 != 0 && syndrome & 1 << 8 == 0),
+            None => probe::peek(instruction(context)).map(u32::from_le_bytes).map(is_store),
+        }
+    }
+
+    /// The processor's word on a fault, its register `ESR_EL1`.
+    fn syndrome(mut records: &[u8]) -> Option<u64> {
+        loop {
+            let (head, body) = records.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+            let [kind, bytes] = [&head[..4], &head[4..]]
+                .map(|half| u32::from_le_bytes([half[0], half[1], half[2], half[3]]));
+            if kind == SYNDROME_RECORD {
+                return body.first_chunk().map(|word| u64::from_le_bytes(*word));
+            }
+            // A record of no bytes is the end.
+            let body_bytes = (bytes as usize).checked_sub(RECORD_HEADER_BYTES)?;
+            records = body.get(body_bytes..)?;
+        }
+    }
+
+    /// Whether an instruction stores to memory, by its class in Arm's manual (A64, "Loads and Stores"). One that loads and stores
+    /// counts as a load, but for a store-exclusive.
+    fn is_store(instruction: u32) -> bool {
+        // Bits that tell a class, and what they are where it stores.
+        const STORES: [(u32, u32); 10] = [
+            // Several structures of vectors, without and with a step of the address.
+            (0xbfff_0000, 0x0c00_0000),
+            (0xbfe0_0000, 0x0c80_0000),
+            // One structure, likewise.
+            (0xbfdf_0000, 0x0d00_0000),
+            (0xbfc0_0000, 0x0d80_0000),
+            // Exclusive and ordered.
+            (0x3f40_0000, 0x0800_0000),
+            // One register with an unsigned offset, and one of 16 bytes.
+            (0x3bc0_0000, 0x3900_0000),
+            (0x3fc0_0000, 0x3d80_0000),
+            // With any other offset, likewise.
+            (0x3bc0_0000, 0x3800_0000),
+            (0x3fe0_0000, 0x3c80_0000),
+            // Pairs.
+            (0x3a40_0000, 0x2800_0000),
+        ];
+        STORES.iter().any(|(mask, class)| instruction & mask == *class)
     }
 
     pub(crate) fn stack_pointer(context: &libc::ucontext_t) -> usize {
@@ -290,6 +345,50 @@ mod aarch64 {
         ".cfi_def_cfa_register sp",
         "ldp x29, x30, [sp], #16",
         "ret",
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn record(kind: u32, bytes: u32, body: &[u8]) -> Vec<u8> {
+            [&kind.to_le_bytes(), &bytes.to_le_bytes(), body].concat()
+        }
+
+        #[test]
+        fn the_syndrome_is_found_behind_other_records() {
+            let vectors = record(0x4650_8001, 528, &[0xff; 520]);
+            let syndrome_record = record(SYNDROME_RECORD, 16, &0x9200_0047_u64.to_le_bytes());
+            let end = record(0, 0, &[]);
+            let all = [vectors.clone(), syndrome_record, end.clone()].concat();
+            assert_eq!(syndrome(&all), Some(0x9200_0047));
+            assert_eq!(syndrome(&all[..540]), None);
+            assert_eq!(syndrome(&[vectors.clone(), end].concat()), None);
+            assert_eq!(syndrome(&vectors), None);
+        }
+
+        #[test]
+        fn stores_are_told_from_loads() {
+            // str x0, [x1]; strb w0, [x1, #3]; str w0, [x1, x2]; stur x0, [x1, #-1]; stp x0, x1, [x2, #-16]!; stlr x0, [x1];
+            // stxr w2, x0, [x1]; str q0, [x1]; str q0, [x1], #16; st1 {v0.16b}, [x1]; st1 {v0.b}[0], [x1].
+            for store in [
+                0xf900_0020,
+                0x3900_0c20,
+                0xb822_6820,
+                0xf81f_f020,
+                0xa9bf_0440,
+                0xc89f_fc20,
+                0xc802_7c20,
+                0x3d80_0020,
+                0x3c81_0420,
+                0x4c00_7020,
+                0x0d00_0020,
+            ] {
+                assert!(is_store(store), "{store:#x}");
+                // The same instruction with its bit of a load.
+                assert!(!is_store(store | 1 << 22), "{store:#x}");
+            }
+        }
     }
 }
 
