@@ -8,16 +8,28 @@ use std::process::Command;
 
 const MARK: &str = "MALLOC_API_TEST_ALONE";
 
+/// What starts the tests of another machine here: an emulator.
+const RUNNER: &str = "MALLOC_API_TEST_RUNNER";
+
 /// A process that runs the test `name` alone and shows what it prints.
 ///
-/// `name` is the test's path in its binary, as the test runner prints it.
+/// `name` is the test's path in its binary, as the test runner prints it. Where the environment has `MALLOC_API_TEST_RUNNER`, that
+/// program starts the test: the system itself starts no program of another machine.
 ///
 /// # Panics
 ///
 /// When the test does not know its own path.
 #[must_use]
 pub fn test_process(name: &str) -> Command {
-    let mut command = Command::new(env::current_exe().expect("the test knows its own path"));
+    let test = env::current_exe().expect("the test knows its own path");
+    let mut command = match env::var_os(RUNNER) {
+        Some(runner) => {
+            let mut command = Command::new(runner);
+            command.arg(test);
+            command
+        }
+        None => Command::new(test),
+    };
     command.args(arguments(name));
     command
 }

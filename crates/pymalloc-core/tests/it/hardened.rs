@@ -1,8 +1,8 @@
 //! Feature `hardened`: each misuse ends the process with a message that names it.
 
-use std::process::Command;
 use std::ptr::NonNull;
 
+use malloc_api::testing::test_process;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::LocalPymalloc;
 use rstest::rstest;
@@ -49,11 +49,7 @@ fn misuse() {
 #[case::write_after_free("write_after_free", Some("use after free"))]
 #[case::none("none", None)]
 fn misuse_is_named(#[case] name: &str, #[case] message: Option<&str>) {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "hardened::misuse", "--nocapture"])
-        .env(MISUSE, name)
-        .output()
-        .unwrap();
+    let child = test_process("hardened::misuse").env(MISUSE, name).output().unwrap();
     let text = String::from_utf8_lossy(&child.stderr);
     match message {
         Some(message) => {
