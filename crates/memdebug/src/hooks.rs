@@ -162,63 +162,58 @@ impl<A: Malloc> DebugHooks<A> {
         self.blocks.host.tell(&violation);
     }
 
-    /// An allocation that cannot take the plain way at once, zeroed if `call` is calloc; a `size` of `None` is too large.
-    #[cold]
-    #[inline(never)]
-    fn make_unsure(&self, call: Call, size: Option<usize>) -> Option<NonNull<u8>> {
-        let entry = Outermost::here();
-        self.check_thread(call, entry);
-        let (size, zero) = (size?, call == Call::Calloc);
-        match (self.blocks.flags(), self.checked.state()) {
-            (0, _) if zero => self.blocks.calloc::<true>(size),
-            (0, _) => self.blocks.malloc_plain(size),
-            (_, Some(checks)) => checks.allocate(&self.blocks, size, zero, entry),
-            _ if zero => self.blocks.calloc::<false>(size),
-            _ => self.blocks.malloc(size),
-        }
+    /// Whether a call may take the plain way: at once, or when its thread has been asked for.
+    ///
+    /// The ways themselves are their callers' code, so that each finds a violation equally deep in the stack; only those with
+    /// checks, which are told how deep, are functions.
+    #[inline(always)]
+    fn is_plain(&self, call: Call) -> bool {
+        self.gate.passes() || self.is_plain_after_all(call)
     }
 
-    /// `realloc` of a block when it cannot take the plain way at once.
+    #[cold]
+    #[inline(never)]
+    fn is_plain_after_all(&self, call: Call) -> bool {
+        self.check_thread(call, Outermost::here());
+        self.blocks.flags() == 0
+    }
+
+    /// An allocation with checks.
+    #[cold]
+    #[inline(never)]
+    fn make_checked(&self, checks: &State, size: usize, zero: bool) -> Option<NonNull<u8>> {
+        checks.allocate(&self.blocks, size, zero, Outermost::here())
+    }
+
+    /// `realloc` of a block with checks.
     ///
     /// # Safety
     ///
     /// As [`Malloc::realloc`].
     #[cold]
     #[inline(never)]
-    unsafe fn realloc_unsure(&self, p: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
+    unsafe fn realloc_checked(
+        &self,
+        checks: &State,
+        p: NonNull<u8>,
+        size: usize,
+    ) -> Option<NonNull<u8>> {
         let entry = Outermost::here();
-        self.check_thread(Call::Realloc, entry);
-        match (self.blocks.flags(), self.checked.state()) {
-            // SAFETY: 1 and 2: the caller's.
-            (0, _) => unsafe { self.blocks.realloc::<true>(p, size) },
-            // SAFETY: 1 and 2: the caller's.
-            (_, Some(checks)) => unsafe { checks.realloc(&self.blocks, p, size, entry) },
-            // SAFETY: 1 and 2: the caller's.
-            _ => unsafe { self.blocks.realloc::<false>(p, size) },
-        }
+        // SAFETY: 1 and 2: the caller's.
+        unsafe { checks.realloc(&self.blocks, p, size, entry) }
     }
 
-    /// `free` when it cannot take the plain way at once.
+    /// `free` of a block with checks.
     ///
     /// # Safety
     ///
     /// As [`Malloc::free`].
     #[cold]
     #[inline(never)]
-    unsafe fn free_unsure(&self, ptr: Option<NonNull<u8>>) {
+    unsafe fn free_checked(&self, checks: &State, p: NonNull<u8>) {
         let entry = Outermost::here();
-        self.check_thread(Call::Free, entry);
-        let Some(p) = ptr else {
-            return;
-        };
-        match (self.blocks.flags(), self.checked.state()) {
-            // SAFETY: 1 and 2: the caller's.
-            (0, _) => unsafe { self.blocks.free_plain(p) },
-            // SAFETY: 1 and 2: the caller's.
-            (_, Some(checks)) => unsafe { checks.free(&self.blocks, p, entry) },
-            // SAFETY: 1 and 2: the caller's.
-            _ => unsafe { self.blocks.free(p) },
-        }
+        // SAFETY: 1 and 2: the caller's.
+        unsafe { checks.free(&self.blocks, p, entry) };
     }
 }
 
@@ -279,44 +274,60 @@ impl<A: Malloc> Drop for DebugHooks<A> {
 unsafe impl<A: Malloc> Malloc for DebugHooks<A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        if self.gate.passes() {
-            self.blocks.malloc_plain(size)
-        } else {
-            self.make_unsure(Call::Malloc, Some(size))
+        if self.is_plain(Call::Malloc) {
+            return self.blocks.malloc_plain(size);
+        }
+        match self.checked.state() {
+            Some(checks) => self.make_checked(checks, size, false),
+            None => self.blocks.malloc(size),
         }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = nelem.checked_mul(elsize);
-        if !self.gate.passes() {
-            return self.make_unsure(Call::Calloc, size);
+        if self.is_plain(Call::Calloc) {
+            return self.blocks.calloc::<true>(size?);
         }
-        self.blocks.calloc::<true>(size?)
+        match self.checked.state() {
+            Some(checks) => self.make_checked(checks, size?, true),
+            None => self.blocks.calloc::<false>(size?),
+        }
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        match (ptr, self.gate.passes()) {
-            (None, true) => self.blocks.malloc_plain(new_size),
-            // CPython names the malloc it falls through to only after the check of the call itself.
-            (None, false) => self.make_unsure(Call::Realloc, Some(new_size)),
+        // CPython names the malloc it falls through to only after the check of the call itself.
+        if self.is_plain(Call::Realloc) {
+            return match ptr {
+                None => self.blocks.malloc_plain(new_size),
+                // SAFETY: 1 and 2: the caller's.
+                Some(p) => unsafe { self.blocks.realloc::<true>(p, new_size) },
+            };
+        }
+        match (ptr, self.checked.state()) {
+            (None, Some(checks)) => self.make_checked(checks, new_size, false),
+            (None, None) => self.blocks.malloc(new_size),
             // SAFETY: 1 and 2: the caller's.
-            (Some(p), true) => unsafe { self.blocks.realloc::<true>(p, new_size) },
+            (Some(p), Some(checks)) => unsafe { self.realloc_checked(checks, p, new_size) },
             // SAFETY: 1 and 2: the caller's.
-            (Some(p), false) => unsafe { self.realloc_unsure(p, new_size) },
+            (Some(p), None) => unsafe { self.blocks.realloc::<false>(p, new_size) },
         }
     }
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        if !self.gate.passes() {
+        let is_plain = self.is_plain(Call::Free);
+        let Some(p) = ptr else { return };
+        if is_plain {
             // SAFETY: 1 and 2: the caller's.
-            return unsafe { self.free_unsure(ptr) };
+            return unsafe { self.blocks.free_plain(p) };
         }
-        if let Some(p) = ptr {
+        match self.checked.state() {
             // SAFETY: 1 and 2: the caller's.
-            unsafe { self.blocks.free_plain(p) };
+            Some(checks) => unsafe { self.free_checked(checks, p) },
+            // SAFETY: 1 and 2: the caller's.
+            None => unsafe { self.blocks.free(p) },
         }
     }
 }

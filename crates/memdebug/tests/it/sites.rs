@@ -218,7 +218,7 @@ fn backtraces_begin_with_the_caller() {
     }
     fn calls(site: &Site, function: usize) -> Vec<bool> {
         let at = addresses(site).into_iter().take(2);
-        at.map(|at| (function..function + 256).contains(&at)).collect()
+        at.map(|at| (function..function + 512).contains(&at)).collect()
     }
     let begins = |site: Option<Site>, function: usize| {
         let calls = calls(&site.unwrap(), function);
@@ -308,7 +308,7 @@ fn the_reported_call_has_a_backtrace() {
         assert_eq!(seen.len(), 2, "{text}");
         let function = give as *const () as usize;
         let frames = addresses(&seen[0].caller().unwrap());
-        let at = frames.iter().position(|at| (function..function + 256).contains(at));
+        let at = frames.iter().position(|at| (function..function + 512).contains(at));
         // Without optimisation the hooks' own functions have frames that are inlined otherwise.
         assert!(at.is_some_and(|at| at == 0 || cfg!(debug_assertions) && at < 8), "{text}: {at:?}");
         assert!(seen[1].caller().is_some(), "{text}");
