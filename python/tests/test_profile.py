@@ -84,7 +84,7 @@ def test_what_is_there_from_the_start(command: Run, tmp_path: Path) -> None:
         "print([line.function for line in held.lines if not line.file], held.bytes > 10_000)"
     )
     result = command("run", "--profile", str(tmp_path / "app.json"), "-c", code)
-    assert (result.stdout, result.stderr) == ("['(no Python frame)'] True\n", "")
+    assert (result.stdout, result.stderr) == ("['(no frame)'] True\n", "")
 
 
 @profiled

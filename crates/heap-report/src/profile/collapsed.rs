@@ -2,11 +2,11 @@
 
 use core::fmt;
 
-use super::file::{ProfileFile, Which};
+use super::file::{NO_FRAME, ProfileFile, Which};
 
 /// Writes a profile as collapsed stacks: the frames, outermost first, with semicolons between them, and the bytes.
 ///
-/// Sites without bytes are left out. A site without a stack stands as `(no stack)`.
+/// Sites without bytes are left out. A site without a stack stands as `(no frame)`.
 #[derive(Clone, Copy, Debug)]
 pub struct Collapsed<'a>(pub &'a ProfileFile, pub Which);
 
@@ -21,7 +21,7 @@ impl fmt::Display for Collapsed<'_> {
             let mut stack: Vec<_> = row.stack().collect();
             stack.reverse();
             if stack.is_empty() {
-                write!(f, "(no stack)")?;
+                f.write_str(NO_FRAME.0)?;
             }
             for (depth, (function, file, line)) in stack.into_iter().enumerate() {
                 let between = if depth == 0 { "" } else { ";" };

@@ -28,7 +28,7 @@ pub(super) const FORMAT: &str = "pymem-profile";
 pub(super) const VERSION: u32 = 1;
 
 /// Stands for the frames of a site that has none.
-pub(super) const NO_FRAME: (&str, &str, u32) = ("(no Python frame)", "", 0);
+pub(super) const NO_FRAME: (&str, &str, u32) = ("(no frame)", "", 0);
 
 /// How a profile was recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

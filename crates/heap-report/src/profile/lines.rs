@@ -11,7 +11,7 @@ use super::file::{NO_FRAME, ProfileFile, Row, Which};
 /// Writes what each line of the program holds as one JSON array, the largest first: function, file, line, bytes and blocks.
 ///
 /// The line is that of a stack's newest frame that has one; of a stack whose frames are all native, it is the newest of them, with line 0. What
-/// has no stack stands as the function `(no Python frame)`, without a file. Lines without blocks are left out.
+/// has no stack stands as the function `(no frame)`, without a file. Lines without blocks are left out.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines<'a>(pub &'a ProfileFile, pub Which);
 

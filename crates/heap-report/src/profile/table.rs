@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use heap_profile::Amount;
 use malloc_api::Domain;
 
-use super::file::{Mode, ProfileFile, Row, Which};
+use super::file::{Mode, NO_FRAME, ProfileFile, Row, Which};
 
 /// Writes a profile as a table: totals by domain, then the lines of the program that hold the most, by the innermost frame.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ impl<'a> Line<'a> {
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.innermost {
-            ("", "", _) => f.write_str("(no stack)")?,
+            ("", "", _) => f.write_str(NO_FRAME.0)?,
             (function, path, 0) => write!(f, "{path} {function}")?,
             (function, path, line) => write!(f, "{path}:{line} {function}")?,
         }

@@ -122,7 +122,7 @@ fn collapsed_stacks_are_outermost_first() {
     let live = "\
 main (app.py:3);load (app.py:7) 2000000
 main (app.py:4);load (app.py:7) 500
-(no stack) 30
+(no frame) 30
 ";
     assert_eq!(Collapsed(&file(), Which::Live).to_string(), live);
     let peak = Collapsed(&file(), Which::Peak).to_string();
@@ -157,7 +157,7 @@ obj            1.9 MiB       2.9 MiB       8.6 MiB
 
         live    blocks  most at
      1.9 MiB    200050  app.py:7 load
-        30 B         3  (no stack)
+        30 B         3  (no frame)
 ";
     let table = Table { file: &file(), which: Which::Live, lines: 10 }.to_string();
     assert_eq!(table, expected);
@@ -174,7 +174,7 @@ fn a_line_is_listed_once_with_what_is_live_of_it() {
     let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
     let expected = serde_json::json!([
         ["load", "app.py", 7, 2_000_500, 200_050],
-        ["(no Python frame)", "", 0, 30, 3]
+        ["(no frame)", "", 0, 30, 3]
     ]);
     assert_eq!(list, expected);
 }
@@ -290,7 +290,7 @@ fn a_page_needs_nothing_else_and_has_all_sums() {
         assert!(!page.contains(loads), "{loads}");
     }
     assert_eq!(data["totals"], serde_json::json!([3_004_630, 2_000_530, 9_005_730]));
-    assert_eq!(data["frames"][4], serde_json::json!(["(no Python frame)", "", 0]));
+    assert_eq!(data["frames"][4], serde_json::json!(["(no frame)", "", 0]));
     // Frame, caller, then the bytes at the peak, live and in all: of a box and what it calls.
     let nodes: Vec<i64> = serde_json::from_value(data["nodes"].clone()).unwrap();
     let boxes: Vec<&[i64]> = nodes.chunks(5).collect();
