@@ -1,6 +1,8 @@
 """What `cargo xtask hosts` has an interpreter do: the task that its first argument names, most of them with a bug."""
 
 import ctypes
+import json
+import os
 import sys
 import threading
 
@@ -33,6 +35,20 @@ def subinterpreters():
 def work():
     data = {n: [str(n) * 3, bytes(n), bytearray(n)] for n in range(2000)}
     assert all(len(text) >= 3 for text, _, _ in data.values())
+
+
+def json_threads_fork():
+    assert json.loads(json.dumps({"a": [1, 2]})) == {"a": [1, 2]}
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def overflow():
@@ -68,6 +84,10 @@ def read_after_free():
 
 def wrong_api():
     api.PyObject_Free(ctypes.c_void_p(make(64)))
+
+
+def invalid_free():
+    give_back(make(64) + 16)
 
 
 def no_gil():

@@ -1,5 +1,6 @@
 //! Owns `cargo xtask hosts`: what each kind of interpreter sees of the library, as one table. Every cell is a run.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ enum Expect {
 const DEBUG: (&str, &str) = ("PYMEM_DEBUG", "serial");
 const SITES: (&str, &str) = ("PYMEM_DEBUG", "quarantine=16M,backtrace=8");
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     Check {
         title: "overflow",
         task: "overflow",
@@ -112,6 +113,17 @@ const CHECKS: [Check; 16] = [
         expect: Expect::Report(&["bad ID: Allocated using API 'm', verified using API 'o'"]),
     },
     Check {
+        title: "free of the inside of a block",
+        task: "invalid_free",
+        row: "debug",
+        variable: DEBUG,
+        expect: Expect::Report(&[
+            "memdebug: interior pointer: it points 16 bytes into the block of 64 bytes",
+            "in give_back\n",
+            "in invalid_free\n",
+        ]),
+    },
+    Check {
         title: "no GIL",
         task: "no_gil",
         row: "debug",
@@ -146,8 +158,8 @@ const CHECKS: [Check; 16] = [
         variable: SITES,
         expect: Expect::Report(&[
             "Memory block allocated by",
-            "line 14, in make\n",
-            "line 39, in overflow\n",
+            "line 16, in make\n",
+            "line 55, in overflow\n",
             "in <module>\n",
         ]),
     },
@@ -158,8 +170,8 @@ const CHECKS: [Check; 16] = [
         variable: SITES,
         expect: Expect::Report(&[
             "Memory block freed by",
-            "line 18, in give_back\n",
-            "line 52, in double_free\n",
+            "line 20, in give_back\n",
+            "line 68, in double_free\n",
             "in <module>\n",
         ]),
     },
@@ -206,6 +218,66 @@ const CHECKS: [Check; 16] = [
     },
 ];
 
+/// An interpreter with the library.
+#[derive(Clone)]
+pub(crate) struct Host {
+    pub(crate) python: Interpreter,
+    /// What has the library loaded: a variable and its value.
+    pub(crate) preload: (&'static str, OsString),
+}
+
+impl Host {
+    fn new(python: &Interpreter, library: &Path) -> Self {
+        Self { python: python.clone(), preload: ("LD_PRELOAD", library.into()) }
+    }
+}
+
+/// The table's rows, and what was red.
+#[derive(Default)]
+pub(crate) struct Rows {
+    pub(crate) rows: Vec<Vec<String>>,
+    faults: Vec<String>,
+}
+
+impl Rows {
+    /// Runs a check on each host.
+    fn add(&mut self, hosts: &[Host], title: &str, cell: impl Fn(&Host) -> Result<String>) {
+        let mut cells = vec![title.to_owned()];
+        for host in hosts {
+            cells.push(cell(host).unwrap_or_else(|fault| {
+                self.faults.push(format!("{}, {title}: {fault:#}", label(&host.python)));
+                String::from("RED")
+            }));
+        }
+        eprintln!("{}", cells.join(", "));
+        self.rows.push(cells);
+    }
+
+    /// Fails if anything was red.
+    pub(crate) fn ensure_green(&self) -> Result<()> {
+        let faults = &self.faults;
+        ensure!(faults.is_empty(), "{} cells are red:\n{}", faults.len(), faults.join("\n"));
+        Ok(())
+    }
+}
+
+/// Runs the checks of what the library does, but for those of memory, whose titles contain `only`.
+pub(crate) fn check(hosts: &[Host], only: &str, subinterpreters: u32) -> Rows {
+    let mut rows = Rows::default();
+    let mut add = |title: &str, cell: &dyn Fn(&Host) -> Result<String>| {
+        if title.contains(only) {
+            rows.add(hosts, title, cell);
+        }
+    };
+    add("names that serve", &names);
+    for check in &CHECKS {
+        add(check.title, &|host| check.cell(host));
+    }
+    let title = format!("`backtrace=8`, {subinterpreters} subinterpreters");
+    add(&title, &|host| rounds(host, subinterpreters));
+    rows
+}
+
 /// Runs the checks on one interpreter of each kind.
 pub(crate) fn short() -> Result<()> {
     let args = Args { python: Vec::new(), subinterpreters: 5, only: String::new(), write: false };
@@ -220,44 +292,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("skipped: no interpreter is installed that the library can be preloaded into");
         return Ok(());
     }
+    let hosts: Vec<Host> = columns.iter().map(|python| Host::new(python, &library)).collect();
+    let mut rows = check(&hosts, &args.only, args.subinterpreters);
+    for (name, most_kib) in [("pymalloc", 300), ("mimalloc", 2048)] {
+        let title = format!("private memory beyond the interpreter's own, `{name}`");
+        if title.contains(&args.only) {
+            rows.add(&hosts, &title, |host| memory(host, name, most_kib));
+        }
+    }
+    let title = "pages of the library's file in memory";
+    if title.contains(&args.only) {
+        rows.add(&hosts, title, file);
+    }
     let mut header = vec![String::new()];
     header.extend(columns.iter().map(label));
-    let (mut rows, mut faults) = (Vec::new(), Vec::new());
-    let mut row = |title: String, cell: &dyn Fn(&Interpreter) -> Result<String>| {
-        if !title.contains(&args.only) {
-            return;
-        }
-        let mut cells = vec![title.clone()];
-        for python in &columns {
-            cells.push(cell(python).unwrap_or_else(|fault| {
-                faults.push(format!("{}, {title}: {fault:#}", label(python)));
-                String::from("RED")
-            }));
-        }
-        eprintln!("{}", cells.join(", "));
-        rows.push(cells);
-    };
-    row(String::from("names that serve"), &|python| names(python, &library));
-    for check in &CHECKS {
-        row(check.title.to_owned(), &|python| check.cell(python, &library));
-    }
-    for (name, most_kib) in [("pymalloc", 300), ("mimalloc", 2048)] {
-        row(format!("private memory beyond the interpreter's own, `{name}`"), &|python| {
-            memory(python, &library, name, most_kib)
-        });
-    }
-    row(String::from("pages of the library's file in memory"), &|python| file(python, &library));
-    let count = args.subinterpreters;
-    row(format!("`backtrace=8`, {count} subinterpreters"), &|python| {
-        rounds(python, &library, count)
-    });
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    let mut text = docs::markdown(&header, &rows);
+    let mut text = docs::markdown(&header, &rows.rows);
     if !missing.is_empty() {
         writeln!(text, "\nNot installed where this was run: {}.", missing.join(", "))?;
     }
     print!("{text}");
-    ensure!(faults.is_empty(), "{} cells are red:\n{}", faults.len(), faults.join("\n"));
+    rows.ensure_green()?;
     if args.write {
         docs::renew(DOCUMENT, false, |old| docs::replace(&old, MARKER, &format!("\n{text}\n")))?;
     }
@@ -296,12 +351,8 @@ struct Run {
 }
 
 impl Run {
-    fn new(
-        python: &Interpreter,
-        library: &Path,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-    ) -> Result<Self> {
+    fn new(host: &Host, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
+        let Host { python, preload: (name, value) } = host;
         let mut command = Command::new(&python.path);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
@@ -309,7 +360,7 @@ impl Run {
                 command.env_remove(&*name);
             }
         }
-        command.env_remove("LD_LIBRARY_PATH").env("LD_PRELOAD", library);
+        command.env_remove("LD_LIBRARY_PATH").env(name, value);
         command
             .envs(variables.iter().copied())
             .args(["-S", "-W", "ignore"])
@@ -348,16 +399,12 @@ impl Run {
 }
 
 impl Check {
-    fn cell(&self, python: &Interpreter, library: &Path) -> Result<String> {
+    fn cell(&self, host: &Host) -> Result<String> {
         let (name, value) = self.variable;
         let file = std::env::temp_dir().join(format!("pymem-hosts-{}", std::process::id()));
         let value = if value.is_empty() { &*file.to_string_lossy() } else { value };
-        let run = Run::new(
-            python,
-            library,
-            &[PROGRAM, self.task],
-            &[("PYTHONMALLOC", self.row), (name, value)],
-        )?;
+        let run =
+            Run::new(host, &[PROGRAM, self.task], &[("PYTHONMALLOC", self.row), (name, value)])?;
         match self.expect {
             Expect::Report(texts) => {
                 run.ensure(run.is_aborted(), "no fatal error")?;
@@ -367,7 +414,7 @@ impl Check {
                 run.ensure(run.succeeds(), "no success")?;
                 run.says(texts)?;
             }
-            Expect::File(_, Some(refusal)) if python.free_threaded => {
+            Expect::File(_, Some(refusal)) if host.python.free_threaded => {
                 run.ensure(!run.output.status.success(), "no refusal")?;
                 run.says(&[refusal])?;
                 return Ok(String::from("refused"));
@@ -384,15 +431,14 @@ impl Check {
 }
 
 /// The names that serve by their row of the table. Without the GIL mem and obj are the interpreter's own, and other names are refused.
-fn names(python: &Interpreter, library: &Path) -> Result<String> {
-    let profile = python.profile();
+fn names(host: &Host) -> Result<String> {
+    let profile = host.python.profile();
     let (mut serve, mut refused) = (0, 0);
     for name in AllocatorName::ALL {
         let row = name.row(&profile);
         let run = Run::new(
-            python,
-            library,
-            &[PROGRAM, "work"],
+            host,
+            &[PROGRAM, "json_threads_fork"],
             &[("PYTHONMALLOC", name.as_str()), ("PYMEM_STATS", "1")],
         )?;
         let Ok(row) = row else {
@@ -403,7 +449,7 @@ fn names(python: &Interpreter, library: &Path) -> Result<String> {
         };
         run.ensure(run.succeeds(), "no success")?;
         let parts = Domain::ALL.map(|domain| {
-            let own = python.free_threaded && domain != Domain::Raw;
+            let own = host.python.free_threaded && domain != Domain::Raw;
             let debug = if row.debug() { " + debug" } else { "" };
             let serves =
                 if own { format!("the interpreter's own{debug}") } else { row.serves(domain) };
@@ -417,13 +463,14 @@ fn names(python: &Interpreter, library: &Path) -> Result<String> {
 
 /// What a program that does nothing has of anonymous memory more than on the interpreter's own allocator of the same name. Pages of
 /// the library's file are shared by all processes that have it, those that it has written to are not.
-fn memory(python: &Interpreter, library: &Path, name: &str, most_kib: usize) -> Result<String> {
+fn memory(host: &Host, name: &str, most_kib: usize) -> Result<String> {
+    let python = &host.python;
     let has_own = python.minor >= 13 || name == "pymalloc";
     if python.free_threaded || !has_own {
         return Ok(String::from("none to compare"));
     }
-    let anonymous = |library: &Path| kib(python, library, name, MEMORY);
-    let (own, ours) = (anonymous(Path::new(""))?, anonymous(library)?);
+    let without = Host::new(python, Path::new(""));
+    let (own, ours) = (kib(&without, name, MEMORY)?, kib(host, name, MEMORY)?);
     let more = ours.saturating_sub(own);
     ensure!(more <= most_kib, "{ours} KiB, {own} without the library; at most {most_kib} more");
     Ok(format!("{more} KiB"))
@@ -435,8 +482,8 @@ with open('/proc/self/smaps_rollup') as lines:
     print(*(line.split()[1] for line in lines if line.startswith('Anonymous:')))";
 
 /// The KiB that `program` prints on the row `name`.
-fn kib(python: &Interpreter, library: &Path, name: &str, program: &str) -> Result<usize> {
-    let run = Run::new(python, library, &["-c", program], &[("PYTHONMALLOC", name)])?;
+fn kib(host: &Host, name: &str, program: &str) -> Result<usize> {
+    let run = Run::new(host, &["-c", program], &[("PYTHONMALLOC", name)])?;
     run.ensure(run.output.status.success(), "no success")?;
     Ok(String::from_utf8_lossy(&run.output.stdout).trim().parse()?)
 }
@@ -444,8 +491,8 @@ fn kib(python: &Interpreter, library: &Path, name: &str, program: &str) -> Resul
 /// What is in memory of the library's file where nothing is asked for: the code that every process runs, its constants, and what it
 /// writes to. Without the order of `often.ld`, and without giving back what the start has touched, it is 1,060 to 1,250 KiB, as the
 /// kernel maps by what lies together in its cache.
-fn file(python: &Interpreter, library: &Path) -> Result<String> {
-    let kib = kib(python, library, "default", FILE)?;
+fn file(host: &Host) -> Result<String> {
+    let kib = kib(host, "default", FILE)?;
     ensure!((1..=FILE_KIB).contains(&kib), "{kib} KiB, where {FILE_KIB} are allowed");
     Ok(format!("{kib} KiB"))
 }
@@ -463,9 +510,9 @@ with open('/proc/self/smaps') as lines:
 print(kib)";
 
 /// Subinterpreters that come and go while stacks are taken.
-fn rounds(python: &Interpreter, library: &Path, count: u32) -> Result<String> {
+fn rounds(host: &Host, count: u32) -> Result<String> {
     let variables = [("PYTHONMALLOC", "debug"), ("PYMEM_DEBUG", "backtrace=8")];
-    let run = Run::new(python, library, &[PROGRAM, "rounds", &count.to_string()], &variables)?;
+    let run = Run::new(host, &[PROGRAM, "rounds", &count.to_string()], &variables)?;
     run.ensure(run.succeeds() && run.stderr.is_empty(), "no success")?;
     Ok(String::from("yes"))
 }
