@@ -1,56 +1,44 @@
 //! Owns the check of the crates on another machine: built for aarch64 Linux and run by an emulator. `.ci/aarch64` fetches what that
 //! takes. An emulator does not show weak memory orderings, which are loom's.
 
-use std::path::Path;
+mod left_out;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result, ensure};
-use pymem_domains::AllocatorName;
+use serde_json::Value;
 use xshell::{Shell, cmd};
 
-use crate::workspace;
+use crate::hosts::{self, Host};
+use crate::python::Interpreter;
+use crate::{docs, workspace};
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
-/// The crates whose tests run: those that start no process, for which the system itself would have to know the emulator.
-const TESTED: [&str; 3] = ["malloc-api", "pymem-sync", "heap-report"];
+/// The crates whose tests run.
+const TESTED: [&str; 8] = [
+    "malloc-api",
+    "pymem-sync",
+    "pymalloc-core",
+    "memdebug",
+    "mimalloc-heaps",
+    "pymem-domains",
+    "malloc-trace",
+    "heap-report",
+];
+
+/// The tests of these crates that a runner of tests can start one by one.
+const PROGRAMS: [&str; 7] = ["--lib", "--test", "it", "--test", "account", "--test", "system"];
 
 /// Sizes of pages that kernels for aarch64 are built with; the emulator stands for each of them.
-const PAGES: [&str; 3] = ["4096", "16384", "65536"];
+const PAGES: [usize; 3] = [4096, 16384, 65536];
 
-/// What the kernel starts programs for aarch64 with, where it knows them.
-const REGISTERED: &str = "/proc/sys/fs/binfmt_misc/qemu-aarch64";
+/// The C compiler, which also links, and what runs programs.
+const C_COMPILER: &str = "aarch64-linux-gnu-gcc";
+const EMULATOR: &str = "qemu-aarch64";
 
-/// What every row serves: collections, threads and a fork.
-const PROGRAM: &str = "\
-import json, os, threading
-assert json.loads(json.dumps({'a': [1, 2]})) == {'a': [1, 2]}
-sizes = []
-def work(): sizes.append(sum(len(bytes(size)) for size in range(700)))
-threads = [threading.Thread(target=work) for _ in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-child = os.fork()
-if child == 0:
-    work()
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-print(len(sizes), 'threads')
-";
-
-/// A write behind a block.
-const BUG: &str = "\
-import ctypes
-malloc, free = ctypes.pythonapi.PyMem_Malloc, ctypes.pythonapi.PyMem_Free
-malloc.restype, malloc.argtypes, free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-def make(): return malloc(24)
-def give_up():
-    block = make()
-    ctypes.memset(block + 24, 65, 1)
-    free(block)
-give_up()
-";
-
-/// Builds every crate for aarch64, runs tests, and an interpreter in every row.
+/// Builds every crate for aarch64, runs their tests, and an interpreter in every row.
 ///
 /// # Errors
 ///
@@ -63,69 +51,113 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         print!("skipped: {}", String::from_utf8_lossy(&fetch.stdout));
         return Ok(());
     }
+    let has_runner = cmd!(shell, "cargo nextest --version").quiet().ignore_stdout().ignore_stderr();
+    if has_runner.run().is_err() {
+        println!("skipped: it needs cargo-nextest; cargo install --locked cargo-nextest");
+        return Ok(());
+    }
+    let here = tests(shell, &[])?;
     let (rust, python) = (tools.join("rust/usr"), tools.join("python"));
     let target = workspace::target().join("aarch64");
     let folders = [rust.join("lib"), rust.join("lib/x86_64-linux-gnu")];
     let _compiler = shell.push_env("RUSTC", rust.join("bin/rustc"));
     let _libraries = shell.push_env("LD_LIBRARY_PATH", std::env::join_paths(folders)?);
-    let _linker =
-        shell.push_env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
-    let _runner = shell.push_env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", "qemu-aarch64");
+    let _linker = shell.push_env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", C_COMPILER);
+    let _c_compiler = shell.push_env("CC", C_COMPILER);
+    let _runner = shell.push_env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", EMULATOR);
+    let _runner_of_children = shell.push_env("MALLOC_API_TEST_RUNNER", EMULATOR);
     let _root = shell.push_env("QEMU_LD_PREFIX", &python);
-    let build = ["--quiet", "--target", TARGET, "--target-dir"];
-    cmd!(shell, "cargo build {build...} {target} -p pymem-preload").run()?;
-    for name in TESTED {
-        cmd!(shell, "cargo test {build...} {target} -p {name} --lib --tests").run()?;
-    }
-    run_with_all_pages(shell, &target)?;
+    // An emulated program without optimization takes minutes.
+    let _level = shell.push_env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    let _lines = shell.push_env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    // With pages larger than the machine's the emulator ends in the standard library's backtrace of any panic.
+    let _backtrace = shell.push_env("RUST_BACKTRACE", "0");
+    let build = ["--target", TARGET, "--target-dir", &target.to_string_lossy()];
+    cmd!(shell, "cargo build --quiet {build...} -p pymem-preload").run()?;
+    run_tests(shell, &build, &here)?;
     let library = target.join(TARGET).join("debug/libpymem_preload.so");
     let program = python.join("usr/bin/python3.11");
+    // What `cargo xtask hosts` asks of interpreters of this machine, of which bugs with their frames are most.
+    let starter = target.join("python3.11");
+    fs::write(
+        &starter,
+        format!(
+            "#!/bin/sh\nexec {EMULATOR} -L {} {} \"$@\"\n",
+            python.display(),
+            program.display()
+        ),
+    )?;
+    fs::set_permissions(&starter, fs::Permissions::from_mode(0o755))?;
+    let mut python = Interpreter::probe(&starter).map_err(anyhow::Error::msg)?;
+    python.path = starter;
     let preload = format!("LD_PRELOAD={}", library.display());
-    for name in AllocatorName::ALL {
-        let row = cmd!(shell, "qemu-aarch64 -E {preload} {program} -c {PROGRAM}")
-            .quiet()
-            .env_remove("LD_LIBRARY_PATH")
-            .envs([("PYTHONMALLOC", name.as_str()), ("PYMEM_STATS", "1")])
-            .output()
-            .with_context(|| format!("an interpreter in the row {name}"))?;
-        let (said, told) =
-            (String::from_utf8_lossy(&row.stdout), String::from_utf8_lossy(&row.stderr));
-        ensure!(said == "4 threads\n" && told.contains("pymem: "), "{name}: {said}{told}");
-        println!("{name}: {}", told.lines().next().unwrap_or_default());
-    }
-    let bug = cmd!(shell, "qemu-aarch64 -E {preload} {program} -c {BUG}")
-        .quiet()
-        .env_remove("LD_LIBRARY_PATH")
-        .envs([("PYTHONMALLOC", "debug"), ("PYMEM_DEBUG", "backtrace=4")])
+    let host = Host { python, preload: ("QEMU_SET_ENV", preload.into()) };
+    let rows = hosts::check(&[host], "", 5);
+    print!("{}", docs::markdown(&["CPython 3.11", "aarch64"], &rows.rows));
+    rows.ensure_green()
+}
+
+/// The number of tests that each crate has, in the order of the crates.
+fn tests(shell: &Shell, build: &[&str]) -> Result<Vec<u64>> {
+    let packages = TESTED.iter().flat_map(|name| ["--package", name]);
+    let list = cmd!(
+        shell,
+        "cargo nextest list --message-format json {build...} {packages...} {PROGRAMS...}"
+    );
+    let list: Value = serde_json::from_str(&list.quiet().read()?)?;
+    let suites = list["rust-suites"].as_object().context("the runner of tests lists none")?;
+    let count = |name| {
+        let of_crate = suites.values().filter(|suite| suite["package-name"] == name);
+        of_crate
+            .filter_map(|suite| suite["testcases"].as_object())
+            .map(|tests| tests.len() as u64)
+            .sum()
+    };
+    Ok(TESTED.map(count).to_vec())
+}
+
+/// Runs the tests with every size of pages, and prints what became of them beside how many there are on this machine.
+fn run_tests(shell: &Shell, build: &[&str], here: &[u64]) -> Result<()> {
+    let there = tests(shell, build)?;
+    let mut rows: Vec<Vec<String>> = (0..TESTED.len())
+        .map(|at| vec![format!("`{}`", TESTED[at]), here[at].to_string(), there[at].to_string()])
+        .collect();
+    let mut failed = 0;
+    let report = workspace::root().join("target/nextest/aarch64/junit.xml");
+    let filter = &left_out::filter();
+    for page in PAGES {
+        let packages = TESTED.iter().flat_map(|name| ["--package", name]);
+        let _page = shell.push_env("QEMU_PAGESIZE", page.to_string());
+        cmd!(
+            shell,
+            "cargo nextest run --profile aarch64 --status-level fail --final-status-level fail -E {filter} {build...} {packages...} {PROGRAMS...}"
+        )
         .ignore_status()
-        .output()?;
-    let report = String::from_utf8_lossy(&bug.stderr);
-    for part in ["at tail+0: 0x41 *** OUCH", "in make", "in give_up"] {
-        ensure!(report.contains(part), "the report of a bug lacks `{part}`:\n{report}");
+        .run()?;
+        let report = fs::read_to_string(&report).context("the runner of tests left no report")?;
+        for (at, row) in rows.iter_mut().enumerate() {
+            let (run, red) = outcome(&report, TESTED[at]);
+            failed += red;
+            row.push(format!("{}, {red} red, {} left out", run - red, there[at] - run));
+        }
     }
-    println!("a write behind a block: reported with its Python frames");
+    let header = ["crate", "tests on x86-64", "on aarch64", "4 KiB", "16 KiB", "64 KiB"];
+    print!("{}", docs::markdown(&header, &rows));
+    ensure!(failed == 0, "{failed} tests are red on aarch64");
     Ok(())
 }
 
-/// Runs what asks for the size of a page with each. Tests that start themselves run where the kernel knows the emulator.
-fn run_with_all_pages(shell: &Shell, target: &Path) -> Result<()> {
-    let mut tests = vec!["--lib"];
-    if Path::new(REGISTERED).exists() {
-        tests.extend(["--test", "account"]);
-    } else {
-        println!("skipped: tests that start themselves; apt-get install qemu-user-binfmt");
-    }
-    for page in PAGES {
-        let _page = shell.push_env("QEMU_PAGESIZE", page);
-        // Larger pages than the machine's are the emulator's own: with them it ends in the standard library's backtrace of any panic.
-        let _backtrace = shell.push_env("RUST_BACKTRACE", "0");
-        let tests = &tests;
-        cmd!(
-            shell,
-            "cargo test --quiet --target {TARGET} --target-dir {target} -p pymalloc-core {tests...}"
-        )
-        .run()?;
-        println!("pages of {page} bytes: the pools' tests are green");
-    }
-    Ok(())
+/// How many tests of a crate ran, and how many were red, by a report in JUnit's form.
+fn outcome(report: &str, name: &str) -> (u64, u64) {
+    let attribute = |suite: &str, attribute: &str| {
+        let (_, value) = suite.split_once(&format!(" {attribute}=\"")).unwrap_or_default();
+        value.split('"').next().unwrap_or_default().to_owned()
+    };
+    let number =
+        |suite: &str, name: &str| attribute(suite, name).parse::<u64>().unwrap_or_default();
+    let suites = report.split("<testsuite ").skip(1).map(|suite| format!(" {suite}"));
+    let of_crate = suites.filter(|suite| attribute(suite, "name").split("::").next() == Some(name));
+    of_crate.fold((0, 0), |(run, red), suite| {
+        (run + number(&suite, "tests"), red + number(&suite, "failures") + number(&suite, "errors"))
+    })
 }
