@@ -36,4 +36,4 @@ pub use stack_table::StackTable;
 pub use stacks::unrecorded;
 pub use tables::{Node, Row, Tables};
 pub use tracker::Tracker;
-pub use walk::{Frame, Walk};
+pub use walk::{Calls, Frame, Walk};

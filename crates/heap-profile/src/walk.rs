@@ -47,12 +47,6 @@ pub(crate) struct Active {
 /// The number of a node in the tree of stacks and 1; 0 above the outermost frame.
 pub(crate) type Link = u32;
 
-impl PartialEq for Active {
-    fn eq(&self, other: &Self) -> bool {
-        (self.call, self.frame) == (other.call, other.frame)
-    }
-}
-
 /// The stack that a thread showed last, and what the next one adds.
 #[derive(Debug)]
 pub(crate) struct Trail {
@@ -78,7 +72,7 @@ impl Trail {
         let Self { known, fresh, limit, age } = self;
         let below = known.len();
         let floor = below.saturating_sub(*limit);
-        Walk { known, fresh, limit: *limit, age, below, same: below, floor, above: 0 }
+        Walk { known, fresh, limit: *limit, age, below, same: below, floor }
     }
 
     /// How many of the outermost known calls have to go, so that the fresh ones have room.
@@ -101,8 +95,18 @@ pub struct Walk<'a> {
     same: usize,
     /// Where `below` is when the limit is reached, or no known call is left.
     floor: usize,
-    /// How many frames were shown before the known ones from `same` on.
-    above: usize,
+}
+
+/// What a source can tell of calls that are on the stack now, each as it was shown.
+pub trait Calls {
+    /// Whether the call is at this frame.
+    fn is_at(&self, call: usize, frame: Frame) -> bool;
+
+    /// Whether `caller`, which has a frame, is the nearest caller of the call that has one.
+    fn is_called_by(&self, call: usize, caller: usize) -> bool;
+
+    /// The nearest caller of the call that has a frame.
+    fn caller(&self, call: usize) -> usize;
 }
 
 impl Walk<'_> {
@@ -116,101 +120,90 @@ impl Walk<'_> {
     }
 
     /// Passes over the calls from `call` on, the next one to show, that are where they were at the thread's last capture, and
-    /// returns the first that is not one of these.
-    ///
-    /// `caller` gets a call as it was shown, which is on the stack now, and the call that had called it then. It returns the
-    /// nearest caller that has a frame; `None` if the call is not at that frame any more. What is passed is shown. A source
-    /// that can tell so much of a call at once need not [`visit`](Self::visit) each.
+    /// returns the first that is not one of these. What is passed is shown. A source that can tell so much of its calls need not
+    /// [`visit`](Self::visit) each.
     ///
     /// Breaks as soon as no further frame is wanted.
-    #[inline]
-    pub fn pass(
-        &mut self,
-        mut call: usize,
-        caller: impl Fn(usize, Frame, usize) -> Option<usize>,
-    ) -> ControlFlow<(), usize> {
+    #[inline(always)]
+    pub fn pass(&mut self, call: usize, calls: &impl Calls) -> ControlFlow<(), usize> {
         let Some([callers @ .., newest]) = self.known.get(self.floor..self.below) else {
             return Continue(call);
         };
         if newest.call != call {
             return Continue(call);
         }
-        let mut active = newest;
         let mut callers = callers.iter();
-        let left = loop {
-            let Some(further_out) = callers.next_back() else {
-                match caller(active.call, active.frame, 0) {
-                    Some(next) => {
-                        call = next;
-                        break 0;
-                    }
-                    None => {
-                        call = active.call;
-                        break 1;
-                    }
-                }
+        let mut active = newest;
+        let (left, next) = loop {
+            if !calls.is_at(active.call, active.frame) {
+                break (callers.len() + 1, active.call);
+            }
+            let Some(caller) = callers.next_back() else {
+                break (0, calls.caller(active.call));
             };
             // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
-            let expected = further_out.call;
-            match caller(active.call, active.frame, expected) {
-                Some(next) if next == expected => active = further_out,
-                Some(next) => {
-                    call = next;
-                    break callers.len() + 1;
-                }
-                None => {
-                    call = active.call;
-                    break callers.len() + 2;
-                }
+            if !calls.is_called_by(active.call, caller.call) {
+                break (callers.len() + 1, calls.caller(active.call));
             }
+            active = caller;
         };
         self.below = self.floor + left;
-        if left == 0 && self.limit_reached().is_break() {
-            return Break(());
+        if left == 0 {
+            self.limit_reached()?;
         }
-        Continue(call)
+        Continue(next)
     }
 
     /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
     /// the address of its record.
     ///
     /// Breaks as soon as no further frame is wanted.
-    #[inline]
     pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
         self.visit_called_by(call, call, frame)
     }
 
     /// As [`visit`](Self::visit), of a call whose caller is known, which makes it easier to find out that the call is new.
-    #[inline]
+    #[inline(always)]
     pub fn visit_called_by(&mut self, caller: usize, call: usize, frame: Frame) -> ControlFlow<()> {
-        let next = Active { call, frame, node: 0 };
         let found = match self.known.get(self.below.wrapping_sub(1)) {
-            Some(newest) if *newest == next && self.below > self.floor => {
-                self.below -= 1;
-                return if self.below > self.floor { Continue(()) } else { self.limit_reached() };
+            Some(newest) if newest.call == call => {
+                if newest.frame == frame && self.below > self.floor {
+                    self.below -= 1;
+                    return self.limit_reached();
+                }
+                Some(self.below - 1)
             }
-            Some(newest) if newest.call == call => Some(self.below - 1),
             // Whatever had this number when the caller called it before is over.
             Some(newest) if newest.call == caller => None,
             _ => self.search(caller, call),
         };
-        self.join(next, found)
+        if self.below < self.same {
+            self.part();
+        }
+        self.below = found.unwrap_or(self.below);
+        let is_same = found.is_some_and(|at| self.known[at].frame == frame);
+        self.same = self.below + usize::from(is_same);
+        if !is_same {
+            self.fresh.push(Active { call, frame, node: 0 });
+        }
+        self.floor = self.below.saturating_sub(self.limit.saturating_sub(self.depth()));
+        self.limit_reached()
     }
 
     /// How many frames were shown.
-    const fn depth(&self) -> usize {
-        self.above + (self.same - self.below)
+    fn depth(&self) -> usize {
+        self.fresh.len() + (self.same - self.below)
     }
 
     /// Whether the frames that were shown are as many as are wanted, where the last one was known.
-    const fn is_cut(&self) -> bool {
+    fn is_cut(&self) -> bool {
         self.below < self.same && self.depth() >= self.limit
     }
 
     /// Breaks at the limit.
     fn limit_reached(&self) -> ControlFlow<()> {
-        let is_enough = self.fresh.len() >= 2 * self.limit || self.below < self.same;
-        if self.depth() >= self.limit && is_enough { Break(()) } else { Continue(()) }
+        // Fresh frames alone are taken beyond it.
+        if self.is_cut() || self.fresh.len() >= 2 * self.limit { Break(()) } else { Continue(()) }
     }
 
     /// Looks for a call among the innermost known ones.
@@ -223,27 +216,10 @@ impl Walk<'_> {
         (known[at].call == call).then_some(near + at)
     }
 
-    /// Takes a call that was found among the known ones; where it was none of them, or at another place, it is fresh.
-    #[inline]
-    fn join(&mut self, next: Active, found: Option<usize>) -> ControlFlow<()> {
-        if self.below < self.same {
-            self.part();
-        }
-        let is_same = found.is_some_and(|at| self.known[at] == next);
-        self.below = found.unwrap_or(self.below);
-        self.same = self.below + usize::from(is_same);
-        if !is_same {
-            self.above += 1;
-            self.fresh.push(next);
-        }
-        self.floor = self.below.saturating_sub(self.limit.saturating_sub(self.depth()));
-        self.limit_reached()
-    }
-
     /// Counts the calls that were the same as fresh: one further out is not, so that they have other callers.
+    #[inline(never)]
     fn part(&mut self) {
         let same = &self.known[self.below..self.same];
-        self.above += same.len();
         self.fresh.extend(same.iter().rev());
         self.same = self.below;
     }
@@ -263,29 +239,50 @@ impl Walk<'_> {
 mod tests {
     use super::*;
 
+    /// A stack, outermost first: calls, and where they are.
+    struct Stack<'a>(&'a [(usize, usize)]);
+
+    impl Stack<'_> {
+        fn depth(&self, call: usize) -> Option<usize> {
+            self.0.iter().rposition(|active| active.0 == call)
+        }
+
+        fn caller_at(&self, depth: usize) -> usize {
+            depth.checked_sub(1).map_or(usize::MAX, |out| self.0[out].0)
+        }
+    }
+
+    impl Calls for Stack<'_> {
+        fn is_at(&self, call: usize, frame: Frame) -> bool {
+            self.0[self.depth(call).expect("a call of the stack")].1 == frame.at
+        }
+
+        fn is_called_by(&self, call: usize, caller: usize) -> bool {
+            self.caller(call) == caller
+        }
+
+        fn caller(&self, call: usize) -> usize {
+            self.caller_at(self.depth(call).expect("a call of the stack"))
+        }
+    }
+
     /// Shows a stack, outermost first; returns how many frames were fresh. With `passes`, calls that are where they were are
     /// passed over.
     fn show(trail: &mut Trail, stack: &[(usize, usize)], passes: bool) -> usize {
         let mut walk = trail.walk();
-        let depth_of = |call| stack.iter().rposition(|active| active.0 == call);
-        let caller_of = |depth: usize| depth.checked_sub(1).map_or(usize::MAX, |out| stack[out].0);
-        let mut next = caller_of(stack.len());
-        while let Some(mut depth) = depth_of(next) {
+        let calls = Stack(stack);
+        let mut next = calls.caller_at(stack.len());
+        while let Some(mut depth) = calls.depth(next) {
             if passes {
-                let passed = walk.pass(next, |call, frame, _| {
-                    let depth = depth_of(call).expect("the walk asks for calls of the stack alone");
-                    (stack[depth].1 == frame.at).then(|| caller_of(depth))
-                });
-                let Continue(call) = passed else { break };
-                let Some(further_out) = depth_of(call) else { break };
+                let Continue(call) = walk.pass(next, &calls) else { break };
+                let Some(further_out) = calls.depth(call) else { break };
                 depth = further_out;
             }
             let (call, at) = stack[depth];
-            let frame = Frame { code: 1, at };
-            if walk.visit_called_by(caller_of(depth), call, frame).is_break() {
+            next = calls.caller_at(depth);
+            if walk.visit_called_by(next, call, Frame { code: 1, at }).is_break() {
                 break;
             }
-            next = caller_of(depth);
         }
         let kept = walk.end();
         let fresh = trail.fresh.len();

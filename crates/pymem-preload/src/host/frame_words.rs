@@ -6,7 +6,7 @@ use core::ffi::c_int;
 use core::ops::ControlFlow::Continue;
 use core::ptr::{self, NonNull};
 
-use heap_profile::{Frame, Walk};
+use heap_profile::{Calls, Frame, Walk};
 use memdebug::{FrameSink, ThreadWord};
 use pymem_domains::Build;
 
@@ -99,36 +99,36 @@ impl FrameWords {
         let Some(state) = self.trusted_state() else { return };
         // SAFETY: 1: the thread's own and current state; the layout is that of its version.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
-        let layout = self.layout;
-        if walk.is_of_age(age) && layout.has_records() {
-            // SAFETY: 1: the walk asks for the frame that it has come to.
-            // A caller was shown as one that has code, and is the same object while nothing died.
-            self.show(walk, newest, &counted, |call, frame, before| unsafe {
-                layout.caller_of_record_if_at(call, frame.at, before)
-            });
+        if walk.is_of_age(age) && self.layout.has_records() {
+            // A caller was shown as one that has code, and its record is that of the same code while nothing died.
+            self.show(walk, newest, &counted, &Records(self.layout));
         } else {
-            // SAFETY: 1: as above.
-            self.show(walk, newest, &counted, |call, frame, _| unsafe {
-                self.caller_if_at(call, frame, &counted)
-            });
+            self.show_all(walk, newest, &counted);
         }
     }
 
-    /// Shows `walk` the frames from `next` on; `caller_if_at` takes those that are where they were.
+    /// As [`show`](Self::show), of frames whose code may be another one at the same address.
+    #[cold]
+    #[inline(never)]
+    fn show_all(&self, walk: &mut Walk<'_>, newest: usize, counted: &impl Fn(usize) -> usize) {
+        self.show(walk, newest, counted, &Counted { words: self, counted });
+    }
+
+    /// Shows `walk` the frames from `next` on, of which `calls` tells where they are.
     #[inline]
     fn show(
         &self,
         walk: &mut Walk<'_>,
         mut next: usize,
-        counted: impl Fn(usize) -> usize,
-        caller_if_at: impl Fn(usize, Frame, usize) -> Option<usize>,
+        counted: &impl Fn(usize) -> usize,
+        calls: &impl Calls,
     ) {
-        while let Continue(call) = walk.pass(next, &caller_if_at) {
+        while let Continue(call) = walk.pass(next, calls) {
             if call == 0 {
                 return;
             }
             // SAFETY: 1: the thread's own, that a newer one names as its caller.
-            let frame = unsafe { self.frame(call, &counted) };
+            let frame = unsafe { self.frame(call, counted) };
             // SAFETY: 1: as above.
             next = unsafe { self.layout.caller_with_code(call) };
             if frame.is_some_and(|frame| walk.visit_called_by(next, call, frame).is_break()) {
@@ -160,33 +160,6 @@ impl FrameWords {
             }
         };
         Some(Frame { code: counted(code), at })
-    }
-
-    /// The caller of `call`, which is 0 for none, if `call` is at this frame still; `None` if not, and without the GIL.
-    ///
-    /// # Safety
-    ///
-    /// 1. `call` is one of the calling thread's frames.
-    #[inline]
-    unsafe fn caller_if_at(
-        &self,
-        call: usize,
-        Frame { code, at }: Frame,
-        counted: impl Fn(usize) -> usize,
-    ) -> Option<usize> {
-        // SAFETY: 1: duty 1; the layout is that of the thread's version. A line is no address of an instruction.
-        if unsafe { self.layout.instruction(call) } != at {
-            return None;
-        }
-        // An address of an instruction is in one code alone.
-        let own = if self.layout.has_records() {
-            code
-        } else {
-            // SAFETY: 1: as above.
-            unsafe { self.layout.code(call) }?
-        };
-        // SAFETY: 1: as above.
-        (counted(own) == code).then(|| unsafe { self.layout.caller_with_code(call) })
     }
 
     /// Gives `sink` file, line and function of the instruction `at` in `code`. Gives nothing for a frame that is still being set
@@ -261,5 +234,55 @@ impl FrameWords {
             }
         }
         c_int::try_from(place as isize).ok()
+    }
+}
+
+/// Records of which each is in the code that it was in.
+struct Records(WordLayout);
+
+impl Calls for Records {
+    #[inline]
+    fn is_at(&self, call: usize, frame: Frame) -> bool {
+        // An address of an instruction is in one code alone, and a line is none.
+        // SAFETY: 1: the walk asks for the frames that it has come to.
+        unsafe { python_frames::word_at(call + self.0.instruction) == frame.at }
+    }
+
+    #[inline]
+    fn is_called_by(&self, call: usize, caller: usize) -> bool {
+        // SAFETY: 1: as above.
+        let nearest = unsafe { self.0.caller(call) };
+        nearest == caller || self.caller(call) == caller
+    }
+
+    #[inline]
+    fn caller(&self, call: usize) -> usize {
+        // SAFETY: 1: as above.
+        unsafe { self.0.caller_with_code(call) }
+    }
+}
+
+/// Frames whose code is compared as it is `counted`.
+struct Counted<'a, C> {
+    words: &'a FrameWords,
+    counted: C,
+}
+
+impl<C: Fn(usize) -> usize> Calls for Counted<'_, C> {
+    fn is_at(&self, call: usize, frame: Frame) -> bool {
+        if let Lines::OfFrame(_) = self.words.lines {
+            return false;
+        }
+        // SAFETY: 1: the walk asks for the frames that it has come to.
+        unsafe { self.words.frame(call, &self.counted) == Some(frame) }
+    }
+
+    fn is_called_by(&self, call: usize, caller: usize) -> bool {
+        self.caller(call) == caller
+    }
+
+    fn caller(&self, call: usize) -> usize {
+        // SAFETY: 1: as above.
+        unsafe { self.words.layout.caller_with_code(call) }
     }
 }

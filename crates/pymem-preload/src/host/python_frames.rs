@@ -145,31 +145,6 @@ impl WordLayout {
         }
     }
 
-    /// As [`caller_with_code`](Self::caller_with_code), of a record that is at this instruction still, and was called by `before`; `None` if
-    /// the record is elsewhere.
-    ///
-    /// # Safety
-    ///
-    /// 1. That of [`caller`](Self::caller), where frames are records; `before` has code if it is the caller.
-    #[inline]
-    pub(crate) unsafe fn caller_of_record_if_at(
-        self,
-        record: usize,
-        instruction: usize,
-        before: usize,
-    ) -> Option<usize> {
-        // SAFETY: 1: a word of the frame (duty 1).
-        if unsafe { word_at(record + self.instruction) } != instruction {
-            return None;
-        }
-        // SAFETY: 1: duty 1.
-        if unsafe { self.caller(record) } == before {
-            return Some(before);
-        }
-        // SAFETY: 1: duty 1.
-        Some(unsafe { self.caller_with_code(record) })
-    }
-
     /// The code of a frame; `None` for one that has none.
     ///
     /// # Safety
