@@ -186,7 +186,11 @@ impl<const ROWS: usize, const PLACES: usize> Rack<ROWS, PLACES> {
         if let Some(magazine) = self.magazines.get(row) {
             magazine.top.store(magazine.first.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        used.iter().filter_map(|place| NonNull::new(place.load(Ordering::Relaxed)))
+        used.iter().map(|place| {
+            let block = place.load(Ordering::Relaxed);
+            // SAFETY: invariant 2; `push` and `Filling::put` stored a `NonNull`, which this thread has seen (1).
+            unsafe { NonNull::new_unchecked(block) }
+        })
     }
 
     /// Gives a magazine twice the room, up to its limit.
@@ -249,6 +253,19 @@ impl Filling<'_> {
             place.store(block.as_ptr(), Ordering::Relaxed);
             self.free = free;
         }
+    }
+
+    /// Puts blocks behind those that are there, as far as there is room; returns how many. No more are taken from `blocks`.
+    #[inline]
+    pub fn extend(&mut self, mut blocks: impl Iterator<Item = NonNull<u8>>) -> usize {
+        let (room, mut free) = (self.free.len(), self.free);
+        while let Some((place, rest)) = free.split_last() {
+            let Some(block) = blocks.next() else { break };
+            place.store(block.as_ptr(), Ordering::Relaxed);
+            free = rest;
+        }
+        self.free = free;
+        room - free.len()
     }
 
     /// Puts the blocks into the magazine.

@@ -60,6 +60,19 @@ fn the_last_block_comes_first_and_no_more_fit_than_there_is_room() {
 }
 
 #[test]
+fn a_filling_takes_no_more_than_it_has_room_for() {
+    let rack = rack(9);
+    // SAFETY: (1) the only thread.
+    let mut filling = unsafe { rack.fill(ROW, 4) };
+    let mut numbers = 0..9;
+    assert_eq!((filling.extend(numbers.by_ref().take(1).map(block)), filling.left()), (1, 3));
+    assert_eq!((filling.extend(numbers.by_ref().map(block)), filling.left()), (3, 0));
+    filling.finish();
+    assert_eq!(numbers.next(), Some(4), "the next block is still there");
+    assert!(rack.blocks(ROW).eq([3, 2, 1, 0].map(block)), "the first comes first");
+}
+
+#[test]
 fn what_a_magazine_is_filled_with_comes_in_order() {
     let rack = rack(3);
     fill(&rack, 3, &[0, 1]);
