@@ -21,6 +21,7 @@
 use core::ptr::NonNull;
 
 use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, PAIR_UNITS, POOL_BYTES, POOL_SHIFT};
+use crate::lane::Lane;
 use crate::pool::{Pool, PoolPtr, header_address};
 use crate::size_class::SizeClass;
 
@@ -92,6 +93,8 @@ pub(crate) struct Arena {
     from_source: bool,
     /// Units that fit, 64 or 63.
     units: u8,
+    /// Whose pools are opened here; of an empty arena nobody's.
+    lane: Lane,
 }
 
 const _: () = assert!(size_of::<Arena>() <= PAGE_BYTES);
@@ -166,6 +169,15 @@ impl ArenaPtr {
 
     pub(crate) fn is_from_source(self) -> bool {
         self.get().from_source
+    }
+
+    /// The lane whose pools are opened here.
+    pub(crate) fn lane(self) -> Lane {
+        self.get().lane
+    }
+
+    pub(crate) fn set_lane(mut self, lane: Lane) {
+        self.get_mut().lane = lane;
     }
 
     /// The units that pools can have.

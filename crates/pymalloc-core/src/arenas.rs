@@ -1,7 +1,10 @@
 //! Owns the order of arenas: by number of free places, so that the fullest is used first and empty ones can go back.
 
+use core::ptr::NonNull;
+
 use crate::arena::{ArenaPtr, Kind};
 use crate::config::{ARENA_UNITS, POOL_BYTES};
+use crate::lane::{Lane, PerLane};
 
 /// The list of all arenas, after those for each kind of pool.
 const ALL: usize = Kind::ALL.len();
@@ -11,11 +14,7 @@ const ALL: usize = Kind::ALL.len();
 /// CPython keeps one list sorted by the number of free pools and an array of places in it; a list for each
 /// number and a word of bits say the same with O(1) moves.
 pub(crate) struct Arenas {
-    /// Invariant 1: list n of a kind holds exactly the arenas with n free places for its pools, and with some pool in use; n = 0
-    /// is in no list.
-    by_free_places: [[Option<ArenaPtr>; ARENA_UNITS]; Kind::ALL.len()],
-    /// Invariant 2: bit n is set if list n is not empty.
-    nonempty: [u64; Kind::ALL.len()],
+    places: PerLane<Places>,
     /// Invariant 3: exactly the arenas without a pool in use, the hottest first; linked as small ones.
     empty: Option<ArenaPtr>,
     /// Invariant 4: every arena.
@@ -30,11 +29,25 @@ pub(crate) struct Arenas {
     resident_free_units: usize,
 }
 
+/// The arenas of a lane with free places among pools in use.
+struct Places {
+    /// Invariant 1: list n of a kind holds exactly the lane's arenas with n free places for its pools, and with some pool in use;
+    /// n = 0 is in no list.
+    by_count: [[Option<ArenaPtr>; ARENA_UNITS]; Kind::ALL.len()],
+    /// Invariant 2: bit n is set if list n is not empty.
+    nonempty: [u64; Kind::ALL.len()],
+}
+
+impl Places {
+    const fn new() -> Self {
+        Self { by_count: [[None; ARENA_UNITS]; Kind::ALL.len()], nonempty: [0; Kind::ALL.len()] }
+    }
+}
+
 impl Arenas {
     pub(crate) const fn new() -> Self {
         Self {
-            by_free_places: [[None; ARENA_UNITS]; Kind::ALL.len()],
-            nonempty: [0; Kind::ALL.len()],
+            places: PerLane::new(Places::new()),
             empty: None,
             all: None,
             count: 0,
@@ -66,14 +79,22 @@ impl Arenas {
         self.resident_free_units * POOL_BYTES
     }
 
-    /// Takes a pool of `kind` from the fullest arena with a place for one, else from an empty one; returns the arena, the
+    /// Takes a pool of `kind` from the lane's fullest arena with a place for one, else from an empty one; returns the arena, the
     /// pool's first unit, which of its units are resident, and the bit of the idle maps if they may have gone.
-    pub(crate) fn take_pool(&mut self, kind: Kind) -> Option<(ArenaPtr, usize, u64, u64)> {
-        let bits = self.nonempty[kind as usize];
+    pub(crate) fn take_pool(
+        &mut self,
+        kind: Kind,
+        lane: Lane,
+    ) -> Option<(ArenaPtr, usize, u64, u64)> {
+        let Places { by_count, nonempty } = self.places.get(lane);
+        let bits = nonempty[kind as usize];
         let arena = match bits {
             0 => self.pop_empty()?,
-            _ => self.by_free_places[kind as usize][bits.trailing_zeros() as usize]?,
+            _ => by_count[kind as usize][bits.trailing_zeros() as usize]?,
         };
+        if bits == 0 {
+            arena.set_lane(lane);
+        }
         if bits != 0 {
             self.unlist(arena);
         }
@@ -108,8 +129,33 @@ impl Arenas {
 
     /// Arenas with free units among pools in use, those with the most free units first.
     pub(crate) fn emptiest_first(&self) -> impl Iterator<Item = ArenaPtr> {
-        let lists = self.by_free_places[Kind::Single as usize].iter().rev();
-        lists.flat_map(|head| Self::along(*head, Kind::Single as usize))
+        let count = |places| self.places.lanes().map(move |lane| (places, lane));
+        let lists = (0..ARENA_UNITS).rev().flat_map(count);
+        let head = |(places, lane)| self.places.get(lane).by_count[Kind::Single as usize][places];
+        lists.flat_map(move |list| Self::along(head(list), Kind::Single as usize))
+    }
+
+    /// Lets `lane` have arenas; `false` without memory.
+    pub(crate) fn open(
+        &mut self,
+        lane: Lane,
+        place: impl FnOnce(usize) -> Option<NonNull<u8>>,
+    ) -> bool {
+        self.places.open(lane, Places::new, place)
+    }
+
+    /// Gives the arenas of `lane` to the first.
+    pub(crate) fn close(&mut self, lane: Lane) {
+        let mut next = self.all;
+        while let Some(arena) = next {
+            next = Self::after(arena);
+            if arena.lane() == lane && !arena.is_empty() {
+                self.unlist(arena);
+                arena.set_lane(Lane::FIRST);
+                self.list(arena);
+            }
+        }
+        self.places.close(lane);
     }
 
     /// Enters a new arena as an empty one; all of it is resident, or nothing.
@@ -174,8 +220,9 @@ impl Arenas {
         for kind in Kind::ALL {
             let places = arena.free_places(kind);
             if places > 0 {
-                Self::push(&mut self.by_free_places[kind as usize][places], arena, kind as usize);
-                self.nonempty[kind as usize] |= 1 << places;
+                let lists = self.places.get_mut(arena.lane());
+                Self::push(&mut lists.by_count[kind as usize][places], arena, kind as usize);
+                lists.nonempty[kind as usize] |= 1 << places;
             }
         }
     }
@@ -185,10 +232,11 @@ impl Arenas {
         for kind in Kind::ALL {
             let places = arena.free_places(kind);
             if places > 0 {
-                let head = &mut self.by_free_places[kind as usize][places];
+                let lists = self.places.get_mut(arena.lane());
+                let head = &mut lists.by_count[kind as usize][places];
                 Self::unlink(head, arena, kind as usize);
                 if head.is_none() {
-                    self.nonempty[kind as usize] &= !(1 << places);
+                    lists.nonempty[kind as usize] &= !(1 << places);
                 }
             }
         }
@@ -228,13 +276,17 @@ impl Arenas {
     pub(crate) fn check(&self) {
         for kind in Kind::ALL {
             let mut listed = 0;
-            for (places, head) in self.by_free_places[kind as usize].iter().enumerate() {
-                let bit = self.nonempty[kind as usize] >> places & 1 == 1;
-                assert_eq!(head.is_some(), bit, "arenas invariant 2");
-                for arena in Self::along(*head, kind as usize) {
-                    assert_eq!(arena.free_places(kind), places, "arenas invariant 1: place");
-                    assert!(places > 0 && !arena.is_empty(), "arenas invariant 1");
-                    listed += 1;
+            for lane in self.places.lanes() {
+                let lists = self.places.get(lane);
+                for (places, head) in lists.by_count[kind as usize].iter().enumerate() {
+                    let bit = lists.nonempty[kind as usize] >> places & 1 == 1;
+                    assert_eq!(head.is_some(), bit, "arenas invariant 2");
+                    for arena in Self::along(*head, kind as usize) {
+                        assert_eq!(arena.lane(), lane, "arenas invariant 1: lane");
+                        assert_eq!(arena.free_places(kind), places, "arenas invariant 1: place");
+                        assert!(places > 0 && !arena.is_empty(), "arenas invariant 1");
+                        listed += 1;
+                    }
                 }
             }
             let in_use = |arena: &ArenaPtr| !arena.is_empty() && arena.free_places(kind) > 0;

@@ -5,6 +5,7 @@ use core::fmt;
 use core::ptr::{self, NonNull};
 
 use malloc_api::Malloc;
+use pymem_sync::LockGuard;
 
 use crate::access::LockedPymalloc;
 use crate::checks::annotate;
@@ -21,8 +22,9 @@ use crate::source::ArenaSource;
 /// [`LockedPymalloc::cached`] makes it. Both are faces of the same pools: a block of one may be freed through the other.
 ///
 /// A thread has up to 16 free blocks of each class and not more than 8 KiB of them; of a class for which it often takes the lock up to
-/// 128. They count as free, and go back when the thread ends, when memory is given back in one of its calls, and when it calls `release`. A forked child takes
-/// over those of the threads that it has not got.
+/// 128. A thread that waits for others at the lock again and again has up to 512 and 32 KiB, and pools and arenas of its own until it
+/// ends. Free blocks count as free, and go back when the thread ends, when memory is given back in one of its calls, and when it
+/// calls `release`. A forked child takes over those of the threads that it has not got.
 ///
 /// # Examples
 ///
@@ -80,6 +82,20 @@ impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> CachedPymalloc
         if ptr::eq(own, &UNKNOWN) { self.introduce(core) } else { own }
     }
 
+    /// The pools, and the calling thread's magazines.
+    #[inline]
+    fn lock(&self) -> (LockGuard<'_, Pymalloc<R, S>>, &'static Magazines) {
+        let free = self.0.core.try_lock();
+        let has_waited = free.is_none();
+        let mut core = free.unwrap_or_else(|| self.0.core.lock());
+        let own = self.known(&mut core);
+        if has_waited {
+            // SAFETY: 1: the calling thread's.
+            unsafe { core.note_meeting(own) };
+        }
+        (core, own)
+    }
+
     /// Gives the calling thread magazines, or those that take and give nothing.
     #[cold]
     #[inline(never)]
@@ -111,10 +127,16 @@ impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> CachedPymalloc
     #[cold]
     #[inline(never)]
     fn malloc_slow(&self, size: usize) -> Option<NonNull<u8>> {
-        let core = &mut *self.0.core.lock();
-        let own = self.known(core);
+        let (mut core, own) = self.lock();
         // SAFETY: 1: the calling thread's.
         unsafe { core.malloc_many(size, own) }
+    }
+
+    /// Zero bytes and a large request, which go to the fallback.
+    #[cold]
+    #[inline(never)]
+    fn calloc_slow(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        self.0.calloc(nelem, elsize)
     }
 
     /// Puts a block and some more of its class into the pools, or the fallback.
@@ -126,8 +148,7 @@ impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> CachedPymalloc
     #[cold]
     #[inline(never)]
     unsafe fn free_slow(&self, block: NonNull<u8>) {
-        let core = &mut *self.0.core.lock();
-        let own = self.known(core);
+        let (mut core, own) = self.lock();
         // SAFETY: 1, 2: the caller's; 3: the calling thread's.
         unsafe { core.free_many(block, own) };
     }
@@ -164,7 +185,7 @@ unsafe impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> Malloc
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = nelem.checked_mul(elsize)?;
         if size == 0 || size > POOLED_MAX {
-            return self.0.calloc(nelem, elsize);
+            return self.calloc_slow(nelem, elsize);
         }
         let block = self.malloc(size)?;
         // SAFETY: `malloc` gave `size` bytes.

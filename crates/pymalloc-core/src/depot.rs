@@ -3,6 +3,7 @@
 
 use core::ptr::NonNull;
 
+use crate::lane::Lane;
 use crate::size_class::SizeClass;
 use crate::slots::{FixedMap, Home, Magazines};
 
@@ -24,6 +25,11 @@ impl Depot {
     /// Every thread's magazines, also those that wait for a thread, which are empty.
     pub(crate) fn all(&self) -> impl Iterator<Item = &'static Magazines> {
         core::iter::successors(self.first, |magazines| magazines.next())
+    }
+
+    /// Threads in `lane`.
+    pub(crate) fn threads_in(&self, lane: Lane) -> usize {
+        self.all().filter(|magazines| !magazines.is_free.get() && magazines.lane() == lane).count()
     }
 
     /// Free blocks of `class` in magazines.

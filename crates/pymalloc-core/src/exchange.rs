@@ -5,6 +5,8 @@ use core::ptr::NonNull;
 
 use malloc_api::{Malloc, ReleaseLevel};
 
+use crate::lane::Lane;
+use crate::policy::MEETINGS;
 use crate::pymalloc::Pymalloc;
 use crate::size_class::{ROWS, SizeClass};
 use crate::slots::{Home, Magazines};
@@ -15,6 +17,43 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) fn magazines_for(&mut self, home: &'static dyn Home) -> Option<&'static Magazines> {
         let map = self.fix_map()?;
         self.depot.take(home, map, |bytes| self.source.alloc_table(bytes))
+    }
+
+    /// Notes that the thread of `magazines` has waited for the lock. If that happens often, the magazines get more room, and a lane
+    /// with few threads; the last thread of the first lane stays there, with what all have left.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns `magazines`.
+    pub(crate) unsafe fn note_meeting(&mut self, magazines: &Magazines) {
+        if magazines.home().is_none() || magazines.meetings() >= MEETINGS {
+            return;
+        }
+        magazines.meet();
+        if magazines.meetings() < MEETINGS {
+            return;
+        }
+        let is_last = self.depot.threads_in(Lane::FIRST) < 2;
+        let other = Lane::others().min_by_key(|lane| self.depot.threads_in(*lane));
+        let lane = other.filter(|lane| !is_last && self.open_lane(*lane)).unwrap_or(Lane::FIRST);
+        // SAFETY: 1: the caller's.
+        unsafe { self.empty(magazines) };
+        // SAFETY: 1: the caller's.
+        unsafe { magazines.enter(lane) };
+    }
+
+    /// Takes the thread of `magazines`, which are empty, out of its lane.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns them, or has seen all that their last owner did.
+    unsafe fn leave_lane(&mut self, magazines: &Magazines) {
+        let lane = magazines.lane();
+        // SAFETY: 1: the caller's.
+        unsafe { magazines.begin() };
+        if lane != Lane::FIRST && self.depot.threads_in(lane) == 0 {
+            self.close_lane(lane);
+        }
     }
 
     /// A block of `size` bytes, as [`malloc`](Self::malloc); and half a magazine of its class, as far as the class has pools with free
@@ -32,13 +71,13 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let (rack, row) = (&magazines.rack, usize::from(class.byte()));
         // SAFETY: 1: the caller's.
         let mut filling = unsafe { rack.fill(row, rack.room(row).div_ceil(2)) };
-        self.take_many(class, &mut filling);
+        self.take_many(class, magazines.lane(), &mut filling);
         filling.finish();
         // SAFETY: 1: the caller's.
         unsafe { rack.grow(row) };
         // SAFETY: 1: the caller's; 2: a class byte.
         match unsafe { rack.pop(row) } {
-            None => self.malloc(size),
+            None => self.malloc_cold(size, magazines.lane()),
             block => block,
         }
     }
@@ -106,6 +145,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) unsafe fn take_magazines_back(&mut self, magazines: &'static Magazines) {
         // SAFETY: 1: the caller's.
         unsafe { self.empty(magazines) };
+        // SAFETY: 1: the caller's.
+        unsafe { self.leave_lane(magazines) };
         self.depot.give_back(magazines);
     }
 

@@ -18,6 +18,7 @@ mod config;
 mod depot;
 mod exchange;
 mod graveyard;
+mod lane;
 mod large_blocks;
 mod policy;
 mod pool;
@@ -36,6 +37,7 @@ mod sources {
     pub(crate) mod static_arenas;
 }
 mod stats;
+mod used_pools;
 
 pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote, SerializedPymalloc};
 pub use account::{BudgetedArenas, LocalPools, LockedPools};

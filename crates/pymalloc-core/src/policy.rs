@@ -49,6 +49,14 @@ pub(crate) const MAGAZINE_BYTES: usize = 8 << 10;
 /// Blocks that a thread keeps of one class at most.
 pub(crate) const MAGAZINE_BLOCKS: usize = 128;
 
+/// As the two before, of a thread that waits for others where it takes the lock.
+pub(crate) const MEETING_BYTES: usize = 32 << 10;
+pub(crate) const MEETING_BLOCKS: usize = 512;
+
+/// How often a thread waits for the lock before it gets a lane of its own, and more room: where callers hold a lock that is theirs
+/// it never waits.
+pub(crate) const MEETINGS: u8 = 16;
+
 /// Bytes of arenas up to which an allocator gets small pages, and only those that it touches: in a small program most classes have
 /// one pool and use a page of it, and half of a huge page would be left. From there on it gets huge pages, or is populated.
 /// `python -c pass` holds 2 MiB and a little.

@@ -1,5 +1,5 @@
-//! Owns a pool: its record, the list of its freed blocks, which blocks it has not handed out yet, and the lists of used
-//! pools. Leaves the arena around it to `arena.rs`.
+//! Owns a pool: its record, the list of its freed blocks, and which blocks it has not handed out yet. Leaves the arena around it to
+//! `arena.rs`, and to `used_pools.rs` the lists of pools.
 //!
 //! ```text
 //!  record, 32 bytes, in the arena's header           idle map, 128 bytes, in another page of the header
@@ -16,13 +16,16 @@
 
 use core::ptr::NonNull;
 
+use pymem_sync::Filling;
+
 use crate::checks::annotate;
 use crate::checks::hardened::{self, Misuse};
 use crate::config::{
     ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
 };
+use crate::lane::{LANE_BITS, Lane};
 use crate::policy::EXTEND_BYTES;
-use crate::size_class::{ROWS, SizeClass};
+use crate::size_class::SizeClass;
 
 /// Words of an idle map: a bit for each block of the smallest class.
 const IDLE_WORDS: usize = POOL_BYTES / GRAIN_BYTES / 64;
@@ -35,22 +38,24 @@ type IdleMap = [u64; IDLE_WORDS];
 pub(crate) struct Pool {
     /// Invariant 1: the allocator's key while the pool is in the list of used pools of its class, else 0. So one compare
     /// tells the hot path that it may push.
-    key: u32,
+    pub(crate) key: u32,
     /// Invariant 2: blocks that are handed out, and one more in the first pool of its class: that pool is kept, so the
     /// count reaches 0 in a pool that must be closed.
-    live: u16,
+    pub(crate) live: u16,
     /// The class byte, 0 for a pool that belongs to no class.
     class: u8,
-    /// Invariant 3: no bit of the idle map is set in the words before this one.
+    /// Invariant 3: no bit of the idle map is set in the words before this one, which the low half names. The high half is the lane.
     first_word: u8,
     /// Invariant 4: freed blocks of this pool, linked through their first words; neither live nor idle.
     list: *mut u8,
     /// Invariant 5: neighbours in the list of used pools of the class; both `None` outside a list.
-    next: Option<PoolPtr>,
-    prev: Option<PoolPtr>,
+    pub(crate) next: Option<PoolPtr>,
+    pub(crate) prev: Option<PoolPtr>,
 }
 
-const _: () = assert!(IDLE_WORDS <= u8::MAX as usize);
+/// Bits of a lane's number, and of a word's, in a record.
+const LANE_SHIFT: u32 = u8::BITS - LANE_BITS;
+const _: () = assert!(IDLE_WORDS <= 1 << LANE_SHIFT);
 const _: () = assert!(POOL_BYTES / GRAIN_BYTES <= u16::MAX as usize);
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Pool>() == 1 << RECORD_SHIFT, "the hot path shifts by it");
@@ -60,7 +65,7 @@ pub(crate) const RECORD_SHIFT: u32 = size_of::<Pool>().trailing_zeros();
 const _: () = assert!(size_of::<Pool>().is_power_of_two());
 
 /// Stands for "no pool": its list stays empty, so that every pop takes the cold path.
-static NO_POOL: NoPool = NoPool(Pool {
+pub(crate) static NO_POOL: NoPool = NoPool(Pool {
     key: 0,
     live: 0,
     class: 0,
@@ -70,13 +75,13 @@ static NO_POOL: NoPool = NoPool(Pool {
     prev: None,
 });
 
-struct NoPool(Pool);
+pub(crate) struct NoPool(Pool);
 
 // SAFETY: nobody writes the record: a pop writes only after it has found a block.
 unsafe impl Sync for NoPool {}
 
 impl NoPool {
-    const fn as_ptr(&'static self) -> PoolPtr {
+    pub(crate) const fn as_ptr(&'static self) -> PoolPtr {
         let record = core::ptr::from_ref(&self.0).cast_mut();
         // SAFETY: a reference is not null.
         PoolPtr(unsafe { NonNull::new_unchecked(record) })
@@ -103,13 +108,13 @@ impl PoolPtr {
     }
 
     #[inline(always)]
-    fn get(&self) -> &Pool {
+    pub(crate) fn get(&self) -> &Pool {
         // SAFETY: `new` 1 and 2: mapped, and not written while `self` is borrowed by this single caller.
         unsafe { self.0.as_ref() }
     }
 
     #[inline(always)]
-    fn get_mut(&mut self) -> &mut Pool {
+    pub(crate) fn get_mut(&mut self) -> &mut Pool {
         // SAFETY: `new` 1 and 2; each borrow ends inside the method that took it.
         unsafe { self.0.as_mut() }
     }
@@ -125,26 +130,22 @@ impl PoolPtr {
         Some(block)
     }
 
-    /// Hands up to `want` free blocks to `each`, those that were freed last first and then idle ones; they are live then.
-    pub(crate) fn pop_many(
-        mut self,
-        class: SizeClass,
-        want: usize,
-        mut each: impl FnMut(NonNull<u8>),
-    ) {
+    /// Moves free blocks into `filling` as far as there is room, those that were freed last first and then idle ones; they are live
+    /// then.
+    #[inline]
+    pub(crate) fn pop_many(mut self, class: SizeClass, filling: &mut Filling<'_>) {
         let mut list = self.get().list;
-        let mut left = want;
-        while let Some(block) = NonNull::new(list).filter(|_| left > 0) {
+        let mut count = filling.extend(core::iter::from_fn(|| {
+            let block = NonNull::new(list)?;
             // SAFETY: 1: invariant 4: `block` is on the list of freed blocks.
             list = unsafe { read_link(block) };
-            each(block);
-            left -= 1;
-        }
+            Some(block)
+        }));
         self.get_mut().list = list;
-        if left > 0 {
-            left -= self.take_idle(class, left, each);
+        if filling.left() > 0 {
+            count += self.take_idle(class, filling.left(), |block| filling.put(block));
         }
-        self.get_mut().live += (want - left) as u16;
+        self.get_mut().live += count as u16;
     }
 
     /// Is this the record of a used pool of the allocator with this key?
@@ -236,13 +237,34 @@ impl PoolPtr {
         unsafe { &mut *map.cast().as_ptr() }
     }
 
+    /// The lane whose threads take blocks of the pool.
+    pub(crate) fn lane(self) -> Lane {
+        Lane::of(self.get().first_word >> LANE_SHIFT)
+    }
+
+    /// Gives the pool, which is in no list, to another lane.
+    pub(crate) fn set_lane(mut self, lane: Lane) {
+        let word = self.first_word();
+        self.get_mut().first_word = lane.number() << LANE_SHIFT | word as u8;
+    }
+
+    /// The first word of the idle map that may have a bit.
+    fn first_word(self) -> usize {
+        usize::from(self.get().first_word % (1 << LANE_SHIFT))
+    }
+
+    fn set_first_word(mut self, word: usize) {
+        let lane = self.lane();
+        self.get_mut().first_word = lane.number() << LANE_SHIFT | word as u8;
+    }
+
     /// Starts the pool's life in `class`: all blocks idle, in no list.
-    pub(crate) fn open(mut self, class: SizeClass) {
+    pub(crate) fn open(mut self, class: SizeClass, lane: Lane) {
         let blocks = class.blocks_per_pool();
         let pool = self.get_mut();
         pool.live = 0;
         pool.class = class.byte();
-        pool.first_word = 0;
+        pool.first_word = lane.number() << LANE_SHIFT;
         pool.list = core::ptr::null_mut();
         pool.next = None;
         pool.prev = None;
@@ -284,15 +306,10 @@ impl PoolPtr {
 
     /// Hands up to `want` idle blocks to `each`, those of the lowest addresses, which are not idle any more; returns how many.
     #[inline]
-    fn take_idle(
-        mut self,
-        class: SizeClass,
-        want: usize,
-        mut each: impl FnMut(NonNull<u8>),
-    ) -> usize {
+    fn take_idle(self, class: SizeClass, want: usize, mut each: impl FnMut(NonNull<u8>)) -> usize {
         let (size, base) = (class.size(), self.base());
         let mut left = want;
-        let mut word = usize::from(self.get().first_word);
+        let mut word = self.first_word();
         let idle = self.idle();
         while word < IDLE_WORDS && left > 0 {
             let mut bits = idle[word];
@@ -308,7 +325,7 @@ impl PoolPtr {
                 word += 1;
             }
         }
-        self.get_mut().first_word = word.min(IDLE_WORDS - 1) as u8;
+        self.set_first_word(word.min(IDLE_WORDS - 1));
         want - left
     }
 
@@ -323,9 +340,8 @@ impl PoolPtr {
             // SAFETY: 1: invariant 4.
             next = NonNull::new(unsafe { read_link(block) });
         }
-        let pool = self.get_mut();
-        pool.list = core::ptr::null_mut();
-        pool.first_word = 0;
+        self.get_mut().list = core::ptr::null_mut();
+        self.set_first_word(0);
     }
 
     /// Is the block at `index` idle? False beyond the pool's last block.
@@ -364,7 +380,7 @@ impl PoolPtr {
     pub(crate) fn check(self) {
         let Some(class) = self.class() else { return };
         let idle = self.idle();
-        let first = usize::from(self.get().first_word);
+        let first = self.first_word();
         assert!(idle[..first].iter().all(|word| *word == 0), "pool invariant 3");
         let mut seen = *idle;
         let base = self.base().addr().get();
@@ -454,90 +470,3 @@ const _: () = assert!(
     ARENA_UNITS * size_of::<IdleMap>() <= POOL_BYTES - PAGE_BYTES,
     "the idle maps fill the pages beside that of the records"
 );
-
-/// For each class, the list of the pools that can give a block, with the first pool at hand for the hot path.
-///
-/// Invariant 1: list c holds exactly the open pools of class c with a freed or an idle block, and they have the
-/// allocator's key. Only its first may have become full since, or have no live block. Other full pools are in no list,
-/// other empty ones back in their arenas.
-#[repr(C)]
-pub(crate) struct UsedPools {
-    /// The first pool of each row, `NO_POOL` in an empty one.
-    heads: [PoolPtr; ROWS],
-}
-
-impl UsedPools {
-    pub(crate) const fn new() -> Self {
-        Self { heads: [NO_POOL.as_ptr(); ROWS] }
-    }
-
-    /// The first pool of the row of a class byte, or one that never has a block.
-    ///
-    /// # Safety
-    ///
-    /// 1. `row` is a class byte, or 0.
-    #[inline(always)]
-    pub(crate) unsafe fn head(&self, row: u8) -> PoolPtr {
-        // SAFETY: 1: class bytes are at most `SizeClass::COUNT`.
-        unsafe { *self.heads.get_unchecked(usize::from(row)) }
-    }
-
-    #[inline]
-    pub(crate) fn first(&self, class: SizeClass) -> Option<PoolPtr> {
-        let head = self.heads[usize::from(class.byte())];
-        (head != NO_POOL.as_ptr()).then_some(head)
-    }
-
-    /// Puts `pool`, which is in no list, behind the first pool, which serves until it has no block left. A full pool whose
-    /// blocks come and go one at a time thus does not become the first pool each time.
-    pub(crate) fn insert(&mut self, class: SizeClass, mut pool: PoolPtr, key: u32) {
-        pool.get_mut().key = key;
-        match self.first(class) {
-            None => {
-                self.heads[usize::from(class.byte())] = pool;
-                pool.get_mut().live += 1;
-            }
-            Some(mut first) => {
-                let second = first.get().next;
-                pool.get_mut().prev = Some(first);
-                pool.get_mut().next = second;
-                first.get_mut().next = Some(pool);
-                if let Some(mut second) = second {
-                    second.get_mut().prev = Some(pool);
-                }
-            }
-        }
-    }
-
-    /// Takes `pool` out of its list.
-    pub(crate) fn unlink(&mut self, class: SizeClass, mut pool: PoolPtr) {
-        let (prev, next) = (pool.get().prev, pool.get().next);
-        match prev {
-            Some(mut prev) => prev.get_mut().next = next,
-            None => {
-                self.heads[usize::from(class.byte())] = next.unwrap_or(NO_POOL.as_ptr());
-                pool.get_mut().live -= 1;
-                if let Some(mut next) = next {
-                    next.get_mut().live += 1;
-                }
-            }
-        }
-        if let Some(mut next) = next {
-            next.get_mut().prev = prev;
-        }
-        let record = pool.get_mut();
-        (record.prev, record.next, record.key) = (None, None, 0);
-    }
-
-    /// The number of pools in the list of `class`; asserts that each belongs there.
-    pub(crate) fn check(&self, class: SizeClass, key: u32) -> usize {
-        let pools = core::iter::successors(self.first(class), |pool| pool.get().next);
-        let belongs = |pool: &PoolPtr| {
-            assert_eq!(pool.class(), Some(class), "used pools invariant 1: class");
-            assert!(pool.has_key(key), "used pools invariant 1: key");
-            let next = pool.get().next;
-            assert!(next.is_none_or(|next| next.get().prev == Some(*pool)), "list links");
-        };
-        pools.inspect(belongs).count()
-    }
-}

@@ -14,13 +14,15 @@ use crate::checks::hardened::{self, Misuse};
 use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
 use crate::depot::Depot;
+use crate::lane::Lane;
 use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
-use crate::pool::{PoolPtr, UsedPools};
+use crate::pool::PoolPtr;
 use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::slots::FixedMap;
 use crate::source::{ArenaAllocator, ArenaSource};
 use crate::stats::{PoolWalk, Stats};
+use crate::used_pools::UsedPools;
 
 /// The key of the next allocator. Keys repeat after 2^32 allocators. Two allocators of one key would be confused only by a
 /// program that frees a block of one through the other, which is forbidden anyway.
@@ -81,7 +83,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(always)]
     pub(crate) fn malloc(&mut self, size: usize) -> Option<NonNull<u8>> {
         match self.malloc_cached(size) {
-            None => self.malloc_cold(size),
+            None => self.malloc_cold(size, Lane::FIRST),
             block => block,
         }
     }
@@ -101,12 +103,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(block)
     }
 
-    /// Every case of `malloc` but a pop: zero bytes, a large request, a first pool without a freed block.
+    /// Every case of `malloc` but a pop: zero bytes, a large request, a first pool of `lane` without a freed block.
     #[cold]
     #[inline(never)]
-    fn malloc_cold(&mut self, size: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn malloc_cold(&mut self, size: usize, lane: Lane) -> Option<NonNull<u8>> {
         let class = SizeClass::of(annotate::padded(size));
-        let Some(block) = class.and_then(|class| self.refill(class)) else {
+        let Some(block) = class.and_then(|class| self.refill(class, lane)) else {
             return self.fallback_block(size, |fallback| fallback.malloc(size));
         };
         self.annotate_allocated(block, size);
@@ -263,10 +265,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(new)
     }
 
-    /// Moves free blocks of `class` into `filling`, as far as there are pools with some; they are live here then.
-    pub(crate) fn take_many(&mut self, class: SizeClass, filling: &mut Filling<'_>) {
-        while let Some(pool) = self.used.first(class).filter(|_| filling.left() > 0) {
-            pool.pop_many(class, filling.left(), |block| filling.put(block));
+    /// Moves free blocks of `class` into `filling`, as far as `lane` has pools with some; they are live here then.
+    pub(crate) fn take_many(&mut self, class: SizeClass, lane: Lane, filling: &mut Filling<'_>) {
+        while let Some(pool) = self.used.first(class, lane).filter(|_| filling.left() > 0) {
+            pool.pop_many(class, filling);
             if filling.left() > 0 {
                 self.used.unlink(class, pool);
             }
@@ -346,14 +348,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
-    /// Finds a pool of `class` with a freed or an idle block, and takes that block.
-    fn refill(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
+    /// Finds a pool of `class` with a freed or an idle block for `lane`, and takes that block.
+    fn refill(&mut self, class: SizeClass, lane: Lane) -> Option<NonNull<u8>> {
         if self.key == 0 {
             self.begin();
         }
         loop {
-            let Some(pool) = self.used.first(class) else {
-                let pool = self.new_pool(class)?;
+            let Some(pool) = self.used.first(class, lane) else {
+                let pool = self.new_pool(class, lane)?;
                 self.used.insert(class, pool, self.key);
                 continue;
             };
@@ -369,14 +371,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// A fresh pool for `class`, in no list yet; `None` if there is no memory.
     #[cold]
     #[inline(never)]
-    fn new_pool(&mut self, class: SizeClass) -> Option<PoolPtr> {
+    fn new_pool(&mut self, class: SizeClass, lane: Lane) -> Option<PoolPtr> {
         if !self.source.open_pool(class.pool_bytes()) {
             self.close_empty_pools();
             if !self.source.open_pool(class.pool_bytes()) {
                 return None;
             }
         }
-        let Some((arena, unit, resident, maps)) = self.take_place(Kind::of(class)) else {
+        let Some((arena, unit, resident, maps)) = self.take_place(Kind::of(class), lane) else {
             self.source.close_pools(class.pool_bytes());
             return None;
         };
@@ -399,7 +401,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             unsafe { self.source.offer(arena.address(), ((1 << more) - 1) << (end % 64), 0) };
         }
         let pool = arena.pool(unit);
-        pool.open(class);
+        pool.open(class, lane);
         self.map.set_class(start, kind.units(), class.byte());
         self.open_bytes += class.pool_bytes();
         annotate::pool_opened(start, class.pool_bytes());
@@ -407,12 +409,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     }
 
     /// Units for a pool of `kind`, as [`Arenas::take_pool`] gives them; makes an arena if there is none with room.
-    fn take_place(&mut self, kind: Kind) -> Option<(ArenaPtr, usize, u64, u64)> {
-        if let Some(place) = self.arenas.take_pool(kind) {
+    fn take_place(&mut self, kind: Kind, lane: Lane) -> Option<(ArenaPtr, usize, u64, u64)> {
+        if let Some(place) = self.arenas.take_pool(kind, lane) {
             return Some(place);
         }
         self.new_arena()?;
-        self.arenas.take_pool(kind)
+        self.arenas.take_pool(kind, lane)
     }
 
     /// Closes a pool without a live block. The pool is not the first of its class: that one is kept, so that a class whose
@@ -450,11 +452,40 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
+    /// Lets `lane` have pools; `false` without memory.
+    pub(crate) fn open_lane(&mut self, lane: Lane) -> bool {
+        self.used.open(lane, |bytes| self.source.alloc_table(bytes))
+            && self.arenas.open(lane, |bytes| self.source.alloc_table(bytes))
+    }
+
+    /// Gives the pools of `lane` to the first.
+    pub(crate) fn close_lane(&mut self, lane: Lane) {
+        for class in SizeClass::all() {
+            while let Some(pool) = self.used.first(class, lane) {
+                match pool.live_blocks() {
+                    0 => self.close_pool(class, pool),
+                    live => {
+                        self.used.unlink(class, pool);
+                        pool.set_lane(Lane::FIRST);
+                        if live < class.blocks_per_pool() {
+                            self.used.insert(class, pool, self.key);
+                        }
+                    }
+                }
+            }
+        }
+        self.used.close(lane);
+        self.arenas.close(lane);
+    }
+
     /// Closes the pools that are kept although they have no live block.
     fn close_empty_pools(&mut self) {
-        for class in SizeClass::all() {
-            if let Some(pool) = self.used.first(class).filter(|pool| pool.live_blocks() == 0) {
-                self.close_pool(class, pool);
+        for lane in self.used.lanes() {
+            for class in SizeClass::all() {
+                let first = self.used.first(class, lane);
+                if let Some(pool) = first.filter(|pool| pool.live_blocks() == 0) {
+                    self.close_pool(class, pool);
+                }
             }
         }
     }

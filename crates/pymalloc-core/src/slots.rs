@@ -2,7 +2,7 @@
 //! magazines there are, and to `exchange.rs` when blocks move between them and the pools.
 //!
 //! A block in a magazine is live for the pools and free for everybody else: it is counted as free, and pins its pool. A magazine
-//! begins with room for 16 blocks and has room for 8 KiB at most, so that a thread pins little.
+//! begins with room for 16 blocks and has room for 8 KiB at most, so that a thread pins little; for 32 KiB where threads meet.
 //!
 //! A slot is a word of every thread at the same distance from the thread pointer. The words stand in the memory that a program has
 //! for variables of its threads from the start (the model "initial exec"), so that a library finds them without a call, which a
@@ -15,21 +15,26 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use pymem_sync::Rack;
 
 use crate::config::POOL_SHIFT;
-use crate::policy::{MAGAZINE_BLOCKS, MAGAZINE_BYTES};
+use crate::lane::Lane;
+use crate::policy::{MAGAZINE_BLOCKS, MAGAZINE_BYTES, MEETING_BLOCKS, MEETING_BYTES};
 use crate::size_class::{ROWS, SizeClass};
 
-/// The most blocks in the magazine of a class byte.
-const fn limit(row: usize) -> usize {
+/// The most blocks in the magazine of a class byte: of a thread that meets others, or of one that does not.
+const fn limit(row: usize, meets: bool) -> usize {
+    let (most, bytes) = match meets {
+        false => (MAGAZINE_BLOCKS, MAGAZINE_BYTES),
+        true => (MEETING_BLOCKS, MEETING_BYTES),
+    };
     let Some(class) = SizeClass::from_byte(row as u8) else { return 0 };
-    let blocks = MAGAZINE_BYTES / class.size();
-    if blocks < MAGAZINE_BLOCKS { blocks } else { MAGAZINE_BLOCKS }
+    let blocks = bytes / class.size();
+    if blocks < most { blocks } else { most }
 }
 
-/// Blocks in all magazines.
+/// Blocks in all magazines of a thread that meets others.
 const PLACES: usize = {
     let (mut row, mut places) = (0, 0);
     while row < ROWS {
-        places += limit(row);
+        places += limit(row, true);
         row += 1;
     }
     places
@@ -58,10 +63,15 @@ pub(crate) struct FixedMap {
 /// The magazines of one thread, one for each class byte.
 #[repr(C)]
 pub(crate) struct Magazines {
-    pub(crate) rack: Rack<ROWS, PLACES>,
     ties: Ties,
-    /// Whether they wait for a thread; read and written under the allocator's lock.
+    /// Whether they wait for a thread; as the next two, read and written under the allocator's lock.
     pub(crate) is_free: Cell<bool>,
+    /// The lane from whose pools they are filled.
+    lane: Cell<Lane>,
+    /// How often their thread has waited for the lock.
+    meetings: Cell<u8>,
+    /// Last, as most of the places are never touched.
+    pub(crate) rack: Rack<ROWS, PLACES>,
 }
 
 /// What the magazines of a thread belong to.
@@ -72,7 +82,7 @@ struct Ties {
     next: Option<&'static Magazines>,
 }
 
-// SAFETY: of a magazine other threads call nothing but what any thread may; `is_free` is used under the lock, `classes` leads to a
+// SAFETY: of a magazine other threads call nothing but what any thread may; the cells are used under the lock, `classes` leads to a
 // table of bytes of which each is read by those who have a block there, and the rest is written before it is shared.
 unsafe impl Sync for Magazines {}
 
@@ -84,13 +94,15 @@ pub(crate) static NONE: Magazines = Magazines::nobodys();
 impl Magazines {
     const fn nobodys() -> Self {
         Self {
-            rack: Rack::new(),
             ties: Ties {
                 map: FixedMap { base: 0, bytes: 0, classes: core::ptr::null() },
                 home: None,
                 next: None,
             },
             is_free: Cell::new(false),
+            lane: Cell::new(Lane::FIRST),
+            meetings: Cell::new(0),
+            rack: Rack::new(),
         }
     }
 
@@ -114,8 +126,46 @@ impl Magazines {
         // SAFETY: 1: zero bytes are a rack and say that the magazines are not free; the rest is written above.
         let magazines = unsafe { place.as_ref() };
         // SAFETY: 1: nobody else has them.
-        unsafe { magazines.rack.lay_out(limit) };
+        unsafe { magazines.begin() };
         magazines
+    }
+
+    /// The lane whose pools fill these.
+    pub(crate) fn lane(&self) -> Lane {
+        self.lane.get()
+    }
+
+    /// How often the thread has waited for the lock.
+    pub(crate) fn meetings(&self) -> u8 {
+        self.meetings.get()
+    }
+
+    /// Notes that the thread has waited for the lock once more.
+    pub(crate) fn meet(&self) {
+        self.meetings.set(self.meetings.get().saturating_add(1));
+    }
+
+    /// Puts the magazines, which are empty, into `lane`, with more room.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns them, under the allocator's lock.
+    pub(crate) unsafe fn enter(&self, lane: Lane) {
+        self.lane.set(lane);
+        // SAFETY: 1: the caller's.
+        unsafe { self.rack.lay_out(|row| limit(row, true)) };
+    }
+
+    /// Puts the magazines, which are empty, into the first lane, as those of a thread that has met nobody.
+    ///
+    /// # Safety
+    ///
+    /// 1. The calling thread owns them, under the allocator's lock.
+    pub(crate) unsafe fn begin(&self) {
+        self.meetings.set(0);
+        self.lane.set(Lane::FIRST);
+        // SAFETY: 1: the caller's.
+        unsafe { self.rack.lay_out(|row| limit(row, false)) };
     }
 
     /// Whose these are.

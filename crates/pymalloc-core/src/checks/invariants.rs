@@ -5,9 +5,9 @@ use crate::address_map::AddressMap;
 use crate::arenas::Arenas;
 use crate::config::ARENA_BYTES;
 use crate::depot::Depot;
-use crate::pool::UsedPools;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
+use crate::used_pools::UsedPools;
 
 /// Compares every structure of an allocator with every other; `open_bytes` is its count of bytes in open pools.
 ///
@@ -43,7 +43,7 @@ pub(crate) fn check(
             }
             let full = pool.live_blocks() == class.blocks_per_pool();
             let is_used = pool.has_key(key);
-            let is_first = used.first(class) == Some(pool);
+            let is_first = used.first(class, pool.lane()) == Some(pool);
             assert!(is_used || full, "pool invariant 1: a pool with free blocks is not used");
             assert!(
                 !full || !is_used || is_first,

@@ -357,3 +357,105 @@ fn ends_soon(child: libc::pid_t) -> bool {
     unsafe { libc::kill(child, libc::SIGKILL) };
     wait_for(child)
 }
+
+/// Has the calling thread wait for the lock, which another thread holds, until `done`.
+fn meet(pools: &Pools, cached: &Cached, done: impl Fn() -> bool) {
+    let (is_held, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                pools.for_each_pool(|_| {
+                    is_held.store(true, Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(200));
+                });
+                thread::yield_now();
+            }
+        });
+        for _ in 0..100_000 {
+            while !is_held.swap(false, Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            // Zero bytes are the fallback's, behind the lock.
+            free_all(cached, vec![cached.malloc(0).expect("memory")]);
+            if done() {
+                break;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert!(done(), "a thread that waits is noticed");
+}
+
+#[test]
+fn a_thread_that_waits_often_has_arenas_of_its_own_until_it_ends() {
+    const COUNT: usize = 200;
+    /// Of so many blocks that the thread allocates, one outlives the thread.
+    const PINNING: usize = 8;
+    static POOLS: Pools = Pools::new(LibcMalloc);
+    let cached = cached(&POOLS);
+    let arena = |block: &NonNull<u8>| block.addr().get() >> 20;
+    let malloc =
+        |count| (0..count).map(|_| cached.malloc(1024).expect("memory")).collect::<Vec<_>>();
+    // The one pool with which half magazines of 16, 32 and 64 blocks come out even: it is first in its list, and full.
+    let even = |count| (0..count).map(|_| cached.malloc(144).expect("memory")).collect::<Vec<_>>();
+    let mine = [malloc(1), even(1)].concat();
+    let first = arena(&mine[0]);
+    let others: Vec<usize> = thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            meet(&POOLS, cached, || {
+                let block = malloc(1);
+                let own = arena(&block[0]);
+                free_all(cached, block);
+                own != first
+            });
+            let (pinning, freed): (Vec<_>, Vec<_>) =
+                malloc(COUNT).into_iter().enumerate().partition(|(index, _)| index % PINNING == 0);
+            POOLS.check_invariants();
+            free_all(cached, freed.into_iter().map(|(_, block)| block).collect());
+            let pinning = pinning.into_iter().map(|(_, block)| block).chain(even(113));
+            pinning.map(|block| block.as_ptr().expose_provenance()).collect()
+        });
+        thread.join().expect("no panic")
+    });
+    POOLS.check_invariants();
+    let block = |at| NonNull::new(std::ptr::with_exposed_provenance_mut::<u8>(at));
+    let others: Vec<_> = others.into_iter().filter_map(block).collect();
+    assert!(others.iter().all(|block| arena(block) != first));
+    let more = malloc(COUNT);
+    let taken_over = more.iter().filter(|block| arena(block) != first).count();
+    assert!(taken_over > COUNT / 2, "{taken_over} blocks of the pools that the thread has left");
+    POOLS.check_invariants();
+    free_all(cached, [mine, more, others].concat());
+    assert_empty(&POOLS);
+}
+
+#[test]
+fn threads_that_meet_lose_nothing() {
+    const THREADS: usize = 4;
+    static POOLS: Pools = Pools::new(LibcMalloc);
+    let cached = cached(&POOLS);
+    let (to_next, from_before): (Vec<_>, Vec<_>) =
+        (0..THREADS).map(|_| mpsc::channel::<Vec<usize>>()).unzip();
+    thread::scope(|scope| {
+        let mut ways = from_before.into_iter();
+        let mut threads = Vec::new();
+        for number in 0..THREADS {
+            let (to, from) = (to_next[(number + 1) % THREADS].clone(), ways.next().expect("a way"));
+            threads.push(scope.spawn(move || {
+                for round in 0..200 {
+                    let blocks = malloc_many(cached, 200 + 50 * ((round + number) % 20));
+                    let half = blocks.len() / 2;
+                    free_all(cached, blocks[half..].to_vec());
+                    let given =
+                        blocks[..half].iter().map(|block| block.as_ptr().expose_provenance());
+                    to.send(given.collect()).expect("the next thread lives");
+                    let taken = from.recv().expect("the thread before lives").into_iter();
+                    let block = |at| NonNull::new(std::ptr::with_exposed_provenance_mut(at));
+                    free_all(cached, taken.filter_map(block).collect());
+                }
+            }));
+        }
+        join(threads);
+    });
+    assert_empty(&POOLS);
+}
