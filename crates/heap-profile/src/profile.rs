@@ -26,20 +26,20 @@ pub struct Options {
     ///
     /// Counts of calls that overlap all the same may be lost.
     pub serialized: bool,
-    /// Buckets of the tables of stacks, four bytes each; 131,072 unless set.
+    /// Buckets of the tables of stacks, some five bytes each; 262,144 unless set.
     pub buckets: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { frames: 32, serialized: false, buckets: 1 << 17 }
+        Self { frames: 32, serialized: false, buckets: 1 << 18 }
     }
 }
 
 /// Who allocated what: every distinct stack, with what is live, what was live at the peak, and what was ever allocated.
 ///
 /// A profile lives for ever and serves any number of profilers, one a domain usually. What it keeps comes from the system's
-/// allocator: five bytes a bucket, 20 for each distinct frame of a stack, and 44 for each site.
+/// allocator: some five bytes a bucket, 20 for each distinct frame of a stack, and 44 for each site.
 #[derive(Debug)]
 pub struct Profile<S: 'static> {
     stacks: &'static StackTable<S>,

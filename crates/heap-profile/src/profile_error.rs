@@ -15,6 +15,6 @@ pub enum ProfileError {
     #[error("65,536 profiles share these stacks; give this one a table of its own")]
     TooMany,
     /// There is no memory for the tables.
-    #[error("no memory for two tables of {0} words; ask for fewer buckets")]
+    #[error("no memory for tables of {0} buckets; ask for fewer")]
     NoMemory(usize),
 }

@@ -178,8 +178,8 @@ impl Stacks {
             nodes: Interner::new(buckets)?,
             root: Chain::new(),
             sites: Interner::new(0)?,
-            places: Interner::new(buckets / 8)?,
-            frames: Interner::new(buckets / 8)?,
+            places: Interner::new(buckets / 16)?,
+            frames: Interner::new(buckets / 4)?,
             limit: limit.clamp(1, MAX_FRAMES),
         })
     }
