@@ -8,6 +8,8 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Once, OnceLock};
 
+use malloc_api::page_bytes;
+
 /// Mappings that a process may have at one time.
 const MAPPINGS: usize = 64;
 
@@ -44,7 +46,9 @@ impl Guarded {
 /// A page whose part of the file is gone is a fault for whoever writes to it. The first such write replaces the mapping by
 /// private pages: the write and all later ones go there, and [`is_lost`](Mapping::is_lost) says so.
 ///
-/// Invariant 1: `bytes` bytes from `start`, the start of a page, are mapped, readable and writable, until the drop.
+/// Invariant 1: `bytes` bytes from `start` are mapped, readable and writable, until the drop.
+///
+/// Invariant 2: the pages that `guarded` names are the mapping, and nobody else's.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u64>,
@@ -79,17 +83,23 @@ impl Mapping {
         let free = |guarded: &&Guarded| !guarded.is_used.swap(true, Relaxed);
         let guarded = GUARDED.iter().find(free);
         let guarded = guarded.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+        // What was there before may end within a page: a page has up to 64 KiB.
+        let before = file_bytes as usize % page_bytes();
+        let mapped_bytes = before + bytes;
         let (access, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+        let (descriptor, offset) = (file.as_raw_fd(), offset - before as libc::off_t);
         // SAFETY: a new mapping, wherever there is room.
         let start =
-            unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, file.as_raw_fd(), offset) };
+            unsafe { libc::mmap(ptr::null_mut(), mapped_bytes, access, flags, descriptor, offset) };
         match NonNull::new(start) {
             Some(mapped) if start != libc::MAP_FAILED => {
                 guarded.is_lost.store(false, Relaxed);
-                guarded.start.store(start.addr(), Relaxed);
-                guarded.bytes.store(bytes, Relaxed);
-                Ok(Self { start: mapped.cast(), bytes, guarded })
+                guarded.start.store(start.expose_provenance(), Relaxed);
+                guarded.bytes.store(mapped_bytes, Relaxed);
+                // SAFETY: within the mapping.
+                let start = unsafe { mapped.byte_add(before) };
+                Ok(Self { start: start.cast(), bytes, guarded })
             }
             _ => {
                 guarded.is_used.store(false, Relaxed);
@@ -136,9 +146,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.guarded.bytes.store(0, Relaxed);
-        // SAFETY: mapped by `extend`, and nobody has a reference into the pages.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        let start = ptr::with_exposed_provenance_mut(self.guarded.start.load(Relaxed));
+        let bytes = self.guarded.bytes.swap(0, Relaxed);
+        // SAFETY: the mapping's pages (invariant 2), and nobody has a reference into them.
+        unsafe { libc::munmap(start, bytes) };
         self.guarded.is_used.store(false, Relaxed);
     }
 }
