@@ -1,16 +1,17 @@
 //! Owns [`OwnHeap`]: a heap of one thread that draws on a budget and ends with all of its blocks, for an account.
 //!
 //! mimalloc has no place where a heap asks for more memory, so the heap takes bytes of the budget ahead, and each request spends of
-//! half of them. When they are spent, the live blocks are counted, and the heap takes what is missing.
+//! four fifths of them. When they are spent, the live blocks are counted, and the heap takes what is missing.
 
 use core::cell::Cell;
 use core::fmt;
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
 
-use malloc_api::{Account, Malloc, Pools, ToBudget, Usage};
+use malloc_api::{Account, MIN_ALIGN, Malloc, Pools, ToBudget, Usage};
 
 use crate::ffi;
+use crate::free;
 use crate::heap::Heap;
 use crate::mi_malloc::{as_c, request, request_array};
 use crate::registry::{self, HeapError};
@@ -28,9 +29,16 @@ pub struct OwnHeap<B> {
     budget: B,
     /// Bytes that are taken of the budget.
     taken: Cell<usize>,
-    /// (O2) Half of what live blocks do not have of these. A block has at most twice what was spent for it: sizes of blocks are a
-    /// quarter or `MIN_ALIGN` bytes apart.
+    /// (O2) Four fifths of what live blocks do not have of these. A block has at most a quarter more than was spent for it, as
+    /// [`rounded`] sizes are spent.
     unspent: Cell<usize>,
+}
+
+/// What is asked for and spent for a block of `size` bytes: no less than [`MIN_ALIGN`], and a multiple of that. Sizes of mimalloc's
+/// blocks are at most a quarter apart there.
+#[inline]
+fn rounded(size: usize) -> usize {
+    (size + (MIN_ALIGN - 1) + usize::from(size == 0)) & !(MIN_ALIGN - 1)
 }
 
 /// How a block of some bytes is made, once these are spent.
@@ -88,7 +96,7 @@ pub fn heap_account<B: ToBudget>(budget: B) -> Result<Account<OwnHeap<B>>, HeapE
 }
 
 impl<B: ToBudget> OwnHeap<B> {
-    /// Spends `size` bytes, at least [`MIN_ALIGN`](malloc_api::MIN_ALIGN), for a block; were there less?
+    /// Spends `size` bytes, a [`rounded`] size, for a block; were there less?
     #[inline]
     fn overspends(&self, size: usize) -> bool {
         // Written before it is looked at: one instruction does both.
@@ -127,20 +135,20 @@ impl<B: ToBudget> OwnHeap<B> {
             }
             ahead /= 2;
         }
-        self.unspent.set(ahead / 2);
+        self.unspent.set(ahead - ahead / 5);
         Some(())
     }
 
     #[inline]
+    fn uncounted_small(&self, size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the calling thread's theap (O1), and a small size.
+        NonNull::new(unsafe { ffi::mi_theap_malloc_small(self.theap, size) }.cast())
+    }
+
+    #[inline]
     fn uncounted(&self, size: usize) -> Option<NonNull<u8>> {
-        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
-            // SAFETY: the calling thread's theap (O1), and a small size.
-            unsafe { ffi::mi_theap_malloc_small(self.theap, size) }
-        } else {
-            // SAFETY: the calling thread's theap (O1).
-            unsafe { ffi::mi_theap_malloc(self.theap, size) }
-        };
-        NonNull::new(block.cast())
+        // SAFETY: the calling thread's theap (O1).
+        NonNull::new(unsafe { ffi::mi_theap_malloc(self.theap, size) }.cast())
     }
 
     #[inline]
@@ -168,17 +176,21 @@ impl<B: ToBudget> OwnHeap<B> {
 unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        self.within(request(size)?, Self::uncounted)
+        // A multiple of `MIN_ALIGN` itself, so that a rounded size is small where `size` is.
+        if size <= ffi::MI_SMALL_SIZE_MAX {
+            return self.within(rounded(size), Self::uncounted_small);
+        }
+        self.within(rounded(request(size)?), Self::uncounted)
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.within(request_array(nelem, elsize)?, Self::uncounted_zeroed)
+        self.within(rounded(request_array(nelem, elsize)?), Self::uncounted_zeroed)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        let size = request(new_size)?;
+        let size = rounded(request(new_size)?);
         // SAFETY: null or a live block (caller's 1).
         let room = unsafe { ffi::mi_usable_size(as_c(ptr)) };
         // Where mimalloc does not move the block, nothing is spent.
@@ -192,8 +204,10 @@ unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: null or a live block (caller's 1) that is not used again (2).
-        unsafe { ffi::mi_free(as_c(ptr)) };
+        if let Some(block) = ptr {
+            // SAFETY: (1) a live block (caller's 1), (2) not used again (2).
+            unsafe { free::free(block) }
+        }
     }
 }
 
@@ -221,8 +235,28 @@ unsafe impl<B: ToBudget> Pools for OwnHeap<B> {
     }
 }
 
+const _: () = assert!(ffi::MI_SMALL_SIZE_MAX % MIN_ALIGN == 0);
+
 impl<B> fmt::Debug for OwnHeap<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnHeap").field("taken", &self.taken.get()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_has_at_most_a_quarter_more_than_is_spent() {
+        for size in (0..=70_000).chain((1 << 17..1 << 24).step_by(4093)) {
+            let spent = rounded(size);
+            // SAFETY: no preconditions.
+            let block = unsafe { ffi::mi_good_size(spent) };
+            assert!(
+                spent >= size.max(MIN_ALIGN) && block * 4 <= spent * 5,
+                "{size}: {spent}, {block}"
+            );
+        }
     }
 }
