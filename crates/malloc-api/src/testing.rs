@@ -6,6 +6,8 @@
 mod conformance;
 mod counting;
 mod fail_after;
+#[cfg(all(feature = "std", feature = "libc", unix))]
+mod forked;
 #[cfg(feature = "std")]
 mod global_fail_after;
 mod live;
@@ -20,6 +22,8 @@ mod reviewed;
 pub use conformance::{conformance, try_conformance};
 pub use counting::{Counting, Counts};
 pub use fail_after::FailAfter;
+#[cfg(all(feature = "std", feature = "libc", unix))]
+pub use forked::forked;
 #[cfg(feature = "std")]
 pub use global_fail_after::GlobalFailAfter;
 #[cfg(all(

@@ -154,17 +154,13 @@ mod tests {
         assert!(pool::set_up(64));
         hold_over_forks(&WITNESS).unwrap();
         guard_forks();
-        // SAFETY: the child calls `_exit` and nothing else.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
+        let work = || {
             let left = registry::LIVE.locked() + site::locked() + usize::from(pool::is_locked());
-            // SAFETY: ends the child.
-            unsafe { libc::_exit(left as i32) };
-        }
-        let mut status = -1;
-        // SAFETY: a child of this process, and room for its status.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        assert_eq!(status, 0, "the child finds locks taken");
+            assert_eq!(left, 0);
+        };
+        // SAFETY: 1: the child looks at locks, and takes none.
+        let (_, status) = unsafe { malloc_api::testing::forked(work) };
+        assert!(status.success(), "the child finds locks taken: {status}");
         assert_eq!(SEEN.each_ref().map(|count| count.load(Relaxed)), [64, 16]);
         assert!(POOL_SEEN.load(Relaxed));
     }

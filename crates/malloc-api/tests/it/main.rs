@@ -14,6 +14,8 @@ mod conformance;
 mod counting;
 mod domain;
 mod fail_after;
+#[cfg(feature = "std")]
+mod forked;
 mod global;
 mod global_fail_after;
 mod libc_malloc;

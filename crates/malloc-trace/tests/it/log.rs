@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::testing::{FailAfter, alone, conformance};
+use malloc_api::testing::{FailAfter, alone, conformance, forked};
 use malloc_api::{LibcMalloc, Malloc};
 use malloc_trace::{
     CallLog, Domain, Event, LogError, LogHead, LogReader, Op, Recorder, Recording, Replay,
@@ -491,19 +491,11 @@ fn a_forked_child_goes_on_with_a_log_of_its_own() {
     });
 }
 
-/// Runs `body` in a forked child, and waits for it; its number. A child that panics ends with a status of its own.
+/// Runs `body` in a forked child, which must come to its end; the child's number.
 fn in_child(body: impl FnOnce()) -> i32 {
-    // SAFETY: the child runs `body` and exits.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(i32::from(result.is_err())) };
-    }
-    let mut status = -1;
-    // SAFETY: a child of this process, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(status, 0, "a child panicked or hung");
+    // SAFETY: 1: this process has one thread beside the runner's, which waits.
+    let (child, status) = unsafe { forked(body) };
+    assert!(status.success(), "a child ended with {status}");
     child
 }
 

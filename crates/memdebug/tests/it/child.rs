@@ -5,7 +5,7 @@ use std::process::Output;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use malloc_api::Malloc;
-use malloc_api::testing::test_process;
+use malloc_api::testing::{forked, test_process};
 use memdebug::{Domain, Host, Violation, chain_handler, handler, install_fault_handler};
 use rstest::rstest;
 
@@ -177,18 +177,10 @@ fn reports_in_files(prefix: &str) {
         std::os::unix::fs::symlink("/dev/null", own).unwrap();
     }
     overrun(0);
-    // SAFETY: the child of a program with one more thread, which waits, uses nothing that the thread may hold.
-    let forked = unsafe { libc::fork() };
-    if forked == 0 {
-        overrun(3);
-        // SAFETY: no handlers run.
-        unsafe { libc::_exit(0) };
-    }
-    let mut status = -1;
-    // SAFETY: a child that nobody else waits for, and room for its status.
-    unsafe { libc::waitpid(forked, &mut status, 0) };
-    assert_eq!(status, 0);
-    println!("\n{forked}");
+    // SAFETY: 1: the child of a program with one more thread, which waits, uses nothing that the thread may hold.
+    let (child, status) = unsafe { forked(|| overrun(3)) };
+    assert!(status.success(), "{status}");
+    println!("\n{child}");
 }
 
 /// Each process has a file of its own, which no link is taken for; nothing is lost.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use malloc_api::Malloc;
+use malloc_api::testing::forked;
 use memdebug::{Domain, Host, ViolationKind, handler};
 
 use crate::support::{hooks, hooks_of, seen};
@@ -147,31 +148,17 @@ fn forks_while_others_allocate() {
                 }
             });
         }
-        let mut failed = None;
-        for round in 0..200 {
-            // SAFETY: the child calls only the hooks and `_exit`.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                // SAFETY: ends the child by a signal if it hangs; patient, as only a failing test waits for it.
-                unsafe { libc::alarm(60) };
-                for _ in 0..50 {
-                    let p = hooks.malloc(50);
-                    // SAFETY: live, and not used again.
-                    unsafe { hooks.free(p) };
-                }
-                // SAFETY: no memory is involved.
-                unsafe { libc::_exit(0) };
+        let work = || {
+            for _ in 0..50 {
+                let p = hooks.malloc(50);
+                // SAFETY: live, and not used again.
+                unsafe { hooks.free(p) };
             }
-            let mut status = 0;
-            // SAFETY: our child.
-            unsafe { libc::waitpid(child, &mut status, 0) };
-            if status != 0 {
-                failed = Some((round, status));
-                break;
-            }
-        }
+        };
+        // SAFETY: 1: the child calls the hooks alone.
+        let failed = (0..200).map(|_| unsafe { forked(work) }.1).find(|end| !end.success());
         // Before any panic, or the threads would go on for ever.
         done.store(true, Relaxed);
-        assert_eq!(failed, None, "round and status of a child");
+        assert_eq!(failed, None, "how a child ended");
     });
 }

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::ptr::NonNull;
 
-use malloc_api::testing::{Counting, FailAfter, conformance};
+use malloc_api::testing::{Counting, FailAfter, conformance, forked};
 use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc};
 use malloc_trace::{generate, run, run_domains};
 use memdebug::{
@@ -298,29 +298,15 @@ fn fork_among_threads() {
                 }
             });
         }
-        let mut failed = None;
-        for _ in 0..200 {
-            // SAFETY: the child allocates from the sampler alone, and ends.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                // SAFETY: ends the child by a signal if it hangs; patient, as only a failing test waits for it.
-                unsafe { libc::alarm(60) };
-                for size in 0..20 {
-                    let block = sampler.malloc(size);
-                    // SAFETY: live, and not used again.
-                    unsafe { sampler.free(block) };
-                }
-                // SAFETY: ends the child at once.
-                unsafe { libc::_exit(0) };
+        let work = || {
+            for size in 0..20 {
+                let block = sampler.malloc(size);
+                // SAFETY: live, and not used again.
+                unsafe { sampler.free(block) };
             }
-            let mut status = 0;
-            // SAFETY: a child of this process, and room for its status.
-            unsafe { libc::waitpid(child, &mut status, 0) };
-            if status != 0 {
-                failed = Some(status);
-                break;
-            }
-        }
+        };
+        // SAFETY: 1: the child allocates from the sampler alone.
+        let failed = (0..200).map(|_| unsafe { forked(work) }.1).find(|end| !end.success());
         // Before any panic, or the threads would go on for ever.
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(failed, None, "status of a child");

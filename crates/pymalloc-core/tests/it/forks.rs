@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use malloc_api::testing::alone;
+use malloc_api::testing::{alone, forked};
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::LocalPymalloc;
 
@@ -30,25 +30,11 @@ fn a_child_gets_arenas_while_its_parents_threads_do() {
                     }
                 });
             }
-            let mut hung = 0;
-            for _ in 0..60 {
-                // SAFETY: the child calls what may follow a fork, and ends without unwinding.
-                let child = unsafe { libc::fork() };
-                if child == 0 {
-                    // SAFETY: a child that hangs ends by the alarm.
-                    unsafe { libc::alarm(5) };
-                    live();
-                    // SAFETY: the child ends here.
-                    unsafe { libc::_exit(0) };
-                }
-                assert!(child > 0, "the system forks");
-                let mut status = 0;
-                // SAFETY: a child of ours, and a place for its status.
-                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-                hung += usize::from(status != 0);
-            }
+            // SAFETY: 1: the child calls what may follow a fork.
+            let ends = (0..60).map(|_| unsafe { forked(live) }.1);
+            let other = ends.into_iter().find(|end| !end.success());
             IS_OVER.store(true, Ordering::Relaxed);
-            assert_eq!(hung, 0, "of 60 children");
+            assert_eq!(other, None, "how the first child ended that hung, of 60");
         });
     });
 }

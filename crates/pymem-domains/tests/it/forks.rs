@@ -6,31 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicPtr};
 use std::thread;
 use std::time::Duration;
 
-use malloc_api::testing::alone;
+use malloc_api::testing::{alone, forked};
 use malloc_api::{LibcMalloc, Malloc};
 use pymem_domains::{
     AllocatorName as N, AllocatorRecord, Build, Domain, Domains, Profile, Version, global,
 };
 
-/// Seconds after which a child that hangs is ended by a signal.
-const PATIENCE: u32 = 30;
-
 /// Forks; the child runs `work` and ends. Whether it came to its end.
 pub(crate) fn fork(work: impl FnOnce()) -> bool {
-    // SAFETY: the child only allocates, which the handlers keep possible, and ends without running anything of the parent's.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        // SAFETY: no preconditions.
-        unsafe { libc::alarm(PATIENCE) };
-        work();
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(7) };
-    }
-    let mut status = 0;
-    // SAFETY: a writable status.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7
+    // SAFETY: 1: the child only allocates, which the handlers keep possible.
+    unsafe { forked(work) }.1.success()
 }
 
 /// Allocates, and asks for what only the lock of the layers gives out.

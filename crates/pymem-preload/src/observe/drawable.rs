@@ -167,12 +167,9 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::thread;
 
-    use malloc_api::testing::alone;
+    use malloc_api::testing::{alone, forked};
 
     use super::*;
-
-    /// Seconds after which a child that hangs is ended by a signal.
-    const PATIENCE: u32 = 20;
 
     /// Makes a block and frees it.
     fn use_heaps(record: &AllocatorRecord) {
@@ -208,18 +205,7 @@ mod tests {
 
     /// Forks; whether the child comes to its end after an allocation.
     fn child_ends(record: &AllocatorRecord) -> bool {
-        // SAFETY: the child only allocates, which the handlers keep possible, and ends without running anything of the parent's.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: no preconditions.
-            unsafe { libc::alarm(PATIENCE) };
-            use_heaps(record);
-            // SAFETY: ends the child.
-            unsafe { libc::_exit(7) };
-        }
-        let mut status = 0;
-        // SAFETY: a child of this process, and room for its status.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7
+        // SAFETY: 1: the child only allocates, which the handlers keep possible.
+        unsafe { forked(|| use_heaps(record)) }.1.success()
     }
 }
