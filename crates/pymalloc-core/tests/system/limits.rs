@@ -4,11 +4,9 @@ use std::ffi::c_void;
 use std::ptr;
 
 use malloc_api::testing::alone;
-use malloc_api::{LibcMalloc, Malloc};
+use malloc_api::{LibcMalloc, Malloc, page_bytes};
 use malloc_trace::{generate, run};
 use pymalloc_core::{ARENA_BYTES, LocalPymalloc, POOLED_MAX, ReleaseLevel};
-
-const PAGE_BYTES: usize = 4096;
 
 /// Pages of which every other one has another access, so that each is a mapping of its own.
 struct Exhausted {
@@ -20,7 +18,7 @@ impl Exhausted {
     /// Addresses for as many mappings as the kernel allows.
     fn reserve() -> Self {
         let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("a limit");
-        let bytes = (limit.trim().parse::<usize>().expect("a number") + 16) * PAGE_BYTES;
+        let bytes = (limit.trim().parse::<usize>().expect("a number") + 16) * page_bytes();
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at a place of the system's choice.
         let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
@@ -30,10 +28,10 @@ impl Exhausted {
 
     /// Makes mappings until the kernel has no more.
     fn fill(&self) {
-        for offset in (0..self.bytes).step_by(2 * PAGE_BYTES) {
+        for offset in (0..self.bytes).step_by(2 * page_bytes()) {
             let page = self.start.wrapping_add(offset).cast();
             // SAFETY: a page of the mapping, which nobody uses.
-            if unsafe { libc::mprotect(page, PAGE_BYTES, libc::PROT_READ) } != 0 {
+            if unsafe { libc::mprotect(page, page_bytes(), libc::PROT_READ) } != 0 {
                 return;
             }
         }
@@ -67,12 +65,12 @@ fn map_page(address: usize) -> bool {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
     // SAFETY: a new mapping, at a place where there is none.
-    unsafe { libc::mmap(at, PAGE_BYTES, access, flags, -1, 0) != libc::MAP_FAILED }
+    unsafe { libc::mmap(at, page_bytes(), access, flags, -1, 0) != libc::MAP_FAILED }
 }
 
 /// Resident pages of the arena at `address`; `None` if it is not mapped.
 fn resident_pages(address: usize) -> Option<usize> {
-    let mut pages = [0_u8; ARENA_BYTES / PAGE_BYTES];
+    let mut pages = vec![0_u8; ARENA_BYTES / page_bytes()];
     let start = ptr::with_exposed_provenance_mut::<c_void>(address);
     // SAFETY: room for an answer a page; the call touches nothing else.
     let answer = unsafe { libc::mincore(start, ARENA_BYTES, pages.as_mut_ptr()) };
@@ -81,7 +79,7 @@ fn resident_pages(address: usize) -> Option<usize> {
 
 /// Makes the mapping of the arena at `address` longer by a page at each end.
 fn extend(address: usize) {
-    for neighbour in [address - PAGE_BYTES, address + ARENA_BYTES] {
+    for neighbour in [address - page_bytes(), address + ARENA_BYTES] {
         map_page(neighbour);
     }
 }
@@ -109,7 +107,8 @@ fn arenas_that_stay_mapped_hold_no_memory() {
             })
             .collect();
         let arenas = arenas(&alloc);
-        let full = arenas.iter().filter(|&&arena| resident_pages(arena) > Some(200)).count();
+        let full_pages = (200 << 12) / page_bytes();
+        let full = arenas.iter().filter(|&&arena| resident_pages(arena) > Some(full_pages)).count();
         assert!(full >= 8, "{full} of {} arenas are resident", arenas.len());
         arenas.iter().for_each(|&arena| extend(arena));
         exhausted.fill();
@@ -168,7 +167,7 @@ fn a_region_serves_at_the_limit() {
 fn addresses() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux reports addresses");
     let pages: usize = statm.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
-    pages * PAGE_BYTES
+    pages * page_bytes()
 }
 
 /// The pools take hardly more addresses than memory, and give them back: a limit that a program sets for itself counts them
