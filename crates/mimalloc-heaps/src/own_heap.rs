@@ -193,9 +193,11 @@ unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
         let size = rounded(request(new_size)?);
         // SAFETY: null or a live block (caller's 1).
         let room = unsafe { ffi::mi_usable_size(as_c(ptr)) };
-        // Where mimalloc does not move the block, nothing is spent.
-        if (size > room || size < room / 2) && self.overspends(size) && self.refill(size).is_none()
-        {
+        // mimalloc leaves the block where it is, and nothing is spent. Without a block there is no room, and `size` is not 0.
+        if (room / 2..=room).contains(&size) {
+            return ptr;
+        }
+        if self.overspends(size) && self.refill(size).is_none() {
             return ptr.filter(|_| size <= room);
         }
         // SAFETY: the calling thread's theap (O1), and null or a live block (caller's 1) that is not used again (2).
