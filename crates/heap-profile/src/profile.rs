@@ -206,12 +206,9 @@ impl<S: StackSource + 'static> Profile<S> {
             return None;
         }
         let table = self.stacks;
-        table.stacks().capture(table.source(), |stack, recent| {
+        table.stacks().capture(table.source(), |stack, mut near| {
             let key = SiteKey { stack, profile: self.number, origin, class: class_of(size) };
-            let site = match recent.find(key) {
-                Some(site) => site,
-                None => recent.keep(self.site_of(key, amount)?),
-            };
+            let site = near.site(key, || self.site_of(key, amount))?;
             let overlap = self.overlap(origin);
             self.before_change(site);
             let carry = site.value().allocate(amount, overlap);

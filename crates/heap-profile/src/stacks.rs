@@ -30,6 +30,8 @@ struct Last {
     tree: usize,
     trail: Trail,
     memory: Box<Memory, AllocatorAdapter<LibcMalloc>>,
+    /// Which step was looked for last.
+    newest: usize,
 }
 
 /// Where a thread's last frames and sites are.
@@ -38,7 +40,7 @@ struct Memory {
     recent: Recent,
 }
 
-/// How many frames, and how many sites, a thread remembers: 128 KiB for both, of which what is used becomes resident.
+/// How many frames, and how many sites, a thread remembers: 160 KiB for both, of which what is used becomes resident.
 const MEMORY: usize = 4096;
 
 impl Memory {
@@ -50,34 +52,54 @@ impl Memory {
     }
 }
 
-/// The node of a frame and its caller.
+/// The node of a frame and its caller; half a line of the processor's caches.
 #[derive(Clone, Copy)]
 struct Step {
     caller: Link,
     /// 0 for a step that is none.
     node: Link,
     frame: Frame,
+    /// Where the thread counted last while this frame was the newest: most instructions allocate blocks of one size.
+    site: Option<&'static SiteEntry>,
 }
 
 /// The sites that a thread has counted at.
-pub(crate) struct Recent([Option<&'static SiteEntry>; MEMORY]);
+struct Recent([Option<&'static SiteEntry>; MEMORY]);
 
 impl Recent {
-    /// The site of a key, if the thread remembers it.
+    /// Where the site of a key is, if the thread remembers the site.
     #[inline]
-    pub(crate) fn find(&self, key: SiteKey) -> Option<&'static SiteEntry> {
-        self.0[Self::index(key)].filter(|site| *site.key() == key)
+    fn of(&mut self, key: SiteKey) -> &mut Option<&'static SiteEntry> {
+        &mut self.0[spread(key.word())]
     }
+}
 
-    /// Remembers a site.
-    pub(crate) fn keep(&mut self, site: &'static SiteEntry) -> &'static SiteEntry {
-        self.0[Self::index(*site.key())] = Some(site);
-        site
-    }
+/// The sites that a thread remembers, nearest first.
+pub(crate) struct Near<'a> {
+    step: Option<&'a mut Step>,
+    recent: &'a mut Recent,
+}
 
+impl Near<'_> {
+    /// The site of a key, which `look_up` finds where the thread does not remember the site.
     #[inline]
-    fn index(key: SiteKey) -> usize {
-        spread(key.word())
+    pub(crate) fn site(
+        &mut self,
+        key: SiteKey,
+        look_up: impl FnOnce() -> Option<&'static SiteEntry>,
+    ) -> Option<&'static SiteEntry> {
+        let is_right = |site: &&'static SiteEntry| *site.key() == key;
+        if let Some(site) = self.step.as_ref().and_then(|step| step.site).filter(is_right) {
+            return Some(site);
+        }
+        let recent = self.recent.of(key);
+        if recent.filter(is_right).is_none() {
+            *recent = Some(look_up()?);
+        }
+        if let Some(step) = &mut self.step {
+            step.site = *recent;
+        }
+        *recent
     }
 }
 
@@ -192,7 +214,7 @@ impl Stacks {
     pub(crate) fn capture<T>(
         &'static self,
         source: &impl StackSource,
-        count: impl FnOnce(Link, &mut Recent) -> T,
+        count: impl FnOnce(Link, Near<'_>) -> T,
     ) -> Option<T> {
         LAST.with(|variable| {
             let mut last = variable.replace(BUSY);
@@ -206,7 +228,9 @@ impl Stacks {
             // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
             let known = unsafe { &mut *last };
             let node = self.follow(source, known);
-            let result = count(node, &mut known.memory.recent);
+            let Memory { steps, recent } = &mut *known.memory;
+            let step = steps.get_mut(known.newest).filter(|step| step.node == node);
+            let result = count(node, Near { step, recent });
             variable.set(last);
             Some(result)
         })
@@ -254,6 +278,7 @@ impl Stacks {
                 tree: ptr::from_ref(self).addr(),
                 trail: Trail::new(self.limit)?,
                 memory: Memory::new()?,
+                newest: 0,
             };
             Box::try_new_in(last, AllocatorAdapter::new(LibcMalloc)).ok()
         });
@@ -271,17 +296,17 @@ impl Stacks {
     /// the same place; `None` without memory, and without one of the two.
     #[inline]
     fn replace_newest(&'static self, source: &impl StackSource, last: &mut Last) -> Option<()> {
-        let Last { trail: Trail { known, fresh, .. }, memory, .. } = last;
+        let Last { trail: Trail { known, fresh, .. }, memory, newest: at, .. } = last;
         let [callers @ .., newest] = &mut known[..] else { return None };
         *newest = fresh.pop()?;
         let caller = node_of(callers.last());
-        newest.node = self.step(source, &mut memory.steps, caller, newest.frame)?;
+        newest.node = self.step(source, &mut memory.steps, at, caller, newest.frame)?;
         Some(())
     }
 
     /// Adds the fresh calls to the `kept` outermost ones; `None` without memory.
     fn add(&'static self, source: &impl StackSource, last: &mut Last, kept: usize) -> Option<()> {
-        let Last { trail, memory, .. } = last;
+        let Last { trail, memory, newest, .. } = last;
         let too_many = trail.too_many(kept);
         let Trail { known, fresh, .. } = trail;
         known.truncate(kept);
@@ -290,31 +315,34 @@ impl Stacks {
             known.drain(..too_many);
             let mut caller = 0;
             for active in known.iter_mut() {
-                active.node = self.step(source, &mut memory.steps, caller, active.frame)?;
+                active.node = self.step(source, &mut memory.steps, newest, caller, active.frame)?;
                 caller = active.node;
             }
         }
         while let Some(mut active) = fresh.pop() {
             let caller = node_of(known.last());
-            active.node = self.step(source, &mut memory.steps, caller, active.frame)?;
+            active.node = self.step(source, &mut memory.steps, newest, caller, active.frame)?;
             known.push(active);
         }
         Some(())
     }
 
-    /// The node of `frame` called by `caller`, which is `caller` where the frame is left out; `None` without memory.
+    /// The node of `frame` called by `caller`, which is `caller` where the frame is left out, and in `at` which step that is; `None` without
+    /// memory.
     #[inline]
     fn step(
         &'static self,
         source: &impl StackSource,
         steps: &mut [Step; MEMORY],
+        at: &mut usize,
         caller: Link,
         frame: Frame,
     ) -> Option<Link> {
         let caller_bits = (caller as usize).rotate_left(20);
-        let step = &mut steps[spread((frame.at ^ frame.code.rotate_left(12) ^ caller_bits) as u64)];
+        *at = spread((frame.at ^ frame.code.rotate_left(12) ^ caller_bits) as u64);
+        let step = &mut steps[*at];
         if step.caller != caller || step.frame != frame || step.node == 0 {
-            *step = Step { caller, node: self.node(source, caller, frame)?, frame };
+            *step = Step { caller, node: self.node(source, caller, frame)?, frame, site: None };
         }
         Some(step.node)
     }
