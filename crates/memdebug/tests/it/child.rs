@@ -4,8 +4,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use malloc_api::Malloc;
 use malloc_api::testing::{forked, test_process};
+use malloc_api::{Malloc, page_bytes};
 use memdebug::{Domain, Host, Violation, chain_handler, handler, install_fault_handler};
 use rstest::rstest;
 
@@ -351,22 +351,32 @@ fn a_report_that_faults_itself_ends_in_sigabrt() {
     assert_eq!(errors, "memdebug: the report of this access made another one.\n");
 }
 
-/// A freed or overrun guarded block faults at the access itself.
+/// A freed or overrun guarded block faults at the access itself. The block is a page, so that both of its ends are the page's.
 #[rstest]
-#[case("WriteAfterFree(0)", "memdebug: use after free: write at p+0 of a guarded block.")]
-#[case("WriteAfterFree(4095)", "memdebug: use after free: write at p+4095 of a guarded block.")]
-#[case("Overflow(1)", "memdebug: overflow: write at p+4096 of a guarded block.")]
-#[case("Read(4096)", "memdebug: overflow: read at p+4096 of a guarded block.")]
-#[case("Read(8191)", "memdebug: overflow: read at p+8191 of a guarded block.")]
-#[case("Read(-1)", "memdebug: underflow: read at p-1 of a guarded block.")]
-#[case("ReadAfterFree(0)", "memdebug: use after free: read at p+0 of a guarded block.")]
-#[case("ReadAfterFree(2000)", "memdebug: use after free: read at p+2000 of a guarded block.")]
-fn guard_pages_fault_at_the_access(#[case] bug: &str, #[case] line: &str) {
-    let output = run(&format!("{bug};m;4096;guard=1/1"));
+#[case("WriteAfterFree", 0, "use after free: write at p+0")]
+#[case("WriteAfterFree", page() - 1, "use after free: write at p+LAST")]
+#[case("Overflow", 1, "overflow: write at p+END")]
+#[case("Read", page(), "overflow: read at p+END")]
+#[case("Read", 2 * page() - 1, "overflow: read at p+FAR")]
+#[case("Read", -1, "underflow: read at p-1")]
+#[case("ReadAfterFree", 0, "use after free: read at p+0")]
+#[case("ReadAfterFree", 2000, "use after free: read at p+2000")]
+fn guard_pages_fault_at_the_access(#[case] bug: &str, #[case] at: isize, #[case] line: &str) {
+    let page = page();
+    let output = run(&format!("{bug}({at});m;{page};guard=1/1"));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{errors}");
-    assert!(errors.contains(line), "{errors}");
+    let places = [("LAST", page - 1), ("END", page), ("FAR", 2 * page - 1)];
+    let line = places
+        .iter()
+        .fold(line.to_owned(), |line, (name, place)| line.replace(name, &place.to_string()));
+    assert!(errors.contains(&format!("memdebug: {line} of a guarded block.")), "{errors}");
     assert!(errors.contains("Fatal Python error: _PyMem_DebugGuardPage: "), "{errors}");
+}
+
+/// Bytes of a page.
+fn page() -> isize {
+    page_bytes() as isize
 }
 
 /// Ends the process with status 3: a handler of another library.

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::ptr::NonNull;
 
 use malloc_api::testing::{Counting, FailAfter, conformance, forked};
-use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc};
+use malloc_api::{LibcMalloc, MAX_REQUEST, Malloc, page_bytes};
 use malloc_trace::{generate, run, run_domains};
 use memdebug::{
     ConfigureError, Domain, GuardCoverage, GuardSampler, Host, Violation, ViolationKind, handler,
@@ -267,7 +267,7 @@ fn touch(at: *mut u8) {
 #[rstest]
 fn accesses_fault_and_are_reported(
     #[values("underflow", "overflow", "freed")] bug: &str,
-    #[values(16, 512, 4096, 16384)] size: usize,
+    #[values(16, 512, page_bytes(), 4 * page_bytes())] size: usize,
 ) {
     let output = crate::child::run(&format!("sampler:{bug}:{size}"));
     let errors = String::from_utf8_lossy(&output.stderr);
