@@ -20,7 +20,7 @@ const ITS_THREAD: &str = "the emulator has a thread of its own in each process";
 const HANGS: &str = "the emulator hangs where a process forks again and again beside threads";
 const ENDS: &str = "the emulator ends where a child that was forked beside threads starts one";
 
-const LEFT_OUT: [LeftOut; 14] = [
+const LEFT_OUT: [LeftOut; 15] = [
     LeftOut::new("malloc-trace", "too_many_threads_are_an_error", NO_LIMIT),
     LeftOut::new(
         "memdebug",
@@ -42,6 +42,7 @@ const LEFT_OUT: [LeftOut; 14] = [
     LeftOut::new("pymalloc-core", "a_fork_has_no_second_thread", ITS_THREAD),
     LeftOut::new("pymalloc-core", "an_idle_process_holds_little", ITS_MEMORY),
     LeftOut::new("pymalloc-core", "addresses_follow|takes_what_is_kept", ITS_MEMORY),
+    LeftOut::new("pymem-domains", "librarys_release_says_what", ITS_MEMORY),
     LeftOut::new("pymem-domains", "plain_blocks_of_every_thread_are_counted", ITS_THREAD),
 ];
 
