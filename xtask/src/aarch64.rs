@@ -161,3 +161,19 @@ fn outcome(report: &str, name: &str) -> (u64, u64) {
         (run + number(&suite, "tests"), red + number(&suite, "failures") + number(&suite, "errors"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crates_programs_add_up() {
+        let report = r#"<testsuites name="nextest-run" tests="33" failures="3" errors="1">
+    <testsuite name="memdebug" tests="6" skipped="0" errors="0" failures="1">
+    <testsuite name="memdebug::it" tests="11" skipped="0" errors="1" failures="2">
+    <testsuite name="malloc-api::it" tests="16" skipped="0" errors="0" failures="0">"#;
+        assert_eq!(outcome(report, "memdebug"), (17, 4));
+        assert_eq!(outcome(report, "malloc-api"), (16, 0));
+        assert_eq!(outcome(report, "malloc"), (0, 0));
+    }
+}
