@@ -212,9 +212,8 @@ pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
     // SAFETY: below the range's length.
     let last = unsafe { start.add(HUGE_PAGE_BYTES - page_bytes()) };
     let mut is_resident = 0_u8;
-    // SAFETY: 1; the answer for one page is one byte.
-    let answer =
-        unsafe { libc::mincore(last.as_ptr().cast(), page_bytes(), (&raw mut is_resident).cast()) };
+    // SAFETY: 1; the page of one byte is one, also for an emulator whose own pages are smaller, and its answer one byte.
+    let answer = unsafe { libc::mincore(last.as_ptr().cast(), 1, (&raw mut is_resident).cast()) };
     answer == 0 && is_resident & 1 == 1
 }
 

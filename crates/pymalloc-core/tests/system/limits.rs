@@ -70,9 +70,10 @@ fn map_page(address: usize) -> bool {
 
 /// Resident pages of the arena at `address`; `None` if it is not mapped.
 fn resident_pages(address: usize) -> Option<usize> {
-    let mut pages = vec![0_u8; ARENA_BYTES / page_bytes()];
+    // Room for pages of 4 KiB: an emulator answers for each page of its own machine, whatever the program's are.
+    let mut pages = vec![0_u8; ARENA_BYTES / 4096];
     let start = ptr::with_exposed_provenance_mut::<c_void>(address);
-    // SAFETY: room for an answer a page; the call touches nothing else.
+    // SAFETY: room for an answer for each page, however small; the call touches nothing else.
     let answer = unsafe { libc::mincore(start, ARENA_BYTES, pages.as_mut_ptr()) };
     (answer == 0).then(|| pages.iter().filter(|&&page| page & 1 == 1).count())
 }
