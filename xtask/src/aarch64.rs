@@ -92,7 +92,7 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
     python.path = starter;
     let preload = format!("LD_PRELOAD={}", library.display());
     let host = Host { python, preload: ("QEMU_SET_ENV", preload.into()) };
-    let rows = hosts::check(&[host], "", 5);
+    let rows = hosts::check(&[host], left_out::is_checked, 5);
     print!("{}", docs::markdown(&["CPython 3.11", "aarch64"], &rows.rows));
     rows.ensure_green()
 }

@@ -210,13 +210,16 @@ const CHECKS: [Check; 17] = [
         expect: Expect::Told(&["pymem: ", "raw", "mem", "obj"]),
     },
     Check {
-        title: "statistics of `PYTHONMALLOCSTATS`",
+        title: MALLOC_STATS,
         task: "work",
         row: "mimalloc",
         variable: ("PYTHONMALLOCSTATS", "1"),
         expect: Expect::Told(&["Allocated Blocks: "]),
     },
 ];
+
+/// The check of what is told where nobody else has a heap.
+pub(crate) const MALLOC_STATS: &str = "statistics of `PYTHONMALLOCSTATS`";
 
 /// An interpreter with the library.
 #[derive(Clone)]
@@ -261,11 +264,15 @@ impl Rows {
     }
 }
 
-/// Runs the checks of what the library does, but for those of memory, whose titles contain `only`.
-pub(crate) fn check(hosts: &[Host], only: &str, subinterpreters: u32) -> Rows {
+/// Runs the checks of what the library does, but for those of memory, whose titles are wanted.
+pub(crate) fn check(
+    hosts: &[Host],
+    is_wanted: impl Fn(&str) -> bool,
+    subinterpreters: u32,
+) -> Rows {
     let mut rows = Rows::default();
     let mut add = |title: &str, cell: &dyn Fn(&Host) -> Result<String>| {
-        if title.contains(only) {
+        if is_wanted(title) {
             rows.add(hosts, title, cell);
         }
     };
@@ -293,7 +300,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let hosts: Vec<Host> = columns.iter().map(|python| Host::new(python, &library)).collect();
-    let mut rows = check(&hosts, &args.only, args.subinterpreters);
+    let mut rows = check(&hosts, |title| title.contains(&args.only), args.subinterpreters);
     for (name, most_kib) in [("pymalloc", 300), ("mimalloc", 2048)] {
         let title = format!("private memory beyond the interpreter's own, `{name}`");
         if title.contains(&args.only) {
