@@ -202,12 +202,7 @@ impl Notes {
     /// Takes the note of `block`, if there is one.
     #[inline]
     pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Note> {
-        // Relaxed: whoever frees a block has it from the thread that noted it, in an order that the program makes.
-        let word = self.unit(block)?.load(Relaxed);
-        if word == 0 {
-            return None;
-        }
-        let (note, bytes) = note_of(word, block);
+        let (note, bytes) = self.words_of(block)?;
         let first = note.load(Relaxed);
         let site = (first >> SLACK_BITS).checked_sub(1)?;
         note.store(0, Relaxed);
@@ -220,11 +215,19 @@ impl Notes {
 
     /// The number of the site in the note of `block`, if there is one.
     pub(crate) fn site_of(&self, block: NonNull<u8>) -> Option<u32> {
+        let (note, _) = self.words_of(block)?;
+        (note.load(Relaxed) >> SLACK_BITS).checked_sub(1)
+    }
+
+    /// The words of the note of `block`, as [`note_of`]; `None` where its unit has no notes.
+    #[inline]
+    fn words_of(
+        &self,
+        block: NonNull<u8>,
+    ) -> Option<(&'static AtomicU32, Option<&'static AtomicU32>)> {
+        // Relaxed: whoever frees a block has it from the thread that noted it, in an order that the program makes.
         let word = self.unit(block)?.load(Relaxed);
-        if word == 0 {
-            return None;
-        }
-        (note_of(word, block).0.load(Relaxed) >> SLACK_BITS).checked_sub(1)
+        (word != 0).then(|| note_of(word, block))
     }
 
     /// The word of the unit in which `block` lies; `None` where notes do not reach.
