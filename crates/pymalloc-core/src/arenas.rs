@@ -92,11 +92,9 @@ impl Arenas {
             0 => self.pop_empty()?,
             _ => by_count[kind as usize][bits.trailing_zeros() as usize]?,
         };
-        if bits == 0 {
-            arena.set_lane(lane);
-        }
-        if bits != 0 {
-            self.unlist(arena);
+        match bits {
+            0 => arena.set_lane(lane),
+            _ => self.unlist(arena),
         }
         let maps = arena.idle_maps();
         let (unit, resident) = arena.take_pool(kind);
