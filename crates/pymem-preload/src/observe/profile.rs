@@ -180,8 +180,8 @@ impl ProcessProfile {
 
     /// The stack that allocated the live block at `block`; `None` where no block that the profile knows begins.
     pub(crate) fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
-        let known = self.profilers.iter().filter_map(OnceLock::get);
-        known.into_iter().find_map(|profiler| profiler.traceback_of(block))
+        let mut known = self.profilers.iter().filter_map(OnceLock::get);
+        known.find_map(|profiler| profiler.traceback_of(block))
     }
 
     /// What extensions report of memory of their own.
