@@ -9,7 +9,7 @@ use malloc_api::{Account, Malloc, ToBudget};
 
 use crate::access::{LocalPymalloc, LockedPymalloc};
 use crate::large_blocks::LargeBlocks;
-use crate::source::{ArenaSource, Span, forward_source};
+use crate::source::{ArenaSource, Span, Supply, forward_source};
 #[cfg(feature = "std")]
 use crate::sources::region::MmapArenas;
 

@@ -91,6 +91,8 @@ pub(crate) struct Arena {
     resident: u64,
     /// Did the source make this arena (else a record that was set at run time)?
     from_source: bool,
+    /// Does memory come ahead of need, where it is not resident?
+    is_hasty: bool,
     /// Units that fit, 64 or 63.
     units: u8,
     /// Whose pools are opened here; of an empty arena nobody's.
@@ -169,6 +171,14 @@ impl ArenaPtr {
 
     pub(crate) fn is_from_source(self) -> bool {
         self.get().from_source
+    }
+
+    pub(crate) fn is_hasty(self) -> bool {
+        self.get().is_hasty
+    }
+
+    pub(crate) fn set_hasty(mut self, is_hasty: bool) {
+        self.get_mut().is_hasty = is_hasty;
     }
 
     /// The lane whose pools are opened here.

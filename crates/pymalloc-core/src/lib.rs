@@ -49,7 +49,7 @@ pub use graveyard::Graveyard;
 pub use large_blocks::LargeBlocks;
 pub use malloc_api::ReleaseLevel;
 pub use size_class::SizeClass;
-pub use source::{ArenaAllocator, ArenaSource, Span};
+pub use source::{ArenaAllocator, ArenaSource, Span, Supply};
 #[cfg(feature = "std")]
 pub use sources::region::{HugePages, MmapArenas};
 pub use sources::static_arenas::{NoFallback, StaticArenas};

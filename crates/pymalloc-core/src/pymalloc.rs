@@ -15,12 +15,12 @@ use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
 use crate::depot::Depot;
 use crate::lane::Lane;
-use crate::policy::{Kept, POPULATE_BYTES, SMALL_UP_TO_BYTES};
+use crate::policy::{Kept, POPULATE_BYTES};
 use crate::pool::PoolPtr;
 use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::slots::FixedMap;
-use crate::source::{ArenaAllocator, ArenaSource};
+use crate::source::{ArenaAllocator, ArenaSource, Supply};
 use crate::stats::{PoolWalk, Stats};
 use crate::used_pools::UsedPools;
 
@@ -390,8 +390,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let start = arena.unit_address(unit);
         let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
         self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
-        let is_small = self.arenas.count() * ARENA_BYTES <= SMALL_UP_TO_BYTES;
-        if missing > 0 && !is_small && arena.is_from_source() {
+        if missing > 0 && arena.is_hasty() {
             let end = unit + kind.units();
             let more = arena.virgin_run(end, POPULATE_BYTES / POOL_BYTES - kind.units());
             // SAFETY: 1: free units of this arena, which the source made.
@@ -512,16 +511,16 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         if let Some(hook) = self.new_arena_hook {
             hook(&self.stats());
         }
-        let (address, resident) = match self.record {
+        let (address, supply) = match self.record {
             Some(record) => {
                 // SAFETY: `set_arena_allocator` 1 and 3.
                 let arena = unsafe { (record.alloc)(record.ctx, ARENA_BYTES) };
-                (NonNull::new(arena.cast::<u8>())?, false)
+                (NonNull::new(arena.cast::<u8>())?, Supply::Sparse)
             }
             None => self.source.alloc_for(ARENA_BYTES, held)?,
         };
         let from_source = self.record.is_none();
-        if from_source && !resident && held >= SMALL_UP_TO_BYTES {
+        if supply == Supply::Ahead {
             // SAFETY: 1: the start of an arena that the source made.
             unsafe { self.source.populate(address, POOL_BYTES) };
         }
@@ -531,6 +530,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             self.return_arena(arena, 0);
             return None;
         }
+        arena.set_hasty(supply != Supply::Sparse);
+        let resident = supply == Supply::Resident;
         if resident {
             self.kept.needed(ARENA_BYTES);
         }

@@ -15,6 +15,17 @@ pub struct Span {
     pub bytes: usize,
 }
 
+/// How the memory of a new arena comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// A page at a time, when it is touched.
+    Sparse,
+    /// Ahead of need, through [`ArenaSource::populate`].
+    Ahead,
+    /// All of it is resident.
+    Resident,
+}
+
 /// Where arenas come from: memory in pieces of [`ARENA_BYTES`](crate::ARENA_BYTES).
 ///
 /// Sizes are in bytes. Only `alloc` and `free` are required; the rest makes address tests and page faults cheaper.
@@ -39,11 +50,11 @@ pub unsafe trait ArenaSource {
     /// An arena of `size` bytes; `None` when there is none.
     fn alloc(&self, size: usize) -> Option<NonNull<u8>>;
 
-    /// An arena of `size` bytes for an allocator that holds `held` bytes of arenas already, and whether all of its memory
-    /// is resident; `None` when there is none. As `alloc` in everything else.
-    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+    /// An arena of `size` bytes for an allocator that holds `held` bytes of arenas already, and how its memory comes; `None` when
+    /// there is none. As `alloc` in everything else.
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
         let _ = held;
-        Some((self.alloc(size)?, false))
+        Some((self.alloc(size)?, Supply::Sparse))
     }
 
     /// Takes an arena back.
@@ -169,7 +180,7 @@ macro_rules! forward_source {
             $source.alloc(size)
         }
 
-        fn alloc_for(&$self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+        fn alloc_for(&$self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
             $source.alloc_for(size, held)
         }
 

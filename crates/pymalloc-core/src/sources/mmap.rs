@@ -1,5 +1,5 @@
-//! Owns the system calls: map, populate, purge and unmap pages, and ask how many there were at most. Advice that the kernel
-//! refuses is dropped.
+//! Owns the system calls: map, populate, purge and unmap pages, and ask how many there were at most, and how long the process has
+//! run. Advice that the kernel refuses is dropped.
 
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -81,6 +81,14 @@ pub(crate) fn peak_bytes() -> usize {
     // SAFETY: all zeros are a valid `rusage`: it has numbers only.
     let usage = unsafe { usage.assume_init() };
     usage.ru_maxrss as usize * PEAK_UNIT
+}
+
+/// Processor time of this process in nanoseconds; 0 if the system does not say.
+pub(crate) fn cpu_nanos() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// A number that differs between processes if the system places stacks and libraries at random.

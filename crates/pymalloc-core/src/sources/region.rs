@@ -22,8 +22,8 @@ use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 use crate::config::{
     ARENA_BYTES, ARENA_SHIFT, ARENAS_MAX, HUGE_PAGE_BYTES, POOL_BYTES, POOL_SHIFT, REGION_BYTES_MAX,
 };
-use crate::policy::{HUGE_REFUSALS_MAX, REGION_HINTS, SMALL_UP_TO_BYTES};
-use crate::source::{ArenaSource, Span};
+use crate::policy::{HUGE_REFUSALS_MAX, Pace, REGION_HINTS, SMALL_UP_TO_BYTES};
+use crate::source::{ArenaSource, Span, Supply};
 use crate::sources::{mmap, purger};
 
 /// Arenas by `mmap`: from the process's region, and where that has no room from anywhere.
@@ -44,8 +44,8 @@ pub struct MmapArenas {
 pub enum HugePages {
     /// Never, whatever the system's default.
     Never,
-    /// Transparent ones for an allocator that holds 4 MiB already, where the system allows them (`madvise` or `always`).
-    /// Each is asked for once: memory that was given back stays so.
+    /// Transparent ones for an allocator that holds 4 MiB already and fills the next one within milliseconds, where the system allows
+    /// them (`madvise` or `always`). Each is asked for once: memory that was given back stays so.
     #[default]
     Madvise,
     /// From the system's pool of reserved huge pages (`MAP_HUGETLB`), as long as that lasts, then as with `Never`. Such a
@@ -93,6 +93,7 @@ struct Region {
     first: usize,
     /// Huge pages that the system refused.
     refusals: u8,
+    pace: Pace,
 }
 
 // SAFETY: `base` is an address in plain memory; `taken` settles who may use which arena of it.
@@ -106,6 +107,7 @@ static REGION: Lock<Region> = Lock::new(Region {
     reserved: Bits::EMPTY,
     first: 0,
     refusals: 0,
+    pace: Pace::new(),
 });
 
 static OVER_FORKS: ForkLock = ForkLock::new(Rank::Memory, &REGION);
@@ -353,16 +355,22 @@ unsafe impl ArenaSource for MmapArenas {
         Some(self.alloc_for(size, 0)?.0)
     }
 
-    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, bool)> {
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
         if size != ARENA_BYTES {
-            return Some((mmap::map_sparse(size)?, false));
+            return Some((mmap::map_sparse(size)?, Supply::Sparse));
         }
-        let huge_pages = match self.huge_pages {
-            HugePages::Madvise if held < SMALL_UP_TO_BYTES => HugePages::Never,
-            mode => mode,
+        let mut region = region();
+        let is_hasty = region.pace.is_hasty(mmap::cpu_nanos()) && held >= SMALL_UP_TO_BYTES;
+        let (huge_pages, supply) = match (is_hasty, self.huge_pages) {
+            (false, HugePages::Madvise) => (HugePages::Never, Supply::Sparse),
+            (false, mode) => (mode, Supply::Sparse),
+            (true, mode) => (mode, Supply::Ahead),
         };
-        let arena = region().take(huge_pages);
-        arena.or_else(|| Some((mmap::map_aligned(ARENA_BYTES, ARENA_BYTES)?, false)))
+        match region.take(huge_pages) {
+            Some((arena, is_resident)) if is_resident => Some((arena, Supply::Resident)),
+            Some((arena, _)) => Some((arena, supply)),
+            None => Some((mmap::map_aligned(ARENA_BYTES, ARENA_BYTES)?, supply)),
+        }
     }
 
     unsafe fn free(&self, arena: NonNull<u8>, size: usize) {

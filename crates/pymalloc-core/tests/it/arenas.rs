@@ -9,7 +9,7 @@ use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{
-    ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, NoFallback, ReleaseLevel, Span,
+    ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, NoFallback, ReleaseLevel, Span, Supply,
 };
 use rstest::rstest;
 
@@ -41,6 +41,11 @@ unsafe impl ArenaSource for Shifted {
         Some(unsafe { start.add(self.offset) })
     }
 
+    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
+        let supply = if held < 4 * ARENA_BYTES { Supply::Sparse } else { Supply::Ahead };
+        Some((self.alloc(size)?, supply))
+    }
+
     unsafe fn free(&self, arena: NonNull<u8>, size: usize) {
         assert_eq!(size, ARENA_BYTES);
         self.live.set(self.live.get() - 1);
@@ -51,7 +56,7 @@ unsafe impl ArenaSource for Shifted {
     }
 
     unsafe fn populate(&self, _start: NonNull<u8>, bytes: usize) {
-        assert!(self.live.get() > 4, "a small program gets page by page what it touches");
+        assert!(self.live.get() > 4, "an arena of which pages come one by one");
         self.populated.set(self.populated.get().max(bytes));
     }
 }

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use malloc_api::testing::alone;
-use pymalloc_core::{ARENA_BYTES, ArenaSource, HugePages, MmapArenas};
+use pymalloc_core::{ARENA_BYTES, ArenaSource, HugePages, MmapArenas, Supply};
 use rstest::rstest;
 
 const WORDS: usize = ARENA_BYTES / 8;
@@ -42,6 +42,33 @@ fn arenas_are_zero_when_new_and_nobody_elses(
     }
 }
 
+/// A program that fills its arenas in haste has their memory before it is touched, any other as far as it is touched.
+#[test]
+fn memory_comes_ahead_of_need_in_haste_alone() {
+    alone("huge_pages::memory_comes_ahead_of_need_in_haste_alone", || {
+        let source = MmapArenas::new();
+        let supply_of = |held| {
+            let (arena, supply) = source.alloc_for(ARENA_BYTES, held).unwrap();
+            // SAFETY: not used again.
+            unsafe { source.free(arena, ARENA_BYTES) };
+            supply
+        };
+        let work = || {
+            let begin = std::time::Instant::now();
+            while begin.elapsed().as_millis() < 100 {
+                std::hint::spin_loop();
+            }
+        };
+        for _ in 0..3 {
+            supply_of(1 << 30);
+            assert_ne!(supply_of(1 << 30), Supply::Sparse, "at once");
+            assert_eq!(supply_of(1 << 20), Supply::Sparse, "a small program");
+            work();
+            assert_eq!(supply_of(1 << 30), Supply::Sparse, "after other work");
+        }
+    });
+}
+
 /// Where the system has no reserved huge page left, arenas are made of small pages, which come one by one.
 #[test]
 fn without_reserved_pages_arenas_have_small_ones() {
@@ -53,8 +80,8 @@ fn without_reserved_pages_arenas_have_small_ones() {
     }
     alone("huge_pages::without_reserved_pages_arenas_have_small_ones", || {
         let source = MmapArenas::with_huge_pages(HugePages::Hugetlb);
-        let (arena, is_resident) = source.alloc_for(ARENA_BYTES, 1 << 30).unwrap();
-        assert!(!is_resident);
+        let (arena, supply) = source.alloc_for(ARENA_BYTES, 1 << 30).unwrap();
+        assert_ne!(supply, Supply::Resident);
         // SAFETY: not used again.
         unsafe { source.free(arena, ARENA_BYTES) };
     });
