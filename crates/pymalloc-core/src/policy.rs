@@ -220,7 +220,8 @@ impl Kept {
         self.floor = (self.floor + FLOOR_RISE * missed).min(peak.max(KEPT_MIN_BYTES));
     }
 
-    /// Notes that `bytes` of fresh memory came at little cost, in huge pages; returns how many had been given back before.
+    /// Notes that `bytes` of fresh memory came at little cost, in huge pages or to a program that has other work to do; returns how many
+    /// had been given back before.
     pub(crate) fn needed(&mut self, bytes: usize) -> usize {
         let again = bytes.min(self.given_back);
         self.given_back -= again;

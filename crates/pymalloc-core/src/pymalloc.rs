@@ -389,8 +389,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         let start = arena.unit_address(unit);
         let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
-        self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
-        if missing > 0 && arena.is_hasty() {
+        if !arena.is_hasty() {
+            self.kept.needed(missing);
+        } else if missing > 0 {
+            self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
             let end = unit + kind.units();
             let more = arena.virgin_run(end, POPULATE_BYTES / POOL_BYTES - kind.units());
             // SAFETY: 1: free units of this arena, which the source made.
