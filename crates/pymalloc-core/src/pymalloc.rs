@@ -108,7 +108,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(never)]
     pub(crate) fn malloc_cold(&mut self, size: usize, lane: Lane) -> Option<NonNull<u8>> {
         let class = SizeClass::of(annotate::padded(size));
-        let Some(block) = class.and_then(|class| self.refill(class, lane)) else {
+        let Some(block) = class.and_then(|class| self.refill_any(class, lane)) else {
             return self.fallback_block(size, |fallback| fallback.malloc(size));
         };
         self.annotate_allocated(block, size);
@@ -345,6 +345,15 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             Some(class) => unsafe { self.map.pool_of_block(address) }.check_live(class, block),
             None if address % MIN_ALIGN != 0 => hardened::fatal(Misuse::NotABlock, block),
             None => {}
+        }
+    }
+
+    /// As [`refill`](Self::refill); where `lane` can have no more memory, what the first lane has at hand.
+    #[inline]
+    fn refill_any(&mut self, class: SizeClass, lane: Lane) -> Option<NonNull<u8>> {
+        match self.refill(class, lane) {
+            None if lane != Lane::FIRST => self.refill(class, Lane::FIRST),
+            block => block,
         }
     }
 

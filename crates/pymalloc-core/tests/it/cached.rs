@@ -429,6 +429,39 @@ fn a_thread_that_waits_often_has_arenas_of_its_own_until_it_ends() {
     assert_empty(&POOLS);
 }
 
+/// At a limit of memory the blocks that the first lane has free come before the fallback's.
+#[test]
+fn a_lane_that_cannot_grow_takes_from_the_first() {
+    static POOLS: Pools = Pools::new(LibcMalloc);
+    let cached = cached(&POOLS);
+    let malloc =
+        |count| (0..count).map(|_| cached.malloc(1024).expect("memory")).collect::<Vec<_>>();
+    let (live, freed): (Vec<_>, Vec<_>) =
+        malloc(3000).into_iter().enumerate().partition(|(index, _)| index % 2 == 0);
+    let live: Vec<_> = live.into_iter().map(|(_, block)| block).collect();
+    free_all(cached, freed.into_iter().map(|(_, block)| block).collect());
+    let first: Vec<_> = live.iter().map(|block| block.addr().get() >> 20).collect();
+    let arenas = POOLS.stats().arenas_current;
+    POOLS.set_memory_limit((arenas + 1) * pymalloc_core::ARENA_BYTES);
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            meet(&POOLS, cached, || {
+                let block = malloc(1);
+                let is_own = !first.contains(&(block[0].addr().get() >> 20));
+                free_all(cached, block);
+                is_own
+            });
+            let blocks = malloc(2000);
+            let pooled = blocks.iter().filter(|block| POOLS.owns(block.as_ptr())).count();
+            free_all(cached, blocks);
+            assert_eq!(pooled, 2000, "blocks of the pools");
+        });
+        join(vec![thread]);
+    });
+    free_all(cached, live);
+    assert_empty(&POOLS);
+}
+
 #[test]
 fn threads_that_meet_lose_nothing() {
     const THREADS: usize = 4;
