@@ -11,8 +11,8 @@ use core::sync::atomic::AtomicUsize;
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_good_size,
     mi_heap_area_t, mi_heap_delete, mi_heap_destroy, mi_heap_new, mi_heap_t, mi_heap_visit_blocks,
-    mi_malloc, mi_malloc_small, mi_option_set, mi_option_t, mi_realloc, mi_theap_t, mi_thread_done,
-    mi_thread_init, mi_usable_size, mi_version, mi_zalloc_aligned, mi_zalloc_small,
+    mi_malloc, mi_option_set, mi_option_t, mi_realloc, mi_theap_t, mi_thread_done, mi_thread_init,
+    mi_usable_size, mi_version, mi_zalloc_aligned,
 };
 
 /// The only mimalloc that this crate has been checked against: 3.3.2, as mimalloc itself writes it.
@@ -70,21 +70,38 @@ impl Stats {
     }
 }
 
-/// The beginning of `mi_page_t`: blocks of one size. All fields but the first are the owner's.
+/// The beginning of `mi_page_t`: blocks of one size. All fields are the owner's, but for the two that are atomic.
 #[repr(C)]
 pub(crate) struct Page {
     /// The number of the thread that owns the page; another number where the page is full, has aligned blocks, or has no owner.
     pub(crate) owner: AtomicUsize,
-    _free: *mut c_void,
+    /// The block that is handed out next; each begins with a pointer to the next one.
+    pub(crate) free: Cell<*mut c_void>,
     /// Blocks in use.
     pub(crate) used: Cell<u16>,
-    _capacity: u16,
+    /// Blocks that were made: they are in use, or were, or are in `free`. The others have never been touched.
+    pub(crate) capacity: Cell<u16>,
     _reserved: u16,
     /// Above 0 where the page waits to be given back.
     pub(crate) retire_expire: Cell<u8>,
-    _free_is_zero: bool,
+    /// Whether blocks in `free` are zero behind their first word.
+    pub(crate) free_is_zero: Cell<bool>,
     /// The block that the owner freed last; each begins with a pointer to the one before.
     pub(crate) local_free: Cell<*mut c_void>,
+    _thread_free: AtomicUsize,
+    /// Bytes of a block.
+    pub(crate) block_size: Cell<usize>,
+    /// The first block.
+    pub(crate) start: Cell<*mut c_void>,
+}
+
+/// The beginning of `mi_theap_t`.
+#[repr(C)]
+pub(crate) struct Theap {
+    _other: [usize; 34],
+    /// For each small size, in units of 16 bytes, the page that has its blocks; one without blocks where there is none. Then the page
+    /// for sizes of eight bytes more, which is the next one's.
+    pub(crate) pages: [(Cell<&'static Page>, Cell<&'static Page>); MI_SMALL_SIZE_MAX / 16 + 1],
 }
 
 unsafe extern "C" {
@@ -92,7 +109,6 @@ unsafe extern "C" {
     pub(crate) fn mi_heap_stats_get(heap: *mut mi_heap_t, stats: *mut Stats) -> bool;
     pub(crate) fn mi_stats_get(stats: *mut Stats) -> bool;
     pub(crate) fn mi_theap_malloc(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
-    pub(crate) fn mi_theap_malloc_small(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
     pub(crate) fn mi_theap_zalloc(theap: *mut mi_theap_t, size: usize) -> *mut c_void;
     pub(crate) fn mi_theap_malloc_aligned(
         theap: *mut mi_theap_t,
@@ -141,6 +157,31 @@ unsafe extern "C" {
 #[inline]
 pub(crate) fn empty_theap() -> *mut mi_theap_t {
     (&raw const _mi_theap_empty_wrong).cast_mut().cast()
+}
+
+/// The calling thread's theap of the default heap, which `mi_malloc` uses; one without pages before the thread's first block, and after
+/// its end.
+#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
+#[inline]
+pub(crate) fn default_theap() -> *mut mi_theap_t {
+    let theap;
+    // SAFETY: reads a variable of the thread, at the place that the linker has given it.
+    unsafe {
+        core::arch::asm!(
+            "mov {0}, qword ptr [rip + __mi_theap_default@GOTTPOFF]",
+            "mov {0}, qword ptr fs:[{0}]",
+            out(reg) theap,
+            options(nostack, preserves_flags, readonly, pure)
+        );
+    }
+    theap
+}
+
+/// The theap that serves nothing, so that `mi_malloc` has every request.
+#[cfg(not(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")))]
+#[inline]
+pub(crate) fn default_theap() -> *mut mi_theap_t {
+    empty_theap()
 }
 
 /// Keeps mimalloc's exit handler from ending the calling thread, which `thread.rs` does.
@@ -196,7 +237,7 @@ mod tests {
             assert!(mi_stats_get(&raw mut stats));
             assert!(stats.purged >= 0);
 
-            let small = mi_theap_malloc_small(theap, 64);
+            let small = mi_theap_malloc(theap, 64);
             let zeroed = mi_theap_zalloc(theap, 64);
             let aligned = mi_theap_malloc_aligned(theap, 64, 256);
             let block = mi_theap_realloc(theap, mi_theap_malloc(theap, 100), 5000);

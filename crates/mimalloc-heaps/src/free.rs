@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
 use crate::ffi;
+use crate::page::{page_of, thread_number};
 
 thread_local! {
     /// Whether the thread was given a heap, which is not done again when it has ended. No destructor.
@@ -24,9 +25,9 @@ thread_local! {
 /// 2. The block is not used afterwards.
 #[inline]
 pub(crate) unsafe fn free(block: NonNull<u8>) {
-    let block: *mut c_void = block.as_ptr().cast();
     // SAFETY: (1).
     let page = unsafe { page_of(block) };
+    let block: *mut c_void = block.as_ptr().cast();
     if page.owner.load(Ordering::Relaxed) != thread_number() {
         // SAFETY: (1) and (2).
         return unsafe { free_generic(block) };
@@ -39,25 +40,6 @@ pub(crate) unsafe fn free(block: NonNull<u8>) {
         // SAFETY: a page of the calling thread, which has no block any more.
         unsafe { ffi::_mi_page_retire(page) };
     }
-}
-
-/// The page of `block`.
-///
-/// # Safety
-///
-/// 1. `block` is a live block of mimalloc, and is live while the page is used.
-#[inline]
-unsafe fn page_of<'a>(block: *mut c_void) -> &'a ffi::Page {
-    // SAFETY: set, as there is a block (1).
-    let map = unsafe { ffi::_mi_page_map };
-    let part = map.wrapping_add(block.addr() >> 29);
-    // SAFETY: the map has a part for the address of each block (1).
-    let part = unsafe { part.read() };
-    let page = part.wrapping_add((block.addr() >> 16) & 0x1fff);
-    // SAFETY: the part has an entry for each 64 KiB of addresses.
-    let page = unsafe { page.read() };
-    // SAFETY: the page of a live block (1) is live; who does not own it touches the first field alone, which is atomic.
-    unsafe { &*page }
 }
 
 /// Frees a block of a page that is somebody else's or needs a closer look.
@@ -77,25 +59,6 @@ unsafe fn free_generic(block: *mut c_void) {
     unsafe { ffi::mi_free(block) };
 }
 
-/// The number under which mimalloc knows the calling thread.
-#[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
-#[inline]
-fn thread_number() -> usize {
-    let number;
-    // SAFETY: reads the first word of the thread's own block, which is the block's address.
-    unsafe {
-        core::arch::asm!("mov {}, fs:0", out(reg) number, options(nostack, preserves_flags, readonly, pure));
-    };
-    number
-}
-
-/// No thread's number, so that `mi_free` has every block.
-#[cfg(not(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")))]
-#[inline]
-fn thread_number() -> usize {
-    usize::MAX
-}
-
 #[cfg(all(test, target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
 mod tests {
     use malloc_api::Malloc as _;
@@ -107,7 +70,7 @@ mod tests {
     fn the_fields_of_a_page_are_where_mimalloc_has_them() {
         let [first, second] = [(); 2].map(|()| MiMalloc.malloc(5000).unwrap());
         // SAFETY: (1) live to the end of the test.
-        let page = unsafe { page_of(first.as_ptr().cast()) };
+        let page = unsafe { page_of(first) };
         assert_eq!(page.owner.load(Ordering::Relaxed), thread_number());
         let used = page.used.get();
         // SAFETY: (1) live and (2) not used afterwards.

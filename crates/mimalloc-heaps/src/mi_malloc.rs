@@ -5,7 +5,8 @@ use core::ptr::{self, NonNull};
 
 use malloc_api::{MAX_REQUEST, MIN_ALIGN, Malloc};
 
-use crate::{ffi, free};
+use crate::page::{room_of, stays};
+use crate::{ffi, free, theap};
 
 /// mimalloc's `malloc`, `calloc`, `realloc` and `free` on the calling thread's default heap.
 ///
@@ -57,40 +58,45 @@ pub(crate) fn request_array(nelem: usize, elsize: usize) -> Option<usize> {
     nelem.checked_mul(elsize).and_then(request)
 }
 
+/// Has mimalloc look for a block.
+#[inline(never)]
+fn malloc_generic(size: usize) -> Option<NonNull<u8>> {
+    let size = request(size)?;
+    // SAFETY: `mi_malloc` has no preconditions.
+    NonNull::new(unsafe { ffi::mi_malloc(size) }.cast())
+}
+
 // SAFETY: 1: mimalloc's blocks are exclusive and, from 9 bytes on, aligned to `MIN_ALIGN` (to 16 on all targets); `request`
 // asks for no less. 2 and 3: as C's, and `mi_realloc` leaves the block alone when it returns null for a size that is not
 // zero, which `request` rules out. 4: C does not unwind, and nothing else is called. 5: the state is the process's.
 unsafe impl Malloc for MiMalloc {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        // `mi_malloc` compares with the same bound; its short form makes up for what the rounding costs.
-        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
-            // SAFETY: a small size is all it asks for.
-            unsafe { ffi::mi_malloc_small(size.max(MIN_ALIGN)) }
-        } else {
-            let size = request(size)?;
-            // SAFETY: `mi_malloc` has no preconditions.
-            unsafe { ffi::mi_malloc(size) }
-        };
-        NonNull::new(block.cast())
+        // SAFETY: (1) the calling thread's.
+        match unsafe { theap::malloc(ffi::default_theap(), size) } {
+            Some(block) => Some(block),
+            None => malloc_generic(size),
+        }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = request_array(nelem, elsize)?;
-        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
-            // SAFETY: a small size is all it asks for.
-            unsafe { ffi::mi_zalloc_small(size) }
-        } else {
+        // SAFETY: (1) the calling thread's.
+        match unsafe { theap::calloc(ffi::default_theap(), size) } {
+            Some(block) => Some(block),
             // SAFETY: `mi_calloc` has no preconditions.
-            unsafe { ffi::mi_calloc(1, size) }
-        };
-        NonNull::new(block.cast())
+            None => NonNull::new(unsafe { ffi::mi_calloc(1, size) }.cast()),
+        }
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
         let size = request(new_size)?;
+        // SAFETY: (1) a live block of mimalloc (caller's 1).
+        if ptr.is_some_and(|block| stays(unsafe { room_of(block) }, size)) {
+            return ptr;
+        }
         // SAFETY: `ptr` is null or a live block of mimalloc (caller's 1) and not used after success (2).
         let block = unsafe { ffi::mi_realloc(as_c(ptr), size) };
         NonNull::new(block.cast())

@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
-use malloc_api::{MIN_ALIGN, ReleaseLevel};
+use malloc_api::ReleaseLevel;
 use pymem_sync::qsbr::{Limits, OutOfMemory, Participant, Pending};
 
 use crate::ffi;
@@ -12,9 +12,10 @@ use crate::heap::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
 use crate::mi_malloc::{as_c, request, request_array};
+use crate::page::{room_of, stays};
 use crate::registry::{self, HeapError};
 use crate::thread_state::{RetiredBlock, ThreadState};
-use crate::{release, thread};
+use crate::{release, theap, thread};
 
 thread_local! {
     /// The heaps that this thread's calls without a handle use; null for none. No destructor.
@@ -42,7 +43,7 @@ thread_local! {
 /// ```
 #[derive(Debug)]
 pub struct ThreadHeaps {
-    /// (T1) The owner's theap, as the set's heap has it; null until the first block of the kind.
+    /// (T1) The owner's theap, as the set's heap has it; the one that serves nothing until the first block of the kind.
     theaps: [Cell<*mut ffi::mi_theap_t>; HeapKind::COUNT],
     /// The kind of calls that name none.
     current: Cell<HeapKind>,
@@ -77,7 +78,7 @@ impl ThreadHeaps {
         drop(registry);
         thread::add(set);
         let heaps = Self {
-            theaps: [const { Cell::new(ptr::null_mut()) }; HeapKind::COUNT],
+            theaps: core::array::from_fn(|_| Cell::new(ffi::empty_theap())),
             current: Cell::new(HeapKind::Object),
             set,
             owner,
@@ -99,27 +100,19 @@ impl ThreadHeaps {
     /// [`MAX_REQUEST`](malloc_api::MAX_REQUEST).
     #[inline]
     pub fn malloc(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
-        // The call to mimalloc comes last on both paths, so that it is a jump.
-        let theap = self.theap(kind);
-        if theap.is_null() {
-            return self.malloc_first(kind, size);
+        // SAFETY: (1) the calling thread's theap (T1; not `Send`), or the one that serves nothing.
+        match unsafe { theap::malloc(self.theap(kind), size) } {
+            Some(block) => Some(block),
+            None => self.malloc_generic(kind, size),
         }
-        let block = if size <= ffi::MI_SMALL_SIZE_MAX {
-            // SAFETY: the calling thread's theap (T1; not `Send`), and a small size.
-            unsafe { ffi::mi_theap_malloc_small(theap, size.max(MIN_ALIGN)) }
-        } else {
-            let size = request(size)?;
-            // SAFETY: the calling thread's theap (T1; not `Send`).
-            unsafe { ffi::mi_theap_malloc(theap, size) }
-        };
-        NonNull::new(block.cast())
     }
 
-    /// The first block of a kind makes the thread's part of its heap.
-    #[cold]
-    fn malloc_first(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
-        self.open(kind)?;
-        self.malloc(kind, size)
+    /// Has mimalloc look for a block. The first one of a kind makes the thread's part of its heap.
+    #[inline(never)]
+    fn malloc_generic(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
+        let size = request(size)?;
+        // SAFETY: the calling thread's theap (T1; not `Send`).
+        NonNull::new(unsafe { ffi::mi_theap_malloc(self.opened(kind)?, size) }.cast())
     }
 
     /// Allocates `nelem * elsize` zeroed bytes of `kind`.
@@ -129,20 +122,18 @@ impl ThreadHeaps {
     #[inline]
     pub fn calloc(&self, kind: HeapKind, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let size = request_array(nelem, elsize)?;
-        let theap = self.theap(kind);
-        if theap.is_null() {
-            return self.calloc_first(kind, size);
+        // SAFETY: (1) the calling thread's theap (T1; not `Send`), or the one that serves nothing.
+        match unsafe { theap::calloc(self.theap(kind), size) } {
+            Some(block) => Some(block),
+            None => self.calloc_generic(kind, size),
         }
-        // SAFETY: the calling thread's theap (T1; not `Send`).
-        let block = unsafe { ffi::mi_theap_zalloc(theap, size) };
-        NonNull::new(block.cast())
     }
 
-    /// As [`malloc_first`](Self::malloc_first).
-    #[cold]
-    fn calloc_first(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
-        self.open(kind)?;
-        self.calloc(kind, 1, size)
+    /// As [`malloc_generic`](Self::malloc_generic).
+    #[inline(never)]
+    fn calloc_generic(&self, kind: HeapKind, size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the calling thread's theap (T1; not `Send`).
+        NonNull::new(unsafe { ffi::mi_theap_zalloc(self.opened(kind)?, size) }.cast())
     }
 
     /// Allocates `size` bytes of `kind`, aligned to `align`, with undefined content.
@@ -154,11 +145,9 @@ impl ThreadHeaps {
         if !align.is_power_of_two() {
             return None;
         }
-        if !self.is_open(kind) {
-            self.open(kind)?;
-        }
+        let theap = self.opened(kind)?;
         // SAFETY: the calling thread's theap (T1; not `Send`), and a power of two.
-        let block = unsafe { ffi::mi_theap_malloc_aligned(self.theap(kind), size, align) };
+        let block = unsafe { ffi::mi_theap_malloc_aligned(theap, size, align) };
         NonNull::new(block.cast())
     }
 
@@ -179,31 +168,14 @@ impl ThreadHeaps {
         new_size: usize,
     ) -> Option<NonNull<u8>> {
         let size = request(new_size)?;
-        let theap = self.theap(kind);
-        if theap.is_null() {
-            // SAFETY: (1), (2).
-            return unsafe { self.realloc_first(kind, ptr, size) };
+        // SAFETY: (1) a live block (1).
+        if ptr.is_some_and(|block| stays(unsafe { room_of(block) }, size)) {
+            return ptr;
         }
+        let theap = self.opened(kind)?;
         // SAFETY: the calling thread's theap (T1; not `Send`), and null or a live block (1) that is not used again (2).
         let block = unsafe { ffi::mi_theap_realloc(theap, as_c(ptr), size) };
         NonNull::new(block.cast())
-    }
-
-    /// As [`malloc_first`](Self::malloc_first).
-    ///
-    /// # Safety
-    ///
-    /// As [`realloc`](Self::realloc).
-    #[cold]
-    unsafe fn realloc_first(
-        &self,
-        kind: HeapKind,
-        ptr: Option<NonNull<u8>>,
-        size: usize,
-    ) -> Option<NonNull<u8>> {
-        self.open(kind)?;
-        // SAFETY: (1), (2) are the caller's.
-        unsafe { self.realloc(kind, ptr, size) }
     }
 
     /// Frees the block at `ptr`, of any heap and thread of the process; `None` does nothing.
@@ -229,19 +201,19 @@ impl ThreadHeaps {
         unsafe { ffi::mi_usable_size(ptr.as_ptr().cast()) }
     }
 
-    fn is_open(&self, kind: HeapKind) -> bool {
-        !self.theap(kind).is_null()
+    /// This thread's part of the heap of `kind`, which the first block makes; `None` if there is no memory.
+    #[inline]
+    fn opened(&self, kind: HeapKind) -> Option<*mut ffi::mi_theap_t> {
+        let theap = self.theap(kind);
+        if theap == ffi::empty_theap() { self.open(kind) } else { Some(theap) }
     }
 
-    /// Makes the heap of `kind`, or this thread's part of it; `None` if that exists already, or there is no memory.
+    /// After [`opened`](Self::opened).
     #[cold]
-    fn open(&self, kind: HeapKind) -> Option<()> {
-        if self.is_open(kind) {
-            return None;
-        }
+    fn open(&self, kind: HeapKind) -> Option<*mut ffi::mi_theap_t> {
         let theap = self.set.heap(kind).open(&mut registry::lock())?;
         self.theaps[kind.tag()].set(theap);
-        Some(())
+        Some(theap)
     }
 
     /// Calls `work`, during which this thread's [`ThreadMalloc`](crate::ThreadMalloc) calls use these heaps.

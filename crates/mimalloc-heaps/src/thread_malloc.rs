@@ -68,6 +68,16 @@ impl ThreadMalloc {
         Self { kind: Some(kind) }
     }
 
+    /// Apart from `malloc`, which has nothing to keep for a call of this.
+    #[cold]
+    #[inline(never)]
+    fn first_malloc(self, size: usize) -> Option<NonNull<u8>> {
+        match attach_this_thread() {
+            Some(heaps) => heaps.malloc(self.kind(heaps), size),
+            None => MiMalloc.malloc(size),
+        }
+    }
+
     #[inline]
     fn kind(self, heaps: &ThreadHeaps) -> HeapKind {
         match self.kind {
@@ -77,21 +87,19 @@ impl ThreadMalloc {
     }
 }
 
-/// Calls `work` with the calling thread's heaps; `None` if it must do without.
+/// The heaps that the calling thread has entered or was attached to.
 #[inline]
-fn with_heaps<R>(work: impl FnOnce(&ThreadHeaps) -> R) -> Option<R> {
-    let mut heaps = CURRENT.get();
-    if heaps.is_null() {
-        heaps = attach_this_thread()?.as_ptr();
-    }
-    // SAFETY: set by `ThreadHeaps::enter`, which borrows the heaps for as long as it is set, or to `OWN`, which stays in place and resets
-    // it in its destructor. Nothing that `work` does ends either.
-    Some(work(unsafe { &*heaps }))
+fn heaps<'a>() -> Option<&'a ThreadHeaps> {
+    let heaps = CURRENT.get();
+    // SAFETY: null, or set by `ThreadHeaps::enter`, which borrows the heaps for as long as it is set, or to `OWN`, which stays in place
+    // and resets it in its destructor. Nothing that a call does with them ends either.
+    unsafe { heaps.as_ref() }
 }
 
-/// Attaches a thread that nobody attached to the main interpreter.
+/// Attaches a thread that nobody attached to the main interpreter; `None` if it must do without.
 #[cold]
-fn attach_this_thread() -> Option<NonNull<ThreadHeaps>> {
+#[inline(never)]
+fn attach_this_thread<'a>() -> Option<&'a ThreadHeaps> {
     if IS_WITHOUT.replace(true) {
         return None;
     }
@@ -103,7 +111,7 @@ fn attach_this_thread() -> Option<NonNull<ThreadHeaps>> {
     let attached = attached.ok()?;
     IS_WITHOUT.set(false);
     CURRENT.set(attached.map_or(ptr::null(), |heaps| heaps.as_ptr()));
-    attached
+    heaps()
 }
 
 // SAFETY: 1: mimalloc's blocks are exclusive, `ThreadHeaps` and `MiMalloc` align them, and they outlive the thread; 2, 3 and
@@ -112,28 +120,25 @@ fn attach_this_thread() -> Option<NonNull<ThreadHeaps>> {
 unsafe impl Malloc for ThreadMalloc {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        match with_heaps(|heaps| heaps.malloc(self.kind(heaps), size)) {
-            Some(block) => block,
-            None => MiMalloc.malloc(size),
+        match heaps() {
+            Some(heaps) => heaps.malloc(self.kind(heaps), size),
+            None => self.first_malloc(size),
         }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        match with_heaps(|heaps| heaps.calloc(self.kind(heaps), nelem, elsize)) {
-            Some(block) => block,
+        match heaps().or_else(attach_this_thread) {
+            Some(heaps) => heaps.calloc(self.kind(heaps), nelem, elsize),
             None => MiMalloc.calloc(nelem, elsize),
         }
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        let resized = with_heaps(|heaps| {
+        match heaps().or_else(attach_this_thread) {
             // SAFETY: the caller's 1 and 2.
-            unsafe { heaps.realloc(self.kind(heaps), ptr, new_size) }
-        });
-        match resized {
-            Some(block) => block,
+            Some(heaps) => unsafe { heaps.realloc(self.kind(heaps), ptr, new_size) },
             // SAFETY: the caller's 1 and 2: mimalloc resizes a block of any of its heaps.
             None => unsafe { MiMalloc.realloc(ptr, new_size) },
         }
