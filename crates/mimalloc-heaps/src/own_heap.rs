@@ -1,20 +1,25 @@
 //! Owns [`OwnHeap`]: a heap of one thread that draws on a budget and ends with all of its blocks, for an account.
 //!
-//! mimalloc has no place where a heap asks for more memory, so the heap takes bytes of the budget ahead, and each request spends of
-//! four fifths of them. When they are spent, the live blocks are counted, and the heap takes what is missing.
+//! mimalloc has no place where a heap asks for more memory, so the heap takes bytes of the budget ahead, for which blocks may be made.
+//! A block that is at hand was paid for when it was made, so that it costs nothing to hand it out. When what was taken is used up, all blocks
+//! are counted, and the heap takes what is missing. Where the budget has not got enough, the heap becomes *tight*: each request spends of
+//! four fifths of what live blocks do not have, and these are counted when that is used up.
 
 use core::cell::Cell;
+use core::ffi::c_void;
 use core::fmt;
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
 
-use malloc_api::{Account, MIN_ALIGN, Malloc, Pools, ToBudget, Usage};
+use malloc_api::{Account, Malloc, Pools, ToBudget, Usage};
 
 use crate::ffi;
 use crate::free;
 use crate::heap::Heap;
-use crate::mi_malloc::{as_c, request, request_array};
+use crate::mi_malloc::{request, request_array};
+use crate::page::{MADE_AT_ONCE, page_of, room_of, stays};
 use crate::registry::{self, HeapError};
+use crate::theap::{self, rounded};
 use crate::thread;
 use crate::visit;
 use crate::world::{Stopped, World};
@@ -26,23 +31,23 @@ pub struct OwnHeap<B> {
     heap: Heap,
     /// (O1) The calling thread's, as `heap` has it; one that serves nothing once the heap is torn down.
     theap: *mut ffi::mi_theap_t,
+    /// Where blocks that are at hand are taken from: (O2) `theap`, or the one that serves nothing while the heap is tight.
+    at_hand: Cell<*mut ffi::mi_theap_t>,
     budget: B,
     /// Bytes that are taken of the budget.
     taken: Cell<usize>,
-    /// (O2) Four fifths of what live blocks do not have of these. A block has at most a quarter more than was spent for it, as
-    /// [`rounded`] sizes are spent.
+    /// (O3) What is taken and no block was made of. While the heap is tight, four fifths of what live blocks do not have: a block has
+    /// at most a quarter more than was spent for it, as [`rounded`] sizes are spent.
     unspent: Cell<usize>,
 }
 
-/// What is asked for and spent for a block of `size` bytes: no less than [`MIN_ALIGN`], and a multiple of that. Sizes of mimalloc's
-/// blocks are at most a quarter apart there.
-#[inline]
-fn rounded(size: usize) -> usize {
-    (size + (MIN_ALIGN - 1) + usize::from(size == 0)) & !(MIN_ALIGN - 1)
-}
+/// How mimalloc is asked for a block of some bytes.
+type Serve = unsafe extern "C" fn(*mut ffi::mi_theap_t, usize) -> *mut c_void;
 
-/// How a block of some bytes is made, once these are spent.
-type Serve<B> = fn(&OwnHeap<B>, usize) -> Option<NonNull<u8>>;
+/// Bytes of blocks that are made at most for one of `size` bytes: itself, which has at most a quarter more, or some at once.
+fn made_for(size: usize) -> usize {
+    MADE_AT_ONCE.max(size.saturating_add(size / 4))
+}
 
 /// The thread that owns the heap, which nobody else uses: there is no one to stop.
 struct Alone;
@@ -57,11 +62,15 @@ unsafe impl World for Alone {
 /// Bytes to take ahead at least, where the budget has them: a count of the blocks takes as long as some hundred requests.
 const AHEAD_BYTES: usize = 4 << 20;
 
+/// With less ahead of the blocks that were made, the heap is tight.
+const LEAST_AHEAD_BYTES: usize = 256 << 10;
+
 /// An account for the calling thread, on a mimalloc heap of its own.
 ///
-/// The budget counts the live blocks with what they can hold; of a budget that has more, the heap takes up to half as much again ahead,
-/// 4 MiB at least. A request that does not fit any more has the live blocks counted, so near its limit an account is slower. What
-/// the heap keeps for later requests is not counted, nor its records of some 200 KiB, which come back when it ends.
+/// The budget counts the live blocks with what they can hold. A budget that has more gives the heap what it keeps for later requests,
+/// and up to half as much again ahead, 4 MiB at least. A request that does not fit any more has the live blocks counted, so near its
+/// limit an account is slower. The heap's records of some 200 KiB are not counted, nor near the limit what it keeps for later
+/// requests; both come back when it ends.
 ///
 /// # Errors
 ///
@@ -92,69 +101,91 @@ pub fn heap_account<B: ToBudget>(budget: B) -> Result<Account<OwnHeap<B>>, HeapE
         return Err(HeapError::OutOfMemory);
     };
     let (taken, unspent) = (Cell::new(0), Cell::new(0));
-    Ok(Account::new(OwnHeap { heap, theap, budget, taken, unspent }))
+    Ok(Account::new(OwnHeap { heap, theap, at_hand: Cell::new(theap), budget, taken, unspent }))
 }
 
 impl<B: ToBudget> OwnHeap<B> {
-    /// Spends `size` bytes, a [`rounded`] size, for a block; were there less?
-    #[inline]
-    fn overspends(&self, size: usize) -> bool {
-        // Written before it is looked at: one instruction does both.
-        let (left, is_over) = self.unspent.get().overflowing_sub(size);
-        self.unspent.set(left);
-        is_over
+    /// Has `serve` find a block of `size` bytes, a [`rounded`] size, if the budget has them.
+    #[inline(never)]
+    fn within(&self, size: usize, serve: Serve) -> Option<NonNull<u8>> {
+        if self.is_tight() {
+            return self.within_tight(size, serve);
+        }
+        if self.unspent.get() < made_for(size) {
+            self.refill(size)?;
+            return self.within(size, serve);
+        }
+        // SAFETY: the calling thread's theap (O1).
+        let block = NonNull::new(unsafe { serve(self.theap, size) }.cast())?;
+        // SAFETY: (1) a live block.
+        let made = unsafe { page_of(block) }.made_with(block);
+        self.unspent.set(self.unspent.get() - made);
+        Some(block)
     }
 
-    /// Has `serve` make a block of `size` bytes if the budget has them.
-    #[inline]
-    fn within(&self, size: usize, serve: Serve<B>) -> Option<NonNull<u8>> {
-        // Each a call at the end, for which nothing is kept on the stack.
-        if self.overspends(size) { self.refill_for(size, serve) } else { serve(self, size) }
-    }
-
+    /// As [`within`](Self::within) for a tight heap, which spends of what live blocks do not have.
     #[cold]
     #[inline(never)]
-    fn refill_for(&self, size: usize, serve: Serve<B>) -> Option<NonNull<u8>> {
-        self.refill(size)?;
-        serve(self, size)
+    fn within_tight(&self, size: usize, serve: Serve) -> Option<NonNull<u8>> {
+        if self.unspent.get() < size {
+            self.refill(size)?;
+        }
+        if !self.is_tight() {
+            return self.within(size, serve);
+        }
+        self.unspent.set(self.unspent.get() - size);
+        // SAFETY: the calling thread's theap (O1).
+        NonNull::new(unsafe { serve(self.theap, size) }.cast())
     }
 
-    /// After [`overspends`](Self::overspends): counts what live blocks have, and takes as much ahead as the budget allows; `None` if it
-    /// has not got `size` bytes.
+    fn is_tight(&self) -> bool {
+        self.at_hand.get() != self.theap
+    }
+
+    /// Counts the blocks, and takes as much ahead as the budget allows; `None` if it has not got `size` bytes.
     #[cold]
     fn refill(&self, size: usize) -> Option<()> {
+        let (live, made) = self.counted();
+        let needed = made.checked_add(made_for(size))?;
+        let mut ahead = AHEAD_BYTES.max(made / 2);
+        while ahead >= LEAST_AHEAD_BYTES {
+            if self.take_in_all(needed.checked_add(ahead)?) {
+                self.unspent.set(made_for(size) + ahead);
+                self.at_hand.set(self.theap);
+                return Some(());
+            }
+            ahead /= 2;
+        }
+        self.at_hand.set(ffi::empty_theap());
         self.unspent.set(0);
         // SAFETY: no preconditions.
-        let needed = unsafe { ffi::mi_good_size(size) };
-        let live = self.usage().bytes;
-        let needed = live.checked_add(needed)?;
-        let mut ahead = AHEAD_BYTES.max(live / 2);
+        let block = unsafe { ffi::mi_good_size(size) };
+        let needed = live.checked_add(block)?;
         while !self.take_in_all(needed.checked_add(ahead)?) {
             if ahead == 0 {
                 return None;
             }
             ahead /= 2;
         }
-        self.unspent.set(ahead - ahead / 5);
+        self.unspent.set(size + (ahead - ahead / 5));
         Some(())
     }
 
-    #[inline]
-    fn uncounted_small(&self, size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the calling thread's theap (O1), and a small size.
-        NonNull::new(unsafe { ffi::mi_theap_malloc_small(self.theap, size) }.cast())
+    /// Bytes of the live blocks, and of all that were made.
+    fn counted(&self) -> (usize, usize) {
+        let (mut live, mut made) = (0, 0);
+        self.for_each_area(|area| {
+            live += area.used * area.block_size;
+            made += area.committed;
+        });
+        (live, made)
     }
 
-    #[inline]
-    fn uncounted(&self, size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the calling thread's theap (O1).
-        NonNull::new(unsafe { ffi::mi_theap_malloc(self.theap, size) }.cast())
-    }
-
-    #[inline]
-    fn uncounted_zeroed(&self, size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the calling thread's theap (O1).
-        NonNull::new(unsafe { ffi::mi_theap_zalloc(self.theap, size) }.cast())
+    fn for_each_area(&self, mut work: impl FnMut(&ffi::mi_heap_area_t)) {
+        let _all = visit::heap_areas(&Stopped::stop(&Alone), &self.heap, &mut |area| {
+            work(area);
+            ControlFlow::Continue(())
+        });
     }
 
     /// Takes or gives, so that `bytes` in all are taken; `false` if the budget has not got them.
@@ -176,32 +207,38 @@ impl<B: ToBudget> OwnHeap<B> {
 unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        // A multiple of `MIN_ALIGN` itself, so that a rounded size is small where `size` is.
-        if size <= ffi::MI_SMALL_SIZE_MAX {
-            return self.within(rounded(size), Self::uncounted_small);
+        // SAFETY: (1) the calling thread's theap, or the one that serves nothing (O1, O2).
+        match unsafe { theap::malloc(self.at_hand.get(), size) } {
+            Some(block) => Some(block),
+            None => self.within(rounded(request(size)?), ffi::mi_theap_malloc),
         }
-        self.within(rounded(request(size)?), Self::uncounted)
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.within(rounded(request_array(nelem, elsize)?), Self::uncounted_zeroed)
+        let size = request_array(nelem, elsize)?;
+        // SAFETY: (1) the calling thread's theap, or the one that serves nothing (O1, O2).
+        match unsafe { theap::calloc(self.at_hand.get(), size) } {
+            Some(block) => Some(block),
+            None => self.within(rounded(size), ffi::mi_theap_zalloc),
+        }
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        let size = rounded(request(new_size)?);
-        // SAFETY: null or a live block (caller's 1).
-        let room = unsafe { ffi::mi_usable_size(as_c(ptr)) };
-        // mimalloc leaves the block where it is, and nothing is spent. Without a block there is no room, and `size` is not 0.
-        if (room / 2..=room).contains(&size) {
+        let Some(block) = ptr else { return self.malloc(new_size) };
+        let size = request(new_size)?;
+        // SAFETY: (1) a live block (caller's 1).
+        let room = unsafe { room_of(block) };
+        if stays(room, size) {
             return ptr;
         }
-        if self.overspends(size) && self.refill(size).is_none() {
-            return ptr.filter(|_| size <= room);
-        }
-        // SAFETY: the calling thread's theap (O1), and null or a live block (caller's 1) that is not used again (2).
-        NonNull::new(unsafe { ffi::mi_theap_realloc(self.theap, as_c(ptr), size) }.cast())
+        let Some(moved) = self.malloc(size) else { return ptr.filter(|_| size <= room) };
+        // SAFETY: two live blocks with room for these bytes, of which one is new.
+        unsafe { moved.copy_from_nonoverlapping(block, size.min(room)) };
+        // SAFETY: (1) a live block (caller's 1), (2) not used again (2).
+        unsafe { free::free(block) };
+        Some(moved)
     }
 
     #[inline]
@@ -217,10 +254,9 @@ unsafe impl<B: ToBudget> Malloc for OwnHeap<B> {
 unsafe impl<B: ToBudget> Pools for OwnHeap<B> {
     fn usage(&self) -> Usage {
         let mut usage = Usage::default();
-        let _all = visit::heap_areas(&Stopped::stop(&Alone), &self.heap, &mut |area| {
+        self.for_each_area(|area| {
             usage.blocks += area.used;
             usage.bytes += area.used * area.block_size;
-            ControlFlow::Continue(())
         });
         usage
     }
@@ -228,6 +264,7 @@ unsafe impl<B: ToBudget> Pools for OwnHeap<B> {
     unsafe fn tear_down(&mut self) {
         let mut registry = registry::lock();
         self.theap = ffi::empty_theap();
+        self.at_hand.set(self.theap);
         self.heap.close(&mut registry);
         // SAFETY: (1) the caller's 1.
         unsafe { self.heap.destroy(&mut registry) };
@@ -237,8 +274,6 @@ unsafe impl<B: ToBudget> Pools for OwnHeap<B> {
     }
 }
 
-const _: () = assert!(ffi::MI_SMALL_SIZE_MAX % MIN_ALIGN == 0);
-
 impl<B> fmt::Debug for OwnHeap<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnHeap").field("taken", &self.taken.get()).finish_non_exhaustive()
@@ -247,7 +282,40 @@ impl<B> fmt::Debug for OwnHeap<B> {
 
 #[cfg(test)]
 mod tests {
+    use malloc_api::MIN_ALIGN;
+
     use super::*;
+
+    /// Any order of requests of any size, with a heap that is tight in between.
+    #[test]
+    fn no_block_is_made_of_bytes_that_were_not_taken() {
+        let budget = malloc_api::Budget::new(64 << 20);
+        let account = heap_account(&budget).unwrap();
+        let heap = account.pools();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut live = std::vec::Vec::new();
+        let mut turns = [0, 0];
+        for step in 0..200_000 {
+            let size = rng.usize(0..200_000) >> rng.u32(0..14);
+            if rng.usize(0..60_000) >= live.len() {
+                live.extend(account.malloc(size));
+            } else {
+                let block = live.swap_remove(rng.usize(..live.len()));
+                // SAFETY: (1) live; (2) not used afterwards.
+                unsafe { account.free(Some(block)) };
+            }
+            if step % 20_000 == 0 {
+                budget.set_limit(if step % 40_000 == 0 { 64 << 20 } else { 1 << 30 });
+            }
+            if step % 50 == 0 {
+                let (bytes, made) = heap.counted();
+                turns[usize::from(heap.is_tight())] += 1;
+                let paid = if heap.is_tight() { bytes } else { made + heap.unspent.get() };
+                assert!(paid <= heap.taken.get(), "{step}: {paid} of {}", heap.taken.get());
+            }
+        }
+        assert!(turns.iter().all(|turns| *turns > 300), "{turns:?}");
+    }
 
     #[test]
     fn a_block_has_at_most_a_quarter_more_than_is_spent() {
