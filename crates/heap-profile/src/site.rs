@@ -7,7 +7,7 @@ use pymem_sync::Entry;
 use crate::counts::Counts;
 
 /// What is counted apart: a stack, a profile, an origin and a size class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SiteKey {
     /// The link of the stack's innermost node.
     pub(crate) stack: u32,
@@ -19,13 +19,23 @@ pub(crate) struct SiteKey {
 }
 
 impl SiteKey {
-    /// The key as one number.
+    /// The key as one number, as the key lies in memory.
     #[inline]
     pub(crate) const fn word(self) -> u64 {
         let Self { stack, profile, origin, class } = self;
-        (profile as u64) << 48 | (stack as u64) << 16 | (class as u64) << 8 | origin as u64
+        stack as u64 | (profile as u64) << 32 | (origin as u64) << 48 | (class as u64) << 56
     }
 }
+
+impl PartialEq for SiteKey {
+    // One comparison, where one for each field makes four.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.word() == other.word()
+    }
+}
+
+impl Eq for SiteKey {}
 
 /// A site with its counts; lives as long as the profile, which is for ever.
 pub(crate) type SiteEntry = Entry<SiteKey, Counts>;

@@ -14,7 +14,7 @@ use pymem_sync::{Chain, Entry, Interner, RawLock};
 use crate::counts::Counts;
 use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::walk::{Active, Frame, Link, Trail};
+use crate::walk::{Active, Common, Frame, Link, Trail};
 
 /// A frame in the tree: its place, and the node of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Recent {
     /// Where the site of a key is, if the thread remembers the site.
     #[inline]
     fn of(&mut self, key: SiteKey) -> &mut Option<&'static SiteEntry> {
-        &mut self.0[spread(key.word())]
+        &mut self.0[spread(key.word().rotate_left(16))]
     }
 }
 
@@ -252,19 +252,14 @@ impl Stacks {
     fn follow(&'static self, source: &impl StackSource, last: &mut Last) -> Link {
         let mut walk = last.trail.walk();
         source.capture(&mut walk);
-        let kept = walk.end();
-        let fresh = last.trail.fresh.len();
-        if fresh == 0 {
-            last.trail.known.truncate(kept);
-        } else {
-            let added = if fresh == 1 && kept + 1 == last.trail.known.len() {
-                self.replace_newest(source, last)
-            } else {
-                self.add(source, last, kept)
-            };
-            if added.is_none() {
-                last.trail.known.clear();
+        let common = walk.end();
+        if last.trail.fresh.is_empty() && common.calls > 0 {
+            last.trail.known.truncate(common.calls);
+            if common.unmoved < common.calls {
+                self.look_up(source, last, common.unmoved);
             }
+        } else {
+            self.add(source, last, common);
         }
         node_of(last.trail.known.last())
     }
@@ -292,39 +287,35 @@ impl Stacks {
         }
     }
 
-    /// Puts the one fresh call in place of the newest: the usual case, in which a function has gone on, or another one is called from
-    /// the same place; `None` without memory, and without one of the two.
+    /// Looks up the known calls that are further in than the `unmoved` outermost; without memory none is known any more.
     #[inline]
-    fn replace_newest(&'static self, source: &impl StackSource, last: &mut Last) -> Option<()> {
-        let Last { trail: Trail { known, fresh, .. }, memory, newest: at, .. } = last;
-        let [callers @ .., newest] = &mut known[..] else { return None };
-        *newest = fresh.pop()?;
-        let caller = node_of(callers.last());
-        newest.node = self.step(source, &mut memory.steps, at, caller, newest.frame)?;
-        Some(())
+    fn look_up(&'static self, source: &impl StackSource, last: &mut Last, unmoved: usize) {
+        let Last { trail: Trail { known, .. }, memory, newest, .. } = last;
+        let Some((callers, moved)) = known.split_at_mut_checked(unmoved) else { return };
+        let mut caller = node_of(callers.last());
+        for active in moved {
+            match self.step(source, &mut memory.steps, newest, caller, active.frame) {
+                Some(node) => active.node = node,
+                None => return known.clear(),
+            }
+            caller = active.node;
+        }
     }
 
-    /// Adds the fresh calls to the `kept` outermost ones; `None` without memory.
-    fn add(&'static self, source: &impl StackSource, last: &mut Last, kept: usize) -> Option<()> {
-        let Last { trail, memory, newest, .. } = last;
-        let too_many = trail.too_many(kept);
-        let Trail { known, fresh, .. } = trail;
-        known.truncate(kept);
+    /// Adds the fresh calls to those that this stack and the last one have in common.
+    fn add(&'static self, source: &impl StackSource, last: &mut Last, common: Common) {
+        let Common { calls, mut unmoved } = common;
+        let too_many = last.trail.too_many(calls);
+        let Trail { known, fresh, .. } = &mut last.trail;
+        known.truncate(calls);
         if too_many > 0 {
             // The root moves, so that all are other nodes.
-            known.drain(..too_many);
-            let mut caller = 0;
-            for active in known.iter_mut() {
-                active.node = self.step(source, &mut memory.steps, newest, caller, active.frame)?;
-                caller = active.node;
-            }
+            known.drain(..too_many.min(calls));
+            unmoved = 0;
         }
-        while let Some(mut active) = fresh.pop() {
-            let caller = node_of(known.last());
-            active.node = self.step(source, &mut memory.steps, newest, caller, active.frame)?;
-            known.push(active);
-        }
-        Some(())
+        // One by one: they are few.
+        fresh.iter().rev().for_each(|active| known.push(*active));
+        self.look_up(source, last, unmoved);
     }
 
     /// The node of `frame` called by `caller`, which is `caller` where the frame is left out, and in `at` which step that is; `None` without

@@ -59,6 +59,15 @@ pub(crate) struct Trail {
     age: usize,
 }
 
+/// What a stack has in common with the one before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Common {
+    /// How many of the known calls are the outer part of this stack.
+    pub(crate) calls: usize,
+    /// How many of these, the outermost, are where they were, and so are their callers.
+    pub(crate) unmoved: usize,
+}
+
 impl Trail {
     /// Nothing remembered, for stacks of `limit` frames; `None` without memory.
     pub(crate) fn new(limit: usize) -> Option<Self> {
@@ -69,10 +78,8 @@ impl Trail {
     #[inline]
     pub(crate) fn walk(&mut self) -> Walk<'_> {
         self.fresh.clear();
-        let Self { known, fresh, limit, age } = self;
-        let below = known.len();
-        let floor = below.saturating_sub(*limit);
-        Walk { known, fresh, limit: *limit, age, below, same: below, floor }
+        let below = self.known.len();
+        Walk { below, shown: below, unmoved: below, trail: self }
     }
 
     /// How many of the outermost known calls have to go, so that the fresh ones have room.
@@ -85,27 +92,27 @@ impl Trail {
 /// The calling thread's stack, as a [`StackSource`](crate::StackSource) shows it: one frame after the other.
 #[derive(Debug)]
 pub struct Walk<'a> {
-    known: &'a [Active],
-    fresh: &'a mut List<Active>,
-    limit: usize,
-    age: &'a mut usize,
+    trail: &'a mut Trail,
     /// How many known calls may still follow.
     below: usize,
     /// The known calls from `below` to here are the last ones that were shown; none while both are equal.
-    same: usize,
-    /// Where `below` is when the limit is reached, or no known call is left.
-    floor: usize,
+    shown: usize,
+    /// The outermost of them that has moved; as `shown` while none has.
+    unmoved: usize,
 }
 
-/// What a source can tell of calls that are on the stack now, each as it was shown.
+/// What a source can tell of calls that are on the stack now.
 pub trait Calls {
-    /// Whether the call is at this frame.
+    /// Where the call is; `None` if it is to be left out.
+    fn frame(&self, call: usize) -> Option<Frame>;
+
+    /// Whether the call, which was at this frame, is there still.
     fn is_at(&self, call: usize, frame: Frame) -> bool;
 
     /// Whether `caller`, which has a frame, is the nearest caller of the call that has one.
     fn is_called_by(&self, call: usize, caller: usize) -> bool;
 
-    /// The nearest caller of the call that has a frame.
+    /// The nearest caller of the call that has a frame; 0 for none.
     fn caller(&self, call: usize) -> usize;
 }
 
@@ -116,29 +123,67 @@ impl Walk<'_> {
     /// while it does not.
     #[inline]
     pub fn is_of_age(&mut self, age: usize) -> bool {
-        mem::replace(self.age, age) == age
+        mem::replace(&mut self.trail.age, age) == age
     }
 
-    /// Passes over the calls from `call` on, the next one to show, that are where they were at the thread's last capture, and
-    /// returns the first that is not one of these. What is passed is shown. A source that can tell so much of its calls need not
-    /// [`visit`](Self::visit) each.
+    /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
+    /// the address of its record.
     ///
     /// Breaks as soon as no further frame is wanted.
-    #[inline(always)]
-    pub fn pass(&mut self, call: usize, calls: &impl Calls) -> ControlFlow<(), usize> {
-        let Some([callers @ .., newest]) = self.known.get(self.floor..self.below) else {
-            return Continue(call);
+    pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
+        let Some(at) = self.search(call, call).map(|(at, _)| at) else {
+            return self.add(call, frame);
         };
-        if newest.call != call {
-            return Continue(call);
+        self.go_on_at(at + 1);
+        self.below = at;
+        self.put(at, frame);
+        self.limit_reached()
+    }
+
+    /// Takes all further frames, from `newest` on, of a source that can tell of each call who its caller is; 0 for none.
+    ///
+    /// Calls that are where they were at the thread's last capture are compared by one word each, and their callers by another.
+    #[inline(always)]
+    pub fn follow(&mut self, newest: usize, calls: &impl Calls) {
+        let mut next = newest;
+        while next != 0 {
+            let is_known = self.innermost().is_some_and(|known| known.call == next);
+            let gone_on = if is_known { self.pass(calls) } else { self.meet(next, calls) };
+            let Continue(call) = gone_on else { return };
+            next = call;
         }
-        let mut callers = callers.iter();
-        let mut active = newest;
+    }
+
+    /// The next known call.
+    #[inline]
+    fn innermost(&self) -> Option<&Active> {
+        self.trail.known.get(self.below.wrapping_sub(1))
+    }
+
+    /// Compares the known calls with the stack, from the next one on, which is on it. Returns the first call that is not among them.
+    #[inline(always)]
+    fn pass(&mut self, calls: &impl Calls) -> ControlFlow<(), usize> {
+        let wanted = self.trail.limit.saturating_sub(self.depth()).max(1);
+        let floor = self.below.saturating_sub(wanted);
+        let Some(known) = self.trail.known.get_mut(floor..self.below) else { return Break(()) };
+        let mut callers = known.iter_mut();
+        let Some(mut active) = callers.next_back() else { return Break(()) };
+        let mut unmoved = self.unmoved;
         let (left, next) = loop {
             if !calls.is_at(active.call, active.frame) {
-                break (callers.len() + 1, active.call);
+                // Left out now: as if the known call had returned.
+                let Some(frame) = calls.frame(active.call) else {
+                    break (callers.len() + 1, calls.caller(active.call));
+                };
+                active.frame = frame;
+                unmoved = floor + callers.len();
             }
             let Some(caller) = callers.next_back() else {
+                if floor > 0 {
+                    self.below = floor;
+                    self.unmoved = unmoved;
+                    return Break(());
+                }
                 break (0, calls.caller(active.call));
             };
             // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
@@ -147,91 +192,119 @@ impl Walk<'_> {
             }
             active = caller;
         };
-        self.below = self.floor + left;
-        if left == 0 {
-            self.limit_reached()?;
-        }
+        self.below = floor + left;
+        self.unmoved = unmoved;
+        self.limit_reached()?;
         Continue(next)
     }
 
-    /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
-    /// the address of its record.
-    ///
-    /// Breaks as soon as no further frame is wanted.
-    pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
-        self.visit_called_by(call, call, frame)
+    /// Looks for `call`, which is not the next known one, or its caller among the known calls; returns the call to go on with.
+    #[inline(always)]
+    fn meet(&mut self, call: usize, calls: &impl Calls) -> ControlFlow<(), usize> {
+        let caller = calls.caller(call);
+        let found = self.search(call, caller);
+        if let Some((at, true)) = found {
+            self.go_on_at(at + 1);
+            return Continue(call);
+        }
+        if let Some(frame) = calls.frame(call) {
+            self.add(call, frame)?;
+        }
+        if let Some((at, false)) = found {
+            // Whatever its caller called before is over.
+            self.go_on_at(at + 1);
+        }
+        Continue(caller)
     }
 
-    /// As [`visit`](Self::visit), of a call whose caller is known, which makes it easier to find out that the call is new.
-    #[inline(always)]
-    pub fn visit_called_by(&mut self, caller: usize, call: usize, frame: Frame) -> ControlFlow<()> {
-        let found = match self.known.get(self.below.wrapping_sub(1)) {
-            Some(newest) if newest.call == call => {
-                if newest.frame == frame && self.below > self.floor {
-                    self.below -= 1;
-                    return self.limit_reached();
-                }
-                Some(self.below - 1)
-            }
-            // Whatever had this number when the caller called it before is over.
-            Some(newest) if newest.call == caller => None,
-            _ => self.search(caller, call),
-        };
-        if self.below < self.same {
+    /// Where among the innermost known calls one is, and whether it is `call` or `caller`.
+    #[inline]
+    fn search(&self, call: usize, caller: usize) -> Option<(usize, bool)> {
+        let near = self.below.saturating_sub(NEAR);
+        let known = self.trail.known.get(near..self.below)?;
+        let at = known.iter().rposition(|known| known.call == call || known.call == caller)?;
+        Some((near + at, known.get(at)?.call == call))
+    }
+
+    /// Has this many known calls left to follow, of which the innermost is on the stack.
+    #[inline]
+    fn go_on_at(&mut self, below: usize) {
+        if below != self.below {
             self.part();
+            self.below = below;
+            self.shown = below;
+            self.unmoved = below;
         }
-        self.below = found.unwrap_or(self.below);
-        let is_same = found.is_some_and(|at| self.known[at].frame == frame);
-        self.same = self.below + usize::from(is_same);
-        if !is_same {
-            self.fresh.push(Active { call, frame, node: 0 });
-        }
-        self.floor = self.below.saturating_sub(self.limit.saturating_sub(self.depth()));
+    }
+
+    /// Shows a fresh call.
+    #[inline]
+    fn add(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
+        self.part();
+        self.trail.fresh.push(Active { call, frame, node: 0 });
         self.limit_reached()
     }
 
+    /// Says where a known call is that was just shown.
+    fn put(&mut self, at: usize, frame: Frame) {
+        if let Some(known) = self.trail.known.get_mut(at).filter(|known| known.frame != frame) {
+            known.frame = frame;
+            self.unmoved = at;
+        }
+    }
+
     /// How many frames were shown.
+    #[inline]
     fn depth(&self) -> usize {
-        self.fresh.len() + (self.same - self.below)
+        self.trail.fresh.len() + (self.shown - self.below)
     }
 
     /// Whether the frames that were shown are as many as are wanted, where the last one was known.
+    #[inline]
     fn is_cut(&self) -> bool {
-        self.below < self.same && self.depth() >= self.limit
+        self.below < self.shown && self.depth() >= self.trail.limit
     }
 
     /// Breaks at the limit.
+    #[inline]
     fn limit_reached(&self) -> ControlFlow<()> {
         // Fresh frames alone are taken beyond it.
-        if self.is_cut() || self.fresh.len() >= 2 * self.limit { Break(()) } else { Continue(()) }
+        if self.is_cut() || self.trail.fresh.len() >= 2 * self.trail.limit {
+            Break(())
+        } else {
+            Continue(())
+        }
     }
 
-    /// Looks for a call among the innermost known ones.
-    #[inline(never)]
-    fn search(&self, caller: usize, call: usize) -> Option<usize> {
-        let near = self.below.saturating_sub(NEAR);
-        let known = &self.known[near..self.below];
-        let either = |active: &Active| active.call == call || active.call == caller;
-        let at = known.iter().rposition(either)?;
-        (known[at].call == call).then_some(near + at)
-    }
-
-    /// Counts the calls that were the same as fresh: one further out is not, so that they have other callers.
-    #[inline(never)]
-    fn part(&mut self) {
-        let same = &self.known[self.below..self.same];
-        self.fresh.extend(same.iter().rev());
-        self.same = self.below;
-    }
-
-    /// How many of the known calls are the outer part of this stack.
+    /// Counts the known calls that were shown as fresh: one further out is not the known one, so that they have other callers.
     #[inline]
-    pub(crate) fn end(&mut self) -> usize {
+    fn part(&mut self) {
+        if self.below < self.shown {
+            self.part_from_known();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn part_from_known(&mut self) {
+        let Trail { known, fresh, .. } = &mut *self.trail;
+        fresh.extend(known[self.below..self.shown].iter().rev());
+        self.shown = self.below;
+        self.unmoved = self.below;
+    }
+
+    /// What this stack and the one before have in common.
+    #[inline]
+    pub(crate) fn end(mut self) -> Common {
         if self.below > 0 && !self.is_cut() {
             // The stack ends here, and the last one went on.
             self.part();
+            return Common { calls: 0, unmoved: 0 };
         }
-        if self.below == self.same { 0 } else { self.same }
+        if self.below == self.shown {
+            return Common { calls: 0, unmoved: 0 };
+        }
+        Common { calls: self.shown, unmoved: self.unmoved }
     }
 }
 
@@ -248,13 +321,18 @@ mod tests {
         }
 
         fn caller_at(&self, depth: usize) -> usize {
-            depth.checked_sub(1).map_or(usize::MAX, |out| self.0[out].0)
+            depth.checked_sub(1).map_or(0, |out| self.0[out].0)
         }
     }
 
     impl Calls for Stack<'_> {
+        fn frame(&self, call: usize) -> Option<Frame> {
+            let at = self.0[self.depth(call).expect("a call of the stack")].1;
+            Some(Frame { code: 1, at })
+        }
+
         fn is_at(&self, call: usize, frame: Frame) -> bool {
-            self.0[self.depth(call).expect("a call of the stack")].1 == frame.at
+            self.frame(call) == Some(frame)
         }
 
         fn is_called_by(&self, call: usize, caller: usize) -> bool {
@@ -266,37 +344,32 @@ mod tests {
         }
     }
 
-    /// Shows a stack, outermost first; returns how many frames were fresh. With `passes`, calls that are where they were are
-    /// passed over.
-    fn show(trail: &mut Trail, stack: &[(usize, usize)], passes: bool) -> usize {
+    /// Shows a stack, outermost first; returns how many frames were looked up. With `follows`, calls tell who called them.
+    fn show(trail: &mut Trail, stack: &[(usize, usize)], follows: bool) -> usize {
         let mut walk = trail.walk();
-        let calls = Stack(stack);
-        let mut next = calls.caller_at(stack.len());
-        while let Some(mut depth) = calls.depth(next) {
-            if passes {
-                let Continue(call) = walk.pass(next, &calls) else { break };
-                let Some(further_out) = calls.depth(call) else { break };
-                depth = further_out;
-            }
-            let (call, at) = stack[depth];
-            next = calls.caller_at(depth);
-            if walk.visit_called_by(next, call, Frame { code: 1, at }).is_break() {
-                break;
+        if follows {
+            let calls = Stack(stack);
+            walk.follow(calls.caller_at(stack.len()), &calls);
+        } else {
+            for &(call, at) in stack.iter().rev() {
+                if walk.visit(call, Frame { code: 1, at }).is_break() {
+                    break;
+                }
             }
         }
-        let kept = walk.end();
-        let fresh = trail.fresh.len();
+        let Common { calls: kept, unmoved } = walk.end();
+        let looked_up = trail.fresh.len() + kept - unmoved;
         let too_many = trail.too_many(kept);
         trail.known.truncate(kept);
         trail.known.drain(..too_many.min(kept));
         trail.known.extend(trail.fresh.iter().rev().copied());
-        fresh + if too_many > 0 { 2 * trail.limit } else { 0 }
+        looked_up + if too_many > 0 { 2 * trail.limit } else { 0 }
     }
 
     #[test]
     fn a_recursion_deeper_than_any_limit_costs_a_few_frames_a_call() {
         let mut trail = Trail::new(8).unwrap();
-        let deep: Vec<_> = (0..1000).map(|call| (call, 1)).collect();
+        let deep: Vec<_> = (1..=1000).map(|call| (call, 1)).collect();
         let calls = (1..1000).chain((1..1000).rev());
         let fresh: usize =
             calls.map(|depth| show(&mut trail, &deep[..depth], depth % 2 == 0)).sum();
@@ -322,7 +395,7 @@ mod tests {
             }
             let count = next(far);
             stack.extend((0..count).map(|_| (0, next(3))));
-            stack.iter_mut().enumerate().for_each(|(depth, active)| active.0 = depth);
+            stack.iter_mut().enumerate().for_each(|(depth, active)| active.0 = depth + 1);
             show(&mut trail, &stack, step % 3 != 0);
             let known = trail.known.iter().rev().map(|active| (active.call, active.frame.at));
             let known: Vec<_> = known.take(LIMIT).collect();

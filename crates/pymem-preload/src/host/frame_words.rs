@@ -3,7 +3,6 @@
 //! asked once for each pair of words.
 
 use core::ffi::c_int;
-use core::ops::ControlFlow::Continue;
 use core::ptr::{self, NonNull};
 
 use heap_profile::{Calls, Frame, Walk};
@@ -99,41 +98,15 @@ impl FrameWords {
         let Some(state) = self.trusted_state() else { return };
         // SAFETY: 1: the thread's own and current state; the layout is that of its version.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
-        if walk.is_of_age(age) && self.layout.has_records() {
+        // SAFETY: 1: the thread's own.
+        let newest = unsafe { self.layout.with_code(newest) };
+        let counted = Counted { words: self, counted };
+        let has_places = matches!(self.lines, Lines::OfCode(_)) && self.layout.has_records();
+        if walk.is_of_age(age) && has_places {
             // A caller was shown as one that has code, and its record is that of the same code while nothing died.
-            self.show(walk, newest, &counted, &Records(self.layout));
+            walk.follow(newest, &Records(counted));
         } else {
-            self.show_all(walk, newest, &counted);
-        }
-    }
-
-    /// As [`show`](Self::show), of frames whose code may be another one at the same address.
-    #[cold]
-    #[inline(never)]
-    fn show_all(&self, walk: &mut Walk<'_>, newest: usize, counted: &impl Fn(usize) -> usize) {
-        self.show(walk, newest, counted, &Counted { words: self, counted });
-    }
-
-    /// Shows `walk` the frames from `next` on, of which `calls` tells where they are.
-    #[inline]
-    fn show(
-        &self,
-        walk: &mut Walk<'_>,
-        mut next: usize,
-        counted: &impl Fn(usize) -> usize,
-        calls: &impl Calls,
-    ) {
-        while let Continue(call) = walk.pass(next, calls) {
-            if call == 0 {
-                return;
-            }
-            // SAFETY: 1: the thread's own, that a newer one names as its caller.
-            let frame = unsafe { self.frame(call, counted) };
-            // SAFETY: 1: as above.
-            next = unsafe { self.layout.caller_with_code(call) };
-            if frame.is_some_and(|frame| walk.visit_called_by(next, call, frame).is_break()) {
-                return;
-            }
+            follow_counted(walk, newest, &counted);
         }
     }
 
@@ -237,28 +210,44 @@ impl FrameWords {
     }
 }
 
-/// Records of which each is in the code that it was in.
-struct Records(WordLayout);
+/// As [`Walk::follow`], of frames whose code may be another one at the same address.
+#[cold]
+#[inline(never)]
+fn follow_counted(walk: &mut Walk<'_>, newest: usize, calls: &impl Calls) {
+    walk.follow(newest, calls);
+}
 
-impl Calls for Records {
+/// Records with code, with the GIL, of which each is in the code that it was in.
+struct Records<'a, C>(Counted<'a, C>);
+
+impl<C: Fn(usize) -> usize> Calls for Records<'_, C> {
+    #[inline]
+    fn frame(&self, call: usize) -> Option<Frame> {
+        let Counted { words, counted } = &self.0;
+        // SAFETY: 1: the walk asks for the frames that it has come to, all of which have code.
+        let code = unsafe { words.layout.code_word(call) };
+        // SAFETY: 1: as above.
+        let at = unsafe { python_frames::word_at(call + words.layout.instruction) };
+        Some(Frame { code: counted(code), at })
+    }
+
     #[inline]
     fn is_at(&self, call: usize, frame: Frame) -> bool {
         // An address of an instruction is in one code alone, and a line is none.
         // SAFETY: 1: the walk asks for the frames that it has come to.
-        unsafe { python_frames::word_at(call + self.0.instruction) == frame.at }
+        unsafe { python_frames::word_at(call + self.0.words.layout.instruction) == frame.at }
     }
 
     #[inline]
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         // SAFETY: 1: as above.
-        let nearest = unsafe { self.0.caller(call) };
+        let nearest = unsafe { self.0.words.layout.caller(call) };
         nearest == caller || self.caller(call) == caller
     }
 
     #[inline]
     fn caller(&self, call: usize) -> usize {
-        // SAFETY: 1: as above.
-        unsafe { self.0.caller_with_code(call) }
+        self.0.caller(call)
     }
 }
 
@@ -269,20 +258,23 @@ struct Counted<'a, C> {
 }
 
 impl<C: Fn(usize) -> usize> Calls for Counted<'_, C> {
-    fn is_at(&self, call: usize, frame: Frame) -> bool {
-        if let Lines::OfFrame(_) = self.words.lines {
-            return false;
-        }
+    #[inline]
+    fn frame(&self, call: usize) -> Option<Frame> {
         // SAFETY: 1: the walk asks for the frames that it has come to.
-        unsafe { self.words.frame(call, &self.counted) == Some(frame) }
+        unsafe { self.words.frame(call, &self.counted) }
+    }
+
+    fn is_at(&self, call: usize, frame: Frame) -> bool {
+        self.frame(call) == Some(frame)
     }
 
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         self.caller(call) == caller
     }
 
+    #[inline]
     fn caller(&self, call: usize) -> usize {
-        // SAFETY: 1: as above.
+        // SAFETY: 1: the walk asks for the frames that it has come to.
         unsafe { self.words.layout.caller_with_code(call) }
     }
 }

@@ -134,15 +134,26 @@ impl WordLayout {
     /// 1. That of [`caller`](Self::caller).
     #[inline]
     pub(crate) unsafe fn caller_with_code(self, frame: usize) -> usize {
+        // SAFETY: 1: duty 1.
+        let caller = unsafe { self.caller(frame) };
+        // SAFETY: 1: the thread's own, that a newer one names as its caller.
+        unsafe { self.with_code(caller) }
+    }
+
+    /// The frame itself, or its nearest caller that has code; 0 for none.
+    ///
+    /// # Safety
+    ///
+    /// 1. `frame` is 0, or one of the calling thread, in the version of this layout.
+    #[inline]
+    pub(crate) unsafe fn with_code(self, frame: usize) -> usize {
         let mut next = frame;
-        loop {
-            // SAFETY: 1: the thread's own, that a newer one names as its caller, or the first one (duty 1).
-            next = unsafe { self.caller(next) };
+        // SAFETY: 1: the thread's own (duty 1), or one that a newer one names as its caller.
+        while next != 0 && unsafe { self.code(next) }.is_none() {
             // SAFETY: 1: as above.
-            if next == 0 || unsafe { self.code(next) }.is_some() {
-                return next;
-            }
+            next = unsafe { self.caller(next) };
         }
+        next
     }
 
     /// The code of a frame; `None` for one that has none.
@@ -154,9 +165,20 @@ impl WordLayout {
     pub(crate) unsafe fn code(self, frame: usize) -> Option<usize> {
         // SAFETY: 1: a byte of the frame (duty 1).
         let has_code = self.owner.is_none_or(|owner| unsafe { has_code(frame + owner) });
-        // SAFETY: 1: a word of the frame (duty 1).
-        let code = unsafe { word_at(frame + self.code) } & !TAG;
+        // SAFETY: 1: duty 1.
+        let code = unsafe { self.code_word(frame) };
         (has_code && code != 0).then_some(code)
+    }
+
+    /// The word for the code of a frame, which has one if it has code.
+    ///
+    /// # Safety
+    ///
+    /// 1. That of [`caller`](Self::caller).
+    #[inline]
+    pub(crate) unsafe fn code_word(self, frame: usize) -> usize {
+        // SAFETY: 1: a word of the frame (duty 1).
+        unsafe { word_at(frame + self.code) & !TAG }
     }
 
     /// The instruction that a frame is at.
