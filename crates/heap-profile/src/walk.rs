@@ -344,6 +344,12 @@ mod tests {
         }
     }
 
+    /// A number that tells what a known call is, and what its caller.
+    fn node_at(known: &[Active], depth: usize) -> Link {
+        let caller = depth.checked_sub(1).map_or(0, |out| known[out].node);
+        caller.wrapping_mul(31).wrapping_add(known[depth].frame.at as Link + 1)
+    }
+
     /// Shows a stack, outermost first; returns how many frames were looked up. With `follows`, calls tell who called them.
     fn show(trail: &mut Trail, stack: &[(usize, usize)], follows: bool) -> usize {
         let mut walk = trail.walk();
@@ -363,6 +369,10 @@ mod tests {
         trail.known.truncate(kept);
         trail.known.drain(..too_many.min(kept));
         trail.known.extend(trail.fresh.iter().rev().copied());
+        let unmoved = if too_many > 0 { 0 } else { unmoved };
+        for depth in unmoved..trail.known.len() {
+            trail.known[depth].node = node_at(&trail.known, depth);
+        }
         looked_up + if too_many > 0 { 2 * trail.limit } else { 0 }
     }
 
@@ -401,6 +411,9 @@ mod tests {
             let known: Vec<_> = known.take(LIMIT).collect();
             let innermost: Vec<_> = stack.iter().rev().take(LIMIT).copied().collect();
             assert_eq!(known, innermost, "after {step} steps");
+            let known = &trail.known;
+            let is_right = |depth: usize| known[depth].node == node_at(known, depth);
+            assert!((0..known.len()).all(is_right), "a call that was not looked up: {step} steps");
         }
     }
 }
