@@ -359,16 +359,19 @@ unsafe impl ArenaSource for MmapArenas {
         if size != ARENA_BYTES {
             return Some((mmap::map_sparse(size)?, Supply::Sparse));
         }
+        let now = mmap::cpu_nanos();
         let mut region = region();
-        let is_hasty = region.pace.is_hasty(mmap::cpu_nanos()) && held >= SMALL_UP_TO_BYTES;
+        let is_hasty = region.pace.is_hasty(now) && held >= SMALL_UP_TO_BYTES;
         let (huge_pages, supply) = match (is_hasty, self.huge_pages) {
             (false, HugePages::Madvise) => (HugePages::Never, Supply::Sparse),
             (false, mode) => (mode, Supply::Sparse),
             (true, mode) => (mode, Supply::Ahead),
         };
-        match region.take(huge_pages) {
-            Some((arena, is_resident)) if is_resident => Some((arena, Supply::Resident)),
-            Some((arena, _)) => Some((arena, supply)),
+        let taken = region.take(huge_pages);
+        drop(region);
+        match taken {
+            Some((arena, true)) => Some((arena, Supply::Resident)),
+            Some((arena, false)) => Some((arena, supply)),
             None => Some((mmap::map_aligned(ARENA_BYTES, ARENA_BYTES)?, supply)),
         }
     }
