@@ -8,21 +8,26 @@ use anyhow::{Result, ensure};
 /// The script that writes the programs.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pyperformance.py");
 
-/// Programs of other people's packages that run from 3.13 on: templates, a formatter of documents, a parser, an optimizer of queries,
+/// Programs that allocate at very many places, for profilers: templates, a formatter of documents, a parser, an optimizer of queries,
 /// algebra.
-const PROGRAMS: [&str; 6] =
-    ["django_template", "docutils", "genshi_xml", "html5lib", "sqlglot_optimize", "sympy_str"];
+pub(crate) const MANY_SITES: &[&str] =
+    &["django_template", "docutils", "genshi_xml", "html5lib", "sqlglot_optimize", "sympy_str"];
 
 /// The version that the published figures are of.
 const MEMRAY: &str = "memray==1.20.0";
 
-/// The programs below `folder`, which are fetched by `interpreter` if they are not there.
-pub(crate) fn programs(interpreter: &Path, folder: &Path) -> Result<PathBuf> {
-    let programs = folder.join("pyperformance");
-    if !PROGRAMS.iter().all(|name| programs.join(name).with_extension("py").exists()) {
-        let mut command = Command::new(interpreter);
-        let status = command.arg(SCRIPT).arg(&programs).args(PROGRAMS).status()?;
+/// The folder below `folder` with the programs called `wanted`, or with all of them where none is named; those that are not there are
+/// fetched first.
+pub(crate) fn programs(folder: &Path, wanted: &[&str]) -> Result<PathBuf> {
+    let name = if wanted.is_empty() { "pyperformance" } else { "pyperformance-sites" };
+    let programs = folder.join(name);
+    // Written last, so that a run that was cut short begins anew.
+    let is_complete = programs.join("complete");
+    if !is_complete.exists() {
+        let mut command = Command::new("python3");
+        let status = command.arg(SCRIPT).arg(&programs).args(wanted).status()?;
         ensure!(status.success(), "the programs of pyperformance cannot be fetched: {status}");
+        std::fs::write(is_complete, "")?;
     }
     Ok(programs)
 }

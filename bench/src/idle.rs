@@ -1,9 +1,11 @@
 //! Owns the memory of a Python process that has just started, and that idles after it has freed what it had.
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
-use crate::programs::{Plan, ROWS};
-use crate::report::median;
+use crate::origin;
+use crate::programs::{Plan, ROWS, version};
+use crate::report::{Origin, median};
 
 /// What the process prints, in KiB, is one line a moment: private dirty memory, pages of files, and the resident set.
 const PROGRAM: &str = r"
@@ -40,8 +42,19 @@ pub(crate) const FIGURES: [(&str, usize, usize); 7] = [
     ("10 s after 60 times 120 MiB", 4, 2),
 ];
 
-/// The median figures of each setup, in MiB, with the setup's name.
-pub(crate) fn measure(plan: &Plan<'_>) -> Result<Vec<(String, Vec<f64>)>> {
+/// What a run found.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Idle {
+    /// Where and when.
+    pub(crate) origin: Origin,
+    /// The interpreter.
+    pub(crate) interpreter: String,
+    /// Each setup's name, and its median figures in MiB, in the order of [`FIGURES`].
+    pub(crate) setups: Vec<(String, Vec<f64>)>,
+}
+
+/// Runs the process in every setup, in turn.
+pub(crate) fn measure(plan: &Plan<'_>) -> Result<Idle> {
     let mut samples = vec![vec![Vec::new(); FIGURES.len()]; ROWS.setups.len()];
     for _ in 0..plan.rounds {
         for (setup, samples) in ROWS.setups.iter().zip(&mut samples) {
@@ -57,7 +70,8 @@ pub(crate) fn measure(plan: &Plan<'_>) -> Result<Vec<(String, Vec<f64>)>> {
         }
     }
     let medians = samples.iter().map(|samples| samples.iter().map(|each| median(each)).collect());
-    Ok(ROWS.setups.iter().map(|setup| setup.name().to_owned()).zip(medians).collect())
+    let setups = ROWS.setups.iter().map(|setup| setup.name().to_owned()).zip(medians).collect();
+    Ok(Idle { origin: origin::here(), interpreter: version(plan.interpreter)?, setups })
 }
 
 fn lines(text: &str) -> Result<Vec<Vec<f64>>> {

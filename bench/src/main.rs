@@ -6,6 +6,7 @@ mod idle;
 mod inputs;
 mod instructions;
 mod measure;
+mod neighbour;
 mod origin;
 mod page;
 mod plot;
@@ -21,6 +22,7 @@ use clap::builder::RangedU64ValueParser;
 
 use driver::Driver;
 use measure::Effort;
+use neighbour::Neighbour;
 use programs::Plan;
 use report::{Report, RowInfo};
 
@@ -41,7 +43,7 @@ struct Cli {
     #[arg(long)]
     quick: bool,
     /// The interpreter whose allocators are the baseline, best a build with profile-guided optimisation.
-    /// With --profile several, which are measured in turn.
+    /// With --python several, which are measured one after the other.
     #[arg(
         long = "interpreter",
         value_name = "PATH",
@@ -59,12 +61,15 @@ struct Cli {
     #[arg(long, value_parser = at_least_one())]
     cold: Option<usize>,
     /// All allocators in turn, one pass each: what the first, second and tenth pass cost, as requests to a server would.
-    #[arg(long, conflicts_with = "passes")]
+    #[arg(long, conflicts_with_all = ["passes", "cold"])]
     in_turn: bool,
+    /// Beside a process that takes and gives back single pages all the time, and without huge pages.
+    #[arg(long, requires = "in_turn")]
+    starved: bool,
     /// Numbers of threads; 0 for none of these.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,2,4")]
     threads: Vec<u16>,
-    /// Instead of traces, run the Python programs of the repository with and without our library.
+    /// Instead of traces, run the Python programs of the repository and of pyperformance with and without our library.
     #[arg(long, requires = "preload")]
     python: bool,
     /// The programs of these folders instead.
@@ -73,13 +78,13 @@ struct Cli {
     /// With and without debug hooks, CPython's and ours, instead of rows of the table.
     #[arg(long, requires = "python")]
     hooks: bool,
-    /// Under profilers of memory, ours, tracemalloc and memray, instead of rows of the table; with programs of pyperformance.
+    /// Under profilers of memory, ours, tracemalloc and memray, instead of rows of the table.
     #[arg(long, requires = "fetched", conflicts_with = "hooks")]
     profile: bool,
     /// Rounds under tracemalloc and memray, which take several times as long; otherwise as many as of ours.
     #[arg(long, value_parser = at_least_one(), requires = "profile")]
     guest_rounds: Option<usize>,
-    /// The folder into which --profile fetches memray and programs.
+    /// The folder into which --python fetches memray and programs of pyperformance.
     #[arg(long, value_name = "FOLDER")]
     fetched: Option<PathBuf>,
     /// Instead of programs, the memory of a process that has just started, and that idles after it has freed 500 MiB.
@@ -127,16 +132,26 @@ impl Cli {
 
     fn effort(&self) -> Effort {
         let usual = if self.quick {
-            Effort { rounds: 3, passes: 2, cold: 3, threads: 1 }
+            Effort { rounds: 3, passes: 2, processes: 1, cold: 3, threads: 1 }
         } else {
-            Effort { rounds: 7, passes: 3, cold: 7, threads: 3 }
+            Effort { rounds: 7, passes: 3, processes: 1, cold: 7, threads: 3 }
         };
-        let usual = if self.in_turn { Effort { rounds: 11, passes: 1, ..usual } } else { usual };
+        let usual = if self.in_turn {
+            Effort {
+                rounds: 11,
+                passes: 1,
+                processes: if self.quick { 1 } else { 3 },
+                cold: 0,
+                threads: 0,
+            }
+        } else {
+            usual
+        };
         Effort {
             rounds: self.rounds.unwrap_or(usual.rounds),
             passes: self.passes.unwrap_or(usual.passes),
             cold: self.cold.unwrap_or(usual.cold),
-            threads: usual.threads,
+            ..usual
         }
     }
 }
@@ -160,48 +175,55 @@ fn main() -> Result<()> {
 }
 
 fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
-    if let (true, Some(folder)) = (cli.profile, &cli.fetched) {
-        return profilers(cli, library, folder);
-    }
-    let plan = cli.plan(cli.interpreter(), library);
+    let (comparison, file) = match (cli.hooks, cli.profile) {
+        (true, _) => (&programs::HOOKS, page::HOOKS),
+        (_, true) => (&programs::PROFILERS, page::PROFILERS),
+        _ => (&programs::ROWS, page::PROGRAMS),
+    };
     if cli.idle {
-        print!("{}", table::idle(idle::measure(&plan)?));
-        return Ok(());
+        let plans = cli.interpreters.iter().map(|interpreter| cli.plan(interpreter, library));
+        let runs = plans.map(|plan| idle::measure(&plan)).collect::<Result<Vec<_>>>()?;
+        runs.iter().for_each(|run| print!("{}", table::idle(run)));
+        return publish(cli, page::IDLE, &runs);
     }
-    let (comparison, file) =
-        if cli.hooks { (&programs::HOOKS, page::HOOKS) } else { (&programs::ROWS, page::PROGRAMS) };
-    let programs = plan.run(comparison, tempfile::tempdir()?.path())?;
-    println!("{}", table::programs(&programs));
-    match &cli.output {
-        Some(output) => page::publish(output, file, &programs),
-        None => Ok(()),
-    }
-}
-
-fn profilers(cli: &Cli, library: &Path, folder: &Path) -> Result<()> {
-    let mut folders = cli.programs.clone();
-    if folders.is_empty() {
-        folders = vec![programs::FOLDER.into(), fetched::programs(cli.interpreter(), folder)?];
-    }
+    let folders = folders(cli)?;
     let mut runs = Vec::new();
     for interpreter in &cli.interpreters {
-        let memray = fetched::memray(&programs::minor_version(interpreter)?, folder);
-        if memray.is_none() {
+        let memray = cli.fetched.as_deref().filter(|_| cli.profile).and_then(|folder| {
+            let version = programs::minor_version(interpreter).ok()?;
+            fetched::memray(&version, folder)
+        });
+        if cli.profile && memray.is_none() {
             eprintln!("memray cannot be had for {}: left out", interpreter.display());
         }
         let plan = Plan { folders: &folders, memray, ..cli.plan(interpreter, library) };
-        let run = plan.run(&programs::PROFILERS, tempfile::tempdir()?.path())?;
-        println!("{}", table::programs(&run));
+        let run = plan.run(comparison, tempfile::tempdir()?.path())?;
+        println!("{}\n{}", run.interpreter, table::programs(&run));
         runs.push(run);
     }
-    match &cli.output {
-        Some(output) => page::publish(output, page::PROFILERS, &runs),
-        None => Ok(()),
+    publish(cli, file, &runs)
+}
+
+/// The folders whose programs run: those that were named, otherwise the repository's, and pyperformance's where they can be had.
+fn folders(cli: &Cli) -> Result<Vec<PathBuf>> {
+    if !cli.programs.is_empty() {
+        return Ok(cli.programs.clone());
     }
+    let mut folders = vec![programs::FOLDER.into()];
+    if let (Some(folder), false) = (&cli.fetched, cli.quick) {
+        let wanted = if cli.profile { fetched::MANY_SITES } else { &[] };
+        folders.push(fetched::programs(folder, wanted)?);
+    }
+    Ok(folders)
+}
+
+fn publish(cli: &Cli, file: &str, value: &impl serde::Serialize) -> Result<()> {
+    cli.output.as_ref().map_or(Ok(()), |output| page::publish(output, file, value))
 }
 
 fn replay(cli: &Cli) -> Result<()> {
     let inputs = inputs::find(&cli.traces, &cli.only)?;
+    let _neighbour = cli.starved.then(Neighbour::start).transpose()?;
     let driver = Driver::new(cli.interpreter())?;
     let (rows, baseline) = driver.rows(&cli.rows)?;
     let counts: Vec<u16> = cli.threads.iter().copied().filter(|&count| count > 0).collect();
@@ -216,17 +238,15 @@ fn replay(cli: &Cli) -> Result<()> {
     for input in &inputs {
         report.traces.push(measure::one_thread(&driver, input, &rows, cli.effort())?);
     }
+    if cli.in_turn {
+        println!("{}", table::passes(&report));
+        return publish(cli, if cli.starved { page::STARVED } else { page::PASSES }, &report);
+    }
     if let (Some(input), false) = (inputs.first(), counts.is_empty()) {
         report.threads = measure::many_threads(&driver, input, &rows, &counts, cli.effort())?;
     }
     println!("{}", table::all(&report));
-    if cli.in_turn {
-        println!("{}", table::passes(&report));
-    }
-    match &cli.output {
-        Some(output) => page::publish(output, page::REPLAY, &report),
-        None => Ok(()),
-    }
+    publish(cli, page::REPLAY, &report)
 }
 
 fn infos(names: &[String]) -> Vec<RowInfo> {

@@ -17,6 +17,8 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// Passes a warm round; the fastest counts.
     pub(crate) passes: usize,
+    /// Fresh processes for the warm figures; of each round the median counts.
+    pub(crate) processes: usize,
     /// Fresh processes a row for the cold figures.
     pub(crate) cold: usize,
     /// Fresh processes a row for the figures of several threads.
@@ -31,15 +33,19 @@ pub(crate) fn one_thread(
     effort: Effort,
 ) -> Result<TraceResult> {
     let trace = input.prepare(driver.folder())?;
-    let bar = progress(&trace.name, 1 + effort.cold * rows.len());
+    let bar = progress(&trace.name, effort.processes + effort.cold * rows.len());
     let task = Task::Warm {
         trace: trace.clone(),
         rows: rows.to_vec(),
         rounds: effort.rounds,
         passes: effort.passes,
     };
-    let warm = driver.work(task)?.rows;
-    bar.inc(1);
+    let mut warm: Vec<Vec<Measured>> = vec![Vec::new(); rows.len()];
+    for _ in 0..effort.processes {
+        let found = driver.work(task.clone())?.rows;
+        warm.iter_mut().zip(found).for_each(|(samples, row)| samples.push(row));
+        bar.inc(1);
+    }
     let mut cold: Vec<Vec<Measured>> = vec![Vec::new(); rows.len()];
     for _ in 0..effort.cold {
         for (row, samples) in rows.iter().zip(&mut cold) {
@@ -49,7 +55,7 @@ pub(crate) fn one_thread(
     }
     bar.finish_and_clear();
     std::fs::remove_file(&trace.file)?;
-    let cells = warm.into_iter().zip(&cold).map(|(warm, cold)| cell(warm, cold)).collect();
+    let cells = warm.iter().zip(&cold).map(|(warm, cold)| cell(warm, cold)).collect();
     Ok(TraceResult {
         trace: trace.name,
         operations: trace.operations,
@@ -58,14 +64,21 @@ pub(crate) fn one_thread(
     })
 }
 
-fn cell(warm: Measured, cold: &[Measured]) -> Cell {
+/// The median over the processes of what each of them found in a round.
+fn rounds(samples: &[Measured], of: fn(&Measured) -> &[u64]) -> Vec<u64> {
+    let count = samples.iter().map(|sample| of(sample).len()).min().unwrap_or(0);
+    let round = |at: usize| samples.iter().map(|sample| of(sample)[at] as f64).collect::<Vec<_>>();
+    (0..count).map(|at| median(&round(at)) as u64).collect()
+}
+
+fn cell(warm: &[Measured], cold: &[Measured]) -> Cell {
     let middle = |of: fn(&Measured) -> i64| {
         let values: Vec<f64> = cold.iter().map(|sample| of(sample) as f64).collect();
         if values.is_empty() { 0 } else { median(&values) as i64 }
     };
     Cell {
-        warm: warm.nanoseconds,
-        faults: warm.faults,
+        warm: rounds(warm, |sample| &sample.nanoseconds),
+        faults: rounds(warm, |sample| &sample.faults),
         cold: cold.iter().flat_map(|sample| sample.nanoseconds.iter().copied()).collect(),
         end_bytes: middle(|sample| sample.end_bytes),
         peak_bytes: middle(|sample| sample.peak_bytes),
@@ -128,4 +141,23 @@ pub(crate) fn progress(name: &str, steps: usize) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use pymem_bench::job::Measured;
+
+    use super::rounds;
+
+    #[test]
+    fn a_round_is_the_median_of_the_processes() {
+        let sample = |nanoseconds: [u64; 2]| Measured {
+            nanoseconds: nanoseconds.into(),
+            ..Measured::default()
+        };
+        let samples = [sample([1, 30]), sample([9, 10]), sample([2, 20])];
+        assert_eq!(rounds(&samples, |sample| &sample.nanoseconds), [2, 20]);
+        assert!(rounds(&samples, |sample| &sample.faults).is_empty());
+        assert!(rounds(&[], |sample| &sample.nanoseconds).is_empty());
+    }
 }

@@ -7,16 +7,23 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::idle::{FIGURES, Idle};
 use crate::instructions::Counts;
 use crate::programs::{Column, ProgramResult, Programs};
 use crate::report::{Metric, Origin, Report, median};
-use crate::table::{threads_text, with_spread};
+use crate::table::{PASSES_TITLES, passes_cells, threads_text, with_spread};
 
 /// The file of a whole run of the replay.
 pub(crate) const REPLAY: &str = "replay.json";
-/// The file of a run of whole programs.
+/// The file of a whole run of passes in turn.
+pub(crate) const PASSES: &str = "passes.json";
+/// The file of the same beside a neighbour.
+pub(crate) const STARVED: &str = "passes-starved.json";
+/// The file of runs of whole programs, one an interpreter.
 pub(crate) const PROGRAMS: &str = "programs.json";
-/// The file of a run with and without debug hooks.
+/// The file of processes that start and idle, one an interpreter.
+pub(crate) const IDLE: &str = "idle.json";
+/// The file of runs with and without debug hooks, one an interpreter.
 pub(crate) const HOOKS: &str = "hooks.json";
 /// The file of runs under profilers, one an interpreter.
 pub(crate) const PROFILERS: &str = "profilers.json";
@@ -89,11 +96,17 @@ fn write(folder: &Path) -> Result<String> {
     if let Some(report) = read::<Report>(&folder.join(REPLAY))? {
         replay(&mut page, &report)?;
     }
-    if let Some(programs) = read::<Programs>(&folder.join(PROGRAMS))? {
-        whole_programs(&mut page, &programs)?;
+    if let Some(quiet) = read::<Report>(&folder.join(PASSES))? {
+        passes(&mut page, &quiet, read::<Report>(&folder.join(STARVED))?.as_ref())?;
     }
-    if let Some(programs) = read::<Programs>(&folder.join(HOOKS))? {
-        hooks(&mut page, &programs)?;
+    if let Some(runs) = read::<Vec<Programs>>(&folder.join(PROGRAMS))? {
+        whole_programs(&mut page, &runs)?;
+    }
+    if let Some(runs) = read::<Vec<Idle>>(&folder.join(IDLE))? {
+        idle(&mut page, &runs)?;
+    }
+    if let Some(runs) = read::<Vec<Programs>>(&folder.join(HOOKS))? {
+        hooks(&mut page, &runs)?;
     }
     if let Some(runs) = read::<Vec<Programs>>(&folder.join(PROFILERS))? {
         profilers(&mut page, &runs)?;
@@ -200,29 +213,97 @@ fn threads(page: &mut String, report: &Report) -> Result<()> {
     Ok(writeln!(page, "\n![Threads](benchmarks/threads.svg)")?)
 }
 
-fn whole_programs(page: &mut String, programs: &Programs) -> Result<()> {
-    writeln!(page, "\n## Whole programs")?;
-    origin(page, &programs.origin, &programs.interpreter)?;
+fn passes(page: &mut String, quiet: &Report, starved: Option<&Report>) -> Result<()> {
+    writeln!(page, "\n## Passes in turn")?;
+    origin(page, &quiet.origin, &quiet.baseline)?;
     writeln!(
         page,
-        "\nPrograms of the standard library alone, from [`bench/programs/`](../bench/programs), on the unmodified interpreter \
-         with and without `libpymem_preload.so`, in turn, {} times each; the same output was checked.",
-        programs.rounds,
+        "\nAll allocators in turn, one pass each, so that other allocators' memory and some time lie between two passes of one, as between two \
+         requests to a server; medians of three processes. First, second and tenth: time relative to that of `cpython` in the same pass; page faults are those of all traces."
     )?;
-    programs_table(page, programs)
+    let mut header = vec!["allocator".to_owned()];
+    header.extend(PASSES_TITLES.map(str::to_owned));
+    if starved.is_some() {
+        header.extend(["starved, second", "tenth", "tenth, starved to quiet"].map(str::to_owned));
+    }
+    let rows: Vec<Vec<String>> = quiet
+        .rows
+        .iter()
+        .enumerate()
+        .map(|(at, row)| {
+            let mut cells = vec![format!("`{}`", row.name)];
+            cells.extend(passes_cells(quiet, at));
+            if let Some(starved) = starved {
+                cells.extend(starved_cells(quiet, starved, &row.name));
+            }
+            cells
+        })
+        .collect();
+    table(page, &header, &rows)?;
+    if let Some(starved) = starved {
+        writeln!(
+            page,
+            "\nStarved: {}, `{}`, without huge pages, beside a process that takes and gives back single pages all the time (`--in-turn --starved`). \
+             The last column is a row's time relative to its own in the quiet run.",
+            starved.origin.date, starved.origin.commit,
+        )?;
+    }
+    Ok(())
 }
 
-fn hooks(page: &mut String, programs: &Programs) -> Result<()> {
-    writeln!(page, "\n## What debug hooks cost whole programs")?;
-    origin(page, &programs.origin, &programs.interpreter)?;
+/// What a starved run found of the row `name`; nothing where that run had no such row.
+fn starved_cells(quiet: &Report, starved: &Report, name: &str) -> [String; 3] {
+    let place = |report: &Report| report.rows.iter().position(|row| row.name == name);
+    let (Some(in_quiet), Some(at)) = (place(quiet), place(starved)) else {
+        return Default::default();
+    };
+    [((at, 1), (starved, 0, 1)), ((at, 9), (starved, 0, 9)), ((at, 9), (quiet, in_quiet, 9))].map(
+        |(of, other)| {
+            starved.passes(of, other).map_or_else(String::new, |found| format!("{:.2}", found.0))
+        },
+    )
+}
+
+fn whole_programs(page: &mut String, runs: &[Programs]) -> Result<()> {
+    writeln!(page, "\n## Whole programs")?;
     writeln!(
         page,
-        "\n`pymalloc_debug` relative to `pymalloc`: CPython's own, and ours with `libpymem_preload.so` and no further option, in turn, \
-         {} times each. [`bench/pyperformance.py`](../bench/pyperformance.py) fetches the programs, which are pyperformance's: parsers, \
-         template engines, a formatter of documents, computer algebra.",
-        programs.rounds,
+        "\nPrograms of the standard library alone, from [`bench/programs/`](../bench/programs), and programs of pyperformance, which \
+         [`bench/pyperformance.py`](../bench/pyperformance.py) fetches, on the unmodified interpreter with and without `libpymem_preload.so`, in \
+         turn; the same output was checked."
     )?;
-    programs_table(page, programs)
+    runs.iter().try_for_each(|run| programs_table(page, run))
+}
+
+fn idle(page: &mut String, runs: &[Idle]) -> Result<()> {
+    writeln!(page, "\n## A process that starts, and one that idles")?;
+    writeln!(
+        page,
+        "\nMiB of a Python process that has just started, that has built and dropped 500 MiB of bytes objects, and that has done so 60 times with \
+         120 MiB; with and without `libpymem_preload.so` (`cargo xtask bench --python --idle`)."
+    )?;
+    for run in runs {
+        origin(page, &run.origin, &run.interpreter)?;
+        let mut header = vec!["setup".to_owned()];
+        header.extend(FIGURES.map(|(title, ..)| title.to_owned()));
+        let row = |(name, figures): &(String, Vec<f64>)| {
+            let figures = figures.iter().map(|figure| format!("{figure:.1}"));
+            [name.clone()].into_iter().chain(figures).collect()
+        };
+        table(page, &header, &run.setups.iter().map(row).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn hooks(page: &mut String, runs: &[Programs]) -> Result<()> {
+    writeln!(page, "\n## What debug hooks cost whole programs")?;
+    writeln!(
+        page,
+        "\n`pymalloc_debug` relative to `pymalloc`: CPython's own, and ours with `libpymem_preload.so` and no further option, in turn. \
+         [`bench/pyperformance.py`](../bench/pyperformance.py) fetches the programs, which are pyperformance's: parsers, template engines, a \
+         formatter of documents, computer algebra."
+    )?;
+    runs.iter().try_for_each(|run| programs_table(page, run))
 }
 
 fn profilers(page: &mut String, runs: &[Programs]) -> Result<()> {
@@ -264,6 +345,8 @@ fn profilers(page: &mut String, runs: &[Programs]) -> Result<()> {
 }
 
 fn programs_table(page: &mut String, programs: &Programs) -> Result<()> {
+    origin(page, &programs.origin, &programs.interpreter)?;
+    writeln!(page, "- rounds: {}", programs.rounds)?;
     let mut header = vec!["program".to_owned()];
     for column in &programs.columns {
         header

@@ -309,7 +309,8 @@ impl Plan<'_> {
     }
 }
 
-fn version(interpreter: &Path) -> Result<String> {
+/// `CPython 3.13.0 (python3.13)`.
+pub(crate) fn version(interpreter: &Path) -> Result<String> {
     let output = Command::new(interpreter).arg("-V").output()?;
     let text = String::from_utf8_lossy(&output.stdout).replace("Python", "CPython");
     // The path says where it is on this machine alone.

@@ -201,18 +201,28 @@ impl TraceResult {
 }
 
 impl Report {
-    /// A row's time in pass number `pass`, relative to that of `other`: the geometric mean over the traces of both passes'
-    /// rounds. Passes are rounds in which every row took one pass in turn.
-    pub(crate) fn passes(&self, (row, pass): (usize, usize), other: (usize, usize)) -> Option<f64> {
-        let time = |trace: &TraceResult, (row, pass): (usize, usize)| {
-            trace.cells[row].warm.get(pass).map(|&time| time as f64)
+    /// A row's time in pass number `pass`, relative to that of another row and pass, of this report or another: the geometric mean over the
+    /// traces that both have, and the highest. Passes are rounds in which every row took one pass in turn.
+    pub(crate) fn passes(
+        &self,
+        (row, pass): (usize, usize),
+        (other, other_row, other_pass): (&Self, usize, usize),
+    ) -> Option<(f64, f64)> {
+        let time = |trace: &TraceResult, row: usize, pass: usize| {
+            trace.cells.get(row)?.warm.get(pass).map(|&time| time as f64)
         };
-        let ratios: Option<Vec<Ratio>> = self
-            .traces
-            .iter()
-            .map(|trace| Some(Ratio::of(&[time(trace, (row, pass))?], &[time(trace, other)?])))
+        let pairs = self.traces.iter().filter_map(|trace| {
+            other.traces.iter().find(|each| each.trace == trace.trace).map(|each| (trace, each))
+        });
+        let ratios: Option<Vec<Ratio>> = pairs
+            .map(|(ours, others)| {
+                let base = [time(others, other_row, other_pass)?];
+                Some(Ratio::of(&[time(ours, row, pass)?], &base))
+            })
             .collect();
-        Some(Ratio::geomean(&ratios?).median)
+        let ratios = ratios.filter(|ratios| !ratios.is_empty())?;
+        let most = bounds(&ratios.iter().map(|ratio| ratio.median).collect::<Vec<_>>()).1;
+        Some((Ratio::geomean(&ratios).median, most))
     }
 
     /// A row's page faults in pass number `pass` of all traces.
@@ -243,8 +253,8 @@ mod tests {
             peak_bytes: 0,
             freed_bytes: 0,
         };
-        let trace = |cells: [Cell; 2]| TraceResult {
-            trace: String::new(),
+        let trace = |name: &str, cells: [Cell; 2]| TraceResult {
+            trace: name.to_owned(),
             operations: 1,
             generated: false,
             cells: cells.into(),
@@ -254,16 +264,16 @@ mod tests {
             baseline: String::new(),
             rows: Vec::new(),
             traces: vec![
-                trace([cell([10, 20, 40]), cell([5, 20, 80])]),
-                trace([cell([10, 10, 10]), cell([20, 10, 20])]),
+                trace("go", [cell([10, 20, 40]), cell([5, 20, 80])]),
+                trace("float", [cell([10, 10, 10]), cell([20, 10, 20])]),
             ],
             threads: Vec::new(),
         };
-        assert_eq!(report.passes((1, 0), (0, 0)), Some(1.0), "half and twice");
-        assert_eq!(report.passes((1, 2), (0, 2)), Some(2.0));
-        let slower = report.passes((1, 2), (1, 1)).unwrap();
-        assert!((slower - 8.0_f64.sqrt()).abs() < 1e-9, "{slower}");
-        assert_eq!(report.passes((1, 9), (0, 9)), None);
+        assert_eq!(report.passes((1, 0), (&report, 0, 0)), Some((1.0, 2.0)), "half and twice");
+        assert_eq!(report.passes((1, 2), (&report, 0, 2)), Some((2.0, 2.0)));
+        let (slower, most) = report.passes((1, 2), (&report, 1, 1)).unwrap();
+        assert!((slower - 8.0_f64.sqrt()).abs() < 1e-9 && most == 4.0, "{slower}, {most}");
+        assert_eq!(report.passes((1, 9), (&report, 0, 9)), None);
         assert_eq!((report.faults(1, 2), report.faults(1, 9)), (14, 0));
     }
 

@@ -3,7 +3,7 @@
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, LineStyle, Table};
 
-use crate::idle::FIGURES;
+use crate::idle::{FIGURES, Idle};
 use crate::programs::{Column, Programs};
 use crate::report::{Metric, Ratio, Report, ThreadsResult, TraceResult, median};
 use pymem_bench::job::Frees;
@@ -82,27 +82,42 @@ fn threads(results: &[ThreadsResult]) -> String {
 /// Passes of all rows in turn: how the first, second and tenth compare with CPython's, and with each other.
 pub(crate) fn passes(report: &Report) -> String {
     let mut lines = Lines::new("passes in turn");
-    for title in ["first", "second", "tenth", "tenth to second", "faults of second", "of tenth"] {
-        lines.column(title);
-    }
+    PASSES_TITLES.iter().for_each(|title| lines.column(title));
     for (at, row) in report.rows.iter().enumerate() {
-        let ratio = |pass, other| {
-            report.passes((at, pass), other).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
-        };
-        let mut cells: Vec<String> = [0, 1, 9].map(|pass| ratio(pass, (0, pass))).into();
-        cells.push(ratio(9, (at, 1)));
-        cells.extend([1, 9].map(|pass| report.faults(at, pass).to_string()));
-        lines.row(&row.name, cells);
+        lines.row(&row.name, passes_cells(report, at));
     }
     lines.draw()
 }
 
+/// Titles of what [`passes_cells`] gives.
+pub(crate) const PASSES_TITLES: [&str; 7] = [
+    "first",
+    "second",
+    "tenth",
+    "tenth to second",
+    "of the worst trace",
+    "faults of second",
+    "of tenth",
+];
+
+/// What passes in turn found of a row.
+pub(crate) fn passes_cells(report: &Report, row: usize) -> Vec<String> {
+    let text = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    let mut cells: Vec<String> = [0, 1, 9]
+        .map(|pass| text(report.passes((row, pass), (report, 0, pass)).map(|found| found.0)))
+        .into();
+    let settled = report.passes((row, 9), (report, row, 1));
+    cells.extend([text(settled.map(|found| found.0)), text(settled.map(|found| found.1))]);
+    cells.extend([1, 9].map(|pass| report.faults(row, pass).to_string()));
+    cells
+}
+
 /// Memory of a process that starts and idles, in MiB.
-pub(crate) fn idle(setups: Vec<(String, Vec<f64>)>) -> String {
-    let mut lines = Lines::new("MiB");
+pub(crate) fn idle(run: &Idle) -> String {
+    let mut lines = Lines::new(&format!("{}, MiB", run.interpreter));
     FIGURES.iter().for_each(|(title, ..)| lines.column(title));
-    for (name, figures) in setups {
-        lines.row(&name, figures.iter().map(|figure| format!("{figure:.1}")).collect());
+    for (name, figures) in &run.setups {
+        lines.row(name, figures.iter().map(|figure| format!("{figure:.1}")).collect());
     }
     lines.draw()
 }

@@ -11,10 +11,10 @@ use xshell::{Shell, cmd};
 use crate::workspace;
 
 /// Arguments of partial runs, which measure less than the documentation shows.
-const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--output", "--in-turn"];
+const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--programs", "--output"];
 
 /// Arguments of modes that write no results.
-const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions", "--idle"];
+const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions"];
 
 /// Builds and runs the benchmark with `arguments` (see `cargo xtask bench --help`).
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
@@ -33,9 +33,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     if given(&["--python"]) {
         cmd!(shell, "cargo build --profile preload -p pymem-preload").run()?;
         arguments.extend(["--preload".into(), target.join("preload/libpymem_preload.so").into()]);
-    }
-    if given(&["--profile"]) {
-        arguments.extend(["--fetched".into(), target.join("profilers").into()]);
+        arguments.extend(["--fetched".into(), target.join("fetched").into()]);
     }
     if !given(&["--output"]) && !given(SILENT) {
         let output =
