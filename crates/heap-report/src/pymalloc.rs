@@ -42,9 +42,11 @@ impl Snapshot {
 /// The arena of these pools, of which there is at least one.
 fn arena(pools: &[PoolStats]) -> Arena {
     let first = pools[0];
-    let end = pools.iter().fold(first.offset, |end, pool| end + pool.bytes);
+    // The records may be within the first pool's unit.
+    let records = pools.get(1).map_or(first.offset, |second| second.offset - first.bytes);
+    let end = pools.iter().fold(records, |end, pool| end + pool.bytes);
     let mut row = Vec::with_capacity(pools.len() + 2);
-    row.push(Pool { bytes: first.offset, contents: Contents::Records });
+    row.push(Pool { bytes: records, contents: Contents::Records });
     row.extend(pools.iter().map(|pool| Pool { bytes: pool.bytes, contents: contents(*pool) }));
     if end < ARENA_BYTES {
         row.push(Pool { bytes: ARENA_BYTES - end, contents: Contents::Unused });

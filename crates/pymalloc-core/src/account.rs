@@ -72,8 +72,8 @@ account!(LockedPymalloc, "locked_account");
 ///
 /// Of the budget's bytes it takes each open pool as a whole (16 or 32 KiB; one a class is kept when its last block is freed, until the
 /// bytes are needed), and each block above [`POOLED_MAX`](crate::POOLED_MAX) or of no bytes with a header of 32. When no pool can be
-/// opened any more, small requests are served as large ones, down to the last byte. The records of an arena, 16 KiB of
-/// each MiB, are not counted.
+/// opened any more, small requests are served as large ones, down to the last byte. The records of an arena, in the
+/// first of its pools, count with it.
 ///
 /// # Examples
 ///

@@ -111,7 +111,7 @@ impl AddressMap {
         }
         let arena = self.foreign.find(address)?;
         let unit = arena.unit_of(address)?;
-        if unit == 0 || arena.free_mask() >> unit & 1 == 1 {
+        if arena.free_mask() >> unit & 1 == 1 {
             return None;
         }
         arena.pool(arena.pool_unit(unit)).class()

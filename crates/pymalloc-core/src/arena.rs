@@ -6,23 +6,24 @@
 //!  v
 //!  +--------+----------------+---------+---------+-- --+---------+--------+
 //!  | slack  | unit 0         | unit 1  | unit 2  | ... | unit 63 | slack  |
-//!  |        | Arena, records | pool    | pool    |     | pool    |        |
+//!  |        | Arena and pool | pool    | pool    |     | pool    |        |
 //!  +--------+----------------+---------+---------+-- --+---------+--------+
 //!           ^ first unit, aligned to POOL_BYTES; slack and the last unit: one or the other
 //! ```
 //!
 //! A pool is one unit, or for classes above 2048 bytes a pair that begins at an even number. Both kinds share an arena, so
-//! that a program has one arena that is filled in part, not two. Unit 1 can hold a single one only.
+//! that a program has one arena that is filled in part, not two. Units 0 and 1 can hold single ones only.
 //!
-//! Unit 0 has four pages. One holds the header with the pools' records, which every call reads, two hold the idle maps,
-//! and one stays untouched. The arena's number says which page is which. Arenas begin at multiples of 1 MiB: at the same
-//! place in each, the records of a whole heap would share a few sets of the cache.
+//! Unit 0 has four pages. One holds the header with the pools' records, which every call reads, and their idle maps; the
+//! others hold blocks of a pool like any other, of which the blocks in the header's place are missing. The arena's number says which
+//! page it is. Arenas begin at multiples of 1 MiB: at the same place in each, the records of a whole heap would share a few sets of
+//! the cache.
 
 use core::ptr::NonNull;
 
 use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, PAIR_UNITS, POOL_BYTES, POOL_SHIFT};
 use crate::lane::Lane;
-use crate::pool::{Pool, PoolPtr, header_address};
+use crate::pool::{IDLE_OFFSET, IdleMap, Pool, PoolPtr, header_address};
 use crate::size_class::SizeClass;
 
 /// What a pool consists of.
@@ -63,8 +64,8 @@ impl Kind {
     }
 }
 
-/// Bits of the units that begin a pair.
-const PAIR_STARTS: u64 = 0x5555_5555_5555_5555;
+/// Bits of the units that begin a pair; the first of them has the header.
+const PAIR_STARTS: u64 = 0x5555_5555_5555_5554;
 const _: () = assert!(PAIR_UNITS == 2, "two neighbouring bits");
 
 /// An arena's place in one list of `arenas.rs`.
@@ -74,11 +75,12 @@ pub(crate) struct Links {
     pub(crate) prev: Option<ArenaPtr>,
 }
 
-/// An arena's header: the records of its pools, then what concerns the arena.
+/// An arena's header: the records of its pools and their idle maps, then what concerns the arena.
 #[repr(C)]
 pub(crate) struct Arena {
     /// Invariant 3: at the start of a page of unit 0.
     pools: [Pool; ARENA_UNITS],
+    idle: [IdleMap; ARENA_UNITS],
     /// Where the source put the arena.
     address: NonNull<u8>,
     /// Address of unit 0, `address` rounded up to `POOL_BYTES`.
@@ -100,6 +102,7 @@ pub(crate) struct Arena {
 }
 
 const _: () = assert!(size_of::<Arena>() <= PAGE_BYTES);
+const _: () = assert!(core::mem::offset_of!(Arena, idle) == IDLE_OFFSET);
 
 /// The header of a live arena of the allocator at hand.
 ///
@@ -120,14 +123,14 @@ impl ArenaPtr {
         let slack = address.addr().get().wrapping_neg() % POOL_BYTES;
         // SAFETY: 1; slack is less than a pool, which an arena is longer than.
         let first_unit = unsafe { address.add(slack) };
-        if !zeroed {
-            // SAFETY: 1; unit 0, with the header and the idle maps, lies in the arena.
-            unsafe { first_unit.write_bytes(0, POOL_BYTES) };
-        }
         let window = header_address(first_unit.addr().get()) - first_unit.addr().get();
         // SAFETY: 1; a page of unit 0, into which the header fits (asserted above).
         let header = unsafe { first_unit.add(window) }.cast::<Arena>();
         let arena = header.as_ptr();
+        if !zeroed {
+            // SAFETY: 1; the header's page.
+            unsafe { header.cast::<u8>().write_bytes(0, PAGE_BYTES) };
+        }
         let units = if slack == 0 { ARENA_UNITS } else { ARENA_UNITS - 1 };
         // SAFETY: 1, 2: the bytes are zero, which is a valid `Arena` but for its two `NonNull`s and so is
         // referred to by field until they are written.
@@ -192,22 +195,17 @@ impl ArenaPtr {
 
     /// The units that pools can have.
     fn all_units(self) -> u64 {
-        u64::MAX >> (64 - self.get().units) & !1
+        u64::MAX >> (64 - self.get().units)
     }
 
     /// Units that pools can have, free or not.
     pub(crate) fn units(self) -> usize {
-        usize::from(self.get().units) - 1
+        usize::from(self.get().units)
     }
 
     /// Are all units free?
     pub(crate) fn is_empty(self) -> bool {
         self.get().free == self.all_units()
-    }
-
-    /// Bit 0 where the idle maps of unit 0 may go, as all are zero: no pool is in use. Else no bit.
-    pub(crate) fn idle_maps(self) -> u64 {
-        u64::from(self.is_empty())
     }
 
     /// Number of places for a pool of `kind`.
@@ -226,7 +224,7 @@ impl ArenaPtr {
 
     /// Bytes that no pool can use: slack at both ends.
     pub(crate) fn alignment_bytes(self) -> usize {
-        ARENA_BYTES - POOL_BYTES - self.units() * POOL_BYTES
+        ARENA_BYTES - self.units() * POOL_BYTES
     }
 
     /// Address of `unit`.
@@ -322,7 +320,7 @@ impl ArenaPtr {
 
     /// Units at which the pools in use begin.
     pub(crate) fn open_units(self) -> impl Iterator<Item = usize> {
-        let mut unit = 1;
+        let mut unit = 0;
         core::iter::from_fn(move || {
             let open = self.all_units() & !self.get().free & u64::MAX.checked_shl(unit)?;
             let found = open.trailing_zeros();

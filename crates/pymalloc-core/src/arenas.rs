@@ -80,12 +80,8 @@ impl Arenas {
     }
 
     /// Takes a pool of `kind` from the lane's fullest arena with a place for one, else from an empty one; returns the arena, the
-    /// pool's first unit, which of its units are resident, and the bit of the idle maps if they may have gone.
-    pub(crate) fn take_pool(
-        &mut self,
-        kind: Kind,
-        lane: Lane,
-    ) -> Option<(ArenaPtr, usize, u64, u64)> {
+    /// pool's first unit, and which of its units are resident.
+    pub(crate) fn take_pool(&mut self, kind: Kind, lane: Lane) -> Option<(ArenaPtr, usize, u64)> {
         let Places { by_count, nonempty } = self.places.get(lane);
         let bits = nonempty[kind as usize];
         let arena = match bits {
@@ -96,11 +92,10 @@ impl Arenas {
             0 => arena.set_lane(lane),
             _ => self.unlist(arena),
         }
-        let maps = arena.idle_maps();
         let (unit, resident) = arena.take_pool(kind);
         self.resident_free_units -= resident.count_ones() as usize;
         self.list(arena);
-        Some((arena, unit, resident, maps))
+        Some((arena, unit, resident))
     }
 
     /// Gives the closed pool of `kind` at `unit` of `arena` back.

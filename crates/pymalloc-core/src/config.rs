@@ -20,13 +20,16 @@ pub(crate) const POOL_SHIFT: u32 = 14;
 /// Bytes between two block sizes of the small classes, and the alignment of every block.
 pub(crate) const GRAIN_BYTES: usize = 16;
 
+/// Bytes at least of blocks that are idle together: an arena's records and idle maps fit into one page.
+pub(crate) const IDLE_BYTES: usize = 128;
+
 /// Units of [`POOL_BYTES`] in an arena.
 pub(crate) const ARENA_UNITS: usize = ARENA_BYTES / POOL_BYTES;
 
 /// Units in a pool of a class above 2048 bytes: 32 KiB keep the waste at a pool's end below 3 %.
 pub(crate) const PAIR_UNITS: usize = 2;
 
-/// Bytes in the smallest page of any system: records and idle maps lie in pages of this size. What goes back to the system goes in
+/// Bytes in the smallest page of any system, and in the header of an arena. What goes back to the system goes in
 /// whole pages of [`malloc_api::page_bytes`], which may have 16 of these.
 pub(crate) const PAGE_BYTES: usize = 4096;
 

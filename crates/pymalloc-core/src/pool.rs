@@ -2,10 +2,11 @@
 //! `arena.rs`, and to `used_pools.rs` the lists of pools.
 //!
 //! ```text
-//!  record, 32 bytes, in the arena's header           idle map, 128 bytes, in another page of the header
+//!  record, 32 bytes, in the arena's header           idle map, 16 bytes, in the header too
 //!  +-----+------+-------+------+------+------+------+     +----------------------------------+
-//!  | key | live | class | word | list | next | prev |     | a bit a block: not handed out    |
-//!  +-----+------+-------+------+--|---+------+------+     | since the pool was opened        |
+//!  | key | live | class | word | list | next | prev |     | a bit for a block, or for the    |
+//!  +-----+------+-------+------+--|---+------+------+     | neighbours in 128 bytes: not     |
+//!                                 |                       | handed out since the pool opened |
 //!                                 v                       +----------------------------------+
 //!                     freed block -> freed block -> null    (the link is the block's first word)
 //! ```
@@ -14,6 +15,7 @@
 //! blocks are not touched: fresh memory stays untouched until a program needs it, and so does a page that went back to the
 //! system.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 use pymem_sync::Filling;
@@ -21,17 +23,21 @@ use pymem_sync::Filling;
 use crate::checks::annotate;
 use crate::checks::hardened::{self, Misuse};
 use crate::config::{
-    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
+    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, IDLE_BYTES, PAGE_BYTES, POOL_BYTES,
+    POOL_SHIFT,
 };
 use crate::lane::{LANE_BITS, Lane};
 use crate::policy::EXTEND_BYTES;
 use crate::size_class::SizeClass;
 
-/// Words of an idle map: a bit for each block of the smallest class.
-const IDLE_WORDS: usize = POOL_BYTES / GRAIN_BYTES / 64;
+/// Words of an idle map.
+const IDLE_WORDS: usize = POOL_BYTES / IDLE_BYTES / 64;
 
-/// Which blocks of a pool are idle.
-type IdleMap = [u64; IDLE_WORDS];
+/// Which blocks of a pool are idle: a bit for each group of neighbours ([`Geometry::group`](crate::size_class::Geometry)).
+pub(crate) type IdleMap = [u64; IDLE_WORDS];
+
+/// Most blocks of a pool.
+const BLOCKS_MAX: usize = POOL_BYTES / GRAIN_BYTES;
 
 /// The record of a pool. Zero bytes are a valid record: a pool without a class.
 #[repr(C)]
@@ -141,10 +147,26 @@ impl PoolPtr {
             list = unsafe { read_link(block) };
             Some(block)
         }));
-        self.get_mut().list = list;
-        if filling.left() > 0 {
-            count += self.take_idle(class, filling.left(), |block| filling.put(block));
+        while filling.left() > 0 {
+            let run = self.take_idle(class, filling.left());
+            if run.is_empty() {
+                break;
+            }
+            for offset in run.step_by(class.size()) {
+                // SAFETY: `open` and `make_idle` set bits of groups of this pool alone.
+                let block = unsafe { self.base().add(offset) };
+                if filling.left() > 0 {
+                    filling.put(block);
+                    count += 1;
+                } else {
+                    // The last group has more than there is room for.
+                    // SAFETY: 1: an idle block is the pool's alone.
+                    unsafe { write_link(block, list) };
+                    list = block.as_ptr();
+                }
+            }
         }
+        self.get_mut().list = list;
         self.get_mut().live += count as u16;
     }
 
@@ -229,10 +251,11 @@ impl PoolPtr {
 
     #[expect(clippy::mut_from_ref, reason = "the map is the record's, as if it were a field")]
     fn idle(&self) -> &mut IdleMap {
-        let window = self.0.addr().get() % POOL_BYTES / PAGE_BYTES;
-        let offset = idle_offset(window, self.unit());
-        // SAFETY: `idle_offset` stays in the first unit.
-        let map = unsafe { self.first_unit().add(offset) };
+        let into = self.0.addr().get() % PAGE_BYTES;
+        // SAFETY: `new` 1: the record is this far into the header.
+        let header = unsafe { self.0.cast::<u8>().sub(into) };
+        // SAFETY: `new` 1: the maps follow the records.
+        let map = unsafe { header.add(IDLE_OFFSET + self.unit() * size_of::<IdleMap>()) };
         // SAFETY: `new` 1 and 2, as for the record; each borrow ends inside the method that took it.
         unsafe { &mut *map.cast().as_ptr() }
     }
@@ -258,9 +281,17 @@ impl PoolPtr {
         self.get_mut().first_word = lane.number() << LANE_SHIFT | word as u8;
     }
 
+    /// Tells a memory checker, if the build has one, that nobody may touch the pool but through blocks.
+    pub(crate) fn annotate_opened(self, class: SizeClass) {
+        let from = self.unit() * POOL_BYTES;
+        for part in beside_header(self.first_unit().addr().get(), from, from + class.pool_bytes()) {
+            // SAFETY: `new` 1: in the pool.
+            annotate::pool_opened(unsafe { self.first_unit().add(part.start) }, part.len());
+        }
+    }
+
     /// Starts the pool's life in `class`: all blocks idle, in no list.
     pub(crate) fn open(mut self, class: SizeClass, lane: Lane) {
-        let blocks = class.blocks_per_pool();
         let pool = self.get_mut();
         pool.live = 0;
         pool.class = class.byte();
@@ -268,13 +299,40 @@ impl PoolPtr {
         pool.list = core::ptr::null_mut();
         pool.next = None;
         pool.prev = None;
-        // Words past the class's blocks stay zero: they are neither read nor resident.
-        let (whole, rest) = (blocks / 64, blocks % 64);
+        let groups = class.blocks_per_pool().div_ceil(class.geometry().group.into());
+        let lost = self.groups_of_header(class);
         let idle = self.idle();
+        *idle = [0; IDLE_WORDS];
+        let (whole, rest) = (groups / 64, groups % 64);
         idle[..whole].fill(u64::MAX);
         if rest > 0 {
             idle[whole] = (1 << rest) - 1;
         }
+        lost.for_each(|group| idle[group / 64] &= !(1 << (group % 64)));
+    }
+
+    /// The groups of blocks in whose place the arena's header is: they are never idle, nor handed out.
+    fn groups_of_header(self, class: SizeClass) -> Range<usize> {
+        if self.unit() != 0 {
+            return 0..0;
+        }
+        let header = self.0.addr().get() % POOL_BYTES / PAGE_BYTES * PAGE_BYTES;
+        let group_of =
+            |offset| class.geometry().block_at(offset) / usize::from(class.geometry().group);
+        group_of(header)..group_of(header + PAGE_BYTES - 1) + 1
+    }
+
+    /// Blocks that the pool can hand out.
+    pub(crate) fn capacity(self, class: SizeClass) -> usize {
+        let group = usize::from(class.geometry().group);
+        let lost = self.groups_of_header(class);
+        let blocks = class.blocks_per_pool();
+        blocks - ((lost.end * group).min(blocks) - (lost.start * group).min(blocks))
+    }
+
+    /// Bytes of the pool: the arena's header, if it is in the same unit, is not counted.
+    pub(crate) fn bytes(self, class: SizeClass) -> usize {
+        class.pool_bytes() - if self.unit() == 0 { PAGE_BYTES } else { 0 }
     }
 
     /// Ends the pool's life in its class. None of its blocks is live.
@@ -286,67 +344,86 @@ impl PoolPtr {
     }
 
     /// Moves some idle blocks, those of the lowest addresses, to the empty list; `false` if there are none.
+    #[inline]
     pub(crate) fn extend(mut self, class: SizeClass) -> bool {
-        let mut last: Option<NonNull<u8>> = None;
-        let mut first = core::ptr::null_mut();
-        self.take_idle(class, (EXTEND_BYTES / class.size()).max(1), |block| {
-            match last {
-                None => first = block.as_ptr(),
-                // SAFETY: 1: an idle block is the pool's alone.
-                Some(last) => unsafe { write_link(last, block.as_ptr()) },
-            }
-            last = Some(block);
-        });
-        let Some(last) = last else { return false };
+        let (size, base) = (class.size(), self.base());
+        let run = self.take_idle(class, (EXTEND_BYTES / size).max(1));
+        if run.is_empty() {
+            return false;
+        }
+        // SAFETY: `open` and `make_idle` set bits of groups of this pool alone.
+        let first = unsafe { base.add(run.start) };
+        let mut block = first;
+        for _ in (run.start + size..run.end).step_by(size) {
+            // SAFETY: as above: before the end of the run.
+            let next = unsafe { block.add(size) };
+            // SAFETY: 1: an idle block is the pool's alone.
+            unsafe { write_link(block, next.as_ptr()) };
+            block = next;
+        }
         // SAFETY: 1: an idle block is the pool's alone.
-        unsafe { write_link(last, core::ptr::null_mut()) };
-        self.get_mut().list = first;
+        unsafe { write_link(block, core::ptr::null_mut()) };
+        self.get_mut().list = first.as_ptr();
         true
     }
 
-    /// Hands up to `want` idle blocks to `each`, those of the lowest addresses, which are not idle any more; returns how many.
+    /// Takes neighbouring idle blocks, those of the lowest addresses: about as many as `want`, in whole groups. Returns where the first
+    /// begins and the last ends, as offsets into the pool; an empty range if no block is idle.
     #[inline]
-    fn take_idle(self, class: SizeClass, want: usize, mut each: impl FnMut(NonNull<u8>)) -> usize {
-        let (size, base) = (class.size(), self.base());
-        let mut left = want;
-        let mut word = self.first_word();
+    fn take_idle(self, class: SizeClass, want: usize) -> Range<usize> {
         let idle = self.idle();
-        while word < IDLE_WORDS && left > 0 {
-            let mut bits = idle[word];
-            while bits != 0 && left > 0 {
-                let index = word * 64 + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                left -= 1;
-                // SAFETY: `open` and `make_idle` set bits of blocks of this pool alone.
-                each(unsafe { base.add(index * size) });
-            }
-            idle[word] = bits;
-            if bits == 0 {
-                word += 1;
-            }
+        let mut word = self.first_word();
+        while word < IDLE_WORDS - 1 && idle[word] == 0 {
+            word += 1;
         }
-        self.set_first_word(word.min(IDLE_WORDS - 1));
-        want - left
+        self.set_first_word(word);
+        let bits = idle[word];
+        if bits == 0 {
+            return 0..0;
+        }
+        let group = usize::from(class.geometry().group);
+        let first = bits.trailing_zeros();
+        let groups = (bits >> first).trailing_ones().min(want.div_ceil(group) as u32);
+        idle[word] = bits & !(u64::MAX >> (64 - groups) << first);
+        let stride = group * class.size();
+        let offset = (word * 64 + first as usize) * stride;
+        let end = class.blocks_per_pool() * class.size();
+        offset..end.min(offset + groups as usize * stride)
     }
 
-    /// Makes every freed block idle again, so that nothing is kept in it.
+    /// Makes every group of freed blocks idle again, so that nothing is kept in them. Blocks beside live ones stay freed.
     pub(crate) fn make_idle(mut self) {
         let Some(class) = self.class() else { return };
+        let (group, blocks) = (usize::from(class.geometry().group), class.blocks_per_pool());
         let base = self.base().addr().get();
+        let group_of =
+            |block: NonNull<u8>| class.geometry().block_at(block.addr().get() - base) / group;
+        let mut freed = [0_u8; IDLE_WORDS * 64];
+        self.freed().for_each(|block| freed[group_of(block)] += 1);
+        let is_whole =
+            |index: usize| usize::from(freed[index]) == group.min(blocks - index * group);
+        let mut list = core::ptr::null_mut();
         let mut next = NonNull::new(self.get().list);
         while let Some(block) = next {
-            let index = class.geometry().block_at(block.addr().get() - base);
-            self.idle()[index / 64] |= 1 << (index % 64);
             // SAFETY: 1: invariant 4.
             next = NonNull::new(unsafe { read_link(block) });
+            let index = group_of(block);
+            if is_whole(index) {
+                self.idle()[index / 64] |= 1 << (index % 64);
+            } else {
+                // SAFETY: 1: invariant 4.
+                unsafe { write_link(block, list) };
+                list = block.as_ptr();
+            }
         }
-        self.get_mut().list = core::ptr::null_mut();
+        self.get_mut().list = list;
         self.set_first_word(0);
     }
 
-    /// Is the block at `index` idle? False beyond the pool's last block.
-    pub(crate) fn is_idle(self, index: usize) -> bool {
-        self.idle()[index / 64] >> (index % 64) & 1 == 1
+    /// Is the block of `class` at `index` idle?
+    pub(crate) fn is_idle(self, class: SizeClass, index: usize) -> bool {
+        let group = index / usize::from(class.geometry().group);
+        self.idle()[group / 64] >> (group % 64) & 1 == 1
     }
 
     /// The freed blocks, last freed first.
@@ -364,14 +441,16 @@ impl PoolPtr {
     pub(crate) fn check_live(self, class: SizeClass, block: NonNull<u8>) {
         let offset = block.addr().get() - self.base().addr().get();
         let index = class.geometry().block_at(offset);
-        if index * class.size() != offset || index >= class.blocks_per_pool() {
+        let is_lost =
+            self.groups_of_header(class).contains(&(index / usize::from(class.geometry().group)));
+        if index * class.size() != offset || index >= class.blocks_per_pool() || is_lost {
             hardened::fatal(Misuse::NotABlock, block);
         }
         // A live block can hold its seal, so the list has the last word. A memory checker does not let us read the seal of a
         // block that is shorter than that.
         // SAFETY: 1: by the test above.
         let may_be_free = annotate::IS_ON || unsafe { hardened::is_sealed(block) };
-        if self.is_idle(index) || may_be_free && self.freed().any(|freed| freed == block) {
+        if self.is_idle(class, index) || may_be_free && self.freed().any(|freed| freed == block) {
             hardened::fatal(Misuse::DoubleFree, block);
         }
     }
@@ -382,7 +461,18 @@ impl PoolPtr {
         let idle = self.idle();
         let first = self.first_word();
         assert!(idle[..first].iter().all(|word| *word == 0), "pool invariant 3");
-        let mut seen = *idle;
+        let (group, blocks) = (usize::from(class.geometry().group), class.blocks_per_pool());
+        let groups = blocks.div_ceil(group);
+        let lost = self.groups_of_header(class);
+        for index in 0..IDLE_WORDS * 64 {
+            let may_be_idle = index < groups && !lost.contains(&index);
+            let is_idle = idle[index / 64] >> (index % 64) & 1 == 1;
+            assert!(may_be_idle || !is_idle, "an idle block that the pool does not have");
+        }
+        let mut seen = [0_u64; BLOCKS_MAX / 64];
+        for index in (0..blocks).filter(|index| self.is_idle(class, *index)) {
+            seen[index / 64] |= 1 << (index % 64);
+        }
         let base = self.base().addr().get();
         for block in self.freed() {
             let offset = block.addr().get().wrapping_sub(base);
@@ -399,14 +489,11 @@ impl PoolPtr {
             seen[index / 64] |= 1 << (index % 64);
         }
         let free: u32 = seen.iter().map(|word| word.count_ones()).sum();
-        let blocks = class.blocks_per_pool();
         assert_eq!(
             free as usize + self.live_blocks(),
-            blocks,
+            self.capacity(class),
             "pool invariant 2: every block is live or free"
         );
-        let beyond = (blocks..IDLE_WORDS * 64).any(|index| self.is_idle(index));
-        assert!(!beyond, "an idle block beyond the pool's end");
     }
 }
 
@@ -459,14 +546,11 @@ pub(crate) const fn record_address(address: usize) -> usize {
         + (((address % ARENA_BYTES) >> POOL_SHIFT) << RECORD_SHIFT)
 }
 
-/// Offset of a unit's idle map from the start of an arena's first unit, when the records are in its page `window`.
-const fn idle_offset(window: usize, unit: usize) -> usize {
-    const MAPS: usize = PAGE_BYTES / size_of::<IdleMap>();
-    let page = (window + 1 + unit / MAPS) % WINDOWS;
-    page * PAGE_BYTES + unit % MAPS * size_of::<IdleMap>()
+/// The parts of `from..to`, offsets from an arena's first unit at `first_unit`, that are before and behind the header.
+pub(crate) fn beside_header(first_unit: usize, from: usize, to: usize) -> [Range<usize>; 2] {
+    let header = header_address(first_unit) - first_unit;
+    [from..to.min(header).max(from), (header + PAGE_BYTES).max(from)..to.max(header + PAGE_BYTES)]
 }
 
-const _: () = assert!(
-    ARENA_UNITS * size_of::<IdleMap>() <= POOL_BYTES - PAGE_BYTES,
-    "the idle maps fill the pages beside that of the records"
-);
+/// Where in the header the idle maps begin.
+pub(crate) const IDLE_OFFSET: usize = ARENA_UNITS << RECORD_SHIFT;

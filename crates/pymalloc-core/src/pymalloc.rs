@@ -387,13 +387,13 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 return None;
             }
         }
-        let Some((arena, unit, resident, maps)) = self.take_place(Kind::of(class), lane) else {
+        let Some((arena, unit, resident)) = self.take_place(Kind::of(class), lane) else {
             self.source.close_pools(class.pool_bytes());
             return None;
         };
         let kind = Kind::of(class);
         let resident = match arena.is_from_source() {
-            true => self.source.take_back(arena.address(), resident | maps) & !maps,
+            true => self.source.take_back(arena.address(), resident),
             false => resident,
         };
         let start = arena.unit_address(unit);
@@ -414,12 +414,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         pool.open(class, lane);
         self.map.set_class(start, kind.units(), class.byte());
         self.open_bytes += class.pool_bytes();
-        annotate::pool_opened(start, class.pool_bytes());
+        pool.annotate_opened(class);
         Some(pool)
     }
 
     /// Units for a pool of `kind`, as [`Arenas::take_pool`] gives them; makes an arena if there is none with room.
-    fn take_place(&mut self, kind: Kind, lane: Lane) -> Option<(ArenaPtr, usize, u64, u64)> {
+    fn take_place(&mut self, kind: Kind, lane: Lane) -> Option<(ArenaPtr, usize, u64)> {
         if let Some(place) = self.arenas.take_pool(kind, lane) {
             return Some(place);
         }
@@ -455,10 +455,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         self.arenas.give_pool(arena, unit, kind);
         if arena.is_from_source() {
             let spare = self.arenas.resident_free_bytes();
-            // SAFETY: 1: free units, and the idle maps of an arena without a pool in use, which are zero.
-            unsafe {
-                self.source.offer(arena.address(), kind.mask(unit) | arena.idle_maps(), spare)
-            };
+            // SAFETY: 1: free units.
+            unsafe { self.source.offer(arena.address(), kind.mask(unit), spare) };
         }
     }
 
@@ -477,7 +475,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                     live => {
                         self.used.unlink(class, pool);
                         pool.set_lane(Lane::FIRST);
-                        if live < class.blocks_per_pool() {
+                        if live < pool.capacity(class) {
                             self.used.insert(class, pool, self.key);
                         }
                     }
@@ -531,10 +529,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             None => self.source.alloc_for(ARENA_BYTES, held)?,
         };
         let from_source = self.record.is_none();
-        if supply == Supply::Ahead {
-            // SAFETY: 1: the start of an arena that the source made.
-            unsafe { self.source.populate(address, POOL_BYTES) };
-        }
         // SAFETY: 1, 2: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
         let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
         if !self.map.insert(arena, &self.fallback, &self.source) {
@@ -575,10 +569,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let address = arena.address();
         annotate::arena_closed(address);
         let units = match arena.is_from_source() {
-            true => {
-                let offered = arena.resident_mask() | arena.idle_maps();
-                !arena.free_mask() | self.source.take_back(address, offered)
-            }
+            // The first unit has the header.
+            true => 1 | !arena.free_mask() | self.source.take_back(address, arena.resident_mask()),
             false => u64::MAX,
         };
         match self.record {

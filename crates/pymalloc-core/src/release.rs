@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 use crate::arena::ArenaPtr;
 use crate::arenas::Arenas;
 use crate::config::{PAGE_BYTES, POOL_BYTES};
+use crate::pool::beside_header;
 use crate::source::ArenaSource;
 
 /// Purges free pools until at most `target` bytes of them are resident, those of the emptiest arenas first; returns the
@@ -21,14 +22,24 @@ pub(crate) fn purge_free_pools(
         let Some(arena) = arenas.emptiest_first().find(resident) else { break };
         let mask = arena.resident_mask();
         let mut units = source.take_back(arena.address(), mask);
+        let first_unit = arena.unit_address(0);
         while units != 0 {
             // Neighbours go back in one call.
             let first = units.trailing_zeros() as usize;
             let count = (units >> first).trailing_ones() as usize;
             units &= units.wrapping_add(1 << first);
-            let start = arena.unit_address(first);
-            // SAFETY: 1: free units of an arena that the source made: nothing in them is in use.
-            bytes += unsafe { source.purge(start, count * POOL_BYTES) };
+            for part in beside_header(
+                first_unit.addr().get(),
+                first * POOL_BYTES,
+                (first + count) * POOL_BYTES,
+            ) {
+                if !part.is_empty() {
+                    // SAFETY: in the arena's units.
+                    let start = unsafe { first_unit.add(part.start) };
+                    // SAFETY: 1: free units of an arena that the source made, without its header: nothing in them is in use.
+                    bytes += unsafe { source.purge(start, part.len()) };
+                }
+            }
         }
         arenas.set_purged(arena, mask);
     }
@@ -47,7 +58,7 @@ pub(crate) fn purge_free_pages(arenas: &Arenas, source: &impl ArenaSource) -> us
             let start = arena.unit_address(unit);
             let mut from = 0;
             for block in 0..class.blocks_per_pool() {
-                if !pool.is_idle(block) {
+                if !pool.is_idle(class, block) {
                     bytes += purge_between(source, start, from, block * class.size());
                     from = (block + 1) * class.size();
                 }

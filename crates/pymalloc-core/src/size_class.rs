@@ -12,7 +12,7 @@
 //!    and put the table into `tests/it/size_classes.txt`.
 //! 6. `cargo xtask bench` says what the change costs in time and memory.
 
-use crate::config::{GRAIN_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
+use crate::config::{GRAIN_BYTES, IDLE_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 
 const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
 
@@ -45,6 +45,8 @@ pub(crate) struct Geometry {
     pub(crate) blocks: u16,
     /// Units of `POOL_BYTES` in a pool.
     pub(crate) units: u8,
+    /// Neighbouring blocks that are idle together: as many as take `IDLE_BYTES`.
+    pub(crate) group: u8,
     /// `ceil(2^32 / size)`: multiplying by it divides an offset in the pool by `size`.
     reciprocal: u32,
 }
@@ -155,7 +157,7 @@ pub(crate) static CLASS_OF_GRAINS: [u8; POOLED_MAX / GRAIN_BYTES + 1] = {
 };
 
 const GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
-    let none = Geometry { size: 0, blocks: 0, units: 0, reciprocal: 0 };
+    let none = Geometry { size: 0, blocks: 0, units: 0, group: 1, reciprocal: 0 };
     let mut table = [none; SizeClass::COUNT + 1];
     let mut class = 1;
     while class <= SizeClass::COUNT {
@@ -170,6 +172,7 @@ const GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
             size: size as u32,
             blocks: (units * POOL_BYTES / size) as u16,
             units: units as u8,
+            group: IDLE_BYTES.div_ceil(size) as u8,
             reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
         };
         class += 1;

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::address_map::AddressMap;
 use crate::arena::ArenaPtr;
 use crate::arenas::Arenas;
-use crate::config::{ARENA_BYTES, POOL_BYTES, SMALL_MAX};
+use crate::config::{ARENA_BYTES, PAGE_BYTES, POOL_BYTES, SMALL_MAX};
 use crate::depot::Depot;
 use crate::size_class::SizeClass;
 
@@ -33,7 +33,7 @@ pub struct PoolStats {
     pub arena: usize,
     /// Bytes from there to the pool.
     pub offset: usize,
-    /// Its length in bytes.
+    /// Its length in bytes, without the arena's header, which may be in the first pool.
     pub bytes: usize,
     /// What it holds.
     pub contents: PoolContents,
@@ -78,7 +78,7 @@ pub struct Stats {
     pub arenas_current: usize,
     /// Free pools, in units of [`POOL_BYTES`].
     pub unused_pools: usize,
-    /// Bytes of pool records: the first unit of each arena.
+    /// Bytes of pool records: a page of each arena, and the unit around it while no pool is there.
     pub header_bytes: usize,
     /// Bytes at the ends of pools that are too few for a block.
     pub quantization_bytes: usize,
@@ -116,7 +116,7 @@ impl Stats {
             arenas_peak: arenas.peak(),
             arenas_current: arenas.count(),
             unused_pools: 0,
-            header_bytes: arenas.count() * POOL_BYTES,
+            header_bytes: 0,
             quantization_bytes: 0,
             alignment_bytes: 0,
             fallback_blocks,
@@ -125,7 +125,9 @@ impl Stats {
             map_bytes: [size_of_val(map), 0, 0],
         };
         for arena in arenas.iter() {
-            stats.unused_pools += arena.free_mask().count_ones() as usize;
+            let is_header_alone = arena.free_mask() & 1 != 0;
+            stats.unused_pools += (arena.free_mask() & !1).count_ones() as usize;
+            stats.header_bytes += if is_header_alone { POOL_BYTES } else { PAGE_BYTES };
             stats.alignment_bytes += arena.alignment_bytes();
             for unit in arena.open_units() {
                 let pool = arena.pool(unit);
@@ -133,16 +135,17 @@ impl Stats {
                 let counts = &mut stats.classes[class.index()];
                 counts.pools += 1;
                 counts.blocks_in_use += pool.live_blocks();
+                let blocks = pool.capacity(class);
+                counts.blocks_available += blocks;
+                counts.quantization_bytes += pool.bytes(class) - blocks * class.size();
             }
         }
         for class in SizeClass::all() {
             let counts = &mut stats.classes[class.index()];
-            let blocks = counts.pools * class.blocks_per_pool();
             counts.size = class.size();
             // A block that changes threads meanwhile may be counted twice.
             counts.blocks_in_use = counts.blocks_in_use.saturating_sub(depot.blocks_of(class));
-            counts.blocks_available = blocks - counts.blocks_in_use;
-            counts.quantization_bytes = counts.pools * class.pool_bytes() - blocks * class.size();
+            counts.blocks_available -= counts.blocks_in_use;
             stats.quantization_bytes += counts.quantization_bytes;
         }
         let [span, foreign] = map.footprint();
@@ -195,31 +198,38 @@ pub(crate) struct PoolWalk {
 impl PoolWalk {
     /// A walk over the pools of all `arenas`.
     pub(crate) fn new(arenas: &Arenas, depot: Depot) -> Self {
-        Self { arena: arenas.first(), unit: 1, depot }
+        let mut walk = Self { arena: None, unit: 0, depot };
+        walk.enter(arenas.first());
+        walk
+    }
+
+    /// Goes to the first pool of `arena`. The unit with the header is not told of while no pool is there.
+    fn enter(&mut self, arena: Option<ArenaPtr>) {
+        self.arena = arena;
+        self.unit = usize::from(arena.is_some_and(|arena| arena.free_mask() & 1 != 0));
     }
 
     /// The next pool; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<PoolStats> {
         let mut arena = self.arena?;
-        while self.unit > arena.units() {
-            self.arena = Arenas::after(arena);
+        while self.unit >= arena.units() {
+            self.enter(Arenas::after(arena));
             arena = self.arena?;
-            self.unit = 1;
         }
         let unit = self.unit;
         let pool = arena.pool(unit);
         let is_resident = arena.resident_mask() >> unit & 1 == 1;
         let (bytes, contents) = match pool.class() {
             Some(class) => {
-                let (size, capacity) = (class.size(), class.blocks_per_pool());
+                let (size, capacity) = (class.size(), pool.capacity(class));
                 let start = arena.unit_address(unit).addr().get();
                 let free = self.depot.blocks_within(class, start, class.pool_bytes());
                 let in_use = pool.live_blocks().saturating_sub(free);
-                (class.pool_bytes(), PoolContents::Blocks { size, in_use, capacity })
+                (pool.bytes(class), PoolContents::Blocks { size, in_use, capacity })
             }
             None => (POOL_BYTES, PoolContents::Free { is_resident }),
         };
-        self.unit += bytes / POOL_BYTES;
+        self.unit += bytes.div_ceil(POOL_BYTES);
         let address = arena.address().addr().get();
         let offset = arena.unit_address(unit).addr().get() - address;
         Some(PoolStats { arena: address, offset, bytes, contents })

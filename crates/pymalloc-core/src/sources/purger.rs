@@ -12,9 +12,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsiz
 
 use pymem_sync::{ForkLock, HeldOverFork, IdleUnits, Keeper, Rank, hold_over_forks};
 
-use crate::config::{ARENA_SHIFT, ARENAS_MAX, PAGE_BYTES, POOL_BYTES, POOL_SHIFT};
+use crate::config::{ARENA_SHIFT, ARENAS_MAX, POOL_BYTES, POOL_SHIFT};
 use crate::policy::{IDLE_SECONDS, PURGER_AFTER_BYTES};
-use crate::pool::header_address;
+use crate::pool::beside_header;
 use crate::sources::mmap;
 
 /// Bytes of the thread's stack, beside what the C library puts there.
@@ -116,7 +116,7 @@ fn end_period() {
             let is_dead = DEAD[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;
             if units & 1 != 0 && !is_dead {
                 units &= !1;
-                purge_idle_maps(arena);
+                purge_first_unit(arena);
             }
             while units != 0 {
                 // Neighbours go back in one call.
@@ -137,15 +137,13 @@ fn end_period() {
     }
 }
 
-/// Gives back the pages of the first unit of `arena`, which was offered, beside that of the records.
-fn purge_idle_maps(arena: NonNull<u8>) {
-    let first = arena.addr().get();
-    let records = header_address(first);
-    for (from, to) in [(first, records), (records + PAGE_BYTES, first + POOL_BYTES)] {
-        if from < to {
-            let start = arena.map_addr(|address| address.saturating_add(from - first));
+/// Gives back the first unit of `arena`, which was offered, without the header.
+fn purge_first_unit(arena: NonNull<u8>) {
+    for part in beside_header(arena.addr().get(), 0, POOL_BYTES) {
+        if !part.is_empty() {
+            let start = arena.map_addr(|address| address.saturating_add(part.start));
             // SAFETY: 1: pages of a unit that was offered (`ArenaSource::offer` 1), and that are the keeper's meanwhile.
-            unsafe { mmap::purge(start, to - from) };
+            unsafe { mmap::purge(start, part.len()) };
         }
     }
 }

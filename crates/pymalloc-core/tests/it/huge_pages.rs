@@ -61,6 +61,7 @@ fn memory_comes_ahead_of_need_in_haste_alone() {
         };
         for _ in 0..3 {
             supply_of(1 << 30);
+            supply_of(1 << 30);
             assert_ne!(supply_of(1 << 30), Supply::Sparse, "at once");
             assert_eq!(supply_of(1 << 20), Supply::Sparse, "a small program");
             work();

@@ -36,7 +36,8 @@ fn a_static_buffer_serves_until_it_is_full_and_again() {
             unsafe { block.write_bytes(0x5A, 200 - RED_ZONE_BYTES) };
             live.push(block);
         }
-        assert_eq!(live.len(), 3 * 63 * (16_384 / 208));
+        let blocks = 3 * (64 * (16_384 / 208) - 4096 / 208);
+        assert!((blocks - 6..blocks).contains(&live.len()), "all but the records: {}", live.len());
         alloc.check_invariants();
         for block in live {
             // SAFETY: live, and forgotten.

@@ -211,8 +211,9 @@ fn subinterpreters_by_the_thousand(
     let theirs = growth(malloc, rounds / SAMPLE) * SAMPLE;
     let ours = growth(python(&interpreter.path, "pymalloc"), rounds);
     println!("{interpreter}, {kind}, {leak}: {ours} KiB in pools, {theirs} KiB by `malloc`");
-    // Where nothing is left behind, memory of the start may go back meanwhile.
-    let left = if leak == "leak" { (rounds - rounds / 5) * 20 * 512 / 1024 } else { isize::MIN };
+    // Where nothing is left behind, memory of the start may go back meanwhile; what is, finds a part of its memory there.
+    let blocks = (rounds - rounds / 5) * 20 * 512 / 1024;
+    let left = if leak == "leak" { blocks - blocks / 8 } else { isize::MIN };
     assert!(ours >= left, "{ours} KiB: what was left behind is gone");
     assert!(
         ours <= theirs + theirs / 10 + 2 * STEP_KIB,
