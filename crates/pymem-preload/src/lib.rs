@@ -22,6 +22,7 @@ mod host {
     pub(crate) mod gil;
     pub(crate) mod hooks;
     pub(crate) mod late;
+    pub(crate) mod line_table;
     pub(crate) mod mourned;
     pub(crate) mod native_frames;
     pub(crate) mod program_start;

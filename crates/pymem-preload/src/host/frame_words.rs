@@ -11,6 +11,7 @@ use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol};
 use crate::host::gil;
+use crate::host::line_table::CURSORS_READ;
 use crate::host::python::Host;
 use crate::host::python_frames::{self, FIRST_WITH_RECORDS, Reader, WordLayout};
 
@@ -136,12 +137,18 @@ impl FrameWords {
     }
 
     /// Gives `sink` file, line and function of the instruction `at` in `code`. Gives nothing for a frame that is still being set
-    /// up, or runs no code object.
+    /// up, or runs no code object. `key` stands for this code alone, also of those that have been at its address.
     ///
     /// # Safety
     ///
     /// 1. The calling thread has been shown both by [`walk`](Self::walk), and the object lives.
-    pub(crate) unsafe fn describe(&self, code: usize, at: usize, sink: &mut dyn FrameSink) {
+    pub(crate) unsafe fn describe(
+        &self,
+        code: usize,
+        at: usize,
+        key: usize,
+        sink: &mut dyn FrameSink,
+    ) {
         let object: *mut PyObject = ptr::with_exposed_provenance_mut(code);
         // SAFETY: 1: by duty 1.
         if !unsafe { self.reader.is_code(object) } {
@@ -152,11 +159,29 @@ impl FrameWords {
             Lines::OfCode(line) => {
                 let Some(place) = self.place(code, at) else { return };
                 // SAFETY: a code object (duty 1); the function reads its table of lines, and takes any place.
-                unsafe { line(object, place) }
+                let told = || unsafe { line(object, place) };
+                // SAFETY: 1: as above.
+                let read = unsafe { self.line(code, key, place) };
+                debug_assert!(read.is_none_or(|read| read == told()), "{read:?}, not {}", told());
+                read.unwrap_or_else(told)
             }
         };
         // SAFETY: 1: a live code object; the thread holds the GIL, or is attached (duty 1).
         unsafe { self.reader.show_code(object, line, sink) };
+    }
+
+    /// The line `place` bytes from the first instruction of `code`; `None` where its table is not known.
+    ///
+    /// # Safety
+    ///
+    /// 1. `code` is a live code object of a host with the GIL, which the calling thread holds.
+    unsafe fn line(&self, code: usize, key: usize, place: c_int) -> Option<c_int> {
+        if place < 0 || !(FIRST_WITH_RECORDS..=NEWEST_KNOWN).contains(&self.minor) {
+            return None;
+        }
+        // SAFETY: 1: duty 1; the layout is that of the host.
+        let table = unsafe { self.reader.line_tables()?.of(code) }?;
+        Some(CURSORS_READ.lock().line(key, table, place))
     }
 
     /// Keeps `code` for ever, so that its address stands for nothing else later.

@@ -19,6 +19,7 @@ use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol};
 use crate::host::debug_offsets::DebugOffsets;
+use crate::host::line_table::LineTableLayout;
 use crate::host::python::Host;
 use crate::request::refusal;
 
@@ -362,6 +363,8 @@ struct CodeLayout {
     name: usize,
     /// Offset of the first instruction, from 3.11 on.
     instructions: usize,
+    /// The members that tell lines, from 3.10 on.
+    lines: Option<LineTableLayout>,
 }
 
 /// `PyMemberDef`.
@@ -402,6 +405,13 @@ impl CodeLayout {
             file: offset(c"co_filename")?,
             name: offset(c"co_name")?,
             instructions: basicsize,
+            lines: offset(c"co_linetable").zip(offset(c"co_firstlineno")).and_then(
+                |(table, first_line)| {
+                    // SAFETY: 1: a variable, whose address is all that is used.
+                    let bytes_type = unsafe { symbol::<*const u8>(c"PyBytes_Type") }?.addr();
+                    Some(LineTableLayout { table, first_line, bytes_type })
+                },
+            ),
         })
     }
 }
@@ -460,6 +470,11 @@ impl Reader {
     /// Offset of a code object's first instruction, from 3.11 on.
     pub(crate) const fn instructions(&self) -> usize {
         self.code.instructions
+    }
+
+    /// Where a code object tells its lines, from 3.10 on.
+    pub(crate) const fn line_tables(&self) -> Option<LineTableLayout> {
+        self.code.lines
     }
 
     /// Bytes of an object up to the end of its type.

@@ -14,6 +14,7 @@ use memdebug::{FrameSink, HostStacks};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
 
 use crate::host::frame_words::FrameWords;
+use crate::host::line_table::CURSORS_READ;
 use crate::host::native_frames::NativeFrames;
 use crate::host::python::Host;
 
@@ -148,7 +149,7 @@ impl StackSource for PythonStacks {
         let mut taken = Taken::default();
         // SAFETY: 1: a place is asked for by the thread that has just captured the frame, or has captured it before and its code
         // has not died.
-        unsafe { self.words.describe(code, at, &mut taken) };
+        unsafe { self.words.describe(code, at, frame.code, &mut taken) };
         let (named, line) = taken.0?;
         if self.deaths.is_none() {
             // SAFETY: 1: as above.
@@ -234,7 +235,10 @@ fn make(
     let hold = |held: &'static dyn HeldOverFork| {
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, held)));
     };
-    NAMES_HELD.call_once(|| hold(&NAMED));
+    NAMES_HELD.call_once(|| {
+        hold(&NAMED);
+        hold(&CURSORS_READ);
+    });
     hold(table);
     Ok(Some(table))
 }
