@@ -21,15 +21,17 @@ impl Half {
     #[inline]
     fn add(&self, amount: Amount, overlap: Overlap) -> Amount {
         let add = |to: &AtomicU32, more: u64| {
-            let before = match overlap {
+            let after = match overlap {
                 Overlap::Never => {
-                    let before = to.load(Relaxed);
-                    to.store(before.wrapping_add(more as u32), Relaxed);
-                    before
+                    let after = u64::from(to.load(Relaxed)).wrapping_add(more);
+                    to.store(after as u32, Relaxed);
+                    after
                 }
-                Overlap::AtAnyTime => to.fetch_add(more as u32, Relaxed),
+                Overlap::AtAnyTime => {
+                    u64::from(to.fetch_add(more as u32, Relaxed)).wrapping_add(more)
+                }
             };
-            more.wrapping_add(before.into()) >> u32::BITS
+            after >> u32::BITS
         };
         Amount { blocks: add(&self.blocks, amount.blocks), bytes: add(&self.bytes, amount.bytes) }
     }

@@ -13,6 +13,7 @@ mod profile;
 mod profile_error;
 mod sampled;
 mod sampler;
+mod short;
 mod site;
 mod snapshot;
 mod source;

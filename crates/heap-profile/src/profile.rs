@@ -195,7 +195,7 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// Counts an allocation of `amount`, of blocks of `size` bytes, for the calling thread's stack; the site, or `None` if
     /// the allocation is not recorded.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn allocate(
         &'static self,
         origin: u8,
@@ -302,7 +302,7 @@ impl<S: StackSource + 'static> Profile<S> {
     }
 
     /// Counts that `amount` of a site is freed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free(&'static self, site: &SiteEntry, amount: Amount) {
         let origin = site.key().origin;
         let overlap = self.overlap(origin);

@@ -97,7 +97,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     }
 
     /// Notes `block` of `size` bytes, if it is chosen.
-    #[inline]
+    #[inline(never)]
     fn record(&self, block: NonNull<u8>, size: usize) {
         if let Some(notes) = self.notes {
             let amount = Amount::block(size);
@@ -126,7 +126,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     }
 
     /// Takes what is noted of `block`.
-    #[inline]
+    #[inline(always)]
     fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
         match self.notes.and_then(|notes| notes.take(block)) {
             Some(note) => self.read(note),
@@ -134,7 +134,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, Note { site, size }: Note) -> Option<Sampled> {
         let site = self.profile.site(site)?;
         let bytes = match size {
@@ -144,7 +144,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
         Some(Sampled { site, amount: Amount::block(bytes) })
     }
 
-    #[inline]
+    #[inline(never)]
     fn forget(&self, block: NonNull<u8>) {
         if let Some(sampled) = self.take(block) {
             self.profile.free(sampled.site, sampled.amount);

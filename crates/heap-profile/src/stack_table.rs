@@ -66,7 +66,6 @@ impl<S: StackSource + 'static> StackTable<S> {
     ///
     /// `None` while the thread is busy with this very question, so that what the source allocates asks nothing, and at the
     /// thread's end.
-    #[inline]
     pub fn current(&'static self) -> Option<Option<NonZeroU32>> {
         self.stacks.capture(&self.source, |stack, _| NonZeroU32::new(stack))
     }

@@ -210,30 +210,32 @@ impl Stacks {
     /// that the thread remembers.
     ///
     /// Does nothing, and returns `None`, while this thread does a profiler's own work, and when the thread ends.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn capture<T>(
         &'static self,
         source: &impl StackSource,
         count: impl FnOnce(Link, Near<'_>) -> T,
     ) -> Option<T> {
-        LAST.with(|variable| {
-            let mut last = variable.replace(BUSY);
-            if last == BUSY {
-                return None;
-            }
-            // SAFETY: 1: null, or made by `begin` for this thread, whose variable does not lead to it now.
-            if !unsafe { self.has(last) } {
-                last = self.begin(last)?;
-            }
-            // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
-            let known = unsafe { &mut *last };
-            let node = self.follow(source, known);
-            let Memory { steps, recent } = &mut *known.memory;
-            let step = steps.get_mut(known.newest).filter(|step| step.node == node);
-            let result = count(node, Near { step, recent });
-            variable.set(last);
-            Some(result)
-        })
+        // The address alone, so that nothing below is a function of its own.
+        let variable = LAST.with(ptr::from_ref);
+        // SAFETY: the calling thread's variable, which needs no drop; it is not used behind this call.
+        let variable = unsafe { &*variable };
+        let mut last = variable.replace(BUSY);
+        if last == BUSY {
+            return None;
+        }
+        // SAFETY: 1: null, or made by `begin` for this thread, whose variable does not lead to it now.
+        if !unsafe { self.has(last) } {
+            last = self.begin(last)?;
+        }
+        // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
+        let known = unsafe { &mut *last };
+        let node = self.follow(source, known);
+        let Memory { steps, recent } = &mut *known.memory;
+        let step = steps.get_mut(known.newest).filter(|step| step.node == node);
+        let result = count(node, Near { step, recent });
+        variable.set(last);
+        Some(result)
     }
 
     /// Whether the thread remembers a stack of this tree.
@@ -247,25 +249,43 @@ impl Stacks {
         unsafe { last.as_ref() }.is_some_and(|last| last.tree == ptr::from_ref(self).addr())
     }
 
-    /// Captures the stack, and looks up the frames that differ from the last ones.
-    #[inline]
+    /// Captures the stack, and looks up the frames that differ from the last ones; without memory none is known any more.
+    #[inline(always)]
     fn follow(&'static self, source: &impl StackSource, last: &mut Last) -> Link {
         let mut walk = last.trail.walk();
         source.capture(&mut walk);
-        let common = walk.end();
-        if last.trail.fresh.is_empty() && common.calls > 0 {
-            last.trail.known.truncate(common.calls);
-            if common.unmoved < common.calls {
-                self.look_up(source, last, common.unmoved);
-            }
-        } else {
-            self.add(source, last, common);
+        let Common { calls, mut unmoved } = walk.end();
+        let Last { trail, memory, newest, .. } = last;
+        trail.known.truncate(calls);
+        let too_many = trail.too_many(calls);
+        if too_many > 0 {
+            // The root moves, so that all are other nodes.
+            trail.forget(too_many);
+            unmoved = 0;
         }
-        node_of(last.trail.known.last())
+        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else { return 0 };
+        let mut caller = node_of(callers.last());
+        for active in moved {
+            match self.step(source, &mut memory.steps, newest, caller, active.frame) {
+                Some(node) => active.node = node,
+                None => return trail.lost(),
+            }
+            caller = active.node;
+        }
+        for fresh in (0..trail.fresh.len()).rev() {
+            let Some(&active) = trail.fresh.get(fresh) else { break };
+            match self.step(source, &mut memory.steps, newest, caller, active.frame) {
+                Some(node) => trail.push(Active { node, ..active }),
+                None => return trail.lost(),
+            }
+            caller = node_of(trail.known.last());
+        }
+        caller
     }
 
     /// A thread's first capture in this tree; `None` without memory, and at the thread's end.
     #[cold]
+    #[inline(never)]
     fn begin(&self, last: *mut Last) -> Option<*mut Last> {
         forget(last);
         let made = END.try_with(|_| {
@@ -287,40 +307,9 @@ impl Stacks {
         }
     }
 
-    /// Looks up the known calls that are further in than the `unmoved` outermost; without memory none is known any more.
-    #[inline]
-    fn look_up(&'static self, source: &impl StackSource, last: &mut Last, unmoved: usize) {
-        let Last { trail: Trail { known, .. }, memory, newest, .. } = last;
-        let Some((callers, moved)) = known.split_at_mut_checked(unmoved) else { return };
-        let mut caller = node_of(callers.last());
-        for active in moved {
-            match self.step(source, &mut memory.steps, newest, caller, active.frame) {
-                Some(node) => active.node = node,
-                None => return known.clear(),
-            }
-            caller = active.node;
-        }
-    }
-
-    /// Adds the fresh calls to those that this stack and the last one have in common.
-    fn add(&'static self, source: &impl StackSource, last: &mut Last, common: Common) {
-        let Common { calls, mut unmoved } = common;
-        let too_many = last.trail.too_many(calls);
-        let Trail { known, fresh, .. } = &mut last.trail;
-        known.truncate(calls);
-        if too_many > 0 {
-            // The root moves, so that all are other nodes.
-            known.drain(..too_many.min(calls));
-            unmoved = 0;
-        }
-        // One by one: they are few.
-        fresh.iter().rev().for_each(|active| known.push(*active));
-        self.look_up(source, last, unmoved);
-    }
-
     /// The node of `frame` called by `caller`, which is `caller` where the frame is left out, and in `at` which step that is; `None` without
     /// memory.
-    #[inline]
+    #[inline(always)]
     fn step(
         &'static self,
         source: &impl StackSource,

@@ -4,11 +4,10 @@
 //! down to the limit alone. What is remembered is up to three times as deep and is cut only when full, to two thirds: a
 //! recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
 
-use std::mem;
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use allocator_api2_02::vec::Vec;
-use malloc_api::{AllocatorAdapter, LibcMalloc};
+use crate::short::Short;
+use crate::source::MAX_FRAMES;
 
 /// One frame of a call stack, as two words that its [`StackSource`](crate::StackSource) understands.
 ///
@@ -21,21 +20,11 @@ pub struct Frame {
     pub at: usize,
 }
 
-/// A list in memory of the C library, never of the profiled allocator.
-pub(crate) type List<T> = Vec<T, AllocatorAdapter<LibcMalloc>>;
-
-/// An empty list with room for `len` elements; `None` without memory for it.
-pub(crate) fn list<T>(len: usize) -> Option<List<T>> {
-    let mut list = Vec::new_in(AllocatorAdapter::new(LibcMalloc));
-    list.try_reserve_exact(len).ok()?;
-    Some(list)
-}
-
 /// How many known calls a fresh frame is looked for among. A thread that returns from more at once has its whole stack looked up.
 const NEAR: usize = 16;
 
 /// A running function: its call, and where it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Active {
     /// No other call on the stack has this number.
     pub(crate) call: usize,
@@ -51,13 +40,19 @@ pub(crate) type Link = u32;
 #[derive(Debug)]
 pub(crate) struct Trail {
     /// Calls of the last stack, outermost first. Callers beyond the limit may be those of an older stack.
-    pub(crate) known: List<Active>,
+    pub(crate) known: Short<Active>,
     /// What the present stack has in place of the end of `known`, innermost first.
-    pub(crate) fresh: List<Active>,
+    pub(crate) fresh: Short<Active>,
+    /// By a hash of the call, where it may be among the known ones.
+    at: [u16; PLACES],
     limit: usize,
     /// What the source said of its age at the last stack.
     age: usize,
 }
+
+/// More than the most known calls, so that few share one.
+const PLACES: usize = 512;
+const _: () = assert!(PLACES > 3 * MAX_FRAMES);
 
 /// What a stack has in common with the one before.
 #[derive(Clone, Copy, Debug)]
@@ -69,24 +64,60 @@ pub(crate) struct Common {
 }
 
 impl Trail {
-    /// Nothing remembered, for stacks of `limit` frames; `None` without memory.
+    /// Nothing remembered, for stacks of `limit` frames, of a source that has said nothing yet; `None` without memory.
     pub(crate) fn new(limit: usize) -> Option<Self> {
-        Some(Self { known: list(3 * limit)?, fresh: list(2 * limit)?, limit, age: 0 })
+        let (known, fresh) = (Short::new(3 * limit)?, Short::new(2 * limit)?);
+        Some(Self { known, fresh, at: [0; PLACES], limit, age: NO_AGE })
     }
 
     /// Begins the comparison with the next stack.
     #[inline]
     pub(crate) fn walk(&mut self) -> Walk<'_> {
-        self.fresh.clear();
+        self.fresh.truncate(0);
         let below = self.known.len();
         Walk { below, shown: below, unmoved: below, trail: self }
     }
 
     /// How many of the outermost known calls have to go, so that the fresh ones have room.
+    #[inline]
     pub(crate) fn too_many(&self, kept: usize) -> usize {
         let len = kept + self.fresh.len();
         if len > 3 * self.limit { len - 2 * self.limit } else { 0 }
     }
+
+    /// Adds a call that the innermost known one has called.
+    #[inline]
+    pub(crate) fn push(&mut self, active: Active) {
+        if let Some(at) = self.at.get_mut(place_of(active.call)) {
+            *at = self.known.len() as u16;
+        }
+        self.known.push(active);
+    }
+
+    /// Knows no call any more; 0, the link of a stack without frames.
+    #[cold]
+    pub(crate) fn lost(&mut self) -> Link {
+        self.known.truncate(0);
+        0
+    }
+
+    /// Takes the outermost calls away.
+    #[cold]
+    pub(crate) fn forget(&mut self, outermost: usize) {
+        self.known.drain(outermost);
+        for (depth, active) in self.known.iter().enumerate() {
+            self.at[place_of(active.call)] = depth as u16;
+        }
+    }
+}
+
+/// What no source says of its age.
+const NO_AGE: usize = usize::MAX;
+
+/// Where it is noted at which depth a call is known. Calls are some words apart.
+#[inline]
+const fn place_of(call: usize) -> usize {
+    (call >> 4 ^ call >> 13) % PLACES
 }
 
 /// The calling thread's stack, as a [`StackSource`](crate::StackSource) shows it: one frame after the other.
@@ -117,13 +148,19 @@ pub trait Calls {
 }
 
 impl Walk<'_> {
-    /// Whether the thread's last capture was at this age of the source; the next one is asked about the age that is said now.
+    /// Whether this is the age that the source said last; false before it has said any.
     ///
     /// A source whose words may come to stand for something else grows older then, and need not look at the words of each call
     /// while it does not.
     #[inline]
-    pub fn is_of_age(&mut self, age: usize) -> bool {
-        mem::replace(&mut self.trail.age, age) == age
+    #[must_use]
+    pub fn is_of_age(&self, age: usize) -> bool {
+        self.trail.age == age
+    }
+
+    /// Says the age of the source, which is not the largest number.
+    pub fn set_age(&mut self, age: usize) {
+        self.trail.age = age;
     }
 
     /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
@@ -131,7 +168,7 @@ impl Walk<'_> {
     ///
     /// Breaks as soon as no further frame is wanted.
     pub fn visit(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
-        let Some(at) = self.search(call, call).map(|(at, _)| at) else {
+        let Some(at) = self.search(call) else {
             return self.add(call, frame);
         };
         self.go_on_at(at + 1);
@@ -145,89 +182,68 @@ impl Walk<'_> {
     /// Calls that are where they were at the thread's last capture are compared by one word each, and their callers by another.
     #[inline(always)]
     pub fn follow(&mut self, newest: usize, calls: &impl Calls) {
-        let mut next = newest;
-        while next != 0 {
-            let is_known = self.innermost().is_some_and(|known| known.call == next);
-            let gone_on = if is_known { self.pass(calls) } else { self.meet(next, calls) };
-            let Continue(call) = gone_on else { return };
-            next = call;
-        }
-    }
-
-    /// The next known call.
-    #[inline]
-    fn innermost(&self) -> Option<&Active> {
-        self.trail.known.get(self.below.wrapping_sub(1))
-    }
-
-    /// Compares the known calls with the stack, from the next one on, which is on it. Returns the first call that is not among them.
-    #[inline(always)]
-    fn pass(&mut self, calls: &impl Calls) -> ControlFlow<(), usize> {
-        let wanted = self.trail.limit.saturating_sub(self.depth()).max(1);
-        let floor = self.below.saturating_sub(wanted);
-        let Some(known) = self.trail.known.get_mut(floor..self.below) else { return Break(()) };
-        let mut callers = known.iter_mut();
-        let Some(mut active) = callers.next_back() else { return Break(()) };
-        let mut unmoved = self.unmoved;
-        let (left, next) = loop {
-            if !calls.is_at(active.call, active.frame) {
-                // Left out now: as if the known call had returned.
-                let Some(frame) = calls.frame(active.call) else {
-                    break (callers.len() + 1, calls.caller(active.call));
-                };
-                active.frame = frame;
-                unmoved = floor + callers.len();
-            }
-            let Some(caller) = callers.next_back() else {
-                if floor > 0 {
-                    self.below = floor;
-                    self.unmoved = unmoved;
-                    return Break(());
+        // Those that were taken one by one before are called by other calls than last time for all that is known here.
+        self.part();
+        let mut call = newest;
+        // How many of the known calls may still follow.
+        let mut below = self.below;
+        self.below = 0;
+        self.shown = 0;
+        let Trail { known, fresh, at, limit, .. } = &mut *self.trail;
+        let limit = *limit;
+        loop {
+            let kept = loop {
+                if call == 0 || fresh.len() >= 2 * limit {
+                    return;
                 }
-                break (0, calls.caller(active.call));
+                let depth = usize::from(at[place_of(call)]);
+                if depth < below && known.get(depth).is_some_and(|known| known.call == call) {
+                    break depth + 1;
+                }
+                if let Some(frame) = calls.frame(call) {
+                    fresh.push(Active { call, frame, node: 0 });
+                }
+                call = calls.caller(call);
             };
-            // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
-            if !calls.is_called_by(active.call, caller.call) {
-                break (callers.len() + 1, calls.caller(active.call));
-            }
-            active = caller;
-        };
-        self.below = floor + left;
-        self.unmoved = unmoved;
-        self.limit_reached()?;
-        Continue(next)
+            let floor = kept.saturating_sub(limit.saturating_sub(fresh.len()).max(1));
+            let mut unmoved = kept;
+            let Some(wanted) = known.get_mut(floor..kept) else { return };
+            let mut callers = wanted.iter_mut();
+            let Some(mut active) = callers.next_back() else { return };
+            let left = loop {
+                if !calls.is_at(active.call, active.frame) {
+                    // Left out now: as if the known call had returned.
+                    let Some(frame) = calls.frame(active.call) else { break callers.len() + 1 };
+                    active.frame = frame;
+                    unmoved = floor + callers.len();
+                }
+                let Some(caller) = callers.next_back() else {
+                    if floor > 0 || calls.caller(active.call) == 0 {
+                        (self.shown, self.unmoved) = (kept, unmoved);
+                        return;
+                    }
+                    break 0;
+                };
+                // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
+                if !calls.is_called_by(active.call, caller.call) {
+                    break callers.len() + 1;
+                }
+                active = caller;
+            };
+            call = calls.caller(active.call);
+            below = floor + left;
+            part(known.get(below..kept).unwrap_or_default(), fresh);
+        }
     }
 
-    /// Looks for `call`, which is not the next known one, or its caller among the known calls; returns the call to go on with.
-    #[inline(always)]
-    fn meet(&mut self, call: usize, calls: &impl Calls) -> ControlFlow<(), usize> {
-        let caller = calls.caller(call);
-        let found = self.search(call, caller);
-        if let Some((at, true)) = found {
-            self.go_on_at(at + 1);
-            return Continue(call);
-        }
-        if let Some(frame) = calls.frame(call) {
-            self.add(call, frame)?;
-        }
-        if let Some((at, false)) = found {
-            // Whatever its caller called before is over.
-            self.go_on_at(at + 1);
-        }
-        Continue(caller)
-    }
-
-    /// Where among the innermost known calls one is, and whether it is `call` or `caller`.
-    #[inline]
-    fn search(&self, call: usize, caller: usize) -> Option<(usize, bool)> {
+    /// Where among the innermost known calls one is.
+    fn search(&self, call: usize) -> Option<usize> {
         let near = self.below.saturating_sub(NEAR);
         let known = self.trail.known.get(near..self.below)?;
-        let at = known.iter().rposition(|known| known.call == call || known.call == caller)?;
-        Some((near + at, known.get(at)?.call == call))
+        Some(near + known.iter().rposition(|known| known.call == call)?)
     }
 
     /// Has this many known calls left to follow, of which the innermost is on the stack.
-    #[inline]
     fn go_on_at(&mut self, below: usize) {
         if below != self.below {
             self.part();
@@ -238,7 +254,6 @@ impl Walk<'_> {
     }
 
     /// Shows a fresh call.
-    #[inline]
     fn add(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
         self.part();
         self.trail.fresh.push(Active { call, frame, node: 0 });
@@ -276,21 +291,15 @@ impl Walk<'_> {
         }
     }
 
-    /// Counts the known calls that were shown as fresh: one further out is not the known one, so that they have other callers.
+    /// Counts the known calls that were shown as fresh.
     #[inline]
     fn part(&mut self) {
         if self.below < self.shown {
-            self.part_from_known();
+            let Trail { known, fresh, .. } = &mut *self.trail;
+            part(known.get(self.below..self.shown).unwrap_or_default(), fresh);
+            self.shown = self.below;
+            self.unmoved = self.below;
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn part_from_known(&mut self) {
-        let Trail { known, fresh, .. } = &mut *self.trail;
-        fresh.extend(known[self.below..self.shown].iter().rev());
-        self.shown = self.below;
-        self.unmoved = self.below;
     }
 
     /// What this stack and the one before have in common.
@@ -306,6 +315,13 @@ impl Walk<'_> {
         }
         Common { calls: self.shown, unmoved: self.unmoved }
     }
+}
+
+/// Counts known calls as fresh: one further out is not the known one, so that they have other callers.
+#[cold]
+#[inline(never)]
+fn part(known: &[Active], fresh: &mut Short<Active>) {
+    known.iter().rev().for_each(|active| fresh.push(*active));
 }
 
 #[cfg(test)]
@@ -367,8 +383,9 @@ mod tests {
         let looked_up = trail.fresh.len() + kept - unmoved;
         let too_many = trail.too_many(kept);
         trail.known.truncate(kept);
-        trail.known.drain(..too_many.min(kept));
-        trail.known.extend(trail.fresh.iter().rev().copied());
+        trail.forget(too_many.min(kept));
+        let fresh: Vec<_> = trail.fresh.iter().rev().copied().collect();
+        fresh.into_iter().for_each(|active| trail.push(active));
         let unmoved = if too_many > 0 { 0 } else { unmoved };
         for depth in unmoved..trail.known.len() {
             trail.known[depth].node = node_at(&trail.known, depth);

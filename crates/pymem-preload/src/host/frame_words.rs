@@ -32,7 +32,7 @@ fn of_objects(minor: u32) -> Option<WordLayout> {
         10 => 96,
         _ => return None,
     };
-    Some(WordLayout { newest: [Some(24), None], code: 32, previous: 24, owner: None, instruction })
+    Some(WordLayout { newest: (24, None), code: 32, previous: 24, owner: None, instruction })
 }
 
 /// Reads frames as words.
@@ -74,18 +74,17 @@ impl FrameWords {
 
     /// The calling thread's state; `None` if it may not call the interpreter.
     #[inline]
-    fn trusted_state(&self) -> Option<NonNull<PyThreadState>> {
-        let state = match self.state {
+    fn state(&self) -> Option<NonNull<PyThreadState>> {
+        match self.state {
             Some(word) => NonNull::new(ptr::with_exposed_provenance_mut(word.get())),
             None => gil::own_state(),
-        };
-        state.filter(|state| self.reader.is_trusted(state.as_ptr()))
+        }
     }
 
     /// An address in the stack of the calling thread's newest call of the evaluator, which runs Python frames; `None` where it is not
     /// known.
     pub(crate) fn entry(&self) -> Option<usize> {
-        let state = self.trusted_state()?;
+        let state = self.state().filter(|state| self.reader.is_trusted(state.as_ptr()))?;
         // SAFETY: 1: the thread's own and current state; the layout is that of its version.
         unsafe { self.layout.entry(state.as_ptr()) }
     }
@@ -94,21 +93,41 @@ impl FrameWords {
     /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
     ///
     /// `counted` takes what it has returned, too. While the `age` is that of the thread's last walk, it returns what it did then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn walk(&self, walk: &mut Walk<'_>, age: usize, counted: impl Fn(usize) -> usize) {
-        let Some(state) = self.trusted_state() else { return };
+        let Some(state) = self.state() else { return };
+        let Some(owner) = self.layout.owner.filter(|_| walk.is_of_age(age)) else {
+            return self.walk_by_code(walk, state, age, counted);
+        };
+        // SAFETY: 1: the thread's own and current state; the layout is that of its version, and was trusted when the age was said.
+        let newest = unsafe { self.layout.newest(state.as_ptr()) };
+        let WordLayout { code, previous, instruction, .. } = self.layout;
+        let records = Records { code, previous, owner, instruction, counted };
+        // A caller was shown as one that has code, and its record is that of the same code while nothing died.
+        walk.follow(records.with_code(newest), &records);
+    }
+
+    /// As [`walk`](Self::walk), of frames whose code may be another one at the same address, or that are no records.
+    #[cold]
+    #[inline(never)]
+    fn walk_by_code(
+        &self,
+        walk: &mut Walk<'_>,
+        state: NonNull<PyThreadState>,
+        age: usize,
+        counted: impl Fn(usize) -> usize,
+    ) {
+        if !self.reader.is_trusted(state.as_ptr()) {
+            return;
+        }
+        if matches!(self.lines, Lines::OfCode(_)) && self.layout.has_records() {
+            walk.set_age(age);
+        }
         // SAFETY: 1: the thread's own and current state; the layout is that of its version.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
         // SAFETY: 1: the thread's own.
         let newest = unsafe { self.layout.with_code(newest) };
-        let counted = Counted { words: self, counted };
-        let has_places = matches!(self.lines, Lines::OfCode(_)) && self.layout.has_records();
-        if walk.is_of_age(age) && has_places {
-            // A caller was shown as one that has code, and its record is that of the same code while nothing died.
-            walk.follow(newest, &Records(counted));
-        } else {
-            follow_counted(walk, newest, &counted);
-        }
+        walk.follow(newest, &Counted { words: self, counted });
     }
 
     /// The frame at `call`; `None` if it has no code.
@@ -235,44 +254,57 @@ impl FrameWords {
     }
 }
 
-/// As [`Walk::follow`], of frames whose code may be another one at the same address.
-#[cold]
-#[inline(never)]
-fn follow_counted(walk: &mut Walk<'_>, newest: usize, calls: &impl Calls) {
-    walk.follow(newest, calls);
+/// Records with code, with the GIL, of which each is in the code that it was in: a [`WordLayout`] whose words all are there.
+struct Records<C> {
+    code: usize,
+    previous: usize,
+    owner: usize,
+    instruction: usize,
+    counted: C,
 }
 
-/// Records with code, with the GIL, of which each is in the code that it was in.
-struct Records<'a, C>(Counted<'a, C>);
+impl<C> Records<C> {
+    /// The record itself, or its nearest caller that has code; 0 for none.
+    #[inline(always)]
+    fn with_code(&self, record: usize) -> usize {
+        let mut next = record;
+        // SAFETY: 1: the walk asks for the frames that it has come to, and each names its caller.
+        while next != 0 && !unsafe { python_frames::has_code(next + self.owner, next + self.code) } {
+            // SAFETY: 1: as above.
+            next = unsafe { python_frames::word_at(next + self.previous) };
+        }
+        next
+    }
+}
 
-impl<C: Fn(usize) -> usize> Calls for Records<'_, C> {
-    #[inline]
+impl<C: Fn(usize) -> usize> Calls for Records<C> {
+    #[inline(always)]
     fn frame(&self, call: usize) -> Option<Frame> {
-        let Counted { words, counted } = &self.0;
         // SAFETY: 1: the walk asks for the frames that it has come to, all of which have code.
-        let code = unsafe { words.layout.code_word(call) };
+        let code = unsafe { python_frames::code_at(call + self.code) };
         // SAFETY: 1: as above.
-        let at = unsafe { python_frames::word_at(call + words.layout.instruction) };
-        Some(Frame { code: counted(code), at })
+        let at = unsafe { python_frames::word_at(call + self.instruction) };
+        Some(Frame { code: (self.counted)(code), at })
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_at(&self, call: usize, frame: Frame) -> bool {
         // An address of an instruction is in one code alone, and a line is none.
         // SAFETY: 1: the walk asks for the frames that it has come to.
-        unsafe { python_frames::word_at(call + self.0.words.layout.instruction) == frame.at }
+        unsafe { python_frames::word_at(call + self.instruction) == frame.at }
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         // SAFETY: 1: as above.
-        let nearest = unsafe { self.0.words.layout.caller(call) };
-        nearest == caller || self.caller(call) == caller
+        let nearest = unsafe { python_frames::word_at(call + self.previous) };
+        nearest == caller || self.with_code(nearest) == caller
     }
 
-    #[inline]
+    #[inline(always)]
     fn caller(&self, call: usize) -> usize {
-        self.0.caller(call)
+        // SAFETY: 1: as above.
+        self.with_code(unsafe { python_frames::word_at(call + self.previous) })
     }
 }
 

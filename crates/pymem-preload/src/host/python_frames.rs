@@ -59,17 +59,43 @@ pub(crate) struct Reader {
 /// # Safety
 ///
 /// 1. A word can be read there.
+#[inline(always)]
 pub(crate) unsafe fn word_at(address: usize) -> usize {
     // SAFETY: duty 1.
     unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }
 
-/// Whether the frame whose `owner` is at this address has code.
+/// The code in the word at an address.
+///
+/// # Safety
+///
+/// 1. A word can be read there.
+#[inline(always)]
+pub(crate) unsafe fn code_at(address: usize) -> usize {
+    // SAFETY: 1: duty 1.
+    unsafe { word_at(address) & !TAG }
+}
+
+/// Whether the frame whose `owner` and code are at these addresses has code.
+///
+/// # Safety
+///
+/// 1. A byte and a word can be read there.
+#[inline(always)]
+pub(crate) unsafe fn has_code(owner: usize, code: usize) -> bool {
+    // SAFETY: 1: duty 1.
+    let code = unsafe { code_at(code) };
+    // SAFETY: 1: duty 1.
+    code != 0 && unsafe { is_of_code(owner) }
+}
+
+/// Whether the frame whose `owner` is at this address is one of those that have code.
 ///
 /// # Safety
 ///
 /// 1. A byte can be read there.
-unsafe fn has_code(owner: usize) -> bool {
+#[inline(always)]
+unsafe fn is_of_code(owner: usize) -> bool {
     // SAFETY: duty 1.
     unsafe { ptr::with_exposed_provenance::<u8>(owner).read() < FIRST_WITHOUT_CODE }
 }
@@ -94,7 +120,7 @@ struct FrameRecords {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WordLayout {
     /// From the thread state, each step by the pointer found there, to the newest frame.
-    pub(crate) newest: [Option<usize>; 2],
+    pub(crate) newest: (usize, Option<usize>),
     pub(crate) code: usize,
     pub(crate) previous: usize,
     /// A byte that says who owns the frame; `None` where every frame has code.
@@ -112,9 +138,12 @@ impl WordLayout {
     pub(crate) unsafe fn newest(self, state: *mut PyThreadState) -> usize {
         // SAFETY: 1: words of the thread's own state (duty 1).
         let word = |at: usize| unsafe { word_at(at) };
-        let from = state.expose_provenance();
-        let steps = self.newest.into_iter().flatten();
-        steps.fold(from, |at, offset| if at == 0 { 0 } else { word(at + offset) })
+        let (first, second) = self.newest;
+        let at = word(state.expose_provenance() + first);
+        match second {
+            Some(second) if at != 0 => word(at + second),
+            _ => at,
+        }
     }
 
     /// The frame that has called this one; 0 for none.
@@ -165,21 +194,10 @@ impl WordLayout {
     #[inline]
     pub(crate) unsafe fn code(self, frame: usize) -> Option<usize> {
         // SAFETY: 1: a byte of the frame (duty 1).
-        let has_code = self.owner.is_none_or(|owner| unsafe { has_code(frame + owner) });
+        let has_code = self.owner.is_none_or(|owner| unsafe { is_of_code(frame + owner) });
         // SAFETY: 1: duty 1.
-        let code = unsafe { self.code_word(frame) };
+        let code = unsafe { code_at(frame + self.code) };
         (has_code && code != 0).then_some(code)
-    }
-
-    /// The word for the code of a frame, which has one if it has code.
-    ///
-    /// # Safety
-    ///
-    /// 1. That of [`caller`](Self::caller).
-    #[inline]
-    pub(crate) unsafe fn code_word(self, frame: usize) -> usize {
-        // SAFETY: 1: a word of the frame (duty 1).
-        unsafe { word_at(frame + self.code) & !TAG }
     }
 
     /// The instruction that a frame is at.
@@ -212,15 +230,15 @@ impl WordLayout {
         let word = |at: usize| unsafe { word_at(at) };
         let owner = self.owner?;
         let from = state.expose_provenance();
-        let [first, second] = self.newest;
-        let mut at = word(from + first?);
+        let (first, second) = self.newest;
+        let mut at = word(from + first);
         if second.is_some() {
             // The record that leads to the newest frame.
             return Some(at);
         }
         while at != 0 {
             // SAFETY: 1: one of the thread's frames (duty 1).
-            if !unsafe { has_code(at + owner) } {
+            if !unsafe { is_of_code(at + owner) } {
                 return Some(at);
             }
             at = word(at + self.previous);
@@ -254,8 +272,8 @@ impl FrameRecords {
             instruction,
         };
         let (words, trust) = match host.minor {
-            ..=FIRST_WITH_RECORDS => (layout([Some(56), Some(8)], 32, 48, 69, 56), TRUSTED),
-            12 => (layout([Some(56), Some(0)], 0, 8, 70, 56), TRUSTED),
+            ..=FIRST_WITH_RECORDS => (layout((56, Some(8)), 32, 48, 69, 56), TRUSTED),
+            12 => (layout((56, Some(0)), 0, 8, 70, 56), TRUSTED),
             _ => {
                 let told = DebugOffsets::read(&DebugOffsets::words()?, host.minor, host.build)?;
                 // What the type of code objects says of its members is the same, or one of them is wrong.
@@ -264,7 +282,7 @@ impl FrameRecords {
                     return None;
                 }
                 let DebugOffsets { newest, code, previous, owner, instruction, .. } = told;
-                (layout([Some(newest), None], code, previous, owner, instruction), UNTRIED)
+                (layout((newest, None), code, previous, owner, instruction), UNTRIED)
             }
         };
         Some(Self { words, trust: AtomicU8::new(trust) })
@@ -273,7 +291,8 @@ impl FrameRecords {
     /// Reads a whole stack by reads that cannot fault; whether it makes sense, `None` where the thread has no frames but
     /// the one at the bottom, which has no code.
     fn try_stack(&self, state: *mut PyThreadState, code: &CodeLayout) -> Option<bool> {
-        let mut steps = self.words.newest.into_iter().flatten();
+        let (first, second) = self.words.newest;
+        let mut steps = [Some(first), second].into_iter().flatten();
         let newest = steps.try_fold(state.expose_provenance(), |at, offset| {
             if at == 0 { Some(0) } else { careful_word(at.wrapping_add(offset)) }
         });

@@ -109,7 +109,7 @@ const fn line_of(place: Frame) -> u32 {
 }
 
 impl StackSource for PythonStacks {
-    #[inline]
+    #[inline(always)]
     fn capture(&self, walk: &mut Walk<'_>) {
         if let Some(native) = self.native {
             let mut is_full = false;
