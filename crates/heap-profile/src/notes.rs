@@ -47,8 +47,8 @@ const _: () = assert!(1 << SLACK_BITS == GRAIN_BYTES);
 const ADDRESS_BITS: u32 = 48;
 
 /// `ceil(2^32 / grains)`: multiplying by it divides an offset in grains.
-static RECIPROCALS: [u64; GRAINS_MAX + 1] = {
-    let mut table = [0; GRAINS_MAX + 1];
+static RECIPROCALS: [u64; 2 * GRAINS_MAX] = {
+    let mut table = [0; 2 * GRAINS_MAX];
     let mut grains = 1;
     while grains <= GRAINS_MAX {
         table[grains] = (1_u64 << 32).div_ceil(grains as u64);
@@ -309,15 +309,18 @@ fn notes_at(word: u64) -> *mut u8 {
 /// one.
 #[inline]
 fn note_of(word: u64, block: NonNull<u8>) -> (&'static AtomicU32, Option<&'static AtomicU32>) {
-    let grains = grains_of(word).min(GRAINS_MAX);
+    let grains = grains_of(word) % RECIPROCALS.len();
     let offset = block.addr().get() % UNIT_BYTES / GRAIN_BYTES;
     // Blocks begin at least their bytes apart, so that no two in a unit have one index.
     let index = ((offset as u64 * RECIPROCALS[grains]) >> 32) as usize;
-    let is_wide = grains > NARROW_GRAINS;
     let notes: *mut AtomicU32 = notes_at(word).wrapping_add(size_of::<*mut u8>()).cast();
-    let note = notes.wrapping_add(if is_wide { 2 * index } else { index });
-    // SAFETY: `notes_bytes` has room for the note of each block of this size in a unit, and notes live for ever.
+    if grains <= NARROW_GRAINS {
+        // SAFETY: `notes_bytes` has room for the note of each block of this size in a unit, and notes live for ever.
+        return (unsafe { &*notes.wrapping_add(index) }, None);
+    }
+    let note = notes.wrapping_add(2 * index);
+    // SAFETY: as above.
     let first = unsafe { &*note };
     // SAFETY: as above: these notes have two words.
-    (first, is_wide.then(|| unsafe { &*note.wrapping_add(1) }))
+    (first, Some(unsafe { &*note.wrapping_add(1) }))
 }

@@ -47,7 +47,8 @@ pub struct Profile<S: 'static> {
     number: u16,
     /// How many frames are told of one stack.
     frames: usize,
-    serialized: bool,
+    /// Of the calls of each domain, and of what is reported.
+    overlaps: [Overlap; 4],
     /// By the site's number, what its counts have no room for.
     upper: Interner<u32, Upper>,
     origins: Origins,
@@ -113,7 +114,10 @@ impl<S: StackSource + 'static> Profile<S> {
             stacks,
             number: stacks.add_profile()?,
             frames: options.frames,
-            serialized: options.serialized,
+            overlaps: [0, 1, 2, 3].map(|origin| {
+                let is_held = origin == Domain::Mem as u8 || origin == Domain::Obj as u8;
+                if options.serialized && is_held { Overlap::Never } else { Overlap::AtAnyTime }
+            }),
             upper: Interner::new(UPPER_BUCKETS).ok_or(ProfileError::NoMemory(UPPER_BUCKETS))?,
             origins: Origins::new(),
             recording: AtomicBool::new(true),
@@ -205,22 +209,22 @@ impl<S: StackSource + 'static> Profile<S> {
         if !self.is_recording() {
             return None;
         }
-        let table = self.stacks;
-        table.stacks().capture(table.source(), |stack, mut near| {
-            let key = SiteKey { stack, profile: self.number, origin, class: class_of(size) };
-            let site = near.site(key, || self.site_of(key, amount))?;
-            let overlap = self.overlap(origin);
-            self.before_change(site);
-            let carry = site.value().allocate(amount, overlap);
-            if carry != Amount::default() {
-                self.with_upper(site, |upper| upper.halves.allocate(carry, Overlap::AtAnyTime));
-            }
-            self.live.domains[Live::index(origin)].allocate(amount, overlap);
-            Some(site)
-        })?
+        let mut captured = self.stacks.stacks().capture(self.stacks.source())?;
+        let (stack, profile, class) = (captured.node, self.number, class_of(size));
+        let key = SiteKey { stack, profile, origin, class };
+        let site = captured.site(key, || self.site_of(key, amount))?;
+        let overlap = self.overlap(origin);
+        self.before_change(site);
+        let carry = site.value().allocate(amount, overlap);
+        if carry != Amount::default() {
+            self.with_upper(site, |upper| upper.halves.allocate(carry, Overlap::AtAnyTime));
+        }
+        self.live.domains[Live::index(origin)].allocate(amount, overlap);
+        Some(site)
     }
 
     /// The site of a key; `None`, and `amount` is lost, without memory for it.
+    #[cold]
     fn site_of(&'static self, key: SiteKey, amount: Amount) -> Option<&'static SiteEntry> {
         let site = self.stacks.stacks().site_of(key);
         if site.is_none() {
@@ -393,8 +397,7 @@ impl<S: StackSource + 'static> Profile<S> {
 
     #[inline]
     fn overlap(&self, origin: u8) -> Overlap {
-        let is_held = origin == Domain::Mem as u8 || origin == Domain::Obj as u8;
-        if self.serialized && is_held { Overlap::Never } else { Overlap::AtAnyTime }
+        self.overlaps[Live::index(origin)]
     }
 }
 

@@ -47,7 +47,7 @@ impl Memory {
     /// Nothing remembered; `None` without memory.
     fn new() -> Option<Box<Self, AllocatorAdapter<LibcMalloc>>> {
         let zeroed = Box::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
-        // SAFETY: of numbers and of no references, all zero is a value.
+        // SAFETY: of numbers, all zero is a value.
         Some(unsafe { zeroed.assume_init() })
     }
 }
@@ -60,46 +60,98 @@ struct Step {
     node: Link,
     frame: Frame,
     /// Where the thread counted last while this frame was the newest: most instructions allocate blocks of one size.
-    site: Option<&'static SiteEntry>,
+    site: Seen,
+}
+
+/// A site that a thread has counted at, as its address, and above that 16 bits of its key, so that another site is not looked at: its
+/// line of memory would be in no cache.
+#[derive(Clone, Copy)]
+struct Seen(u64);
+
+const ADDRESS_BITS: u32 = 48;
+
+impl Seen {
+    const NONE: Self = Self(0);
+
+    /// The bits of a key that are kept: other stacks, sizes and origins have others.
+    #[inline]
+    const fn bits(key: SiteKey) -> u64 {
+        (key.word() >> ADDRESS_BITS) ^ (key.stack as u64 & 0xFFFF)
+    }
+
+    fn new(site: &'static SiteEntry) -> Self {
+        let address = ptr::from_ref(site).expose_provenance() as u64;
+        if address >> ADDRESS_BITS != 0 {
+            return Self::NONE;
+        }
+        Self(Self::bits(*site.key()) << ADDRESS_BITS | address)
+    }
+
+    /// The site, if it is that of a key.
+    #[inline(always)]
+    fn site(self, key: SiteKey) -> Option<&'static SiteEntry> {
+        let address = self.0 ^ Self::bits(key) << ADDRESS_BITS;
+        if address >> ADDRESS_BITS != 0 || address == 0 {
+            return None;
+        }
+        let site: *const SiteEntry = ptr::with_exposed_provenance(address as usize);
+        // SAFETY: `new` made the word from a site with these bits, and sites live for ever.
+        let site = unsafe { &*site };
+        (*site.key() == key).then_some(site)
+    }
 }
 
 /// The sites that a thread has counted at.
-struct Recent([Option<&'static SiteEntry>; MEMORY]);
+struct Recent([Seen; MEMORY]);
 
 impl Recent {
     /// Where the site of a key is, if the thread remembers the site.
     #[inline]
-    fn of(&mut self, key: SiteKey) -> &mut Option<&'static SiteEntry> {
+    fn of(&mut self, key: SiteKey) -> &mut Seen {
         &mut self.0[spread(key.word().rotate_left(16))]
     }
 }
 
-/// The sites that a thread remembers, nearest first.
-pub(crate) struct Near<'a> {
-    step: Option<&'a mut Step>,
-    recent: &'a mut Recent,
+/// A thread's stack, and the sites that the thread remembers; the thread does a profiler's own work until this is dropped.
+pub(crate) struct Captured<'a> {
+    /// The link of the innermost frame, which is 0 without a frame or without memory for a node.
+    pub(crate) node: Link,
+    last: &'a mut Last,
+    variable: &'a Cell<*mut Last>,
 }
 
-impl Near<'_> {
+impl Drop for Captured<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.variable.set(self.last);
+    }
+}
+
+impl Captured<'_> {
     /// The site of a key, which `look_up` finds where the thread does not remember the site.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn site(
         &mut self,
         key: SiteKey,
         look_up: impl FnOnce() -> Option<&'static SiteEntry>,
     ) -> Option<&'static SiteEntry> {
-        let is_right = |site: &&'static SiteEntry| *site.key() == key;
-        if let Some(site) = self.step.as_ref().and_then(|step| step.site).filter(is_right) {
+        let Last { memory, newest, .. } = &mut *self.last;
+        let Memory { steps, recent } = &mut **memory;
+        let step = &mut steps[*newest % MEMORY];
+        let is_newest = step.node == self.node;
+        if let Some(site) = step.site.site(key).filter(|_| is_newest) {
             return Some(site);
         }
-        let recent = self.recent.of(key);
-        if recent.filter(is_right).is_none() {
-            *recent = Some(look_up()?);
-        }
-        if let Some(step) = &mut self.step {
+        let recent = recent.of(key);
+        let site = match recent.site(key) {
+            Some(site) => site,
+            None => look_up()?,
+        };
+        *recent = Seen::new(site);
+        if is_newest {
             step.site = *recent;
         }
-        *recent
+        Some(site)
     }
 }
 
@@ -206,19 +258,12 @@ impl Stacks {
         })
     }
 
-    /// Passes `count` the link of the calling thread's innermost frame, which is 0 without a frame or without memory for a node, and the sites
-    /// that the thread remembers.
-    ///
-    /// Does nothing, and returns `None`, while this thread does a profiler's own work, and when the thread ends.
+    /// The calling thread's stack; `None` while this thread does a profiler's own work, and when the thread ends.
     #[inline(always)]
-    pub(crate) fn capture<T>(
-        &'static self,
-        source: &impl StackSource,
-        count: impl FnOnce(Link, Near<'_>) -> T,
-    ) -> Option<T> {
+    pub(crate) fn capture(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
         // The address alone, so that nothing below is a function of its own.
         let variable = LAST.with(ptr::from_ref);
-        // SAFETY: the calling thread's variable, which needs no drop; it is not used behind this call.
+        // SAFETY: the calling thread's variable, which needs no drop; the result is used by its caller alone.
         let variable = unsafe { &*variable };
         let mut last = variable.replace(BUSY);
         if last == BUSY {
@@ -231,11 +276,7 @@ impl Stacks {
         // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
         let known = unsafe { &mut *last };
         let node = self.follow(source, known);
-        let Memory { steps, recent } = &mut *known.memory;
-        let step = steps.get_mut(known.newest).filter(|step| step.node == node);
-        let result = count(node, Near { step, recent });
-        variable.set(last);
-        Some(result)
+        Some(Captured { node, last: known, variable })
     }
 
     /// Whether the thread remembers a stack of this tree.
@@ -322,7 +363,8 @@ impl Stacks {
         *at = spread((frame.at ^ frame.code.rotate_left(12) ^ caller_bits) as u64);
         let step = &mut steps[*at];
         if step.caller != caller || step.frame != frame || step.node == 0 {
-            *step = Step { caller, node: self.node(source, caller, frame)?, frame, site: None };
+            *step =
+                Step { caller, node: self.node(source, caller, frame)?, frame, site: Seen::NONE };
         }
         Some(step.node)
     }

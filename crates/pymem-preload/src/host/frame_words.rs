@@ -269,7 +269,8 @@ impl<C> Records<C> {
     fn with_code(&self, record: usize) -> usize {
         let mut next = record;
         // SAFETY: 1: the walk asks for the frames that it has come to, and each names its caller.
-        while next != 0 && !unsafe { python_frames::has_code(next + self.owner, next + self.code) } {
+        while next != 0 && !unsafe { python_frames::has_code(next + self.owner, next + self.code) }
+        {
             // SAFETY: 1: as above.
             next = unsafe { python_frames::word_at(next + self.previous) };
         }
