@@ -97,16 +97,24 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     }
 
     /// Notes `block` of `size` bytes, if it is chosen.
-    #[inline(never)]
+    #[inline]
     fn record(&self, block: NonNull<u8>, size: usize) {
-        if let Some(notes) = self.notes {
-            let amount = Amount::block(size);
-            let Some(site) = self.profile.allocate(self.domain as u8, size, amount) else { return };
-            if !notes.put(block, size, site.number()) {
-                self.keep(block, Sampled { site, amount });
-            }
-        } else if choose(size, self.interval) {
-            self.note(block, size);
+        match self.notes {
+            Some(notes) => self.put(notes, block, size),
+            None if choose(size, self.interval) => self.note(block, size),
+            None => {}
+        }
+    }
+
+    /// Notes `block` of `size` bytes beside the pools, or in the table.
+    ///
+    /// One function for the stack, the counts and the note: as three, they have a third more instructions.
+    #[inline(never)]
+    fn put(&self, notes: &Notes, block: NonNull<u8>, size: usize) {
+        let amount = Amount::block(size);
+        let Some(site) = self.profile.allocate(self.domain as u8, size, amount) else { return };
+        if !notes.put(block, size, site.number()) {
+            self.keep(block, Sampled { site, amount });
         }
     }
 
@@ -144,8 +152,23 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
         Some(Sampled { site, amount: Amount::block(bytes) })
     }
 
-    #[inline(never)]
+    /// Counts that `block` is freed, if it is noted.
+    #[inline]
     fn forget(&self, block: NonNull<u8>) {
+        if self.notes.is_some() {
+            self.forget_noted(block);
+        } else if let Some(sampled) = self.blocks.take(block) {
+            self.forget_sampled(sampled);
+        }
+    }
+
+    #[cold]
+    fn forget_sampled(&self, sampled: Sampled) {
+        self.profile.free(sampled.site, sampled.amount);
+    }
+
+    #[inline(never)]
+    fn forget_noted(&self, block: NonNull<u8>) {
         if let Some(sampled) = self.take(block) {
             self.profile.free(sampled.site, sampled.amount);
         }
