@@ -7,7 +7,6 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use crate::short::Short;
-use crate::source::MAX_FRAMES;
 
 /// One frame of a call stack, as two words that its [`StackSource`](crate::StackSource) understands.
 ///
@@ -52,7 +51,6 @@ pub(crate) struct Trail {
 
 /// More than the most known calls, so that few share one.
 const PLACES: usize = 512;
-const _: () = assert!(PLACES > 3 * MAX_FRAMES);
 
 /// What a stack has in common with the one before.
 #[derive(Clone, Copy, Debug)]

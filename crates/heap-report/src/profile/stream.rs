@@ -114,7 +114,7 @@ struct Short {
 }
 
 const SHORT_BYTES: usize = 256;
-const _: () = assert!(7 * (u64::MAX.ilog10() as usize + 2) + 1 <= SHORT_BYTES);
+const _: () = assert!(7 * (u64::MAX.ilog10() as usize + 2) < SHORT_BYTES);
 
 impl Short {
     #[inline]

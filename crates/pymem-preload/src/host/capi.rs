@@ -4,7 +4,7 @@
 //! Nothing is linked: every function is looked up by name, so that the library loads into any process.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 use pymem_domains::PyMemAllocatorEx;
@@ -131,4 +131,15 @@ pub(crate) unsafe fn symbol<F: Copy>(name: &CStr) -> Option<F> {
     }
     // SAFETY: a function pointer has the size of the address, which is that of a function of this type (duty 1).
     Some(unsafe { core::mem::transmute_copy(&address) })
+}
+
+/// The word at an address.
+///
+/// # Safety
+///
+/// 1. A word can be read there.
+#[inline(always)]
+pub(crate) unsafe fn word_at(address: usize) -> usize {
+    // SAFETY: duty 1.
+    unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }

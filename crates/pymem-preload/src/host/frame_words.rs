@@ -9,7 +9,7 @@ use heap_profile::{Calls, Frame, Walk};
 use memdebug::{FrameSink, ThreadWord};
 use pymem_domains::Build;
 
-use crate::host::capi::{PyObject, PyThreadState, symbol};
+use crate::host::capi::{PyObject, PyThreadState, symbol, word_at};
 use crate::host::gil;
 use crate::host::line_table::CURSORS_READ;
 use crate::host::python::Host;
@@ -243,7 +243,7 @@ impl FrameWords {
         let place = at.wrapping_sub(first);
         if self.minor <= NEWEST_KNOWN {
             // SAFETY: 1: of a code object, two words before its instructions.
-            let belongs_to_line = unsafe { python_frames::word_at(first - 2 * size_of::<usize>()) };
+            let belongs_to_line = unsafe { word_at(first - 2 * size_of::<usize>()) };
             #[expect(clippy::cast_possible_truncation, reason = "the number has four bytes")]
             let belongs_to_line = belongs_to_line as u32 as usize;
             if (place as isize) < (belongs_to_line * UNIT) as isize {
@@ -272,7 +272,7 @@ impl<C> Records<C> {
         while next != 0 && !unsafe { python_frames::has_code(next + self.owner, next + self.code) }
         {
             // SAFETY: 1: as above.
-            next = unsafe { python_frames::word_at(next + self.previous) };
+            next = unsafe { word_at(next + self.previous) };
         }
         next
     }
@@ -284,7 +284,7 @@ impl<C: Fn(usize) -> usize> Calls for Records<C> {
         // SAFETY: 1: the walk asks for the frames that it has come to, all of which have code.
         let code = unsafe { python_frames::code_at(call + self.code) };
         // SAFETY: 1: as above.
-        let at = unsafe { python_frames::word_at(call + self.instruction) };
+        let at = unsafe { word_at(call + self.instruction) };
         Some(Frame { code: (self.counted)(code), at })
     }
 
@@ -292,20 +292,20 @@ impl<C: Fn(usize) -> usize> Calls for Records<C> {
     fn is_at(&self, call: usize, frame: Frame) -> bool {
         // An address of an instruction is in one code alone, and a line is none.
         // SAFETY: 1: the walk asks for the frames that it has come to.
-        unsafe { python_frames::word_at(call + self.instruction) == frame.at }
+        unsafe { word_at(call + self.instruction) == frame.at }
     }
 
     #[inline(always)]
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         // SAFETY: 1: as above.
-        let nearest = unsafe { python_frames::word_at(call + self.previous) };
+        let nearest = unsafe { word_at(call + self.previous) };
         nearest == caller || self.with_code(nearest) == caller
     }
 
     #[inline(always)]
     fn caller(&self, call: usize) -> usize {
         // SAFETY: 1: as above.
-        self.with_code(unsafe { python_frames::word_at(call + self.previous) })
+        self.with_code(unsafe { word_at(call + self.previous) })
     }
 }
 

@@ -8,6 +8,8 @@ use core::slice;
 
 use pymem_sync::Lock;
 
+use crate::host::capi::word_at;
+
 /// Bytes of an instruction.
 const UNIT: i32 = 2;
 
@@ -73,7 +75,7 @@ fn signed_number(bytes: &[u8]) -> i32 {
             break;
         }
     }
-    let magnitude = (number >> 1).cast_signed();
+    let magnitude = (number >> 1) as i32;
     if number & 1 == 0 { magnitude } else { -magnitude }
 }
 
@@ -126,7 +128,7 @@ impl LineTableLayout {
         const LEN: usize = 16;
         const BYTES: usize = 32;
         // SAFETY: a member of the code object (duty 1).
-        let word = |at: usize| unsafe { crate::host::python_frames::word_at(at) };
+        let word = |at: usize| unsafe { word_at(at) };
         let object = word(code + self.table);
         if object == 0 || word(object + TYPE) != self.bytes_type {
             return None;
@@ -135,7 +137,7 @@ impl LineTableLayout {
         // SAFETY: a bytes object, which never changes, and lives as long as its code (duty 1).
         let bytes = unsafe { slice::from_raw_parts(bytes, word(object + LEN)) };
         #[expect(clippy::cast_possible_truncation, reason = "the number has four bytes")]
-        let first_line = (word(code + self.first_line) as u32).cast_signed();
+        let first_line = word(code + self.first_line) as i32;
         Some(LineTable { bytes, first_line })
     }
 }

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use memdebug::FrameSink;
 use pymem_domains::Build;
 
-use crate::host::capi::{PyObject, PyThreadState, symbol};
+use crate::host::capi::{PyObject, PyThreadState, symbol, word_at};
 use crate::host::debug_offsets::DebugOffsets;
 use crate::host::line_table::LineTableLayout;
 use crate::host::python::Host;
@@ -52,17 +52,6 @@ pub(crate) struct Reader {
     fetch: PyErrFetch,
     restore: PyErrRestore,
     clear: unsafe extern "C" fn(),
-}
-
-/// The word at an address.
-///
-/// # Safety
-///
-/// 1. A word can be read there.
-#[inline(always)]
-pub(crate) unsafe fn word_at(address: usize) -> usize {
-    // SAFETY: duty 1.
-    unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }
 
 /// The code in the word at an address.
