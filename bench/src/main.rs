@@ -175,24 +175,26 @@ fn main() -> Result<()> {
 }
 
 fn whole_programs(cli: &Cli, library: &Path) -> Result<()> {
-    let (comparison, file) = match (cli.hooks, cli.profile) {
-        (true, _) => (&programs::HOOKS, page::HOOKS),
-        (_, true) => (&programs::PROFILERS, page::PROFILERS),
-        _ => (&programs::ROWS, page::PROGRAMS),
-    };
     if cli.idle {
         let plans = cli.interpreters.iter().map(|interpreter| cli.plan(interpreter, library));
         let runs = plans.map(|plan| idle::measure(&plan)).collect::<Result<Vec<_>>>()?;
         runs.iter().for_each(|run| print!("{}", table::idle(run)));
         return publish(cli, page::IDLE, &runs);
     }
+    let (comparison, file) = match (cli.hooks, cli.profile) {
+        (true, _) => (&programs::HOOKS, page::HOOKS),
+        (_, true) => (&programs::PROFILERS, page::PROFILERS),
+        _ => (&programs::ROWS, page::PROGRAMS),
+    };
     let folders = folders(cli)?;
     let mut runs = Vec::new();
     for interpreter in &cli.interpreters {
-        let memray = cli.fetched.as_deref().filter(|_| cli.profile).and_then(|folder| {
-            let version = programs::minor_version(interpreter).ok()?;
-            fetched::memray(&version, folder)
-        });
+        let memray = match &cli.fetched {
+            Some(folder) if cli.profile => {
+                fetched::memray(&programs::minor_version(interpreter)?, folder)
+            }
+            _ => None,
+        };
         if cli.profile && memray.is_none() {
             eprintln!("memray cannot be had for {}: left out", interpreter.display());
         }

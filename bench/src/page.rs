@@ -133,6 +133,18 @@ fn table(page: &mut String, header: &[String], rows: &[Vec<String>]) -> Result<(
     Ok(())
 }
 
+/// A table with a row for each allocator of `report`, by its place there.
+fn allocators(
+    page: &mut String,
+    report: &Report,
+    header: &[String],
+    cells: impl Fn(usize) -> Vec<String>,
+) -> Result<()> {
+    let row =
+        |at: usize| [format!("`{}`", report.rows[at].name)].into_iter().chain(cells(at)).collect();
+    table(page, header, &(0..report.rows.len()).map(row).collect::<Vec<_>>())
+}
+
 fn replay(page: &mut String, report: &Report) -> Result<()> {
     writeln!(page, "\n## Traces of real programs, replayed")?;
     origin(page, &report.origin, &report.baseline)?;
@@ -150,17 +162,9 @@ fn replay(page: &mut String, report: &Report) -> Result<()> {
     )?;
     let mut header = vec!["allocator".to_owned()];
     header.extend(Metric::ALL.map(|metric| metric.title().to_owned()));
-    let rows: Vec<Vec<String>> = report
-        .rows
-        .iter()
-        .enumerate()
-        .map(|(at, row)| {
-            let mut cells = vec![format!("`{}`", row.name)];
-            cells.extend(Metric::ALL.map(|metric| with_spread(report.geomean(at, metric))));
-            cells
-        })
-        .collect();
-    table(page, &header, &rows)?;
+    allocators(page, report, &header, |at| {
+        Metric::ALL.map(|metric| with_spread(report.geomean(at, metric))).into()
+    })?;
     writeln!(page)?;
     for row in &report.rows {
         writeln!(page, "- `{}`: {}", row.name, row.about)?;
@@ -170,18 +174,9 @@ fn replay(page: &mut String, report: &Report) -> Result<()> {
         writeln!(page, "\n### Trace by trace: {}", metric.title())?;
         let mut header = vec!["allocator".to_owned()];
         header.extend(report.traces.iter().map(|trace| trace.trace.clone()));
-        let rows: Vec<Vec<String>> = report
-            .rows
-            .iter()
-            .enumerate()
-            .map(|(at, row)| {
-                let mut cells = vec![format!("`{}`", row.name)];
-                cells
-                    .extend(report.traces.iter().map(|trace| with_spread(trace.ratio(at, metric))));
-                cells
-            })
-            .collect();
-        table(page, &header, &rows)?;
+        allocators(page, report, &header, |at| {
+            report.traces.iter().map(|trace| with_spread(trace.ratio(at, metric))).collect()
+        })?;
         writeln!(page, "\n![{}](benchmarks/{})", metric.title(), metric.file())?;
     }
     threads(page, report)
@@ -226,20 +221,10 @@ fn passes(page: &mut String, quiet: &Report, starved: Option<&Report>) -> Result
     if starved.is_some() {
         header.extend(["starved, second", "tenth", "tenth, starved to quiet"].map(str::to_owned));
     }
-    let rows: Vec<Vec<String>> = quiet
-        .rows
-        .iter()
-        .enumerate()
-        .map(|(at, row)| {
-            let mut cells = vec![format!("`{}`", row.name)];
-            cells.extend(passes_cells(quiet, at));
-            if let Some(starved) = starved {
-                cells.extend(starved_cells(quiet, starved, &row.name));
-            }
-            cells
-        })
-        .collect();
-    table(page, &header, &rows)?;
+    allocators(page, quiet, &header, |at| {
+        let starved = starved.map(|starved| starved_cells(quiet, starved, at));
+        passes_cells(quiet, at).into_iter().chain(starved.into_iter().flatten()).collect()
+    })?;
     if let Some(starved) = starved {
         writeln!(
             page,
@@ -251,13 +236,13 @@ fn passes(page: &mut String, quiet: &Report, starved: Option<&Report>) -> Result
     Ok(())
 }
 
-/// What a starved run found of the row `name`; nothing where that run had no such row.
-fn starved_cells(quiet: &Report, starved: &Report, name: &str) -> [String; 3] {
-    let place = |report: &Report| report.rows.iter().position(|row| row.name == name);
-    let (Some(in_quiet), Some(at)) = (place(quiet), place(starved)) else {
+/// What a starved run found of a row of the quiet one; nothing where that run had no such row.
+fn starved_cells(quiet: &Report, starved: &Report, row: usize) -> [String; 3] {
+    let name = &quiet.rows[row].name;
+    let Some(at) = starved.rows.iter().position(|row| row.name == *name) else {
         return Default::default();
     };
-    [((at, 1), (starved, 0, 1)), ((at, 9), (starved, 0, 9)), ((at, 9), (quiet, in_quiet, 9))].map(
+    [((at, 1), (starved, 0, 1)), ((at, 9), (starved, 0, 9)), ((at, 9), (quiet, row, 9))].map(
         |(of, other)| {
             starved.passes(of, other).map_or_else(String::new, |found| format!("{:.2}", found.0))
         },

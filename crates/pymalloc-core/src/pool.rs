@@ -546,10 +546,15 @@ pub(crate) const fn record_address(address: usize) -> usize {
         + (((address % ARENA_BYTES) >> POOL_SHIFT) << RECORD_SHIFT)
 }
 
-/// The parts of `from..to`, offsets from an arena's first unit at `first_unit`, that are before and behind the header.
-pub(crate) fn beside_header(first_unit: usize, from: usize, to: usize) -> [Range<usize>; 2] {
+/// The parts of `from..to`, offsets from an arena's first unit at `first_unit`, that are before and behind the header, if there are any.
+pub(crate) fn beside_header(
+    first_unit: usize,
+    from: usize,
+    to: usize,
+) -> impl Iterator<Item = Range<usize>> {
     let header = header_address(first_unit) - first_unit;
-    [from..to.min(header).max(from), (header + PAGE_BYTES).max(from)..to.max(header + PAGE_BYTES)]
+    let parts = [from..to.min(header), from.max(header + PAGE_BYTES)..to];
+    parts.into_iter().filter(|part| !part.is_empty())
 }
 
 /// Where in the header the idle maps begin.

@@ -33,12 +33,10 @@ pub(crate) fn purge_free_pools(
                 first * POOL_BYTES,
                 (first + count) * POOL_BYTES,
             ) {
-                if !part.is_empty() {
-                    // SAFETY: in the arena's units.
-                    let start = unsafe { first_unit.add(part.start) };
-                    // SAFETY: 1: free units of an arena that the source made, without its header: nothing in them is in use.
-                    bytes += unsafe { source.purge(start, part.len()) };
-                }
+                // SAFETY: in the arena's units.
+                let start = unsafe { first_unit.add(part.start) };
+                // SAFETY: 1: free units of an arena that the source made, without its header: nothing in them is in use.
+                bytes += unsafe { source.purge(start, part.len()) };
             }
         }
         arenas.set_purged(arena, mask);

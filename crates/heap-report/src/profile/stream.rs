@@ -1,7 +1,7 @@
 //! Owns writing the file of a running profile row by row. Leaves what the rows are to `file.rs`, which reads them.
 //!
 //! A program of a second has a hundred thousand sites, whose rows are written while the program is counted as running: numbers are
-//! made here, as a general serializer takes six times as long for them.
+//! put there one by one, as a general serializer takes six times as long for them.
 
 use std::io::{self, Write};
 
@@ -33,13 +33,11 @@ pub fn stream<S: StackSource>(
     })?;
     rows.text.extend(br#"],"nodes":["#);
     rows.list(tables.nodes(), |text, Node { location, caller }| {
-        let mut row = Short::new();
-        row.put(b'[');
-        row.number(location.into());
-        row.put(b',');
-        row.node(caller);
-        row.put(b']');
-        text.extend_from_slice(row.bytes());
+        text.push(b'[');
+        number(text, location.into());
+        text.push(b',');
+        node_or_null(text, caller);
+        text.push(b']');
         Ok(())
     })?;
     rows.text.extend(br#"],"sites":["#);
@@ -48,23 +46,19 @@ pub fn stream<S: StackSource>(
         if last.replace(origin) != Some(origin) {
             name = serde_json::to_string(&origin.to_string())?;
         }
-        let mut row = Short::new();
-        row.put(b'[');
-        row.node(node);
-        row.put(b',');
-        text.extend_from_slice(row.bytes());
+        text.push(b'[');
+        node_or_null(text, node);
+        text.push(b',');
         text.extend_from_slice(name.as_bytes());
-        let mut row = Short::new();
-        row.put(b',');
-        row.number(class_bytes);
+        text.push(b',');
+        number(text, class_bytes);
         for amount in [live, peak, total] {
-            row.put(b',');
-            row.number(amount.bytes);
-            row.put(b',');
-            row.number(amount.blocks);
+            text.push(b',');
+            number(text, amount.bytes);
+            text.push(b',');
+            number(text, amount.blocks);
         }
-        row.put(b']');
-        text.extend_from_slice(row.bytes());
+        text.push(b']');
         Ok(())
     })?;
     let (lost, kept) = (tables.lost(), tables.frames());
@@ -107,72 +101,15 @@ impl<W: Write> Rows<W> {
     }
 }
 
-/// Some numbers of a row: seven with what stands between them are shorter.
-struct Short {
-    bytes: [u8; SHORT_BYTES],
-    len: usize,
-}
-
-const SHORT_BYTES: usize = 256;
-const _: () = assert!(7 * (u64::MAX.ilog10() as usize + 2) < SHORT_BYTES);
-
-impl Short {
-    #[inline]
-    const fn new() -> Self {
-        Self { bytes: [0; SHORT_BYTES], len: 0 }
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    #[inline]
-    fn put(&mut self, byte: u8) {
-        if let Some(free) = self.bytes.get_mut(self.len) {
-            *free = byte;
-            self.len += 1;
-        }
-    }
-
-    /// Adds a number of a list before, or `null`.
-    #[inline]
-    fn node(&mut self, number: Option<u32>) {
-        match number {
-            Some(number) => self.number(number.into()),
-            None => b"null".iter().for_each(|byte| self.put(*byte)),
-        }
-    }
-
-    /// Adds a number; most have one digit.
-    #[inline]
-    fn number(&mut self, number: u64) {
-        if number < 10 { self.put(b'0' + number as u8) } else { self.digits(number) }
-    }
-
-    fn digits(&mut self, number: u64) {
-        let count = number.ilog10() as usize + 1;
-        let Some(digits) = self.bytes.get_mut(self.len..self.len + count) else { return };
-        let mut left = number;
-        for digit in digits.iter_mut().rev() {
-            *digit = b'0' + (left % 10) as u8;
-            left /= 10;
-        }
-        self.len += count;
+/// Adds the number of a node before, or `null`.
+fn node_or_null(text: &mut Vec<u8>, node: Option<u32>) {
+    match node {
+        Some(node) => number(text, node.into()),
+        None => text.extend_from_slice(b"null"),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_has_its_digits() {
-        for number in [0, 9, 10, 99, 100, 12_345, u32::MAX.into(), u64::MAX - 1, u64::MAX] {
-            let mut row = Short::new();
-            row.put(b'[');
-            row.number(number);
-            assert_eq!(row.bytes(), format!("[{number}").as_bytes());
-        }
-    }
+#[inline]
+fn number(text: &mut Vec<u8>, number: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }

@@ -140,11 +140,9 @@ fn end_period() {
 /// Gives back the first unit of `arena`, which was offered, without the header.
 fn purge_first_unit(arena: NonNull<u8>) {
     for part in beside_header(arena.addr().get(), 0, POOL_BYTES) {
-        if !part.is_empty() {
-            let start = arena.map_addr(|address| address.saturating_add(part.start));
-            // SAFETY: 1: pages of a unit that was offered (`ArenaSource::offer` 1), and that are the keeper's meanwhile.
-            unsafe { mmap::purge(start, part.len()) };
-        }
+        let start = arena.map_addr(|address| address.saturating_add(part.start));
+        // SAFETY: 1: pages of a unit that was offered (`ArenaSource::offer` 1), and that are the keeper's meanwhile.
+        unsafe { mmap::purge(start, part.len()) };
     }
 }
 
