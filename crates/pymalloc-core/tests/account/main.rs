@@ -69,7 +69,8 @@ fn one_of_a_thousand_accounts_meets_its_limit_alone() {
     let budgets: Vec<Budget> = (0..1_000).map(|_| Budget::new(LIMIT)).collect();
     let accounts: Vec<_> = budgets.iter().map(local_account).collect();
     for account in &accounts {
-        assert!((0..100).all(|_| account.malloc(100).is_some()));
+        // One pool has these, also the one beside the records and with red zones.
+        assert!((0..90).all(|_| account.malloc(100).is_some()));
     }
     let full = &accounts[500];
     while full.malloc(100).is_some() {}

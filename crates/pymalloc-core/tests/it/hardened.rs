@@ -14,7 +14,8 @@ const MISUSE: &str = "PYMALLOC_CORE_TEST_MISUSE";
 fn misuse() {
     let Ok(name) = std::env::var(MISUSE) else { return };
     let alloc = LocalPymalloc::new(LibcMalloc);
-    let blocks: Vec<_> = (0..200).map(|_| alloc.malloc(48).unwrap()).collect();
+    // One pool has these, also the one beside the records and with red zones.
+    let blocks: Vec<_> = (0..150).map(|_| alloc.malloc(48).unwrap()).collect();
     let free = |block: NonNull<u8>| {
         // SAFETY: not kept: this is the misuse that must be caught before it does harm.
         unsafe { alloc.free(Some(block)) };
