@@ -162,6 +162,7 @@ fn doc(shell: &Shell) -> Result<()> {
 /// Builds every crate from its package, as it would be published, on the dependencies that other steps have built.
 fn package(shell: &Shell) -> Result<()> {
     workspace::forget_builds(shell, "dev")?;
+    workspace::forget_unpacked(shell)?;
     let packaged = cmd!(shell, "cargo package --quiet --workspace --allow-dirty").run();
     shell.remove_path(workspace::target().join("package"))?;
     Ok(packaged?)
