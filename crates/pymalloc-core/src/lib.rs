@@ -18,6 +18,7 @@ mod config;
 mod depot;
 mod exchange;
 mod graveyard;
+mod idle_map;
 mod lane;
 mod large_blocks;
 mod policy;

@@ -1,5 +1,5 @@
-//! Owns a pool: its record, the list of its freed blocks, and which blocks it has not handed out yet. Leaves the arena around it to
-//! `arena.rs`, and to `used_pools.rs` the lists of pools.
+//! Owns a pool: its record and the list of its freed blocks. Leaves the map of those that it has not handed out yet to `idle_map.rs`,
+//! the arena around it to `arena.rs`, and to `used_pools.rs` the lists of pools.
 //!
 //! ```text
 //!  record, 32 bytes, in the arena's header           idle map, 16 bytes, in the header too
@@ -23,18 +23,12 @@ use pymem_sync::Filling;
 use crate::checks::annotate;
 use crate::checks::hardened::{self, Misuse};
 use crate::config::{
-    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, IDLE_BYTES, PAGE_BYTES, POOL_BYTES,
-    POOL_SHIFT,
+    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
 };
+use crate::idle_map::{GROUPS_MAX, IDLE_WORDS, IdleMap};
 use crate::lane::{LANE_BITS, Lane};
 use crate::policy::EXTEND_BYTES;
 use crate::size_class::SizeClass;
-
-/// Words of an idle map.
-const IDLE_WORDS: usize = POOL_BYTES / IDLE_BYTES / 64;
-
-/// Which blocks of a pool are idle: a bit for each group of neighbours ([`Geometry::group`](crate::size_class::Geometry)).
-pub(crate) type IdleMap = [u64; IDLE_WORDS];
 
 /// Most blocks of a pool.
 const BLOCKS_MAX: usize = POOL_BYTES / GRAIN_BYTES;
@@ -300,15 +294,7 @@ impl PoolPtr {
         pool.next = None;
         pool.prev = None;
         let groups = class.blocks_per_pool().div_ceil(class.geometry().group.into());
-        let lost = self.groups_of_header(class);
-        let idle = self.idle();
-        *idle = [0; IDLE_WORDS];
-        let (whole, rest) = (groups / 64, groups % 64);
-        idle[..whole].fill(u64::MAX);
-        if rest > 0 {
-            idle[whole] = (1 << rest) - 1;
-        }
-        lost.for_each(|group| idle[group / 64] &= !(1 << (group % 64)));
+        self.idle().open(groups, self.groups_of_header(class));
     }
 
     /// The groups of blocks in whose place the arena's header is: they are never idle, nor handed out.
@@ -337,7 +323,7 @@ impl PoolPtr {
 
     /// Ends the pool's life in its class. None of its blocks is live.
     pub(crate) fn close(mut self) {
-        self.idle().fill(0);
+        self.idle().clear();
         let pool = self.get_mut();
         pool.class = 0;
         pool.key = 0;
@@ -372,23 +358,13 @@ impl PoolPtr {
     #[inline]
     fn take_idle(self, class: SizeClass, want: usize) -> Range<usize> {
         let idle = self.idle();
-        let mut word = self.first_word();
-        while word < IDLE_WORDS - 1 && idle[word] == 0 {
-            word += 1;
-        }
+        let word = idle.first_word(self.first_word());
         self.set_first_word(word);
-        let bits = idle[word];
-        if bits == 0 {
-            return 0..0;
-        }
         let group = usize::from(class.geometry().group);
-        let first = bits.trailing_zeros();
-        let groups = (bits >> first).trailing_ones().min(want.div_ceil(group) as u32);
-        idle[word] = bits & !(u64::MAX >> (64 - groups) << first);
+        let taken = idle.take(word, want.div_ceil(group) as u32);
         let stride = group * class.size();
-        let offset = (word * 64 + first as usize) * stride;
         let end = class.blocks_per_pool() * class.size();
-        offset..end.min(offset + groups as usize * stride)
+        taken.start * stride..end.min(taken.end * stride)
     }
 
     /// Makes every group of freed blocks idle again, so that nothing is kept in them. Blocks beside live ones stay freed.
@@ -398,7 +374,7 @@ impl PoolPtr {
         let base = self.base().addr().get();
         let group_of =
             |block: NonNull<u8>| class.geometry().block_at(block.addr().get() - base) / group;
-        let mut freed = [0_u8; IDLE_WORDS * 64];
+        let mut freed = [0_u8; GROUPS_MAX];
         self.freed().for_each(|block| freed[group_of(block)] += 1);
         let is_whole =
             |index: usize| usize::from(freed[index]) == group.min(blocks - index * group);
@@ -409,7 +385,7 @@ impl PoolPtr {
             next = NonNull::new(unsafe { read_link(block) });
             let index = group_of(block);
             if is_whole(index) {
-                self.idle()[index / 64] |= 1 << (index % 64);
+                self.idle().put(index);
             } else {
                 // SAFETY: 1: invariant 4.
                 unsafe { write_link(block, list) };
@@ -422,8 +398,7 @@ impl PoolPtr {
 
     /// Is the block of `class` at `index` idle?
     pub(crate) fn is_idle(self, class: SizeClass, index: usize) -> bool {
-        let group = index / usize::from(class.geometry().group);
-        self.idle()[group / 64] >> (group % 64) & 1 == 1
+        self.idle().has(index / usize::from(class.geometry().group))
     }
 
     /// The freed blocks, last freed first.
@@ -460,14 +435,13 @@ impl PoolPtr {
         let Some(class) = self.class() else { return };
         let idle = self.idle();
         let first = self.first_word();
-        assert!(idle[..first].iter().all(|word| *word == 0), "pool invariant 3");
+        assert!(idle.first_word(0) >= first, "pool invariant 3");
         let (group, blocks) = (usize::from(class.geometry().group), class.blocks_per_pool());
         let groups = blocks.div_ceil(group);
         let lost = self.groups_of_header(class);
-        for index in 0..IDLE_WORDS * 64 {
+        for index in 0..GROUPS_MAX {
             let may_be_idle = index < groups && !lost.contains(&index);
-            let is_idle = idle[index / 64] >> (index % 64) & 1 == 1;
-            assert!(may_be_idle || !is_idle, "an idle block that the pool does not have");
+            assert!(may_be_idle || !idle.has(index), "an idle block that the pool does not have");
         }
         let mut seen = [0_u64; BLOCKS_MAX / 64];
         for index in (0..blocks).filter(|index| self.is_idle(class, *index)) {
