@@ -13,8 +13,7 @@ use crate::config::GRAIN_BYTES;
 /// Whether this build checks links and blocks.
 pub(crate) const IS_ON: bool = cfg!(feature = "hardened");
 
-const WORD_BYTES: usize = size_of::<usize>();
-const _: () = assert!(GRAIN_BYTES >= 2 * WORD_BYTES, "link and seal fit into every block");
+const _: () = assert!(GRAIN_BYTES >= 2 * size_of::<usize>(), "link and seal fit into every block");
 
 /// 0 until the first use.
 static SECRET: AtomicUsize = AtomicUsize::new(0);
