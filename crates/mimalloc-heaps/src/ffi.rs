@@ -6,7 +6,7 @@
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::{AtomicI64, AtomicUsize};
 
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_good_size,
@@ -104,6 +104,26 @@ pub(crate) struct Theap {
     pub(crate) pages: [(Cell<&'static Page>, Cell<&'static Page>); MI_SMALL_SIZE_MAX / 16 + 1],
 }
 
+/// The beginning of `mi_subproc_t`, of which a process has one.
+#[repr(C)]
+struct Subproc {
+    _number_and_links: [usize; 3],
+    _arenas: [usize; 1 + 160],
+    _reserve_lock: libc::pthread_mutex_t,
+    /// When some arena gives back what waits in it, in milliseconds; 0 while nothing waits.
+    purge_expires: AtomicI64,
+}
+
+/// The beginning of `mi_tld_t`, as far as `_mi_arenas_collect` reads it.
+#[repr(C)]
+struct ThreadData {
+    _thread: usize,
+    /// With which arena to begin.
+    sequence: usize,
+    _numa_node: c_int,
+    subproc: *const Subproc,
+}
+
 unsafe extern "C" {
     pub(crate) fn mi_heap_theap(heap: *mut mi_heap_t) -> *mut mi_theap_t;
     pub(crate) fn mi_heap_stats_get(heap: *mut mi_heap_t, stats: *mut Stats) -> bool;
@@ -147,6 +167,9 @@ unsafe extern "C" {
     pub(crate) fn _mi_thread_local_get(key: usize) -> *mut c_void;
     pub(crate) fn _mi_thread_local_set(key: usize, value: *mut c_void) -> bool;
     pub(crate) fn _mi_is_main_thread() -> bool;
+    /// A static's address.
+    fn _mi_subproc_main() -> *const Subproc;
+    fn _mi_arenas_collect(force_purge: bool, visit_all: bool, thread: *const ThreadData);
     /// The key under which mimalloc keeps the theap that its exit handler ends.
     static _mi_heap_default_key: libc::pthread_key_t;
     /// A theap that serves nothing: every allocation from it gives null. Opaque, so one byte stands for it.
@@ -193,6 +216,25 @@ pub(crate) fn leave_thread_to_us() {
     let key = unsafe { _mi_heap_default_key };
     // SAFETY: a live key; no destructor runs for null.
     unsafe { libc::pthread_setspecific(key, core::ptr::null()) };
+}
+
+/// When mimalloc would give back what waits in its arenas, in milliseconds; 0 while nothing waits.
+#[inline]
+pub(crate) fn purge_expires() -> &'static AtomicI64 {
+    // SAFETY: no preconditions.
+    let subproc = unsafe { _mi_subproc_main() };
+    // SAFETY: a static, of which this field alone is used, which is atomic.
+    unsafe { &(*subproc).purge_expires }
+}
+
+/// Gives back what has waited in any arena for as long as mimalloc's option says. Any thread may call it, also one that mimalloc does not
+/// know; it allocates nothing, and takes no lock.
+pub(crate) fn purge_expired() {
+    // SAFETY: no preconditions.
+    let subproc = unsafe { _mi_subproc_main() };
+    let thread = ThreadData { _thread: 0, sequence: 0, _numa_node: 0, subproc };
+    // SAFETY: of a thread it reads the two fields that are set.
+    unsafe { _mi_arenas_collect(false, true, &raw const thread) };
 }
 
 /// The version of the linked mimalloc, as it writes it: 30302 is 3.3.2.
@@ -289,5 +331,22 @@ mod tests {
             assert!(mi_theap_malloc(empty_theap(), 10).is_null());
             mi_collect(false);
         }
+    }
+
+    #[test]
+    fn what_waits_in_arenas_is_where_mimalloc_has_it() {
+        use core::sync::atomic::Ordering;
+
+        let clock = || std::fs::read_to_string("/proc/uptime").unwrap();
+        // SAFETY: no preconditions.
+        unsafe { mi_collect(true) };
+        // SAFETY: no preconditions.
+        let block = unsafe { mi_malloc(8 << 20) };
+        // SAFETY: a live block.
+        unsafe { mi_free(block) };
+        let expires = purge_expires().load(Ordering::Relaxed);
+        let seconds: f64 = clock().split(' ').next().unwrap().parse().unwrap();
+        let ahead = expires as f64 / 1000.0 - seconds;
+        assert!((0.5..1.5).contains(&ahead), "in {ahead} seconds");
     }
 }

@@ -9,7 +9,8 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
 
-use crate::ffi;
+use crate::ffi::{self, Page};
+use crate::idle;
 use crate::page::{page_of, thread_number};
 
 thread_local! {
@@ -37,9 +38,22 @@ pub(crate) unsafe fn free(block: NonNull<u8>) {
     page.local_free.set(block);
     page.used.set(page.used.get() - 1);
     if page.used.get() == 0 && page.retire_expire.get() == 0 {
-        // SAFETY: a page of the calling thread, which has no block any more.
-        unsafe { ffi::_mi_page_retire(page) };
+        // SAFETY: (1) as just seen.
+        unsafe { retire(page) };
     }
+}
+
+/// Has mimalloc keep a page that is empty, or leave it to its arena.
+///
+/// # Safety
+///
+/// 1. The calling thread owns `page`, which has no block any more and was not retired.
+#[inline(never)]
+unsafe fn retire(page: &Page) {
+    let bytes = usize::from(page.capacity.get()) * page.block_size.get();
+    // SAFETY: (1).
+    unsafe { ffi::_mi_page_retire(page) };
+    idle::note_freed(bytes);
 }
 
 /// Frees a block of a page that is somebody else's or needs a closer look.
@@ -55,8 +69,11 @@ unsafe fn free_generic(block: *mut c_void) {
         // SAFETY: no preconditions; does nothing for a thread that has a heap.
         unsafe { ffi::mi_thread_init() };
     }
+    // SAFETY: a live block (1).
+    let bytes = unsafe { ffi::mi_usable_size(block) };
     // SAFETY: a live block (1) that is not used again (2).
     unsafe { ffi::mi_free(block) };
+    idle::note_freed(bytes);
 }
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]

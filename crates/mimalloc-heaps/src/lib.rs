@@ -6,6 +6,7 @@ mod fork;
 mod free;
 mod heap;
 mod heap_set;
+mod idle;
 mod interpreter;
 mod interpreter_heaps;
 mod mi_malloc;
@@ -24,13 +25,14 @@ mod world;
 
 pub use fork::after_fork_in_child;
 pub use heap::HeapKind;
+pub use idle::allow_background_thread;
 pub use interpreter_heaps::InterpreterHeaps;
 pub use mi_malloc::MiMalloc;
 pub use own_heap::{OwnHeap, heap_account};
 pub use pymem_sync::qsbr::{Limits, Pending};
-pub use registry::HeapError;
 #[doc(hidden)]
 pub use registry::control_without_fork_handlers;
+pub use registry::{HeapError, stop_background_thread_before_forks};
 pub use stats::{HeapUsage, Statistics, Usage};
 pub use thread_heaps::ThreadHeaps;
 pub use thread_malloc::ThreadMalloc;

@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 use malloc_api::{MAX_REQUEST, MIN_ALIGN, Malloc};
 
 use crate::page::{room_of, stays};
-use crate::{ffi, free, theap};
+use crate::{ffi, free, idle, theap};
 
 /// mimalloc's `malloc`, `calloc`, `realloc` and `free` on the calling thread's default heap.
 ///
@@ -94,11 +94,13 @@ unsafe impl Malloc for MiMalloc {
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
         let size = request(new_size)?;
         // SAFETY: (1) a live block of mimalloc (caller's 1).
-        if ptr.is_some_and(|block| stays(unsafe { room_of(block) }, size)) {
+        let room = ptr.map_or(0, |block| unsafe { room_of(block) });
+        if ptr.is_some() && stays(room, size) {
             return ptr;
         }
         // SAFETY: `ptr` is null or a live block of mimalloc (caller's 1) and not used after success (2).
         let block = unsafe { ffi::mi_realloc(as_c(ptr), size) };
+        idle::note_moved(room);
         NonNull::new(block.cast())
     }
 

@@ -16,6 +16,7 @@ use malloc_api::{Account, Malloc, Pools, ToBudget, Usage};
 use crate::ffi;
 use crate::free;
 use crate::heap::Heap;
+use crate::idle;
 use crate::mi_malloc::{request, request_array};
 use crate::page::{MADE_AT_ONCE, page_of, room_of, stays};
 use crate::registry::{self, HeapError};
@@ -270,7 +271,9 @@ unsafe impl<B: ToBudget> Pools for OwnHeap<B> {
         unsafe { self.heap.destroy(&mut registry) };
         drop(registry);
         self.unspent.set(0);
-        self.budget.budget().give(self.taken.take());
+        let taken = self.taken.take();
+        idle::note_freed(taken);
+        self.budget.budget().give(taken);
     }
 }
 

@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 use crate::ffi;
+use crate::idle;
 
 /// Why a thread or an interpreter could not get its heaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +72,17 @@ pub(crate) fn lock() -> LockGuard<'static, Registry> {
     REGISTRY.lock()
 }
 
+/// Has the thread that gives memory back end before every fork, from now on.
+///
+/// Without this call that begins when the thread first starts, for which no handler of a fork may be the reason.
+///
+/// # Errors
+///
+/// [`HeapError::ForkHandlers`].
+pub fn stop_background_thread_before_forks() -> Result<(), HeapError> {
+    idle::stop_before_forks().map_err(|errno| HeapError::ForkHandlers { errno })
+}
+
 /// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`].
 pub(crate) fn prepare() -> Result<(), HeapError> {
     let found = ffi::linked_version();
@@ -78,6 +90,7 @@ pub(crate) fn prepare() -> Result<(), HeapError> {
         return Err(HeapError::Version { found, expected: ffi::SUPPORTED_VERSION });
     }
     if !WITHOUT_HANDLERS.load(Ordering::Relaxed) {
+        stop_background_thread_before_forks()?;
         hold_over_forks(&HELD_OVER_FORKS).map_err(|errno| HeapError::ForkHandlers { errno })?;
     }
     let _registry = lock();

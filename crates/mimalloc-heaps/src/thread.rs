@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ffi;
 use crate::heap_set::HeapSet;
+use crate::idle;
 use crate::interpreter::Interpreter;
 use crate::registry::{self, Registry};
 
@@ -121,4 +122,5 @@ unsafe extern "C" fn end(_value: *mut c_void) {
         unsafe { ffi::mi_thread_done() };
         ffi::leave_thread_to_us();
     }
+    idle::count();
 }

@@ -4,18 +4,18 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 
-use malloc_api::ReleaseLevel;
+use malloc_api::{Malloc as _, ReleaseLevel};
 use pymem_sync::qsbr::{Limits, OutOfMemory, Participant, Pending};
 
 use crate::ffi;
 use crate::heap::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
-use crate::mi_malloc::{as_c, request, request_array};
+use crate::mi_malloc::{MiMalloc, as_c, request, request_array};
 use crate::page::{room_of, stays};
 use crate::registry::{self, HeapError};
 use crate::thread_state::{RetiredBlock, ThreadState};
-use crate::{release, theap, thread};
+use crate::{idle, release, theap, thread};
 
 thread_local! {
     /// The heaps that this thread's calls without a handle use; null for none. No destructor.
@@ -169,12 +169,14 @@ impl ThreadHeaps {
     ) -> Option<NonNull<u8>> {
         let size = request(new_size)?;
         // SAFETY: (1) a live block (1).
-        if ptr.is_some_and(|block| stays(unsafe { room_of(block) }, size)) {
+        let room = ptr.map_or(0, |block| unsafe { room_of(block) });
+        if ptr.is_some() && stays(room, size) {
             return ptr;
         }
         let theap = self.opened(kind)?;
         // SAFETY: the calling thread's theap (T1; not `Send`), and null or a live block (1) that is not used again (2).
         let block = unsafe { ffi::mi_theap_realloc(theap, as_c(ptr), size) };
+        idle::note_moved(room);
         NonNull::new(block.cast())
     }
 
@@ -186,8 +188,8 @@ impl ThreadHeaps {
     /// 2. The block is not used afterwards.
     #[inline]
     pub unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: null or a live block (1) that is not used again (2); mimalloc takes it back on any thread.
-        unsafe { ffi::mi_free(as_c(ptr)) };
+        // SAFETY: (1) a live block of mimalloc (1), (2) not used again (2); mimalloc takes it back on any thread.
+        unsafe { MiMalloc.free(ptr) };
     }
 
     /// Bytes that the live block at `ptr` really has, at least what was asked for.

@@ -1,12 +1,12 @@
 //! Owns [`ThreadState`], a thread's side of delayed free, and [`RetiredBlock`], what waits there: blocks that lock-free
 //! readers may still see, until every attached thread has been quiescent. The queue and its rules are `pymem_sync::qsbr`'s;
-//! here is what reclaiming means: `mi_free`.
+//! here is what reclaiming means: a free.
 
 use core::ptr::NonNull;
 
 use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim};
 
-use crate::ffi;
+use crate::{ffi, free};
 
 /// A retired block.
 #[derive(Debug)]
@@ -43,8 +43,9 @@ impl Reclaim for RetiredBlock {
     }
 
     fn reclaim(self) {
-        // SAFETY: (D1); the caller of `ThreadHeaps::free_delayed` has promised that no reader can see it once the goal is reached.
-        unsafe { ffi::mi_free(self.block.as_ptr().cast()) };
+        // SAFETY: (1), (2): (D1); the caller of `ThreadHeaps::free_delayed` has promised that no reader can see it once the goal is
+        // reached.
+        unsafe { free::free(self.block) };
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) const HUGE_REFUSALS_MAX: u8 = 4;
 
 /// Length of a period in seconds: what is free stays resident for one at least, and for two at most.
 #[cfg(feature = "std")]
-pub(crate) const IDLE_SECONDS: libc::time_t = 2;
+pub(crate) const IDLE_SECONDS: u32 = 2;
 
 /// Bytes that an allocator has to spare before a thread watches over them: a small program needs none.
 #[cfg(feature = "std")]

@@ -98,6 +98,13 @@ impl ForkLock {
             }
         }
     }
+
+    /// Whether it has a place already; `true` stays so.
+    #[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
+    pub(crate) fn is_registered(&self) -> bool {
+        // Relaxed: whoever forks takes the registry's lock, under which this was written.
+        self.is_registered.load(Ordering::Relaxed)
+    }
 }
 
 impl fmt::Debug for ForkLock {

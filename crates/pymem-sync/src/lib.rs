@@ -5,6 +5,8 @@
 mod fork;
 #[cfg(feature = "std")]
 mod idle;
+#[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
+mod idle_thread;
 #[cfg(feature = "std")]
 mod interner;
 mod lock;
@@ -21,6 +23,8 @@ pub use fork::hold_over_forks;
 pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
 #[cfg(feature = "std")]
 pub use idle::{IdleUnits, Keeper};
+#[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
+pub use idle_thread::{IdleMemory, IdleThread};
 #[cfg(feature = "std")]
 pub use interner::{Chain, Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};

@@ -6,6 +6,7 @@ mod churn;
 mod delayed;
 mod family;
 mod fork;
+mod idle;
 mod interpreters;
 mod memory;
 mod programs;
