@@ -71,10 +71,12 @@ def built(workspace: Path) -> Path:
     if shutil.which("cargo") is None:
         raise SystemExit("there is no cargo on PATH; install Rust 1.85 or newer, or take a wheel")
     target = f"{platform.machine()}-unknown-linux-gnu"
-    command = ["cargo", "build"]
+    command = ["cargo", "rustc"]
     if glibc := os.environ.get(GLIBC):
-        command = ["cargo", "zigbuild", "--target", f"{target}.{glibc}"]
+        command = ["cargo-zigbuild", "rustc", "--target", f"{target}.{glibc}"]
     command += ["--locked", "--profile", "preload", "--package", "pymem-preload", "--lib"]
+    # Together with the `rlib` that the manifest names beside it, cargo would leave its link-time optimisation out.
+    command += ["--crate-type", "cdylib"]
     messages = subprocess.run(
         [*command, "--message-format", "json-render-diagnostics"],
         cwd=workspace,

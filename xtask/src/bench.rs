@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::workspace;
+use crate::{python, workspace};
 
 /// Arguments of partial runs, which measure less than the documentation shows.
 const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--programs", "--output"];
@@ -31,8 +31,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let target = workspace::target();
     let mut arguments = arguments.to_vec();
     if given(&["--python"]) {
-        cmd!(shell, "cargo build --profile preload -p pymem-preload").run()?;
-        arguments.extend(["--preload".into(), target.join("preload/libpymem_preload.so").into()]);
+        arguments.extend(["--preload".into(), python::library()?.into()]);
         arguments.extend(["--fetched".into(), target.join("fetched").into()]);
     }
     if !given(&["--output"]) && !given(SILENT) {

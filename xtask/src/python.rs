@@ -103,14 +103,16 @@ fn is_toolchain(folder: &Path) -> bool {
 pub(crate) fn library() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.arg("build");
+    build.arg("rustc");
     library_of(build)
 }
 
-/// Builds the library as it ships by the caller's `cargo build`, which may have options; returns its path.
+/// Builds the library as it ships by the caller's `cargo rustc`, which may have options; returns its path.
 pub(crate) fn library_of(mut build: Command) -> Result<PathBuf> {
     build.current_dir(workspace::root());
     build.args(["--quiet", "--profile", "preload", "--package", "pymem-preload", "--lib"]);
+    // Together with the `rlib` that the manifest names beside it, cargo would leave its link-time optimisation out.
+    build.args(["--crate-type", "cdylib"]);
     // Cargo's messages name the library's path in any target folder.
     build.args(["--message-format", "json-render-diagnostics"]);
     let output =

@@ -25,7 +25,7 @@ pub(super) fn run(shell: &Shell, reported: i32) -> Result<()> {
         println!("skipped: no interpreter is installed that the library can be preloaded into");
         return Ok(());
     };
-    let build = cmd!(shell, "cargo build --features=valgrind");
+    let build = cmd!(shell, "cargo rustc --features=valgrind");
     let library = python::library_of(Command::from(build))?;
     for row in ROWS {
         println!("memcheck: {python} on {row}");
