@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use malloc_api::{AllocatorAdapter, LibcMalloc};
 use pymem_sync::{Lock, RawLock};
 
+use crate::sampler::Countdown;
 use crate::site::SiteEntry;
 use crate::snapshot::Amount;
 use crate::stacks::mix;
@@ -27,8 +28,9 @@ pub(crate) struct Sampled {
 type Table =
     HashMap<usize, Sampled, BuildHasherDefault<AddressHasher>, AllocatorAdapter<LibcMalloc>>;
 
-/// The sampled blocks that are live.
+/// The sampled blocks that are live, and when the next one is due.
 pub(crate) struct Blocks {
+    pub(crate) countdown: Countdown,
     /// How many sampled blocks' addresses have each hash; a full counter stays full.
     filter: [AtomicU8; FILTER_BYTES],
     table: Lock<Table>,
@@ -37,6 +39,7 @@ pub(crate) struct Blocks {
 impl Blocks {
     pub(crate) fn new() -> Self {
         Self {
+            countdown: Countdown::default(),
             filter: [const { AtomicU8::new(0) }; FILTER_BYTES],
             table: Lock::new(Table::with_hasher_in(
                 BuildHasherDefault::default(),
@@ -62,7 +65,7 @@ impl Blocks {
         let unseen = table.insert(block.addr().get(), sampled);
         if unseen.is_none() {
             let counter = self.counter(block);
-            // Relaxed: the lock orders the writers; for readers see `take`.
+            // Relaxed: the lock orders the writers; for readers see `may_have`.
             counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
         }
         Ok(unseen)
@@ -71,9 +74,15 @@ impl Blocks {
     /// Takes `block` out, if it was sampled.
     #[inline]
     pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
+        if self.may_have(block) { self.remove(block) } else { None }
+    }
+
+    /// Whether `block` may have been sampled.
+    #[inline(always)]
+    pub(crate) fn may_have(&self, block: NonNull<u8>) -> bool {
         // Relaxed: whoever frees a block has it from the thread that allocated it, in an order that the program makes, or
         // the free itself would be a race; that thread's `insert` came before.
-        if self.counter(block).load(Relaxed) == 0 { None } else { self.remove(block) }
+        self.counter(block).load(Relaxed) != 0
     }
 
     /// The site of `block`, if it was sampled.
@@ -95,9 +104,8 @@ impl Blocks {
 
     #[inline]
     fn counter(&self, block: NonNull<u8>) -> &AtomicU8 {
-        // Blocks are 16 bytes apart at least; higher bits tell arenas apart.
-        let address = block.addr().get();
-        &self.filter[((address >> 4) ^ (address >> 17)) % FILTER_BYTES]
+        // Blocks are 16 bytes apart at least.
+        &self.filter[(block.addr().get() >> 4) % FILTER_BYTES]
     }
 
     /// The lock to hold over a fork.

@@ -7,6 +7,7 @@ mod counts;
 mod exact;
 #[cfg(feature = "backtrace")]
 mod native;
+mod noted;
 mod notes;
 mod origin;
 mod profile;
@@ -26,6 +27,7 @@ mod walk;
 pub use exact::ExactProfiler;
 #[cfg(feature = "backtrace")]
 pub use native::NativeStack;
+pub use noted::NotedProfiler;
 pub use notes::{Notes, Pools};
 pub use origin::Origin;
 pub use profile::{Options, Profile};

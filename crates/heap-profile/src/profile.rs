@@ -396,7 +396,7 @@ impl<S: StackSource + 'static> Profile<S> {
     }
 
     #[inline]
-    fn overlap(&self, origin: u8) -> Overlap {
+    pub(crate) fn overlap(&self, origin: u8) -> Overlap {
         self.overlaps[Live::index(origin)]
     }
 }

@@ -6,11 +6,10 @@ use malloc_api::{Domain, Malloc, immortal};
 use pymem_sync::RawLock;
 
 use crate::blocks::{Blocks, Sampled};
-use crate::notes::{Note, NoteSize, Notes};
+use crate::counters::Overlap;
 use crate::profile::Profile;
 use crate::sampler::{choose, weigh};
-use crate::site::class_bytes;
-use crate::snapshot::{Amount, Stack};
+use crate::snapshot::Stack;
 use crate::source::StackSource;
 
 /// An allocator that notes some blocks' stacks: on the average one for each interval of allocated bytes.
@@ -47,13 +46,11 @@ use crate::source::StackSource;
 /// ```
 #[derive(Clone, Debug)]
 pub struct SampledProfiler<A, S: 'static> {
-    inner: A,
-    profile: &'static Profile<S>,
-    domain: Domain,
+    pub(crate) inner: A,
+    pub(crate) profile: &'static Profile<S>,
+    pub(crate) domain: Domain,
     interval: u64,
     blocks: &'static Blocks,
-    /// Where an exact profile notes the blocks of pools.
-    notes: Option<&'static Notes>,
 }
 
 impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
@@ -62,19 +59,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     ///
     /// Aborts, as `Box::new` does, without some 8 KiB of memory.
     pub fn new(inner: A, profile: &'static Profile<S>, domain: Domain, interval: u64) -> Self {
-        let blocks = immortal::leak(Blocks::new());
-        Self { inner, profile, domain, interval, blocks, notes: None }
-    }
-
-    /// Notes every block, as an interval of 0 does, and those in the pools of `notes` there: four bytes a block, found without a lock or a
-    /// hash.
-    pub fn with_notes(
-        inner: A,
-        profile: &'static Profile<S>,
-        domain: Domain,
-        notes: &'static Notes,
-    ) -> Self {
-        Self { notes: Some(notes), ..Self::new(inner, profile, domain, 0) }
+        Self { inner, profile, domain, interval, blocks: immortal::leak(Blocks::new()) }
     }
 
     /// The lock to hold over a fork, before those of the profile.
@@ -88,46 +73,34 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     /// An address inside a block may be answered with another block's stack.
     #[must_use]
     pub fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
-        let noted = self.notes.and_then(|notes| notes.site_of(block));
-        let site = match noted {
-            Some(number) => self.profile.site(number)?,
-            None => self.blocks.site_of(block)?,
-        };
+        let site = self.blocks.site_of(block)?;
         Some(self.profile.stack_of(site))
     }
 
-    /// Notes `block` of `size` bytes, if it is chosen.
-    #[inline]
-    fn record(&self, block: NonNull<u8>, size: usize) {
-        match self.notes {
-            Some(notes) => self.put(notes, block, size),
-            None if choose(size, self.interval) => self.note(block, size),
-            None => {}
-        }
-    }
-
-    /// Notes `block` of `size` bytes beside the pools, or in the table.
-    ///
-    /// One function for the stack, the counts and the note: as three, they have a third more instructions.
-    #[inline(never)]
-    fn put(&self, notes: &Notes, block: NonNull<u8>, size: usize) {
-        let amount = Amount::block(size);
-        let Some(site) = self.profile.allocate(self.domain as u8, size, amount) else { return };
-        if !notes.put(block, size, site.number()) {
-            self.keep(block, Sampled { site, amount });
-        }
-    }
-
+    /// Notes `block` of `size` bytes, whose bytes the countdown did not pass, if it is chosen.
     #[cold]
-    fn note(&self, block: NonNull<u8>, size: usize) {
-        let amount = weigh(size, self.interval);
-        let Some(site) = self.profile.allocate(self.domain as u8, size, amount) else { return };
-        self.keep(block, Sampled { site, amount });
+    #[inline(never)]
+    fn record(&self, block: NonNull<u8>, size: usize) -> NonNull<u8> {
+        if self.is_chosen(size) {
+            let amount = weigh(size, self.interval);
+            if let Some(site) = self.profile.allocate(self.domain as u8, size, amount) {
+                self.keep(block, Sampled { site, amount });
+            }
+        }
+        block
+    }
+
+    fn is_chosen(&self, size: usize) -> bool {
+        // The countdown of every block, and that of a domain whose calls may overlap, never begins.
+        match self.profile.overlap(self.domain as u8) {
+            Overlap::Never if self.interval > 0 => self.blocks.countdown.begin(size, self.interval),
+            _ => choose(size, self.interval),
+        }
     }
 
     /// Notes `block` in the table, and counts as freed what cannot be noted, or was noted at its address and is gone.
     #[cold]
-    fn keep(&self, block: NonNull<u8>, sampled: Sampled) {
+    pub(crate) fn keep(&self, block: NonNull<u8>, sampled: Sampled) {
         if let Ok(Some(gone)) | Err(gone) = self.blocks.insert(block, sampled) {
             self.profile.free(gone.site, gone.amount);
         }
@@ -135,62 +108,52 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
 
     /// Takes what is noted of `block`.
     #[inline(always)]
-    fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
-        match self.notes.and_then(|notes| notes.take(block)) {
-            Some(note) => self.read(note),
-            None => self.blocks.take(block),
-        }
+    pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
+        self.blocks.take(block)
     }
 
-    #[inline(always)]
-    fn read(&self, Note { site, size }: Note) -> Option<Sampled> {
-        let site = self.profile.site(site)?;
-        let bytes = match size {
-            NoteSize::BelowClass(less) => class_bytes(site.key().class) as usize - less as usize,
-            NoteSize::Bytes(bytes) => bytes as usize,
-        };
-        Some(Sampled { site, amount: Amount::block(bytes) })
-    }
-
-    /// Counts that `block` is freed, if it is noted.
-    #[inline]
-    fn forget(&self, block: NonNull<u8>) {
-        if self.notes.is_some() {
-            self.forget_noted(block);
-        } else if let Some(sampled) = self.blocks.take(block) {
-            self.forget_sampled(sampled);
-        }
-    }
-
+    /// Frees a block that may be noted.
+    ///
+    /// # Safety
+    ///
+    /// Those of [`Malloc::free`].
     #[cold]
-    fn forget_sampled(&self, sampled: Sampled) {
-        self.profile.free(sampled.site, sampled.amount);
-    }
-
     #[inline(never)]
-    fn forget_noted(&self, block: NonNull<u8>) {
-        if let Some(sampled) = self.take(block) {
+    unsafe fn forget(&self, block: NonNull<u8>) {
+        if let Some(sampled) = self.blocks.take(block) {
             self.profile.free(sampled.site, sampled.amount);
         }
+        // SAFETY: the caller's duties 1 and 2.
+        unsafe { self.inner.free(Some(block)) };
+    }
+
+    /// As [`Malloc::malloc`], of bytes that the countdown did not pass.
+    #[cold]
+    #[inline(never)]
+    fn malloc_due(&self, size: usize) -> Option<NonNull<u8>> {
+        Some(self.record(self.inner.malloc(size)?, size))
     }
 }
 
 // SAFETY: 1 to 5 are those of `inner`, whose blocks are handed out as they are; neither the profile nor the table of sampled
 // blocks unwinds or allocates from `inner`.
 unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
+    // Whoever comes by calls the allocator below last, so that it is gone on with and not called.
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        let block = self.inner.malloc(size)?;
-        self.record(block, size);
-        Some(block)
+        if self.blocks.countdown.passes(size) {
+            self.inner.malloc(size)
+        } else {
+            self.malloc_due(size)
+        }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let block = self.inner.calloc(nelem, elsize)?;
         // `inner` would have refused a product that overflows.
-        self.record(block, nelem.wrapping_mul(elsize));
-        Some(block)
+        let size = nelem.wrapping_mul(elsize);
+        Some(if self.blocks.countdown.passes(size) { block } else { self.record(block, size) })
     }
 
     #[inline]
@@ -206,15 +169,17 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
             (None, _) => {}
         }
         let new = new?;
-        self.record(new, new_size);
-        Some(new)
+        let passes = self.blocks.countdown.passes(new_size);
+        Some(if passes { new } else { self.record(new, new_size) })
     }
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        let Some(block) = ptr else { return };
-        self.forget(block);
-        // SAFETY: the caller's duties 1 and 2.
-        unsafe { self.inner.free(Some(block)) };
+        match ptr.filter(|block| self.blocks.may_have(*block)) {
+            // SAFETY: the caller's duties 1 and 2.
+            Some(block) => unsafe { self.forget(block) },
+            // SAFETY: the caller's duties 1 and 2.
+            None => unsafe { self.inner.free(ptr) },
+        }
     }
 }

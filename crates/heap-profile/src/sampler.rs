@@ -5,6 +5,10 @@
 //! and counts as often as that says: the sums are right on the average whatever the sizes. As in tcmalloc and jemalloc.
 
 use std::cell::Cell;
+use std::hint;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use malloc_api::MAX_REQUEST;
 
 use crate::snapshot::Amount;
 
@@ -13,6 +17,49 @@ thread_local! {
     static LEFT: Cell<i64> = const { Cell::new(0) };
     /// The state of the generator; 0 before the first draw.
     static STATE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Bytes until the next choice, of callers whose calls never overlap, as Python's threads hold the GIL; of others it stays at 0.
+///
+/// Bytes of calls that overlap all the same may not be counted.
+#[derive(Debug, Default)]
+pub(crate) struct Countdown(AtomicUsize);
+
+impl Countdown {
+    /// Whether the countdown has begun and does not end in the next `size` bytes, which it then has passed.
+    #[inline(always)]
+    pub(crate) fn passes(&self, size: usize) -> bool {
+        let left = self.0.load(Relaxed);
+        // What is left is no larger than a request may be, so that those who are let pass need not be asked.
+        // SAFETY: no more than `next` gives is ever stored.
+        unsafe { hint::assert_unchecked(left <= MAX_REQUEST) };
+        let passes = size < left;
+        if passes {
+            self.0.store(left - size, Relaxed);
+        }
+        passes
+    }
+
+    /// Begins anew where it did not pass `size` bytes; whether they are to be sampled, which the first ones are seldom.
+    pub(crate) fn begin(&self, size: usize, interval: u64) -> bool {
+        let has_begun = self.0.load(Relaxed) > 0;
+        self.0.store(next(interval), Relaxed);
+        let is_chosen = has_begun || !self.passes(size);
+        if is_chosen && !has_begun {
+            self.0.store(next(interval), Relaxed);
+        }
+        is_chosen
+    }
+}
+
+/// The bytes between two choices, at least one, and no more than a request may have.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "above 0, and `as` saturates"
+)]
+fn next(interval: u64) -> usize {
+    ((-uniform().ln() * interval as f64) as usize).saturating_add(1).min(MAX_REQUEST)
 }
 
 /// Whether an allocation of `size` bytes is to be sampled.
@@ -35,8 +82,7 @@ pub(crate) fn choose(size: usize, interval: u64) -> bool {
 #[cold]
 fn draw(left: &Cell<i64>, size: usize, interval: u64) -> bool {
     let first = STATE.with(Cell::get) == 0;
-    #[expect(clippy::cast_possible_truncation, reason = "far below 2^63, and `as` saturates")]
-    let next = || (-uniform().ln() * interval as f64) as i64 + 1;
+    let next = || next(interval) as i64;
     if !first {
         left.set(next());
         return true;
@@ -86,4 +132,27 @@ pub(crate) fn weigh(size: usize, interval: u64) -> Amount {
         whole + u64::from(uniform() <= exact - down)
     };
     Amount { bytes: round(blocks * size), blocks: round(blocks) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_countdown_chooses_as_often_as_the_weights_say() {
+        const INTERVAL: u64 = 4_096;
+        let mut bytes = [0; 2];
+        // Many countdowns, so that the first choice of each counts, too.
+        for round in 0..20_000 {
+            let countdown = Countdown::default();
+            for size in [9_000, 16, 100, 3_000 + round % 7, 0] {
+                let is_chosen = !countdown.passes(size) && countdown.begin(size, INTERVAL);
+                assert!(size > 0 || !is_chosen, "a block without bytes");
+                bytes[0] += if is_chosen { weigh(size, INTERVAL).bytes } else { 0 };
+                bytes[1] += size as u64;
+            }
+        }
+        let [seen, all] = bytes.map(|bytes| bytes as f64);
+        assert!((seen / all - 1.0).abs() < 0.02, "{seen} of {all} bytes");
+    }
 }

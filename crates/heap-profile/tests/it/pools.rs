@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use heap_profile::{Notes, Pools, SampledProfiler};
+use heap_profile::{NotedProfiler, Notes, Pools};
 use malloc_api::testing::conformance;
 use malloc_api::{Domain, LibcMalloc, Malloc};
 
@@ -143,7 +143,7 @@ fn a_profiler_beside_pools_is_an_allocator_like_any_other() {
     let (_, profile) = profile(32);
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
-    conformance(&SampledProfiler::with_notes(Heap(pools), profile, Domain::Mem, notes));
+    conformance(&NotedProfiler::new(Heap(pools), profile, Domain::Mem, notes));
     assert_eq!(profile.live_bytes(), 0, "what the suite freed is still counted");
 }
 
@@ -153,7 +153,7 @@ fn each_line_holds_what_it_holds_while_pools_change_their_sizes() {
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
     let heaps = [Domain::Mem, Domain::Obj]
-        .map(|domain| SampledProfiler::with_notes(Heap(pools), profile, domain, notes));
+        .map(|domain| NotedProfiler::new(Heap(pools), profile, domain, notes));
     let mut live: Vec<(NonNull<u8>, usize, usize, usize)> = Vec::new();
     let mut random = 7_u64;
     let mut next = |below: usize| {
@@ -215,7 +215,7 @@ fn a_live_block_tells_who_allocated_it() {
     let (_, profile) = profile(32);
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
-    let heap = SampledProfiler::with_notes(Heap(pools), profile, Domain::Obj, notes);
+    let heap = NotedProfiler::new(Heap(pools), profile, Domain::Obj, notes);
     let lines = |block| heap.traceback_of(block).map(|stack| stack[0].line);
     // In a pool, in one of blocks with wide notes, and in none.
     let blocks = [(40, 101), (40, 102), (1_000, 103), (LARGEST + 1, 104)]
@@ -234,7 +234,7 @@ fn a_note_goes_with_its_block() {
     let (_, profile) = profile(32);
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
-    let heap = SampledProfiler::with_notes(Heap(pools), profile, Domain::Obj, notes);
+    let heap = NotedProfiler::new(Heap(pools), profile, Domain::Obj, notes);
     let kept = run(&[101], || heap.malloc(40));
     let gone = run(&[101], || heap.malloc(40));
     // SAFETY: (1) live; (2) not used again.

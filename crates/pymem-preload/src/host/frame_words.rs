@@ -219,15 +219,9 @@ impl FrameWords {
         self.reader.head_bytes()
     }
 
-    /// Whether a block begins as a code object does.
-    ///
-    /// # Safety
-    ///
-    /// 1. [`head_bytes`](Self::head_bytes) at `block`, which is 16-aligned, can be read.
-    #[inline]
-    pub(crate) unsafe fn begins_as_code(&self, block: usize) -> bool {
-        // SAFETY: 1: as much as is read of an object (duty 1).
-        unsafe { self.reader.is_code(ptr::with_exposed_provenance_mut(block)) }
+    /// Where an object has its type, in bytes, and what stands there in a code object.
+    pub(crate) const fn code_type(&self) -> (usize, usize) {
+        self.reader.code_type()
     }
 
     /// The bytes from the code's first instruction to `at`; `None` before the first one that belongs to a line.

@@ -4,23 +4,38 @@ use std::ptr::NonNull;
 
 use malloc_api::Malloc;
 
-use crate::host::python_stacks::PythonStacks;
+use crate::host::python_stacks::Mourner;
 
 /// An allocator whose freed code objects are counted, so that their names need not keep them.
 #[derive(Debug)]
 pub(crate) struct Mourned<A> {
     inner: A,
-    stacks: PythonStacks,
+    mourner: Mourner,
 }
 
 impl<A> Mourned<A> {
-    /// The blocks of `inner`, of which `stacks` are told.
+    /// The blocks of `inner`, of which the `mourner` is told.
     ///
     /// # Safety
     ///
     /// 1. Every block of `inner` has 16 bytes at least, and the interpreter has the GIL.
-    pub(crate) const unsafe fn new(inner: A, stacks: PythonStacks) -> Self {
-        Self { inner, stacks }
+    pub(crate) const unsafe fn new(inner: A, mourner: Mourner) -> Self {
+        Self { inner, mourner }
+    }
+}
+
+impl<A: Malloc> Mourned<A> {
+    /// Frees a code object.
+    ///
+    /// # Safety
+    ///
+    /// Those of [`Malloc::free`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_code(&self, code: NonNull<u8>) {
+        self.mourner.count(code);
+        // SAFETY: the caller's duties 1 and 2 are those of `inner`.
+        unsafe { self.inner.free(Some(code)) };
     }
 }
 
@@ -45,11 +60,12 @@ unsafe impl<A: Malloc> Malloc for Mourned<A> {
 
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        if let Some(block) = ptr {
-            // SAFETY: 1: a live block (the caller's duty 1), of 16 bytes by the duty of `new`.
-            unsafe { self.stacks.mourn(block) };
+        // SAFETY: 1: a live block (the caller's duty 1), of 16 bytes by the duty of `new`.
+        match ptr.filter(|block| unsafe { self.mourner.is_code(*block) }) {
+            // SAFETY: the caller's duties 1 and 2 are those of `inner`.
+            Some(code) => unsafe { self.free_code(code) },
+            // SAFETY: as above.
+            None => unsafe { self.inner.free(ptr) },
         }
-        // SAFETY: the caller's duties 1 and 2 are those of `inner`.
-        unsafe { self.inner.free(ptr) };
     }
 }

@@ -490,6 +490,11 @@ impl Reader {
         self.code.type_of + size_of::<usize>()
     }
 
+    /// Where an object has its type, in bytes, and what stands there in a code object.
+    pub(crate) const fn code_type(&self) -> (usize, usize) {
+        (self.code.type_of, self.code.type_object)
+    }
+
     /// Whether `object` is a code object.
     ///
     /// # Safety

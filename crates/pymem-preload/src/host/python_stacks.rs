@@ -13,6 +13,7 @@ use malloc_api::immortal;
 use memdebug::{FrameSink, HostStacks};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
 
+use crate::host::capi::word_at;
 use crate::host::frame_words::FrameWords;
 use crate::host::line_table::CURSORS_READ;
 use crate::host::native_frames::NativeFrames;
@@ -189,7 +190,7 @@ static TABLE: OnceLock<&'static StackTable<PythonStacks>> = OnceLock::new();
 
 /// The table of this process, which has stacks of as many frames as `options` say, or as whoever came first asked for; with `native`
 /// a table of its own, as the hooks show Python frames alone. Code objects need not be kept where the table
-/// [`mourns`](PythonStacks::mourn) each of them, as `sees_all` says. `None` where the interpreter does not tell its frames.
+/// [`mourns`](PythonStacks::mourner) each of them, as `sees_all` says. `None` where the interpreter does not tell its frames.
 ///
 /// # Errors
 ///
@@ -282,26 +283,46 @@ fn alike(stack: u32) -> u32 {
 
 fn freed(block: NonNull<u8>, size: usize) {
     let Some(table) = TABLE.get() else { return };
-    if size >= table.source().words.head_bytes() {
-        // SAFETY: 1: the block is the hooks' to read until it is freed.
-        unsafe { table.source().mourn(block) };
+    let Some(mourner) = table.source().mourner() else { return };
+    let has_head = size >= table.source().words.head_bytes();
+    // SAFETY: 1: the block is the hooks' to read until it is freed.
+    if has_head && unsafe { mourner.is_code(block) } {
+        mourner.count(block);
     }
 }
 
-impl PythonStacks {
-    /// Counts the death of a code object, if `block` is one and deaths are counted.
+/// Counts the deaths of code objects, as whoever sees every free is to tell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mourner {
+    deaths: &'static Deaths,
+    /// Where an object has its type, in bytes, and what stands there in a code object.
+    type_word: (usize, usize),
+}
+
+impl Mourner {
+    /// Whether a code object is at `block`.
     ///
     /// # Safety
     ///
     /// 1. The head of an object can be read at `block`, which is 16-aligned: 16 bytes with the GIL.
-    #[inline]
-    pub(crate) unsafe fn mourn(&self, block: NonNull<u8>) {
-        let Some(deaths) = self.deaths else { return };
-        let code = block.as_ptr().expose_provenance();
+    #[inline(always)]
+    pub(crate) unsafe fn is_code(&self, block: NonNull<u8>) -> bool {
+        let (type_of, code_type) = self.type_word;
         // SAFETY: 1: duty 1.
-        if unsafe { self.words.begins_as_code(code) } {
-            deaths.of(code).fetch_add(1, Relaxed);
-            deaths.all.fetch_add(1, Relaxed);
-        }
+        unsafe { word_at(block.as_ptr().expose_provenance() + type_of) == code_type }
+    }
+
+    /// Counts the death of the code object at `block`.
+    pub(crate) fn count(&self, block: NonNull<u8>) {
+        self.deaths.of(block.addr().get()).fetch_add(1, Relaxed);
+        self.deaths.all.fetch_add(1, Relaxed);
+    }
+}
+
+impl PythonStacks {
+    /// Who is to be told of each block that is freed; `None` where code objects with names are kept.
+    pub(crate) fn mourner(&self) -> Option<Mourner> {
+        let type_word = self.words.code_type();
+        self.deaths.map(|deaths| Mourner { deaths, type_word })
     }
 }

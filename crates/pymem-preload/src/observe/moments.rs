@@ -131,11 +131,23 @@ fn attend(notes: u8) {
     }
 }
 
-#[inline]
+#[inline(always)]
+fn is_noted() -> bool {
+    NOTES.load(Relaxed) != 0
+}
+
+#[cold]
 fn look() {
-    let notes = NOTES.load(Relaxed);
-    if notes != 0 {
-        attend(notes);
+    attend(NOTES.load(Relaxed));
+}
+
+// A call that has something to do first is one of its own, so that all others are gone on with and not called.
+impl<A: Malloc> Attentive<A> {
+    #[cold]
+    #[inline(never)]
+    fn look_and_malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        look();
+        self.0.malloc(size)
     }
 }
 
@@ -144,19 +156,22 @@ fn look() {
 unsafe impl<A: Malloc> Malloc for Attentive<A> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        look();
-        self.0.malloc(size)
+        if is_noted() { self.look_and_malloc(size) } else { self.0.malloc(size) }
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        look();
+        if is_noted() {
+            look();
+        }
         self.0.calloc(nelem, elsize)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        look();
+        if is_noted() {
+            look();
+        }
         // SAFETY: the caller's duties 1 and 2 are the inner one's.
         unsafe { self.0.realloc(ptr, new_size) }
     }

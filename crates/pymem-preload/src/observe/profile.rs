@@ -12,12 +12,12 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use heap_profile::{
-    ExactProfiler, Notes, Options, Pools, Profile, SampledProfiler, Stack, Tracker,
+    ExactProfiler, NotedProfiler, Notes, Options, Pools, Profile, SampledProfiler, Stack, Tracker,
 };
 use heap_report::profile::{Mode, ProfileFile, ReportFormat, stream};
-use malloc_api::{NewFile, immortal};
+use malloc_api::{Malloc, NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
-use pymem_sync::{ForkLock, Rank, hold_over_forks};
+use pymem_sync::{ForkLock, Rank, RawLock, hold_over_forks};
 
 use crate::host::mourned::Mourned;
 use crate::host::python::Host;
@@ -35,7 +35,14 @@ pub(crate) struct ProcessProfile {
     tracker: Tracker<PythonStacks>,
     request: ProfileRequest,
     /// Copies of the profilers of the domains, of those whose blocks have no headers.
-    profilers: [OnceLock<SampledProfiler<AllocatorRecord, PythonStacks>>; 3],
+    profilers: [OnceLock<DomainProfiler>; 3],
+}
+
+/// A profiler of a domain whose blocks have no headers.
+#[derive(Debug)]
+enum DomainProfiler {
+    Noted(NotedProfiler<AllocatorRecord, PythonStacks>),
+    Sampled(SampledProfiler<AllocatorRecord, PythonStacks>),
 }
 
 /// Where an exact profile notes the blocks of a domain.
@@ -152,27 +159,47 @@ impl ProcessProfile {
         inner: AllocatorRecord,
         noted_in: NotedIn,
     ) -> AllocatorRecord {
-        let profiler = match (self.request.interval, noted_in) {
+        let is_pooled = matches!(noted_in, NotedIn::Pools(_));
+        match (self.request.interval, noted_in) {
             (None, NotedIn::Headers) => {
-                let profiler = ExactProfiler::new(inner, self.profile, domain);
-                return AllocatorRecord::leak(Attentive(profiler));
+                AllocatorRecord::leak(Attentive(ExactProfiler::new(inner, self.profile, domain)))
             }
             (None, NotedIn::Pools(notes)) => {
-                SampledProfiler::with_notes(inner, self.profile, domain, notes)
+                let profiler = NotedProfiler::new(inner, self.profile, domain, notes);
+                let kept = DomainProfiler::Noted(profiler.clone());
+                self.keep(domain, kept, profiler.lock());
+                self.record(domain, is_pooled, profiler)
             }
             (interval, _) => {
-                SampledProfiler::new(inner, self.profile, domain, interval.unwrap_or(0))
+                let interval = interval.unwrap_or(0);
+                let profiler = SampledProfiler::new(inner, self.profile, domain, interval);
+                let kept = DomainProfiler::Sampled(profiler.clone());
+                self.keep(domain, kept, profiler.lock());
+                self.record(domain, is_pooled, profiler)
             }
-        };
-        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
-        let _ = self.profilers[domain.index()].set(profiler.clone());
-        // Calls of raw come from threads that may not be told of a signal.
-        match (domain, noted_in) {
+        }
+    }
+
+    /// Keeps a domain's profiler for whoever asks of a block, and holds its lock over forks.
+    fn keep(&self, domain: Domain, profiler: DomainProfiler, lock: &'static RawLock) {
+        let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, lock)));
+        let _ = self.profilers[domain.index()].set(profiler);
+    }
+
+    /// The record of a domain's profiler, whose blocks lie in pools if `is_pooled`.
+    fn record<M: Malloc + Sync + 'static>(
+        &self,
+        domain: Domain,
+        is_pooled: bool,
+        profiler: M,
+    ) -> AllocatorRecord {
+        let mourner = self.profile.stacks().source().mourner();
+        match (domain, mourner.filter(|_| is_pooled)) {
+            // Calls of raw come from threads that may not be told of a signal.
             (Domain::Raw, _) => AllocatorRecord::leak(profiler),
-            (Domain::Obj, NotedIn::Pools(_)) => {
-                let stacks = *self.profile.stacks().source();
+            (Domain::Obj, Some(mourner)) => {
                 // SAFETY: 1: of pools, or of the C library, which has none of less than 24; a process without the GIL has no profile.
-                AllocatorRecord::leak(Attentive(unsafe { Mourned::new(profiler, stacks) }))
+                AllocatorRecord::leak(Attentive(unsafe { Mourned::new(profiler, mourner) }))
             }
             _ => AllocatorRecord::leak(Attentive(profiler)),
         }
@@ -181,7 +208,10 @@ impl ProcessProfile {
     /// The stack that allocated the live block at `block`; `None` where no block that the profile knows begins.
     pub(crate) fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
         let mut known = self.profilers.iter().filter_map(OnceLock::get);
-        known.find_map(|profiler| profiler.traceback_of(block))
+        known.find_map(|profiler| match profiler {
+            DomainProfiler::Noted(profiler) => profiler.traceback_of(block),
+            DomainProfiler::Sampled(profiler) => profiler.traceback_of(block),
+        })
     }
 
     /// What extensions report of memory of their own.

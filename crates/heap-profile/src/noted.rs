@@ -1,0 +1,142 @@
+//! Owns `NotedProfiler`: every block is noted, those of pools beside the pools, so that a free looks nothing up.
+
+use std::ptr::NonNull;
+
+use malloc_api::{Domain, Malloc};
+use pymem_sync::RawLock;
+
+use crate::blocks::Sampled;
+use crate::notes::{Note, NoteSize, Notes};
+use crate::profile::Profile;
+use crate::sampled::SampledProfiler;
+use crate::site::class_bytes;
+use crate::snapshot::{Amount, Stack};
+use crate::source::StackSource;
+
+/// An allocator that notes for each block which stack allocated it: four bytes a block of a pool, found without a lock or a hash. Other
+/// blocks are noted in a table.
+///
+/// The blocks themselves are those of the allocator below, so that this one may take its place, or leave it, at any time. A copy is the
+/// same profiler: it knows the same blocks.
+#[derive(Clone, Debug)]
+pub struct NotedProfiler<A, S: 'static> {
+    notes: &'static Notes,
+    /// The allocator below, and where its blocks are noted that lie in no pool.
+    table: SampledProfiler<A, S>,
+}
+
+impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
+    /// Notes the blocks of `inner` in `profile`, as those of `domain`, and those in the pools of `notes` there.
+    ///
+    /// Aborts, as `Box::new` does, without some 8 KiB of memory.
+    pub fn new(
+        inner: A,
+        profile: &'static Profile<S>,
+        domain: Domain,
+        notes: &'static Notes,
+    ) -> Self {
+        Self { notes, table: SampledProfiler::new(inner, profile, domain, 0) }
+    }
+
+    /// The lock to hold over a fork, before those of the profile.
+    #[must_use]
+    pub const fn lock(&self) -> &'static RawLock {
+        self.table.lock()
+    }
+
+    /// The stack that allocated the live block at `block`; `None` where no block that is noted begins.
+    ///
+    /// An address inside a block may be answered with another block's stack.
+    #[must_use]
+    pub fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
+        match self.notes.site_of(block) {
+            Some(number) => Some(self.table.profile.stack_of(self.table.profile.site(number)?)),
+            None => self.table.traceback_of(block),
+        }
+    }
+
+    /// Notes `block` of `size` bytes beside the pools, or in the table.
+    ///
+    /// One function for the stack, the counts and the note: as three, they have a third more instructions.
+    #[inline(never)]
+    fn put(&self, block: NonNull<u8>, size: usize) {
+        let amount = Amount::block(size);
+        let Some(site) = self.table.profile.allocate(self.table.domain as u8, size, amount) else {
+            return;
+        };
+        if !self.notes.put(block, size, site.number()) {
+            self.table.keep(block, Sampled { site, amount });
+        }
+    }
+
+    /// Takes what is noted of `block`.
+    #[inline(always)]
+    fn take(&self, block: NonNull<u8>) -> Option<Sampled> {
+        match self.notes.take(block) {
+            Some(note) => self.read(note),
+            None => self.table.take(block),
+        }
+    }
+
+    #[inline(always)]
+    fn read(&self, Note { site, size }: Note) -> Option<Sampled> {
+        let site = self.table.profile.site(site)?;
+        let bytes = match size {
+            NoteSize::BelowClass(less) => class_bytes(site.key().class) as usize - less as usize,
+            NoteSize::Bytes(bytes) => bytes as usize,
+        };
+        Some(Sampled { site, amount: Amount::block(bytes) })
+    }
+
+    /// Counts that `block` is freed, if it is noted.
+    #[inline(never)]
+    fn forget(&self, block: NonNull<u8>) {
+        if let Some(sampled) = self.take(block) {
+            self.table.profile.free(sampled.site, sampled.amount);
+        }
+    }
+}
+
+// SAFETY: 1 to 5 are those of `inner`, whose blocks are handed out as they are; neither the profile nor the notes unwind or allocate from
+// `inner`.
+unsafe impl<A: Malloc, S: StackSource> Malloc for NotedProfiler<A, S> {
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        let block = self.table.inner.malloc(size)?;
+        self.put(block, size);
+        Some(block)
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        let block = self.table.inner.calloc(nelem, elsize)?;
+        // `inner` would have refused a product that overflows.
+        self.put(block, nelem.wrapping_mul(elsize));
+        Some(block)
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // Before the call: as soon as `inner` has the old block back, another thread may get its address.
+        let old = ptr.and_then(|block| Some((block, self.take(block)?)));
+        // SAFETY: the caller's duties 1 and 2.
+        let new = unsafe { self.table.inner.realloc(ptr, new_size) };
+        match (old, new) {
+            (Some((_, sampled)), Some(_)) => self.table.profile.free(sampled.site, sampled.amount),
+            // The old block lives on.
+            (Some((block, sampled)), None) => self.table.keep(block, sampled),
+            (None, _) => {}
+        }
+        let new = new?;
+        self.put(new, new_size);
+        Some(new)
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        let Some(block) = ptr else { return };
+        self.forget(block);
+        // SAFETY: the caller's duties 1 and 2.
+        unsafe { self.table.inner.free(Some(block)) };
+    }
+}
