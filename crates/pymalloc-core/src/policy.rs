@@ -217,6 +217,11 @@ impl Kept {
         self.floor -= (self.floor - KEPT_MIN_BYTES) / FLOOR_DECAY;
     }
 
+    /// Bytes that were given back and have not been needed again so far.
+    pub(crate) fn missing(&self) -> usize {
+        self.given_back
+    }
+
     /// Notes that `bytes` of fresh memory are needed page by page. If they had been given back, giving them back was a
     /// mistake: the floor rises, up to `peak`.
     pub(crate) fn missed(&mut self, bytes: usize, peak: usize) {

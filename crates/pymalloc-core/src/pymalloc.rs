@@ -526,7 +526,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 let arena = unsafe { (record.alloc)(record.ctx, ARENA_BYTES) };
                 (NonNull::new(arena.cast::<u8>())?, Supply::Sparse)
             }
-            None => self.source.alloc_for(ARENA_BYTES, held)?,
+            None => self.source.alloc_for(ARENA_BYTES, held, self.kept.missing())?,
         };
         let from_source = self.record.is_none();
         // SAFETY: 1, 2: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).

@@ -50,10 +50,10 @@ pub unsafe trait ArenaSource {
     /// An arena of `size` bytes; `None` when there is none.
     fn alloc(&self, size: usize) -> Option<NonNull<u8>>;
 
-    /// An arena of `size` bytes for an allocator that holds `held` bytes of arenas already, and how its memory comes; `None` when
-    /// there is none. As `alloc` in everything else.
-    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
-        let _ = held;
+    /// An arena of `size` bytes for an allocator that holds `held` bytes of arenas already, and has given back `missed` bytes that it had
+    /// and did not need again so far; and how its memory comes. `None` when there is none. As `alloc` in everything else.
+    fn alloc_for(&self, size: usize, held: usize, missed: usize) -> Option<(NonNull<u8>, Supply)> {
+        let _ = (held, missed);
         Some((self.alloc(size)?, Supply::Sparse))
     }
 
@@ -61,7 +61,7 @@ pub unsafe trait ArenaSource {
     ///
     /// # Safety
     ///
-    /// 1. `alloc(size)` or `alloc_for(size, _)` of this source returned `arena`, and it is not used afterwards.
+    /// 1. `alloc(size)` or `alloc_for(size, _, _)` of this source returned `arena`, and it is not used afterwards.
     unsafe fn free(&self, arena: NonNull<u8>, size: usize);
 
     /// Takes an arena of [`ARENA_BYTES`](crate::ARENA_BYTES) back, as `free` does; the memory may go after the call has returned.
@@ -179,8 +179,13 @@ macro_rules! forward_source {
             $source.alloc(size)
         }
 
-        fn alloc_for(&$self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
-            $source.alloc_for(size, held)
+        fn alloc_for(
+            &$self,
+            size: usize,
+            held: usize,
+            missed: usize,
+        ) -> Option<(NonNull<u8>, Supply)> {
+            $source.alloc_for(size, held, missed)
         }
 
         unsafe fn free(&$self, arena: NonNull<u8>, size: usize) {

@@ -352,16 +352,18 @@ unsafe impl ArenaSource for MmapArenas {
         if size != ARENA_BYTES {
             return mmap::map_sparse(size);
         }
-        Some(self.alloc_for(size, 0)?.0)
+        Some(self.alloc_for(size, 0, 0)?.0)
     }
 
-    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
+    fn alloc_for(&self, size: usize, held: usize, missed: usize) -> Option<(NonNull<u8>, Supply)> {
         if size != ARENA_BYTES {
             return Some((mmap::map_sparse(size)?, Supply::Sparse));
         }
         let now = mmap::cpu_nanos();
         let mut region = region();
-        let is_hasty = region.pace.is_hasty(now) && held >= SMALL_UP_TO_BYTES;
+        // What a huge page held before, it holds again.
+        let is_hasty =
+            region.pace.is_hasty(now) && held >= SMALL_UP_TO_BYTES || missed >= HUGE_PAGE_BYTES;
         let (huge_pages, supply) = match (is_hasty, self.huge_pages) {
             (false, HugePages::Madvise) => (HugePages::Never, Supply::Sparse),
             (false, mode) => (mode, Supply::Sparse),

@@ -41,7 +41,7 @@ unsafe impl ArenaSource for Shifted {
         Some(unsafe { start.add(self.offset) })
     }
 
-    fn alloc_for(&self, size: usize, held: usize) -> Option<(NonNull<u8>, Supply)> {
+    fn alloc_for(&self, size: usize, held: usize, _: usize) -> Option<(NonNull<u8>, Supply)> {
         let supply = if held < 4 * ARENA_BYTES { Supply::Sparse } else { Supply::Ahead };
         Some((self.alloc(size)?, supply))
     }

@@ -24,7 +24,7 @@ fn arenas_are_zero_when_new_and_nobody_elses(
     let mut live: Vec<(NonNull<u8>, u64)> = Vec::new();
     for round in 1..400 {
         if live.len() < 2 || live.len() < 24 && random.bool() {
-            let (arena, _) = source.alloc_for(ARENA_BYTES, held).unwrap();
+            let (arena, _) = source.alloc_for(ARENA_BYTES, held, 0).unwrap();
             assert!(words(arena).iter().all(|word| *word == 0), "an arena with old bytes");
             words(arena).fill(round);
             live.push((arena, round));
@@ -47,12 +47,13 @@ fn arenas_are_zero_when_new_and_nobody_elses(
 fn memory_comes_ahead_of_need_in_haste_alone() {
     alone("huge_pages::memory_comes_ahead_of_need_in_haste_alone", || {
         let source = MmapArenas::new();
-        let supply_of = |held| {
-            let (arena, supply) = source.alloc_for(ARENA_BYTES, held).unwrap();
+        let supply_after = |held, missed| {
+            let (arena, supply) = source.alloc_for(ARENA_BYTES, held, missed).unwrap();
             // SAFETY: not used again.
             unsafe { source.free(arena, ARENA_BYTES) };
             supply
         };
+        let supply_of = |held| supply_after(held, 0);
         let work = || {
             let begin = std::time::Instant::now();
             while begin.elapsed().as_millis() < 100 {
@@ -66,6 +67,10 @@ fn memory_comes_ahead_of_need_in_haste_alone() {
             assert_eq!(supply_of(1 << 20), Supply::Sparse, "a small program");
             work();
             assert_eq!(supply_of(1 << 30), Supply::Sparse, "after other work");
+            work();
+            assert_eq!(supply_after(1 << 30, ARENA_BYTES), Supply::Sparse, "less than a huge page");
+            work();
+            assert_ne!(supply_after(1 << 20, 2 * ARENA_BYTES), Supply::Sparse, "had before");
         }
     });
 }
@@ -81,7 +86,7 @@ fn without_reserved_pages_arenas_have_small_ones() {
     }
     alone("huge_pages::without_reserved_pages_arenas_have_small_ones", || {
         let source = MmapArenas::with_huge_pages(HugePages::Hugetlb);
-        let (arena, supply) = source.alloc_for(ARENA_BYTES, 1 << 30).unwrap();
+        let (arena, supply) = source.alloc_for(ARENA_BYTES, 1 << 30, 0).unwrap();
         assert_ne!(supply, Supply::Resident);
         // SAFETY: not used again.
         unsafe { source.free(arena, ARENA_BYTES) };
