@@ -68,6 +68,11 @@ impl Counters {
         self.freed.add(amount, overlap)
     }
 
+    #[inline(always)]
+    pub(crate) fn freed_bytes(&self) -> u64 {
+        self.freed.bytes.load(Relaxed)
+    }
+
     /// Everything that was ever allocated.
     pub(crate) fn allocated(&self) -> Amount {
         self.allocated.get()

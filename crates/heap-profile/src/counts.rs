@@ -36,6 +36,17 @@ impl Half {
         Amount { blocks: add(&self.blocks, amount.blocks), bytes: add(&self.bytes, amount.bytes) }
     }
 
+    /// Adds one block of `bytes`, by callers that never overlap; `false`, and nothing is added, where the upper halves would have to add.
+    #[inline(always)]
+    fn add_plainly(&self, bytes: u32) -> bool {
+        let bytes = self.bytes.load(Relaxed).checked_add(bytes);
+        let blocks = self.blocks.load(Relaxed).checked_add(1);
+        let (Some(bytes), Some(blocks)) = (bytes, blocks) else { return false };
+        self.bytes.store(bytes, Relaxed);
+        self.blocks.store(blocks, Relaxed);
+        true
+    }
+
     fn get(&self) -> Amount {
         Amount { bytes: self.bytes.load(Relaxed).into(), blocks: self.blocks.load(Relaxed).into() }
     }
@@ -82,6 +93,19 @@ impl Counts {
         self.freed.add(amount, overlap)
     }
 
+    /// As [`allocate`](Self::allocate), of one block of `bytes`, by callers that never overlap; `false`, and nothing is counted, where the
+    /// upper halves would have to add.
+    #[inline(always)]
+    pub(crate) fn allocate_plainly(&self, bytes: u32) -> bool {
+        self.allocated.add_plainly(bytes)
+    }
+
+    /// As [`free`](Self::free), likewise.
+    #[inline(always)]
+    pub(crate) fn free_plainly(&self, bytes: u32) -> bool {
+        self.freed.add_plainly(bytes)
+    }
+
     /// The lower halves of what was allocated.
     pub(crate) fn allocated(&self) -> Amount {
         self.allocated.get()
@@ -115,5 +139,21 @@ impl Counts {
             Amount { bytes, .. } if bytes == u32::MAX.into() => AtPeak::Large,
             peak => AtPeak::Noted(peak),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_addition_that_would_carry_adds_nothing() {
+        let counts = Counts::default();
+        assert!(counts.allocate_plainly(u32::MAX) && counts.free_plainly(7));
+        assert!(!counts.allocate_plainly(1), "the bytes");
+        counts.freed.blocks.store(u32::MAX, Relaxed);
+        assert!(!counts.free_plainly(0), "the blocks");
+        assert_eq!(counts.allocated(), Amount { bytes: u32::MAX.into(), blocks: 1 });
+        assert_eq!(counts.freed(), Amount { bytes: 7, blocks: u32::MAX.into() });
     }
 }

@@ -32,6 +32,9 @@ const UNIT_BYTES: usize = 1 << UNIT_SHIFT;
 const REACH_SHIFT: u32 = if usize::BITS >= 64 { 36 } else { 31 };
 const UNITS: usize = 1 << (REACH_SHIFT - UNIT_SHIFT);
 
+/// No block is within reach of it.
+const NO_BASE: usize = 1 << (usize::BITS - 1);
+
 /// What sizes of blocks are multiples of.
 const GRAIN_BYTES: usize = 16;
 /// The largest blocks that have notes, in grains.
@@ -79,7 +82,7 @@ pub(crate) enum NoteSize {
 /// the mem and obj domains, and live for ever; memory comes from the C library.
 pub struct Notes {
     pools: &'static dyn Pools,
-    /// The first address of the first unit; 0 before the first block.
+    /// The first address of the first unit; [`NO_BASE`] before the first block.
     base: AtomicUsize,
     /// `UNITS` words.
     units: NonNull<AtomicU64>,
@@ -158,7 +161,7 @@ impl Notes {
         let units = LibcMalloc.calloc(UNITS, size_of::<AtomicU64>())?.cast();
         let spare =
             Spare { given_up: [ptr::null_mut(); GRAINS_MAX + 1], fresh: ptr::null_mut(), left: 0 };
-        let base = AtomicUsize::new(0);
+        let base = AtomicUsize::new(NO_BASE);
         Some(immortal::leak(Self { pools, base, units, spare: Lock::new(spare) }))
     }
 
@@ -213,6 +216,18 @@ impl Notes {
         Some(Note { site, size })
     }
 
+    /// The note of `block`, if it is one word: the word, the site's number, and how much less than the size class was asked for.
+    #[inline(always)]
+    pub(crate) fn narrow(&self, block: NonNull<u8>) -> Option<(&'static AtomicU32, u32, u32)> {
+        let word = self.unit(block)?.load(Relaxed);
+        if grains_of(word).wrapping_sub(1) >= NARROW_GRAINS {
+            return None;
+        }
+        let (note, _) = note_of(word, block);
+        let first = note.load(Relaxed);
+        Some((note, (first >> SLACK_BITS).checked_sub(1)?, first % (1 << SLACK_BITS)))
+    }
+
     /// The number of the site in the note of `block`, if there is one.
     pub(crate) fn site_of(&self, block: NonNull<u8>) -> Option<u32> {
         let (note, _) = self.words_of(block)?;
@@ -231,11 +246,11 @@ impl Notes {
     }
 
     /// The word of the unit in which `block` lies; `None` where notes do not reach.
-    #[inline]
+    #[inline(always)]
     fn unit(&self, block: NonNull<u8>) -> Option<&AtomicU64> {
         let base = self.base.load(Relaxed);
         let unit = block.addr().get().wrapping_sub(base) >> UNIT_SHIFT;
-        if unit >= UNITS || base == 0 {
+        if unit >= UNITS {
             return None;
         }
         // SAFETY: below the number of words.
@@ -247,13 +262,13 @@ impl Notes {
     /// Lets the first block of a pool say where the notes' addresses are; `false` where they are elsewhere already.
     #[cold]
     fn begin(&self, block: NonNull<u8>, size: usize, site: u32) -> bool {
-        if self.base.load(Relaxed) != 0 || self.pools.block_bytes(block).is_none() {
+        if self.base.load(Relaxed) != NO_BASE || self.pools.block_bytes(block).is_none() {
             return false;
         }
         let half = 1 << (REACH_SHIFT - 1);
         let base = block.addr().get().saturating_sub(half).max(UNIT_BYTES) & !(UNIT_BYTES - 1);
         // Whoever comes second takes the first one's.
-        let _ = self.base.compare_exchange(0, base, Relaxed, Relaxed);
+        let _ = self.base.compare_exchange(NO_BASE, base, Relaxed, Relaxed);
         self.unit(block).is_some() && self.put(block, size, site)
     }
 
@@ -307,7 +322,7 @@ fn notes_at(word: u64) -> *mut u8 {
 
 /// The note of `block` in a unit with this word, which is not 0: the word that names the site, and that of the bytes, if there is
 /// one.
-#[inline]
+#[inline(always)]
 fn note_of(word: u64, block: NonNull<u8>) -> (&'static AtomicU32, Option<&'static AtomicU32>) {
     let grains = grains_of(word) % RECIPROCALS.len();
     let offset = block.addr().get() % UNIT_BYTES / GRAIN_BYTES;

@@ -212,7 +212,26 @@ impl<S: StackSource + 'static> Profile<S> {
         let mut captured = self.stacks.stacks().capture(self.stacks.source())?;
         let (stack, profile, class) = (captured.node, self.number, class_of(size));
         let key = SiteKey { stack, profile, origin, class };
-        let site = captured.site(key, || self.site_of(key, amount))?;
+        let site = captured.site(key.word(), || self.site_of(key, amount))?;
+        let index = Live::index(origin);
+        // What is usual takes no more than additions.
+        if amount.blocks == 1
+            && let Ok(bytes) = u32::try_from(amount.bytes)
+            && self.overlaps[index] == Overlap::Never
+            && !site.value().is_of_peak(self.live.peaks.load(Relaxed))
+            && site.value().allocate_plainly(bytes)
+        {
+            self.live.domains[index].allocate(amount, Overlap::Never);
+        } else {
+            self.allocate_at(site, amount);
+        }
+        Some(site)
+    }
+
+    /// Counts an allocation of `amount` at a site.
+    #[inline(never)]
+    fn allocate_at(&'static self, site: &SiteEntry, amount: Amount) {
+        let origin = site.key().origin;
         let overlap = self.overlap(origin);
         self.before_change(site);
         let carry = site.value().allocate(amount, overlap);
@@ -220,7 +239,6 @@ impl<S: StackSource + 'static> Profile<S> {
             self.with_upper(site, |upper| upper.halves.allocate(carry, Overlap::AtAnyTime));
         }
         self.live.domains[Live::index(origin)].allocate(amount, overlap);
-        Some(site)
     }
 
     /// The site of a key; `None`, and `amount` is lost, without memory for it.
@@ -320,6 +338,23 @@ impl<S: StackSource + 'static> Profile<S> {
         if freed >= self.live.look_at[index].load(Relaxed) {
             self.look_for_peak(index, freed);
         }
+    }
+
+    /// Counts that `bytes` of one block of a site are freed, where that is no more than additions; `false`, and nothing is counted, where it
+    /// is.
+    #[inline(always)]
+    pub(crate) fn free_plainly(&self, site: &SiteEntry, bytes: u32) -> bool {
+        let index = Live::index(site.key().origin);
+        let domain = &self.live.domains[index];
+        let freed = domain.freed_bytes() + u64::from(bytes);
+        let is_plain = self.overlaps[index] == Overlap::Never
+            && freed < self.live.look_at[index].load(Relaxed)
+            && !site.value().is_of_peak(self.live.peaks.load(Relaxed))
+            && site.value().free_plainly(bytes);
+        if is_plain {
+            domain.free(Amount::block(bytes as usize), Overlap::Never);
+        }
+        is_plain
     }
 
     /// Notes the peak if memory is being freed and more is live than at the last noted peak.

@@ -26,6 +26,14 @@ pub trait StackSource: Sync {
     /// Runs inside of every recorded allocation. What it allocates from the profiled allocator itself is not recorded.
     fn capture(&self, walk: &mut Walk<'_>);
 
+    /// As [`capture`](Self::capture), where that is [`follow`](Walk::follow) alone; `false`, and nothing is shown, where it is more.
+    ///
+    /// What a source does here is compiled into each allocation.
+    fn capture_plainly(&self, walk: &mut Walk<'_>) -> bool {
+        let _ = walk;
+        false
+    }
+
     /// The place that `frame` stands for, called by the thread that has just captured it; `None` leaves the frame out of the
     /// stack.
     ///
@@ -52,6 +60,10 @@ pub trait StackSource: Sync {
 impl<S: StackSource + ?Sized> StackSource for &S {
     fn capture(&self, walk: &mut Walk<'_>) {
         (**self).capture(walk);
+    }
+
+    fn capture_plainly(&self, walk: &mut Walk<'_>) -> bool {
+        (**self).capture_plainly(walk)
     }
 
     fn place(&self, frame: Frame) -> Option<Frame> {

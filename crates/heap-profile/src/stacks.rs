@@ -75,8 +75,8 @@ impl Seen {
 
     /// The bits of a key that are kept: other stacks, sizes and origins have others.
     #[inline]
-    const fn bits(key: SiteKey) -> u64 {
-        (key.word() >> ADDRESS_BITS) ^ (key.stack as u64 & 0xFFFF)
+    const fn bits(key: u64) -> u64 {
+        (key >> ADDRESS_BITS) ^ (key & 0xFFFF)
     }
 
     fn new(site: &'static SiteEntry) -> Self {
@@ -84,12 +84,12 @@ impl Seen {
         if address >> ADDRESS_BITS != 0 {
             return Self::NONE;
         }
-        Self(Self::bits(*site.key()) << ADDRESS_BITS | address)
+        Self(Self::bits(site.key().word()) << ADDRESS_BITS | address)
     }
 
-    /// The site, if it is that of a key.
+    /// The site, if it is that of a key, as a [word](SiteKey::word).
     #[inline(always)]
-    fn site(self, key: SiteKey) -> Option<&'static SiteEntry> {
+    fn site(self, key: u64) -> Option<&'static SiteEntry> {
         let address = self.0 ^ Self::bits(key) << ADDRESS_BITS;
         if address >> ADDRESS_BITS != 0 || address == 0 {
             return None;
@@ -97,7 +97,7 @@ impl Seen {
         let site: *const SiteEntry = ptr::with_exposed_provenance(address as usize);
         // SAFETY: `new` made the word from a site with these bits, and sites live for ever.
         let site = unsafe { &*site };
-        (*site.key() == key).then_some(site)
+        (site.key().word() == key).then_some(site)
     }
 }
 
@@ -107,8 +107,8 @@ struct Recent([Seen; MEMORY]);
 impl Recent {
     /// Where the site of a key is, if the thread remembers the site.
     #[inline]
-    fn of(&mut self, key: SiteKey) -> &mut Seen {
-        &mut self.0[spread(key.word().rotate_left(16))]
+    fn of(&mut self, key: u64) -> &mut Seen {
+        &mut self.0[spread(key.rotate_left(16))]
     }
 }
 
@@ -128,11 +128,11 @@ impl Drop for Captured<'_> {
 }
 
 impl Captured<'_> {
-    /// The site of a key, which `look_up` finds where the thread does not remember the site.
+    /// The site of a key, as a [word](SiteKey::word), which `look_up` finds where the thread does not remember the site.
     #[inline(always)]
     pub(crate) fn site(
         &mut self,
-        key: SiteKey,
+        key: u64,
         look_up: impl FnOnce() -> Option<&'static SiteEntry>,
     ) -> Option<&'static SiteEntry> {
         let Last { memory, newest, .. } = &mut *self.last;
@@ -294,15 +294,22 @@ impl Stacks {
     #[inline(always)]
     fn follow(&'static self, source: &impl StackSource, last: &mut Last) -> Link {
         let mut walk = last.trail.walk();
-        source.capture(&mut walk);
-        let Common { calls, mut unmoved } = walk.end();
+        let Common { calls, mut unmoved } = if source.capture_plainly(&mut walk) {
+            walk.end()
+        } else {
+            Self::shown(source, &mut last.trail)
+        };
         let Last { trail, memory, newest, .. } = last;
         trail.known.truncate(calls);
-        let too_many = trail.too_many(calls);
-        if too_many > 0 {
-            // The root moves, so that all are other nodes.
-            trail.forget(too_many);
-            unmoved = 0;
+        if !trail.fresh.is_empty() {
+            let too_many = trail.too_many(calls);
+            if too_many > 0 {
+                // The root moves, so that all are other nodes.
+                trail.forget(too_many);
+                unmoved = 0;
+            }
+        } else if unmoved == calls {
+            return node_of(trail.known.last());
         }
         let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else { return 0 };
         let mut caller = node_of(callers.last());
@@ -322,6 +329,14 @@ impl Stacks {
             caller = node_of(trail.known.last());
         }
         caller
+    }
+
+    /// What the stack has in common with the one before. The walk is one of its own, so that a plain one stays in registers.
+    #[inline(never)]
+    fn shown(source: &impl StackSource, trail: &mut Trail) -> Common {
+        let mut walk = trail.walk();
+        source.capture(&mut walk);
+        walk.end()
     }
 
     /// A thread's first capture in this tree; `None` without memory, and at the thread's end.

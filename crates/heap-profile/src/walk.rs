@@ -194,6 +194,10 @@ impl Walk<'_> {
                 if call == 0 || fresh.len() >= 2 * limit {
                     return;
                 }
+                // The innermost known one, more often than not.
+                if known.get(below.wrapping_sub(1)).is_some_and(|known| known.call == call) {
+                    break below;
+                }
                 let depth = usize::from(at[place_of(call)]);
                 if depth < below && known.get(depth).is_some_and(|known| known.call == call) {
                     break depth + 1;

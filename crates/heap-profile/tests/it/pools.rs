@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use heap_profile::{NotedProfiler, Notes, Pools};
+use heap_profile::{NotedProfiler, Notes, Pools, Profile};
 use malloc_api::testing::conformance;
 use malloc_api::{Domain, LibcMalloc, Malloc};
+use rstest::rstest;
 
-use crate::script::{profile, run};
+use crate::script::{Script, profile, run, serialized};
 
 const UNIT: usize = 16 << 10;
 const UNITS: usize = 32;
@@ -138,18 +139,20 @@ unsafe impl Malloc for Heap {
     }
 }
 
-#[test]
-fn a_profiler_beside_pools_is_an_allocator_like_any_other() {
-    let (_, profile) = profile(32);
+#[rstest]
+fn a_profiler_beside_pools_is_an_allocator_like_any_other(
+    #[values(profile(32).1, serialized().1)] profile: &'static Profile<&'static Script>,
+) {
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
     conformance(&NotedProfiler::new(Heap(pools), profile, Domain::Mem, notes));
     assert_eq!(profile.live_bytes(), 0, "what the suite freed is still counted");
 }
 
-#[test]
-fn each_line_holds_what_it_holds_while_pools_change_their_sizes() {
-    let (_, profile) = profile(32);
+#[rstest]
+fn each_line_holds_what_it_holds_while_pools_change_their_sizes(
+    #[values(profile(32).1, serialized().1)] profile: &'static Profile<&'static Script>,
+) {
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
     let heaps = [Domain::Mem, Domain::Obj]
@@ -210,9 +213,10 @@ fn each_line_holds_what_it_holds_while_pools_change_their_sizes() {
     assert_eq!((snapshot.live().bytes, snapshot.live().blocks), (0, 0));
 }
 
-#[test]
-fn a_live_block_tells_who_allocated_it() {
-    let (_, profile) = profile(32);
+#[rstest]
+fn a_live_block_tells_who_allocated_it(
+    #[values(profile(32).1, serialized().1)] profile: &'static Profile<&'static Script>,
+) {
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
     let heap = NotedProfiler::new(Heap(pools), profile, Domain::Obj, notes);
@@ -229,9 +233,10 @@ fn a_live_block_tells_who_allocated_it() {
     assert_eq!(lines(NonNull::<u64>::dangling().cast()), None);
 }
 
-#[test]
-fn a_note_goes_with_its_block() {
-    let (_, profile) = profile(32);
+#[rstest]
+fn a_note_goes_with_its_block(
+    #[values(profile(32).1, serialized().1)] profile: &'static Profile<&'static Script>,
+) {
     let pools = FewPools::leaked();
     let notes = Notes::new(pools).expect("memory");
     let heap = NotedProfiler::new(Heap(pools), profile, Domain::Obj, notes);

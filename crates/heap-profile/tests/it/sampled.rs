@@ -3,20 +3,23 @@
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
-use heap_profile::SampledProfiler;
+use heap_profile::{Profile, SampledProfiler};
 use malloc_api::testing::FailAfter;
 use malloc_api::{Domain, LibcMalloc, Malloc};
 use rstest::rstest;
 
-use crate::script::{profile, run};
+use crate::script::{Script, profile, run, serialized};
 
 #[rstest]
 #[case::small(16, 200_000)]
 #[case::middling(700, 20_000)]
 #[case::about_the_interval(4_096, 5_000)]
 #[case::above_it(100_000, 200)]
-fn what_is_live_is_estimated_and_all_of_it_goes(#[case] size: usize, #[case] count: usize) {
-    let (_, profile) = profile(32);
+fn what_is_live_is_estimated_and_all_of_it_goes(
+    #[case] size: usize,
+    #[case] count: usize,
+    #[values(profile(32).1, serialized().1)] profile: &'static Profile<&'static Script>,
+) {
     let heap = SampledProfiler::new(LibcMalloc, profile, Domain::Obj, 4_096);
     let blocks: Vec<_> = (0..count).map(|_| run(&[101], || heap.malloc(size))).collect();
     let live = profile.snapshot().live();

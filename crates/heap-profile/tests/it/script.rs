@@ -57,3 +57,9 @@ pub(crate) fn profile(frames: usize) -> (&'static Script, &'static Profile<&'sta
     let script: &Script = Box::leak(Box::default());
     (script, Profile::new(script, Options { frames, ..Options::default() }).unwrap())
 }
+
+/// As [`profile`], of callers that hold one lock.
+pub(crate) fn serialized() -> (&'static Script, &'static Profile<&'static Script>) {
+    let script: &Script = Box::leak(Box::default());
+    (script, Profile::new(script, Options { serialized: true, ..Options::default() }).unwrap())
+}

@@ -111,5 +111,9 @@ fn node_or_null(text: &mut Vec<u8>, node: Option<u32>) {
 
 #[inline]
 fn number(text: &mut Vec<u8>, number: u64) {
-    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    // Most are: sites that count one block, none of which is live.
+    match number {
+        0..10 => text.push(b'0' + number as u8),
+        _ => text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+    }
 }

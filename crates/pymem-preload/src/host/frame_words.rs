@@ -93,18 +93,32 @@ impl FrameWords {
     /// instruction, or the line without the GIL. Shows nothing for a thread that may not call the interpreter.
     ///
     /// `counted` takes what it has returned, too. While the `age` is that of the thread's last walk, it returns what it did then.
-    #[inline(always)]
     pub(crate) fn walk(&self, walk: &mut Walk<'_>, age: usize, counted: impl Fn(usize) -> usize) {
-        let Some(state) = self.state() else { return };
-        let Some(owner) = self.layout.owner.filter(|_| walk.is_of_age(age)) else {
-            return self.walk_by_code(walk, state, age, counted);
-        };
+        if !self.follow(walk, age, &counted)
+            && let Some(state) = self.state()
+        {
+            self.walk_by_code(walk, state, age, counted);
+        }
+    }
+
+    /// As [`walk`](Self::walk), of a thread whose last walk was of this `age`; `false`, and nothing is shown, where it was not, and where
+    /// frames are no records.
+    #[inline(always)]
+    pub(crate) fn follow(
+        &self,
+        walk: &mut Walk<'_>,
+        age: usize,
+        counted: impl Fn(usize) -> usize,
+    ) -> bool {
+        let Some(owner) = self.layout.owner.filter(|_| walk.is_of_age(age)) else { return false };
+        let Some(state) = self.state() else { return false };
         // SAFETY: 1: the thread's own and current state; the layout is that of its version, and was trusted when the age was said.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
         let WordLayout { code, previous, instruction, .. } = self.layout;
         let records = Records { code, previous, owner, instruction, counted };
         // A caller was shown as one that has code, and its record is that of the same code while nothing died.
         walk.follow(records.with_code(newest), &records);
+        true
     }
 
     /// As [`walk`](Self::walk), of frames whose code may be another one at the same address, or that are no records.
@@ -293,7 +307,17 @@ impl<C: Fn(usize) -> usize> Calls for Records<C> {
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         // SAFETY: 1: as above.
         let nearest = unsafe { word_at(call + self.previous) };
-        nearest == caller || self.with_code(nearest) == caller
+        if nearest == caller {
+            return true;
+        }
+        // The usual record between two with code is that of a call from C, and the one behind it has code, as it had last time.
+        // SAFETY: 1: as above.
+        if nearest != 0 && !unsafe { python_frames::is_of_code(nearest + self.owner) } {
+            // SAFETY: 1: as above.
+            let next = unsafe { word_at(nearest + self.previous) };
+            return next == caller || self.with_code(next) == caller;
+        }
+        self.with_code(nearest) == caller
     }
 
     #[inline(always)]

@@ -84,7 +84,7 @@ pub(crate) unsafe fn has_code(owner: usize, code: usize) -> bool {
 ///
 /// 1. A byte can be read there.
 #[inline(always)]
-unsafe fn is_of_code(owner: usize) -> bool {
+pub(crate) unsafe fn is_of_code(owner: usize) -> bool {
     // SAFETY: duty 1.
     unsafe { ptr::with_exposed_provenance::<u8>(owner).read() < FIRST_WITHOUT_CODE }
 }

@@ -54,6 +54,13 @@ const fn without_deaths(code: usize) -> usize {
 }
 
 impl Deaths {
+    /// How many there were.
+    #[inline]
+    fn age(&self) -> usize {
+        // Relaxed: who runs code got it after the death of what was there before, in an order that the interpreter makes.
+        self.all.load(Relaxed)
+    }
+
     /// No death so far.
     fn none() -> &'static Self {
         immortal::leak(Self { all: AtomicUsize::new(0), at: [const { AtomicU16::new(0) }; DEATHS] })
@@ -110,7 +117,6 @@ const fn line_of(place: Frame) -> u32 {
 }
 
 impl StackSource for PythonStacks {
-    #[inline(always)]
     fn capture(&self, walk: &mut Walk<'_>) {
         if let Some(native) = self.native {
             let mut is_full = false;
@@ -125,12 +131,14 @@ impl StackSource for PythonStacks {
         }
         match self.deaths {
             None => self.words.walk(walk, 0, |code| code),
-            Some(deaths) => {
-                // Relaxed: who runs code got it after the death of what was there before, in an order that the interpreter makes.
-                let age = deaths.all.load(Relaxed);
-                self.words.walk(walk, age, |code| deaths.counted(code));
-            }
+            Some(deaths) => self.words.walk(walk, deaths.age(), |code| deaths.counted(code)),
         }
+    }
+
+    #[inline(always)]
+    fn capture_plainly(&self, walk: &mut Walk<'_>) -> bool {
+        let Some(deaths) = self.deaths.filter(|_| self.native.is_none()) else { return false };
+        self.words.follow(walk, deaths.age(), |code| deaths.counted(code))
     }
 
     fn usage(&self, frame: Frame) -> (Frame, u32) {
