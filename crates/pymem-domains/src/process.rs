@@ -17,6 +17,9 @@ mod linux {
     use std::fs::File;
     use std::io::Read as _;
 
+    #[cfg(feature = "mimalloc")]
+    use pymem_sync::IdleThreads;
+
     /// Bytes of physical memory that the process holds; 0 when the system does not say. Does not allocate.
     pub(crate) fn resident_bytes() -> usize {
         let mut text = [0; 128];
@@ -29,16 +32,22 @@ mod linux {
         pages.unwrap_or(0) * malloc_api::page_bytes()
     }
 
-    /// Whether the calling thread is the only one of the process; `false` when the system does not say. Does not allocate.
+    /// Whether the calling thread is the only one of the process but for those that give idle memory back; `false` when the system does
+    /// not say. Does not allocate.
     #[cfg(feature = "mimalloc")]
     pub(crate) fn is_only_thread() -> bool {
+        let idle = IdleThreads::now();
+        threads() == Some(1 + idle.count()) && idle == IdleThreads::now()
+    }
+
+    #[cfg(feature = "mimalloc")]
+    fn threads() -> Option<usize> {
         let mut text = [0; 512];
-        let Ok(mut file) = File::open("/proc/self/stat") else { return false };
-        let Ok(len) = file.read(&mut text) else { return false };
+        let len = File::open("/proc/self/stat").ok()?.read(&mut text).ok()?;
         // The second field, the program's name in brackets, may hold anything; the count is the 18th one after it.
         let fields = text[..len].rsplit(|byte| *byte == b')').next().unwrap_or_default();
         let mut fields = fields.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
-        fields.nth(17) == Some(b"1")
+        core::str::from_utf8(fields.nth(17)?).ok()?.parse().ok()
     }
 
     /// Gives the C library's free memory back to the system.

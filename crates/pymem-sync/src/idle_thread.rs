@@ -9,6 +9,7 @@ use core::ptr;
 
 use crate::fork::{ForkLock, HeldOverFork, hold_over_forks};
 use crate::idle::{IdleUnits, Keeper};
+use crate::idle_threads;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// Bytes of the thread's stack, beside what the C library puts there.
@@ -119,25 +120,34 @@ impl IdleThread {
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, every, before) };
         let mut thread = MaybeUninit::uninit();
         let this = ptr::from_ref(self).cast_mut().cast();
+        idle_threads::starts();
         // SAFETY: initialised attributes, and a function that does not unwind and gets what it asks for.
         let error = unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, run, this) };
         // SAFETY: the set that the call above filled.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
         // SAFETY: initialised above, and not used again.
         unsafe { libc::pthread_attr_destroy(attributes) };
+        if error != 0 {
+            idle_threads::cannot_start();
+        }
         error == 0
     }
 
     fn work(&self) {
+        idle_threads::runs();
         loop {
             sleep::until_woken(&self.is_over, self.seconds);
             if self.is_over.load(Ordering::Relaxed) != 0 {
+                // A child that is forked next has no such thread.
+                idle_threads::ends();
                 return self.keeper.stop();
             }
             self.memory.end_period(&self.keeper);
+            idle_threads::ends();
             if self.keeper.rest(self.memory.units()) {
                 return;
             }
+            idle_threads::goes_on();
         }
     }
 }

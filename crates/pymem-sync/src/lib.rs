@@ -7,6 +7,8 @@ mod fork;
 mod idle;
 #[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
 mod idle_thread;
+#[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
+mod idle_threads;
 #[cfg(feature = "std")]
 mod interner;
 mod lock;
@@ -25,6 +27,8 @@ pub use fork::{ForkLock, ForkLocks, HeldOverFork, Rank};
 pub use idle::{IdleUnits, Keeper};
 #[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
 pub use idle_thread::{IdleMemory, IdleThread};
+#[cfg(all(feature = "std", feature = "fork", unix, not(pymem_loom)))]
+pub use idle_threads::IdleThreads;
 #[cfg(feature = "std")]
 pub use interner::{Chain, Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};

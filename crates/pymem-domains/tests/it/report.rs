@@ -376,6 +376,17 @@ mod mimalloc {
             assert_eq!(domains.allocated_blocks(), Some(before + 5_000));
             let stats = domains.stats().mimalloc.unwrap();
             assert_eq!(stats.allocated_blocks, before + 5_000);
+            // What was freed has a thread that gives it back, and touches no heap.
+            let burst: Vec<_> = (0..5_000).map(|_| obj.malloc(1_000).unwrap()).collect();
+            // SAFETY: live, of this domain, not used again.
+            burst.into_iter().for_each(|block| unsafe { obj.free(Some(block)) });
+            assert_eq!(std::fs::read_dir("/proc/self/task").unwrap().count(), 2);
+            assert_eq!(domains.allocated_blocks(), Some(before + 5_000));
+            let (stop, other) = std::sync::mpsc::channel::<()>();
+            let waiting = std::thread::spawn(move || other.recv());
+            assert_eq!(domains.allocated_blocks(), None);
+            drop(stop);
+            assert!(waiting.join().is_ok());
         };
         assert!(crate::forks::fork(alone), "the count of a lone thread");
     }
