@@ -112,7 +112,10 @@ fn clippy(shell: &Shell) -> Result<()> {
 fn test(shell: &Shell) -> Result<()> {
     // Some tests run an example as a child.
     cmd!(shell, "cargo build -q --workspace --examples").run()?;
-    Ok(cmd!(shell, "cargo test --workspace --lib --bins --tests").run()?)
+    cmd!(shell, "cargo build -q --profile checked -p pymem-preload --lib").run()?;
+    let library = workspace::target().join("checked/libpymem_preload.so");
+    let test = cmd!(shell, "cargo test --workspace --lib --bins --tests");
+    Ok(test.env("PYMEM_TEST_LIBRARY", library).run()?)
 }
 
 /// Tests each crate by itself, so that no crate relies on a feature that only another crate switches on. The tests of a crate

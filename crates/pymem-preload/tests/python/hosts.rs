@@ -167,8 +167,8 @@ p = ctypes.pythonapi.PyMem_Malloc(ctypes.c_size_t(8))
 for n in range(1000): str(n)
 print('well')
 ";
-    let target = library();
-    let target = target.parent().and_then(|deps| deps.parent()).expect("the target's folder");
+    let test = std::env::current_exe().expect("the test knows its own path");
+    let target = test.parent().and_then(Path::parent).expect("the target's folder");
     let offsets = target.join("examples/liboffsets.so");
     assert!(offsets.is_file(), "{} is missing: cargo build --examples", offsets.display());
     for interpreter in interpreters().iter().filter(|python| python.minor > 12) {

@@ -8,8 +8,11 @@ use std::sync::OnceLock;
 
 use crate::interpreters::Interpreter;
 
-/// The library as cargo built it beside this test.
+/// The library that `PYMEM_TEST_LIBRARY` names, or else as cargo built it beside this test.
 pub(crate) fn library() -> PathBuf {
+    if let Some(path) = env::var_os("PYMEM_TEST_LIBRARY") {
+        return PathBuf::from(path);
+    }
     let test = env::current_exe().expect("the test knows its own path");
     let folder = test.parent().expect("the test is in a folder");
     let library = folder.join("libpymem_preload.so");
