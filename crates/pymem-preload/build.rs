@@ -1,5 +1,5 @@
 //! Keeps the library where it is once it is loaded: an interpreter has its records for ever, and threads and `atexit` its
-//! handlers, so `dlclose` must not unmap it. And puts the code that every process runs side by side.
+//! handlers, so `dlclose` must not unmap it. And puts what every process runs and reads side by side.
 
 use std::path::Path;
 use std::{env, fs};

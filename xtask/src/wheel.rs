@@ -31,6 +31,9 @@ const NO_RUST: &str = "there is no cargo on PATH; install Rust 1.85 or newer, or
 const SERVED: &str = "import pymem_domains as p, sys; s = p.stats(); \
                       print(s.row, s.resident_bytes > 0, all(d.backend for d in s.domains))";
 
+/// Whether the process has the unwinder's library, which alone is as large as all that the wheel's has in memory.
+const HAS_UNWINDER: &str = "print('libgcc_s' in open('/proc/self/maps').read())";
+
 /// A program whose profile names who holds its memory.
 const PROFILED: &str = "def hoard(): return [bytes(1000) for _ in range(1000)]\nkept = hoard()";
 
@@ -225,6 +228,9 @@ fn served(environment: &Environment, row: &str) -> Result<()> {
     let mut hi = bare(environment, "python");
     hi.args(["-m", "pymem_domains", "run", "-c", "print('hi')"]);
     expect(hi, "hi\n")?;
+    let mut has_unwinder = bare(environment, "python");
+    has_unwinder.args(["-m", "pymem_domains", "run", "-c", HAS_UNWINDER]);
+    expect(has_unwinder, "False\n")?;
     let mut script = bare(environment, "pymem-domains");
     script.args(["run", "--malloc", row, "-c", SERVED]);
     expect(script, &format!("{row} True True\n"))

@@ -7,6 +7,7 @@
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicI64, AtomicUsize};
+use std::sync::Once;
 
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_good_size,
@@ -167,6 +168,8 @@ unsafe extern "C" {
     pub(crate) fn _mi_thread_local_get(key: usize) -> *mut c_void;
     pub(crate) fn _mi_thread_local_set(key: usize, value: *mut c_void) -> bool;
     pub(crate) fn _mi_is_main_thread() -> bool;
+    fn _mi_preloading() -> bool;
+    fn _mi_auto_process_init();
     /// A static's address.
     fn _mi_subproc_main() -> *const Subproc;
     fn _mi_arenas_collect(force_purge: bool, visit_all: bool, thread: *const ThreadData);
@@ -207,12 +210,24 @@ pub(crate) fn default_theap() -> *mut mi_theap_t {
     empty_theap()
 }
 
+/// Has mimalloc initialized, as its constructor does in programs whose linker has kept it. May be called from any thread.
+pub(crate) fn start() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        // SAFETY: no preconditions.
+        if unsafe { _mi_preloading() } {
+            // SAFETY: what the constructor calls; it has not run, and this runs once.
+            unsafe { _mi_auto_process_init() };
+        }
+    });
+}
+
 /// Keeps mimalloc's exit handler from ending the calling thread, which `thread.rs` does.
 ///
 /// Also after it was ended: mimalloc leaves the default theap, which is freed by then, under the key, and the handler would
 /// end the thread a second time, whoever has that memory then.
 pub(crate) fn leave_thread_to_us() {
-    // SAFETY: mimalloc has made the key when the process started, and does not change it.
+    // SAFETY: mimalloc has made the key when it was started, and does not change it.
     let key = unsafe { _mi_heap_default_key };
     // SAFETY: a live key; no destructor runs for null.
     unsafe { libc::pthread_setspecific(key, core::ptr::null()) };
@@ -267,6 +282,7 @@ mod tests {
     #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one life of one heap, in order")]
     fn every_declaration_links() {
         assert_eq!(linked_version(), SUPPORTED_VERSION);
+        start();
         // SAFETY: a heap of this thread's own; each pointer is live until it is freed, and no other thread knows any.
         unsafe {
             mi_thread_init();

@@ -32,7 +32,7 @@ pub use own_heap::{OwnHeap, heap_account};
 pub use pymem_sync::qsbr::{Limits, Pending};
 #[doc(hidden)]
 pub use registry::control_without_fork_handlers;
-pub use registry::{HeapError, stop_background_thread_before_forks};
+pub use registry::{HeapError, start, stop_background_thread_before_forks};
 pub use stats::{HeapUsage, Statistics, Usage};
 pub use thread_heaps::ThreadHeaps;
 pub use thread_malloc::ThreadMalloc;

@@ -72,6 +72,13 @@ pub(crate) fn lock() -> LockGuard<'static, Registry> {
     REGISTRY.lock()
 }
 
+/// Starts mimalloc, where nothing has: a program whose linker leaves mimalloc's constructor out pays for mimalloc when it uses it alone.
+///
+/// Heaps of this crate do that themselves. After options that concern the start, before any other use of mimalloc, and from any thread.
+pub fn start() {
+    ffi::start();
+}
+
 /// Has the thread that gives memory back end before every fork, from now on.
 ///
 /// Without this call that begins when the thread first starts, for which no handler of a fork may be the reason.
@@ -85,6 +92,7 @@ pub fn stop_background_thread_before_forks() -> Result<(), HeapError> {
 
 /// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`].
 pub(crate) fn prepare() -> Result<(), HeapError> {
+    start();
     let found = ffi::linked_version();
     if found != ffi::SUPPORTED_VERSION {
         return Err(HeapError::Version { found, expected: ffi::SUPPORTED_VERSION });

@@ -156,7 +156,7 @@ pub(crate) static CLASS_OF_GRAINS: [u8; POOLED_MAX / GRAIN_BYTES + 1] = {
     table
 };
 
-const GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
+static GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
     let none = Geometry { size: 0, blocks: 0, units: 0, group: 1, reciprocal: 0 };
     let mut table = [none; SizeClass::COUNT + 1];
     let mut class = 1;

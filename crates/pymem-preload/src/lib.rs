@@ -5,6 +5,7 @@ mod load;
 mod service;
 mod shim;
 mod start_pages;
+mod unwinder;
 
 /// What the command line and the environment ask for.
 mod request {

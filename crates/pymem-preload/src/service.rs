@@ -24,6 +24,7 @@ use crate::request::environment;
 use crate::request::options::{Requests, StatsRequest};
 use crate::request::refusal::Refusal;
 use crate::shim;
+use crate::unwinder;
 
 /// The domains of this process, and what of them the host uses.
 #[derive(Debug)]
@@ -138,6 +139,9 @@ impl Service {
         }?;
         let draws = requests.heap_map.is_some();
         let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
+        if domains.row().debug() || debug.samples() {
+            unwinder::load();
+        }
         if let Some(host) = host.filter(|_| options.backtrace > 0) {
             python_stacks::start_for_hooks(host, options.backtrace, domains.row().debug());
         }

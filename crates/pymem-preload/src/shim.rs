@@ -20,9 +20,16 @@ use crate::request::environment;
 /// The real record; set before the shim is installed.
 static REAL: OnceLock<AllocatorRecord> = OnceLock::new();
 
+type AtExit = unsafe extern "C" fn(extern "C" fn()) -> c_int;
+
+/// The interpreter's `Py_AtExit`; looked up together with all else that is looked up at the start.
+static AT_EXIT: OnceLock<Option<AtExit>> = OnceLock::new();
+
 /// The record that the obj domain starts with, on the way to `real`.
 pub(crate) fn first_call_shim(real: AllocatorRecord) -> PyMemAllocatorEx {
     let real = REAL.get_or_init(|| real);
+    // SAFETY: 1: a function of CPython with this signature, in every version.
+    AT_EXIT.get_or_init(|| unsafe { symbol(c"Py_AtExit") });
     PyMemAllocatorEx {
         ctx: real.ctx(),
         malloc: Some(malloc),
@@ -56,9 +63,7 @@ fn start_over_at_the_end() {
             unsafe { host.set_allocator(Domain::Obj, first_call_shim(*real)) };
         }
     }
-    type AtExit = unsafe extern "C" fn(extern "C" fn()) -> c_int;
-    // SAFETY: 1: a function of CPython with this signature, in every version.
-    if let Some(at_exit) = unsafe { symbol::<AtExit>(c"Py_AtExit") } {
+    if let Some(Some(at_exit)) = AT_EXIT.get() {
         // SAFETY: may be called at any time; with a full list of functions a second start is the host's alone.
         unsafe { at_exit(at_end) };
     }

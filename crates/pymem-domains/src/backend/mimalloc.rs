@@ -96,6 +96,7 @@ impl Serve for Heaps {
         }
         // SAFETY: an option of 3.3.2, which each new arena looks at.
         unsafe { libmimalloc_sys::mi_option_set(ALLOW_THP, 0) };
+        mimalloc_heaps::start();
     }
 
     fn allocated_blocks(&self) -> Option<usize> {

@@ -18,6 +18,7 @@ use crate::host::frame_words::FrameWords;
 use crate::host::line_table::CURSORS_READ;
 use crate::host::native_frames::NativeFrames;
 use crate::host::python::Host;
+use crate::unwinder;
 
 /// Tells Python stacks. A place is the address of a [`Named`] and a line.
 ///
@@ -214,6 +215,7 @@ pub(crate) fn table(
         return start(host, options, deaths);
     }
     let Some(native) = NativeFrames::find() else { return Ok(None) };
+    unwinder::load();
     make(host, options, deaths, Some(native))
 }
 

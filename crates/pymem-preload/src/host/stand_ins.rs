@@ -57,6 +57,17 @@ impl Behind {
     }
 }
 
+static SIGACTION: Behind = Behind::new(c"sigaction");
+static SET_LOCALE: Behind = Behind::new(c"setlocale");
+
+/// Looks up what every interpreter calls, while the names are in memory that goes back after the start.
+pub(crate) fn look_up() {
+    // SAFETY: 1: the C library's type.
+    let _ = unsafe { SIGACTION.find::<Sigaction>() };
+    // SAFETY: 1: the C library's type.
+    let _ = unsafe { SET_LOCALE.find::<SetLocale>() };
+}
+
 type Sigaction = unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
 
 /// The C library's `sigaction`; the handlers of memory faults that a program installs come after the debug hooks' handler,
@@ -71,13 +82,12 @@ pub unsafe extern "C" fn sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
-    static BEHIND: Behind = Behind::new(c"sigaction");
     // SAFETY: 1 and 2: by duty 1.
     if unsafe { memdebug::chain_handler(signal, new, old) } {
         return 0;
     }
     // SAFETY: 1: the C library's type.
-    let Some(next) = (unsafe { BEHIND.find::<Sigaction>() }) else { return -1 };
+    let Some(next) = (unsafe { SIGACTION.find::<Sigaction>() }) else { return -1 };
     // SAFETY: by duty 1.
     unsafe { next(signal, new, old) }
 }
@@ -112,12 +122,11 @@ type SetLocale = unsafe extern "C" fn(c_int, *const c_char) -> *mut c_char;
 /// 1. As `setlocale`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn setlocale(category: c_int, locale: *const c_char) -> *mut c_char {
-    static BEHIND: Behind = Behind::new(c"setlocale");
     // SAFETY: 1: `setlocale` is for programs in which one thread alone looks at their locale and environment (duty 1), and an
     // interpreter that is not initialized is that thread's.
     unsafe { load::serve_late_host() };
     // SAFETY: 1: the C library's type.
-    let next = unsafe { BEHIND.find::<SetLocale>() };
+    let next = unsafe { SET_LOCALE.find::<SetLocale>() };
     // SAFETY: by duty 1.
     next.map_or(ptr::null_mut(), |next| unsafe { next(category, locale) })
 }

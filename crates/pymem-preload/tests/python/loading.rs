@@ -1,6 +1,6 @@
 //! Loading the library where it must do nothing: programs without Python, and a Python that is already running.
 
-use crate::process::{interpreters, library, plain, preloaded, run, succeed};
+use crate::process::{interpreters, library, plain, preloaded, python, run, succeed};
 
 #[test]
 fn programs_without_python_run_on() {
@@ -10,6 +10,20 @@ fn programs_without_python_run_on() {
     }
     let shown = succeed(preloaded("env").env("PYTHONMALLOC", "debug").env("PYMEM_STATS", "1"));
     assert!(shown.contains("PYTHONMALLOC=debug\n") && shown.contains("PYMEM_STATS=1\n"), "{shown}");
+}
+
+/// mimalloc, which tells of its start when it is asked to, starts where it serves alone: in another process it would take memory for nothing.
+#[test]
+fn mimalloc_starts_where_it_serves() {
+    // Later interpreters bring a mimalloc of their own, which tells too.
+    for interpreter in interpreters().iter().filter(|python| python.minor < 13) {
+        let start = |row| {
+            let mut command = python(&interpreter.path, row);
+            run(command.env("MIMALLOC_VERBOSE", "1").args(["-c", "pass"])).stderr
+        };
+        assert_eq!(start("pymalloc"), "", "{interpreter}");
+        assert!(start("mimalloc").contains("mimalloc: "), "{interpreter}");
+    }
 }
 
 /// `ctypes.CDLL` of the library changes no record and prints nothing; `pymem_setup` answers that it is too late.
