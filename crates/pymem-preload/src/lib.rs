@@ -17,6 +17,7 @@ mod request {
 
 /// The interpreter that is served: everything that knows CPython.
 mod host {
+    pub(crate) mod behind;
     pub(crate) mod capi;
     pub(crate) mod debug_offsets;
     pub(crate) mod frame_words;

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use pymem_domains::{AllocatorName, Build, Rejection};
 
 use crate::host::python::{Host, host};
-use crate::host::{gil, late, stand_ins};
+use crate::host::{behind, gil, late};
 use crate::observe::report;
 use crate::request::command_line::CommandLine;
 use crate::request::environment;
@@ -102,7 +102,7 @@ unsafe fn on_start(host: &'static Host, line: CommandLine) {
                 if unsafe { options::asks_for_malloc_stats(line) } {
                     report::print_malloc_stats(service);
                 }
-                stand_ins::look_up();
+                behind::look_up();
                 start_pages::give_back();
             }
             Err(refusal) => {

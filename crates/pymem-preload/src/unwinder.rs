@@ -49,6 +49,13 @@ impl Function {
     }
 }
 
+const fn text(name: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(name.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name of a function"),
+    }
+}
+
 /// The instruction that goes to a function which returns to the caller.
 #[cfg(target_arch = "x86_64")]
 macro_rules! jump {
@@ -65,13 +72,15 @@ macro_rules! jump {
 
 /// Functions of the unwinder by their names in C, each with what it answers where there is no unwinder, and the loading of them all.
 macro_rules! functions {
-    ($($name:literal $call:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, else $without:expr;)*) => {
+    ($($place:ident $name:literal $call:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, else $without:expr;)*) => {
         $(
+            static $place: Function = Function::new(text(concat!($name, "\0")));
+
             #[doc = concat!("`", $name, "` of the unwinder's library.\n\n# Safety\n\n1. As that function.")]
             unsafe extern "C-unwind" fn $call($($argument: $type),*) $(-> $result)? {
                 type Call = unsafe extern "C-unwind" fn($($type),*) $(-> $result)?;
                 // SAFETY: 1: the function's type in the ABI of C++, which all its libraries share.
-                match unsafe { address::$call.find::<Call>() } {
+                match unsafe { $place.find::<Call>() } {
                     // SAFETY: by duty 1.
                     Some(call) => unsafe { call($($argument),*) },
                     None => $without,
@@ -91,44 +100,27 @@ macro_rules! functions {
             );
         )*
 
-        /// Where each function is.
-        #[allow(non_upper_case_globals)]
-        mod address {
-            use core::ffi::CStr;
-
-            use super::Function;
-
-            const fn text(name: &'static str) -> &'static CStr {
-                match CStr::from_bytes_with_nul(name.as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => panic!("a name of a function"),
-                }
-            }
-
-            $(pub(super) static $call: Function = Function::new(text(concat!($name, "\0")));)*
-        }
-
         /// Loads the unwinder now: later a call may come while its thread holds the dynamic linker's lock, or from a signal's handler.
         pub(crate) fn load() {
             // SAFETY: 1: any function may be taken for one without arguments that nobody calls.
-            $(let _ = unsafe { address::$call.find::<unsafe extern "C" fn()>() };)*
+            $(let _ = unsafe { $place.find::<unsafe extern "C" fn()>() };)*
         }
     };
 }
 
 functions! {
-    "_Unwind_Backtrace" backtrace(step: Step, state: *mut c_void) -> c_int, else END_OF_STACK;
-    "_Unwind_FindEnclosingFunction" enclosing_function(at: *mut c_void) -> *mut c_void, else ptr::null_mut();
-    "_Unwind_GetCFA" frame_address(context: *mut c_void) -> usize, else 0;
-    "_Unwind_GetDataRelBase" data_base(context: *mut c_void) -> usize, else 0;
-    "_Unwind_GetGR" register(context: *mut c_void, index: c_int) -> usize, else 0;
-    "_Unwind_GetIP" instruction(context: *mut c_void) -> usize, else 0;
-    "_Unwind_GetIPInfo" instruction_info(context: *mut c_void, is_before: *mut c_int) -> usize, else 0;
-    "_Unwind_GetLanguageSpecificData" language_data(context: *mut c_void) -> *mut c_void, else ptr::null_mut();
-    "_Unwind_GetRegionStart" region_start(context: *mut c_void) -> usize, else 0;
-    "_Unwind_GetTextRelBase" text_base(context: *mut c_void) -> usize, else 0;
+    BACKTRACE "_Unwind_Backtrace" backtrace(step: Step, state: *mut c_void) -> c_int, else END_OF_STACK;
+    ENCLOSING_FUNCTION "_Unwind_FindEnclosingFunction" enclosing_function(at: *mut c_void) -> *mut c_void, else ptr::null_mut();
+    FRAME_ADDRESS "_Unwind_GetCFA" frame_address(context: *mut c_void) -> usize, else 0;
+    DATA_BASE "_Unwind_GetDataRelBase" data_base(context: *mut c_void) -> usize, else 0;
+    REGISTER "_Unwind_GetGR" register(context: *mut c_void, index: c_int) -> usize, else 0;
+    INSTRUCTION "_Unwind_GetIP" instruction(context: *mut c_void) -> usize, else 0;
+    INSTRUCTION_INFO "_Unwind_GetIPInfo" instruction_info(context: *mut c_void, is_before: *mut c_int) -> usize, else 0;
+    LANGUAGE_DATA "_Unwind_GetLanguageSpecificData" language_data(context: *mut c_void) -> *mut c_void, else ptr::null_mut();
+    REGION_START "_Unwind_GetRegionStart" region_start(context: *mut c_void) -> usize, else 0;
+    TEXT_BASE "_Unwind_GetTextRelBase" text_base(context: *mut c_void) -> usize, else 0;
     // SAFETY: may be called at any time.
-    "_Unwind_Resume" resume(exception: *mut c_void), else unsafe { libc::abort() };
-    "_Unwind_SetGR" set_register(context: *mut c_void, index: c_int, value: usize), else ();
-    "_Unwind_SetIP" set_instruction(context: *mut c_void, value: usize), else ();
+    RESUME "_Unwind_Resume" resume(exception: *mut c_void), else unsafe { libc::abort() };
+    SET_REGISTER "_Unwind_SetGR" set_register(context: *mut c_void, index: c_int, value: usize), else ();
+    SET_INSTRUCTION "_Unwind_SetIP" set_instruction(context: *mut c_void, value: usize), else ();
 }

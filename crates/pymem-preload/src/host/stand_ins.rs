@@ -18,57 +18,13 @@
 //! preloaded libraries: the stand-ins for the interpreter's functions are found by modules of interpreters with a shared `libpython`
 //! alone.
 
-use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use core::mem;
+use core::ffi::{c_char, c_int, c_uint};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
+use crate::host::behind::{Behind, SET_LOCALE, SIGACTION, SetLocale, Sigaction};
 use crate::load;
 use crate::observe::{profile, report};
 use crate::service;
-
-/// The function of the same name that stands behind one of ours.
-struct Behind {
-    name: &'static CStr,
-    /// Null until it was looked up, and where there is none.
-    found: AtomicPtr<c_void>,
-}
-
-impl Behind {
-    const fn new(name: &'static CStr) -> Self {
-        Self { name, found: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    /// The function; `None` where there is none.
-    ///
-    /// # Safety
-    ///
-    /// 1. `F` is a function pointer of the signature that every function of this name has.
-    unsafe fn find<F: Copy>(&self) -> Option<F> {
-        const { assert!(size_of::<Option<F>>() == size_of::<*mut c_void>()) };
-        let mut found = self.found.load(Relaxed);
-        if found.is_null() {
-            // SAFETY: a name that ends with a NUL.
-            found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-            self.found.store(found, Relaxed);
-        }
-        // SAFETY: null, which is `None`, or the address of a function of this type (duty 1).
-        unsafe { mem::transmute_copy::<*mut c_void, Option<F>>(&found) }
-    }
-}
-
-static SIGACTION: Behind = Behind::new(c"sigaction");
-static SET_LOCALE: Behind = Behind::new(c"setlocale");
-
-/// Looks up what every interpreter calls, while the names are in memory that goes back after the start.
-pub(crate) fn look_up() {
-    // SAFETY: 1: the C library's type.
-    let _ = unsafe { SIGACTION.find::<Sigaction>() };
-    // SAFETY: 1: the C library's type.
-    let _ = unsafe { SET_LOCALE.find::<SetLocale>() };
-}
-
-type Sigaction = unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
 
 /// The C library's `sigaction`; the handlers of memory faults that a program installs come after the debug hooks' handler,
 /// and not instead of it.
@@ -112,8 +68,6 @@ pub unsafe extern "C" fn _exit(status: c_int) -> ! {
         None => unsafe { libc::abort() },
     }
 }
-
-type SetLocale = unsafe extern "C" fn(c_int, *const c_char) -> *mut c_char;
 
 /// The C library's `setlocale`; an interpreter that came after the program's start is served first.
 ///
