@@ -86,17 +86,17 @@ impl Serve for Heaps {
 
     /// Switches huge pages off, as CPython's build of mimalloc does: with them, a small program holds twice the memory.
     ///
-    /// Set here, the option concerns mimalloc alone. With the variable `MIMALLOC_ALLOW_THP`, mimalloc forbids huge pages to the
-    /// whole process and its children. And no thread that gives memory back is there in a fork; without memory for handlers there is
+    /// Set once mimalloc has started, the option concerns mimalloc alone. Before, and with the variable `MIMALLOC_ALLOW_THP`, mimalloc
+    /// forbids huge pages to the whole process and its children. And no thread that gives memory back is there in a fork; without memory for handlers there is
     /// none at all.
     fn prepare(&self) {
         let is_stopped = mimalloc_heaps::stop_background_thread_before_forks().is_ok();
         if !is_stopped {
             mimalloc_heaps::allow_background_thread(false);
         }
+        mimalloc_heaps::start();
         // SAFETY: an option of 3.3.2, which each new arena looks at.
         unsafe { libmimalloc_sys::mi_option_set(ALLOW_THP, 0) };
-        mimalloc_heaps::start();
     }
 
     fn allocated_blocks(&self) -> Option<usize> {

@@ -1,5 +1,9 @@
 //! Loading the library where it must do nothing: programs without Python, and a Python that is already running.
 
+use std::process::Command;
+
+use rstest::rstest;
+
 use crate::process::{interpreters, library, plain, preloaded, python, run, succeed};
 
 #[test]
@@ -23,6 +27,17 @@ fn mimalloc_starts_where_it_serves() {
         };
         assert_eq!(start("pymalloc"), "", "{interpreter}");
         assert!(start("mimalloc").contains("mimalloc: "), "{interpreter}");
+    }
+}
+
+/// Programs that the interpreter starts, and memory that is not mimalloc's, have the system's huge pages as before.
+#[rstest]
+fn huge_pages_are_forbidden_to_nobody_else(#[values("pymalloc", "mimalloc")] row: &str) {
+    const PROGRAM: &str = "import ctypes; print(ctypes.CDLL(None).prctl(42, 0, 0, 0, 0))";
+    for interpreter in interpreters() {
+        let is_forbidden = |mut command: Command| succeed(command.args(["-c", PROGRAM]));
+        let plain = is_forbidden(plain(&interpreter.path));
+        assert_eq!(is_forbidden(python(&interpreter.path, row)), plain, "{interpreter}");
     }
 }
 
