@@ -62,10 +62,10 @@ pub(crate) const MEETINGS: u8 = 16;
 #[cfg(feature = "std")]
 pub(crate) const SMALL_UP_TO_BYTES: usize = 4 << 20;
 
-/// Nanoseconds of processor time in which a hasty program fills an arena. The arena's page faults take 0.2 to 0.5 ms: an eighth of
-/// this, which a huge page spares. A program that takes longer gets small pages, as half of its last huge page would be left.
+/// Nanoseconds of processor time in which a hasty program fills an arena. The arena's page faults take 0.2 to 0.5 ms: a tenth to a
+/// quarter of this, which a huge page spares. A program that takes longer gets small pages, as half of its last huge page would be left.
 #[cfg(feature = "std")]
-const HASTE_NANOS: u64 = 4_000_000;
+const HASTE_NANOS: u64 = 2_000_000;
 
 /// How fast a process fills its arenas.
 #[cfg(feature = "std")]
