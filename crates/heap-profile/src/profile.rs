@@ -215,12 +215,11 @@ impl<S: StackSource + 'static> Profile<S> {
         let site = captured.site(key.word(), || self.site_of(key, amount))?;
         let index = Live::index(origin);
         // What is usual takes no more than additions.
-        if amount.blocks == 1
-            && let Ok(bytes) = u32::try_from(amount.bytes)
+        let is_plain = amount.blocks == 1
             && self.overlaps[index] == Overlap::Never
             && !site.value().is_of_peak(self.live.peaks.load(Relaxed))
-            && site.value().allocate_plainly(bytes)
-        {
+            && u32::try_from(amount.bytes).is_ok_and(|bytes| site.value().allocate_plainly(bytes));
+        if is_plain {
             self.live.domains[index].allocate(amount, Overlap::Never);
         } else {
             self.allocate_at(site, amount);
