@@ -94,9 +94,10 @@ impl FrameWords {
     ///
     /// `counted` takes what it has returned, too. While the `age` is that of the thread's last walk, it returns what it did then.
     pub(crate) fn walk(&self, walk: &mut Walk<'_>, age: usize, counted: impl Fn(usize) -> usize) {
-        if !self.follow(walk, age, &counted)
-            && let Some(state) = self.state()
-        {
+        if self.follow(walk, age, &counted) {
+            return;
+        }
+        if let Some(state) = self.state() {
             self.walk_by_code(walk, state, age, counted);
         }
     }
