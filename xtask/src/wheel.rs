@@ -32,7 +32,7 @@ const SERVED: &str = "import pymem_domains as p, sys; s = p.stats(); \
                       print(s.row, s.resident_bytes > 0, all(d.backend for d in s.domains))";
 
 /// Whether the process has the unwinder's library, which alone is as large as all that the wheel's has in memory.
-const HAS_UNWINDER: &str = "print('libgcc_s' in open('/proc/self/maps').read())";
+const HAS_UNWINDER: &str = "with open('/proc/self/maps') as maps: print('libgcc_s' in maps.read())";
 
 /// A program whose profile names who holds its memory.
 const PROFILED: &str = "def hoard(): return [bytes(1000) for _ in range(1000)]\nkept = hoard()";
@@ -229,7 +229,8 @@ fn served(environment: &Environment, row: &str) -> Result<()> {
     hi.args(["-m", "pymem_domains", "run", "-c", "print('hi')"]);
     expect(hi, "hi\n")?;
     let mut has_unwinder = bare(environment, "python");
-    has_unwinder.args(["-m", "pymem_domains", "run", "-c", HAS_UNWINDER]);
+    // Hooks load it, and a debug build has them by default.
+    has_unwinder.args(["-m", "pymem_domains", "run", "--malloc", "pymalloc", "-c", HAS_UNWINDER]);
     expect(has_unwinder, "False\n")?;
     let mut script = bare(environment, "pymem-domains");
     script.args(["run", "--malloc", row, "-c", SERVED]);
