@@ -6,47 +6,19 @@
 
 use core::arch::global_asm;
 use core::ffi::{CStr, c_int, c_void};
-use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+
+use crate::host::behind::Behind;
 
 /// `_URC_END_OF_STACK`: there are no frames.
 const END_OF_STACK: c_int = 5;
 
 type Step = unsafe extern "C" fn(context: *mut c_void, state: *mut c_void) -> c_int;
 
-/// A function of the unwinder's library.
-struct Function {
-    name: &'static CStr,
-    /// Null until it was looked up, and where there is none.
-    found: AtomicPtr<c_void>,
-}
-
-impl Function {
-    const fn new(name: &'static CStr) -> Self {
-        Self { name, found: AtomicPtr::new(ptr::null_mut()) }
-    }
-
-    /// The function, whose library is loaded for it; `None` where there is none.
-    ///
-    /// # Safety
-    ///
-    /// 1. `F` is a function pointer of the signature that every function of this name has.
-    unsafe fn find<F: Copy>(&self) -> Option<F> {
-        const { assert!(size_of::<Option<F>>() == size_of::<*mut c_void>()) };
-        let mut found = self.found.load(Relaxed);
-        if found.is_null() {
-            // SAFETY: a name that ends with a NUL, of a library that programs load and keep as they like.
-            let library = unsafe { libc::dlopen(c"libgcc_s.so.1".as_ptr(), libc::RTLD_NOW) };
-            if !library.is_null() {
-                // SAFETY: an open library, which is never closed, and a name that ends with a NUL.
-                found = unsafe { libc::dlsym(library, self.name.as_ptr()) };
-                self.found.store(found, Relaxed);
-            }
-        }
-        // SAFETY: null, which is `None`, or the address of a function of this type (duty 1).
-        unsafe { mem::transmute_copy::<*mut c_void, Option<F>>(&found) }
-    }
+/// The library of the unwinder's functions; null where there is none.
+fn library() -> *mut c_void {
+    // SAFETY: a name that ends with a NUL, of a library that programs load and keep as they like.
+    unsafe { libc::dlopen(c"libgcc_s.so.1".as_ptr(), libc::RTLD_NOW) }
 }
 
 const fn text(name: &'static str) -> &'static CStr {
@@ -74,13 +46,13 @@ macro_rules! jump {
 macro_rules! functions {
     ($($place:ident $name:literal $call:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?, else $without:expr;)*) => {
         $(
-            static $place: Function = Function::new(text(concat!($name, "\0")));
+            static $place: Behind = Behind::new(text(concat!($name, "\0")));
 
             #[doc = concat!("`", $name, "` of the unwinder's library.\n\n# Safety\n\n1. As that function.")]
             unsafe extern "C-unwind" fn $call($($argument: $type),*) $(-> $result)? {
                 type Call = unsafe extern "C-unwind" fn($($type),*) $(-> $result)?;
                 // SAFETY: 1: the function's type in the ABI of C++, which all its libraries share.
-                match unsafe { $place.find::<Call>() } {
+                match unsafe { $place.find_in::<Call>(library) } {
                     // SAFETY: by duty 1.
                     Some(call) => unsafe { call($($argument),*) },
                     None => $without,
@@ -103,7 +75,7 @@ macro_rules! functions {
         /// Loads the unwinder now: later a call may come while its thread holds the dynamic linker's lock, or from a signal's handler.
         pub(crate) fn load() {
             // SAFETY: 1: any function may be taken for one without arguments that nobody calls.
-            $(let _ = unsafe { $place.find::<unsafe extern "C" fn()>() };)*
+            $(let _ = unsafe { $place.find_in::<unsafe extern "C" fn()>(library) };)*
         }
     };
 }

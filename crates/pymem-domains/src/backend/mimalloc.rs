@@ -87,11 +87,10 @@ impl Serve for Heaps {
     /// Switches huge pages off, as CPython's build of mimalloc does: with them, a small program holds twice the memory.
     ///
     /// Set once mimalloc has started, the option concerns mimalloc alone. Before, and with the variable `MIMALLOC_ALLOW_THP`, mimalloc
-    /// forbids huge pages to the whole process and its children. And no thread that gives memory back is there in a fork; without memory for handlers there is
-    /// none at all.
+    /// forbids huge pages to the whole process and its children. And no thread that gives memory back is there in a fork; without
+    /// memory for handlers there is none at all.
     fn prepare(&self) {
-        let is_stopped = mimalloc_heaps::stop_background_thread_before_forks().is_ok();
-        if !is_stopped {
+        if mimalloc_heaps::stop_background_thread_before_forks().is_err() {
             mimalloc_heaps::allow_background_thread(false);
         }
         mimalloc_heaps::start();

@@ -23,12 +23,25 @@ impl Behind {
     ///
     /// 1. `F` is a function pointer of the signature that every function of this name has.
     pub(crate) unsafe fn find<F: Copy>(&self) -> Option<F> {
+        // SAFETY: 1: by duty 1.
+        unsafe { self.find_in(|| libc::RTLD_NEXT) }
+    }
+
+    /// As [`find`](Self::find), in the library that `open` returns, which is never closed; `None` where that is null.
+    ///
+    /// # Safety
+    ///
+    /// 1. As for `find`.
+    pub(crate) unsafe fn find_in<F: Copy>(&self, open: impl FnOnce() -> *mut c_void) -> Option<F> {
         const { assert!(size_of::<Option<F>>() == size_of::<*mut c_void>()) };
         let mut found = self.found.load(Relaxed);
         if found.is_null() {
-            // SAFETY: a name that ends with a NUL.
-            found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-            self.found.store(found, Relaxed);
+            let library = open();
+            if !library.is_null() {
+                // SAFETY: an open library, and a name that ends with a NUL.
+                found = unsafe { libc::dlsym(library, self.name.as_ptr()) };
+                self.found.store(found, Relaxed);
+            }
         }
         // SAFETY: null, which is `None`, or the address of a function of this type (duty 1).
         unsafe { mem::transmute_copy::<*mut c_void, Option<F>>(&found) }
