@@ -68,11 +68,6 @@ impl Counters {
         self.freed.add(amount, overlap)
     }
 
-    #[inline(always)]
-    pub(crate) fn freed_bytes(&self) -> u64 {
-        self.freed.bytes.load(Relaxed)
-    }
-
     /// Everything that was ever allocated.
     pub(crate) fn allocated(&self) -> Amount {
         self.allocated.get()
@@ -81,15 +76,6 @@ impl Counters {
     /// Everything that was ever freed.
     pub(crate) fn freed(&self) -> Amount {
         self.freed.get()
-    }
-
-    /// What was allocated and not freed.
-    ///
-    /// Read while other threads count, the two sums may be of different moments; a difference below zero is zero.
-    pub(crate) fn live(&self) -> Amount {
-        // Frees first: what they count was allocated before.
-        let freed = self.freed.get();
-        self.allocated.get().saturating_sub(freed)
     }
 }
 
@@ -113,6 +99,6 @@ mod tests {
             }
         });
         assert_eq!(counters.allocated(), Amount { bytes: 6_000_000, blocks: 2_000_000 });
-        assert_eq!(counters.live(), Amount { bytes: 2_000_000, blocks: 0 });
+        assert_eq!(counters.freed(), Amount { bytes: 4_000_000, blocks: 2_000_000 });
     }
 }

@@ -5,11 +5,16 @@ mod blocks;
 mod counters;
 mod counts;
 mod exact;
+mod frame;
+mod generation;
+mod live;
+mod memory;
 #[cfg(feature = "backtrace")]
 mod native;
 mod noted;
 mod notes;
 mod origin;
+mod own;
 mod profile;
 mod profile_error;
 mod sampled;
@@ -22,9 +27,11 @@ mod stack_table;
 mod stacks;
 mod tables;
 mod tracker;
+mod trail;
 mod walk;
 
 pub use exact::ExactProfiler;
+pub use frame::{Calls, Frame};
 #[cfg(feature = "backtrace")]
 pub use native::NativeStack;
 pub use noted::NotedProfiler;
@@ -39,4 +46,4 @@ pub use stack_table::StackTable;
 pub use stacks::unrecorded;
 pub use tables::{Node, Row, Tables};
 pub use tracker::Tracker;
-pub use walk::{Calls, Frame, Walk};
+pub use walk::Walk;

@@ -2,8 +2,9 @@
 
 use backtrace::{resolve, trace};
 
+use crate::frame::Frame;
 use crate::source::{Location, StackSource};
-use crate::walk::{Frame, Walk};
+use crate::walk::Walk;
 
 /// The calling thread's stack, unwound by the `backtrace` crate.
 ///

@@ -10,9 +10,10 @@ use crate::blocks::Sampled;
 use crate::notes::{Note, NoteSize, Notes};
 use crate::profile::Profile;
 use crate::sampled::SampledProfiler;
-use crate::site::{class_bytes, narrow_bytes};
+use crate::site::{CLASS_BYTES, NARROW_BYTES, SiteEntry, class_bytes, narrow_bytes};
 use crate::snapshot::{Amount, Stack};
 use crate::source::StackSource;
+use crate::stacks::Captured;
 
 /// An allocator that notes for each block which stack allocated it: four bytes a block of a pool, found without a lock or a hash. Other
 /// blocks are noted in a table.
@@ -51,22 +52,46 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     #[must_use]
     pub fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
         match self.notes.site_of(block) {
-            Some(number) => Some(self.table.profile.stack_of(self.table.profile.site(number)?)),
+            Some(number) => Some(self.table.profile.stack_of(self.table.profile.site_at(number)?)),
             None => self.table.traceback_of(block),
         }
     }
 
     /// Notes `block` of `size` bytes beside the pools, or in the table.
     ///
-    /// One function for the stack, the counts and the note: as three, they have a third more instructions.
+    /// One function for the stack, the counts and the note of what is usual: as three, they have a third more instructions.
     #[inline(always)]
     fn put(&self, block: NonNull<u8>, size: usize) {
-        let amount = Amount::block(size);
-        let Some(site) = self.table.profile.allocate(self.table.domain as u8, size, amount) else {
+        let SampledProfiler { profile, domain, .. } = self.table;
+        let Some(captured) = profile.capture() else { return };
+        let last = size.wrapping_sub(1);
+        if last < NARROW_BYTES {
+            let (class, bytes) = ((last / CLASS_BYTES) as u8, size as u32);
+            let Some(site) = profile.site(captured, domain, class, bytes) else { return };
+            profile.allocate_block(site, domain, bytes);
+            if !self.notes.put_plainly(block, bytes, site.number()) {
+                self.put_note(block, size, site);
+            }
             return;
-        };
+        }
+        self.put_for(captured, block, size);
+    }
+
+    /// As [`put`](Self::put), of a stack that was captured.
+    #[inline(never)]
+    fn put_for(&self, captured: Captured<'_>, block: NonNull<u8>, size: usize) {
+        let SampledProfiler { profile, domain, .. } = self.table;
+        let site = profile.allocate_for(captured, domain as u8, size, Amount::block(size));
+        if let Some(site) = site {
+            self.put_note(block, size, site);
+        }
+    }
+
+    /// Notes the site of `block`.
+    #[inline(never)]
+    fn put_note(&self, block: NonNull<u8>, size: usize, site: &'static SiteEntry) {
         if !self.notes.put(block, size, site.number()) {
-            self.table.keep(block, Sampled { site, amount });
+            self.table.keep(block, Sampled { site, amount: Amount::block(size) });
         }
     }
 
@@ -81,7 +106,7 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
 
     #[inline(always)]
     fn read(&self, Note { site, size }: Note) -> Option<Sampled> {
-        let site = self.table.profile.site(site)?;
+        let site = self.table.profile.site_at(site)?;
         let bytes = match size {
             NoteSize::BelowClass(less) => class_bytes(site.key().class) as usize - less as usize,
             NoteSize::Bytes(bytes) => bytes as usize,
@@ -99,9 +124,10 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     #[inline(always)]
     fn forget_plainly(&self, block: NonNull<u8>) -> bool {
         let Some((note, site, less)) = self.notes.narrow(block) else { return false };
-        let Some(site) = self.table.profile.site(site) else { return false };
+        let Some(site) = self.table.profile.site_at(site) else { return false };
+        let SampledProfiler { profile, domain, .. } = self.table;
         let is_forgotten = narrow_bytes(site.key().class)
-            .is_some_and(|bytes| self.table.profile.free_plainly(site, bytes - less));
+            .is_some_and(|bytes| profile.free_plainly(site, domain, bytes - less));
         if is_forgotten {
             note.store(0, Relaxed);
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! units, one for each 16 KiB of addresses        the notes of the blocks in it
-//! | block's bytes | address of notes | --------> | next spare | note | note | ...
+//! | address of notes | block's bytes | --------> | next spare | note | note | ...
 //!
 //! note     | site, 28 bits | bytes that the size class has more |     blocks up to 512 bytes
 //!          | site          | 0 |  bytes                         |     larger ones, two words
@@ -46,8 +46,8 @@ const NARROW_GRAINS: usize = 32;
 const SLACK_BITS: u32 = 4;
 const _: () = assert!(1 << SLACK_BITS == GRAIN_BYTES);
 
-/// Bits of a unit's word below the blocks' grains.
-const ADDRESS_BITS: u32 = 48;
+/// Bits of a unit's word below the notes' address: the blocks' grains.
+const GRAINS_BITS: u32 = u16::BITS;
 
 /// `ceil(2^32 / grains)`: multiplying by it divides an offset in grains.
 static RECIPROCALS: [u64; 2 * GRAINS_MAX] = {
@@ -202,6 +202,21 @@ impl Notes {
         true
     }
 
+    /// As [`put`](Self::put), of a block of at most 512 bytes and more than none, whose note is in its place; `false`, and nothing is noted,
+    /// where it is not, and for a site whose number has no room.
+    #[inline(always)]
+    pub(crate) fn put_plainly(&self, block: NonNull<u8>, bytes: u32, site: u32) -> bool {
+        let grains = bytes.div_ceil(GRAIN_BYTES as u32);
+        let Some(unit) = self.unit(block) else { return false };
+        let word = unit.load(Relaxed);
+        if grains_of(word) as u32 != grains || site >= u32::MAX >> SLACK_BITS {
+            return false;
+        }
+        let (note, _) = note_of(word, block);
+        note.store(((site + 1) << SLACK_BITS) + (grains * GRAIN_BYTES as u32 - bytes), Relaxed);
+        true
+    }
+
     /// Takes the note of `block`, if there is one.
     #[inline]
     pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Note> {
@@ -289,10 +304,10 @@ impl Notes {
         let word = unit.load(Relaxed);
         if grains_of(word) != grains {
             let notes = spare.take(grains)?.as_ptr().expose_provenance() as u64;
-            if notes >> ADDRESS_BITS != 0 {
+            if notes >> (u64::BITS - GRAINS_BITS) != 0 {
                 return None;
             }
-            unit.store((grains as u64) << ADDRESS_BITS | notes, Relaxed);
+            unit.store(notes << GRAINS_BITS | grains as u64, Relaxed);
             if let Some(old) = NonNull::new(notes_at(word)) {
                 // SAFETY: 1: the unit had them for blocks of that size, and has others now. No block of that size is live.
                 unsafe { spare.give(old, grains_of(word)) };
@@ -311,23 +326,30 @@ impl fmt::Debug for Notes {
 /// The grains of a unit's blocks; 0 for a unit without notes.
 #[inline]
 const fn grains_of(word: u64) -> usize {
-    (word >> ADDRESS_BITS) as usize
+    word as u16 as usize
 }
 
 /// A unit's notes; null for none.
 #[inline]
 fn notes_at(word: u64) -> *mut u8 {
-    ptr::with_exposed_provenance_mut((word & ((1 << ADDRESS_BITS) - 1)) as usize)
+    ptr::with_exposed_provenance_mut((word >> GRAINS_BITS) as usize)
+}
+
+/// Which of the blocks of a unit begins at `block`, where all have this many grains.
+#[inline(always)]
+fn index_of(block: NonNull<u8>, grains: usize) -> usize {
+    let grains = grains % RECIPROCALS.len();
+    // Blocks are multiples of a grain, and begin at least their bytes apart, so that no two in a unit have one index.
+    let offset = block.addr().get() % UNIT_BYTES / GRAIN_BYTES * GRAIN_BYTES;
+    ((offset as u64 * RECIPROCALS[grains]) >> (u32::BITS + GRAIN_BYTES.ilog2())) as usize
 }
 
 /// The note of `block` in a unit with this word, which is not 0: the word that names the site, and that of the bytes, if there is
 /// one.
 #[inline(always)]
 fn note_of(word: u64, block: NonNull<u8>) -> (&'static AtomicU32, Option<&'static AtomicU32>) {
-    let grains = grains_of(word) % RECIPROCALS.len();
-    let offset = block.addr().get() % UNIT_BYTES / GRAIN_BYTES;
-    // Blocks begin at least their bytes apart, so that no two in a unit have one index.
-    let index = ((offset as u64 * RECIPROCALS[grains]) >> 32) as usize;
+    let grains = grains_of(word);
+    let index = index_of(block, grains);
     let notes: *mut AtomicU32 = notes_at(word).wrapping_add(size_of::<*mut u8>()).cast();
     if grains <= NARROW_GRAINS {
         // SAFETY: `notes_bytes` has room for the note of each block of this size in a unit, and notes live for ever.

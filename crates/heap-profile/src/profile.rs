@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use malloc_api::{Domain, immortal};
 use pymem_sync::{Entry, HeldOverFork, Interner};
 
 use crate::counters::{Counters, Overlap, Sum};
 use crate::counts::AtPeak;
+use crate::live::Live;
 use crate::origin::{Origin, Origins};
 use crate::profile_error::ProfileError;
 use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
 use crate::snapshot::{Amount, Site, Snapshot, Stack};
 use crate::source::{Location, StackSource};
 use crate::stack_table::StackTable;
-use crate::stacks::{mix, unrecorded};
+use crate::stacks::{Captured, mix, unrecorded};
 
 /// How a [`Profile`] records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,28 +48,12 @@ pub struct Profile<S: 'static> {
     number: u16,
     /// How many frames are told of one stack.
     frames: usize,
-    /// Of the calls of each domain, and of what is reported.
-    overlaps: [Overlap; 4],
     /// By the site's number, what its counts have no room for.
     upper: Interner<u32, Upper>,
     origins: Origins,
     recording: AtomicBool,
     live: Live,
     lost: Lost,
-}
-
-/// The live bytes of all sites, and the peak.
-#[derive(Debug, Default)]
-struct Live {
-    /// Allocated and freed bytes of each domain, and of all that is reported; apart, as some domains may count without atomic
-    /// additions.
-    domains: [Counters; 4],
-    /// The freed bytes of each at which the next look for a peak is due.
-    look_at: [AtomicU64; 4],
-    /// The live bytes at the noted peak.
-    noted: AtomicU64,
-    /// How many peaks were noted, each above the one before. A site notes what it held when it first changes after one.
-    peaks: AtomicU32,
 }
 
 /// The upper halves of a site's counts, and a peak that needs them.
@@ -114,14 +99,10 @@ impl<S: StackSource + 'static> Profile<S> {
             stacks,
             number: stacks.add_profile()?,
             frames: options.frames,
-            overlaps: [0, 1, 2, 3].map(|origin| {
-                let is_held = origin == Domain::Mem as u8 || origin == Domain::Obj as u8;
-                if options.serialized && is_held { Overlap::Never } else { Overlap::AtAnyTime }
-            }),
             upper: Interner::new(UPPER_BUCKETS).ok_or(ProfileError::NoMemory(UPPER_BUCKETS))?,
             origins: Origins::new(),
             recording: AtomicBool::new(true),
-            live: Live::default(),
+            live: Live::new(options.serialized),
             lost: Lost::default(),
         }))
     }
@@ -199,45 +180,93 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// Counts an allocation of `amount`, of blocks of `size` bytes, for the calling thread's stack; the site, or `None` if
     /// the allocation is not recorded.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn allocate(
         &'static self,
         origin: u8,
         size: usize,
         amount: Amount,
     ) -> Option<&'static SiteEntry> {
+        self.allocate_for(self.capture()?, origin, size, amount)
+    }
+
+    /// The calling thread's stack; `None` while nothing is recorded.
+    #[inline(always)]
+    pub(crate) fn capture(&'static self) -> Option<Captured<'static>> {
         if !self.is_recording() {
             return None;
         }
-        let mut captured = self.stacks.stacks().capture(self.stacks.source())?;
+        self.stacks.stacks().capture(self.stacks.source())
+    }
+
+    /// As [`allocate`](Self::allocate), of a stack that the thread has captured.
+    #[inline(never)]
+    pub(crate) fn allocate_for(
+        &'static self,
+        mut captured: Captured<'_>,
+        origin: u8,
+        size: usize,
+        amount: Amount,
+    ) -> Option<&'static SiteEntry> {
         let (stack, profile, class) = (captured.node, self.number, class_of(size));
         let key = SiteKey { stack, profile, origin, class };
-        let site = captured.site(key.word(), || self.site_of(key, amount))?;
-        let index = Live::index(origin);
-        // What is usual takes no more than additions.
-        let is_plain = amount.blocks == 1
-            && self.overlaps[index] == Overlap::Never
-            && !site.value().is_of_peak(self.live.peaks.load(Relaxed))
-            && u32::try_from(amount.bytes).is_ok_and(|bytes| site.value().allocate_plainly(bytes));
-        if is_plain {
-            self.live.domains[index].allocate(amount, Overlap::Never);
-        } else {
-            self.allocate_at(site, amount);
-        }
+        let site = captured.site(key, || self.site_of(key, amount))?;
+        self.allocate_at(site, amount);
         Some(site)
+    }
+
+    /// The site of a domain and a class at the stack that the thread has captured; `None`, and `bytes` are lost, without memory.
+    #[inline(always)]
+    pub(crate) fn site(
+        &'static self,
+        captured: Captured<'_>,
+        domain: Domain,
+        class: u8,
+        bytes: u32,
+    ) -> Option<&'static SiteEntry> {
+        let (stack, profile) = (captured.node, self.number);
+        let key = SiteKey { stack, profile, origin: domain as u8, class };
+        match key.kind().and_then(|kind| captured.last_site(kind)) {
+            Some(site) => Some(site),
+            None => self.site_apart(captured, key, bytes),
+        }
+    }
+
+    /// The site of a key at which the thread did not count last at this stack.
+    #[inline(never)]
+    fn site_apart(
+        &'static self,
+        mut captured: Captured<'_>,
+        key: SiteKey,
+        bytes: u32,
+    ) -> Option<&'static SiteEntry> {
+        captured.site(key, || self.site_of(key, Amount::block(bytes as usize)))
+    }
+
+    /// Counts an allocation of one block of `bytes` at a site of a domain.
+    #[inline(always)]
+    pub(crate) fn allocate_block(&'static self, site: &SiteEntry, domain: Domain, bytes: u32) {
+        // What is usual takes no more than additions.
+        let is_plain = self.live.overlap(domain as u8) == Overlap::Never
+            && !site.value().is_of_peak(self.live.peak())
+            && site.value().allocate_plainly(bytes);
+        if is_plain {
+            self.live.allocate(domain as u8, bytes.into());
+        } else {
+            self.allocate_at(site, Amount::block(bytes as usize));
+        }
     }
 
     /// Counts an allocation of `amount` at a site.
     #[inline(never)]
     fn allocate_at(&'static self, site: &SiteEntry, amount: Amount) {
         let origin = site.key().origin;
-        let overlap = self.overlap(origin);
         self.before_change(site);
-        let carry = site.value().allocate(amount, overlap);
+        let carry = site.value().allocate(amount, self.overlap(origin));
         if carry != Amount::default() {
             self.with_upper(site, |upper| upper.halves.allocate(carry, Overlap::AtAnyTime));
         }
-        self.live.domains[Live::index(origin)].allocate(amount, overlap);
+        self.live.allocate(origin, amount.bytes);
     }
 
     /// The site of a key; `None`, and `amount` is lost, without memory for it.
@@ -254,7 +283,7 @@ impl<S: StackSource + 'static> Profile<S> {
     /// Has a site note what it holds, if that is what it held at the peak.
     #[inline]
     fn before_change(&'static self, site: &SiteEntry) {
-        let peak = self.live.peaks.load(Relaxed);
+        let peak = self.live.peak();
         if site.value().is_of_peak(peak) {
             self.leave_peak(site, peak);
         }
@@ -308,7 +337,7 @@ impl<S: StackSource + 'static> Profile<S> {
     /// What is live at a site, was live at the peak, and was ever allocated.
     pub(crate) fn amounts(&self, site: &SiteEntry) -> [Amount; 3] {
         let [total, live] = self.sums(site);
-        let peak = match site.value().at_peak(self.live.peaks.load(Relaxed)) {
+        let peak = match site.value().at_peak(self.live.peak()) {
             AtPeak::Unchanged => live,
             AtPeak::Noted(peak) => peak,
             AtPeak::Large => self.upper(site).map(|upper| upper.peak.get()).unwrap_or_default(),
@@ -318,7 +347,7 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// The site with this number.
     #[inline]
-    pub(crate) fn site(&'static self, number: u32) -> Option<&'static SiteEntry> {
+    pub(crate) fn site_at(&'static self, number: u32) -> Option<&'static SiteEntry> {
         self.stacks.stacks().sites().get(number)
     }
 
@@ -326,62 +355,31 @@ impl<S: StackSource + 'static> Profile<S> {
     #[inline(always)]
     pub(crate) fn free(&'static self, site: &SiteEntry, amount: Amount) {
         let origin = site.key().origin;
-        let overlap = self.overlap(origin);
         self.before_change(site);
-        let carry = site.value().free(amount, overlap);
+        let carry = site.value().free(amount, self.overlap(origin));
         if carry != Amount::default() {
             self.with_upper(site, |upper| upper.halves.free(carry, Overlap::AtAnyTime));
         }
-        let index = Live::index(origin);
-        let freed = self.live.domains[index].free(amount, overlap);
-        if freed >= self.live.look_at[index].load(Relaxed) {
-            self.look_for_peak(index, freed);
-        }
+        self.live.free(origin, amount.bytes);
     }
 
-    /// Counts that `bytes` of one block of a site are freed, where that is no more than additions; `false`, and nothing is counted, where it
-    /// is.
+    /// Counts that `bytes` of one block of a site of a domain are freed, where that is no more than additions; `false`, and nothing is
+    /// counted, where it is.
     #[inline(always)]
-    pub(crate) fn free_plainly(&self, site: &SiteEntry, bytes: u32) -> bool {
-        let index = Live::index(site.key().origin);
-        let domain = &self.live.domains[index];
-        let freed = domain.freed_bytes() + u64::from(bytes);
-        let is_plain = self.overlaps[index] == Overlap::Never
-            && freed < self.live.look_at[index].load(Relaxed)
-            && !site.value().is_of_peak(self.live.peaks.load(Relaxed))
+    pub(crate) fn free_plainly(&self, site: &SiteEntry, domain: Domain, bytes: u32) -> bool {
+        let is_plain = site.key().origin == domain as u8
+            && self.live.frees_plainly(domain, bytes)
+            && !site.value().is_of_peak(self.live.peak())
             && site.value().free_plainly(bytes);
         if is_plain {
-            domain.free(Amount::block(bytes as usize), Overlap::Never);
+            self.live.free_plainly(domain, bytes);
         }
         is_plain
     }
 
-    /// Notes the peak if memory is being freed and more is live than at the last noted peak.
-    ///
-    /// Growth alone never comes here. Between two looks at most 1/128 of what is live is freed in one domain, so that what
-    /// is live at a look is at most that much below any peak since the look before; and a peak is noted only when it is
-    /// 1/128 above the last noted one, so that sites rarely note what they hold.
-    #[cold]
-    fn look_for_peak(&self, index: usize, freed: u64) {
-        let live = self.live.bytes();
-        self.live.look_at[index].store(freed + (live / 128).max(4096), Relaxed);
-        self.note_peak_of(live, self.live.noted.load(Relaxed) / 128);
-    }
-
     /// Notes what is live now as the peak, if it is one.
     pub(crate) fn note_peak(&self) {
-        self.note_peak_of(self.live.bytes(), 0);
-    }
-
-    /// Notes the peak if `live` is more than `margin` above the last noted one.
-    fn note_peak_of(&self, live: u64, margin: u64) {
-        let noted = self.live.noted.load(Relaxed);
-        let is_above = live > noted.saturating_add(margin);
-        // One thread of those that see the same peak.
-        let note = || self.live.noted.compare_exchange(noted, live, Relaxed, Relaxed);
-        if is_above && note().is_ok() {
-            self.live.peaks.fetch_add(1, Relaxed);
-        }
+        self.live.note_peak();
     }
 
     /// What could not be recorded.
@@ -398,7 +396,7 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// The site with this number, if it is one of this profile.
     pub(crate) fn own_site(&'static self, number: u32) -> Option<&'static SiteEntry> {
-        self.site(number).filter(|site| site.key().profile == self.number)
+        self.site_at(number).filter(|site| site.key().profile == self.number)
     }
 
     /// How many frames are told of one stack.
@@ -431,7 +429,7 @@ impl<S: StackSource + 'static> Profile<S> {
 
     #[inline]
     pub(crate) fn overlap(&self, origin: u8) -> Overlap {
-        self.overlaps[Live::index(origin)]
+        self.live.overlap(origin)
     }
 }
 
@@ -458,17 +456,5 @@ impl<S: StackSource> Names<S> {
         let table = profile.stacks;
         let locate = || Arc::new(table.source().locate(table.stacks().place(place)));
         locations.entry(place).or_insert_with(locate).clone()
-    }
-}
-
-impl Live {
-    /// Where an origin's bytes are counted.
-    #[inline]
-    fn index(origin: u8) -> usize {
-        usize::from(origin).min(Domain::ALL.len())
-    }
-
-    fn bytes(&self) -> u64 {
-        self.domains.iter().map(|domain| domain.live().bytes).sum()
     }
 }

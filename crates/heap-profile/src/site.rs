@@ -27,6 +27,16 @@ impl SiteKey {
     }
 }
 
+impl SiteKey {
+    /// Origin and class of a site of a table's first profile, which with its stack are all of its key; never 0.
+    #[inline(always)]
+    pub(crate) const fn kind(self) -> Option<u16> {
+        let Self { profile, origin, class, .. } = self;
+        // The last class is far from the last number.
+        if profile == 0 { Some((origin as u16) << 8 | (class as u16 + 1)) } else { None }
+    }
+}
+
 impl PartialEq for SiteKey {
     // One comparison, where one for each field makes four.
     #[inline]
@@ -40,13 +50,18 @@ impl Eq for SiteKey {}
 /// A site with its counts; lives as long as the profile, which is for ever.
 pub(crate) type SiteEntry = Entry<SiteKey, Counts>;
 
+/// The largest size whose class is one of [`CLASS_BYTES`].
+pub(crate) const NARROW_BYTES: usize = 512;
+/// What the classes of small sizes are multiples of.
+pub(crate) const CLASS_BYTES: usize = 16;
+
 /// The size class of `size` bytes: one for each 16 bytes up to 512, as in CPython's pools, then four for each power of two.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "at most 31 + 4 * 55")]
 pub(crate) const fn class_of(size: usize) -> u8 {
     let last = size.saturating_sub(1);
-    if last < 512 {
-        return (last / 16) as u8;
+    if last < NARROW_BYTES {
+        return (last / CLASS_BYTES) as u8;
     }
     let log = last.ilog2();
     (32 + 4 * (log - 9) + (last >> (log - 2)) as u32 % 4) as u8

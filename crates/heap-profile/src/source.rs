@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::walk::{Frame, Walk};
+use crate::frame::{Calls, Frame, NoCalls};
+use crate::walk::Walk;
 
 /// The most frames of one stack.
 pub const MAX_FRAMES: usize = 128;
@@ -26,12 +27,13 @@ pub trait StackSource: Sync {
     /// Runs inside of every recorded allocation. What it allocates from the profiled allocator itself is not recorded.
     fn capture(&self, walk: &mut Walk<'_>);
 
-    /// As [`capture`](Self::capture), where that is [`follow`](Walk::follow) alone; `false`, and nothing is shown, where it is more.
+    /// The thread's newest call with a frame, and who can tell of the calls, where that is all that [`capture`](Self::capture) would show, none
+    /// is left out, no code has died since the source was of this `age`, and the addresses at which frames are belong to one code each.
     ///
     /// What a source does here is compiled into each allocation.
-    fn capture_plainly(&self, walk: &mut Walk<'_>) -> bool {
-        let _ = walk;
-        false
+    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
+        let _ = age;
+        None::<(usize, NoCalls)>
     }
 
     /// The place that `frame` stands for, called by the thread that has just captured it; `None` leaves the frame out of the
@@ -62,8 +64,8 @@ impl<S: StackSource + ?Sized> StackSource for &S {
         (**self).capture(walk);
     }
 
-    fn capture_plainly(&self, walk: &mut Walk<'_>) -> bool {
-        (**self).capture_plainly(walk)
+    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
+        (**self).plain_calls(age)
     }
 
     fn place(&self, frame: Frame) -> Option<Frame> {

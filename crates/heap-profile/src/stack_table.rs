@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use malloc_api::immortal;
 use pymem_sync::{HeldOverFork, RawLock};
 
+use crate::frame::Frame;
 use crate::profile_error::ProfileError;
 use crate::source::{MAX_FRAMES, StackSource};
 use crate::stacks::{Stacks, unrecorded};
-use crate::walk::Frame;
 
 /// Every distinct call stack that was asked for, each under a number.
 ///

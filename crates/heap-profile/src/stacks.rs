@@ -3,18 +3,22 @@
 //! The root of the tree is the outermost frame. A thread remembers its last stack, so that the usual capture, whose outer
 //! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::{iter, ptr};
+use std::{iter, mem, ptr};
 
 use allocator_api2_02::boxed::Box;
 use malloc_api::{AllocatorAdapter, LibcMalloc};
 use pymem_sync::{Chain, Entry, Interner, RawLock};
 
 use crate::counts::Counts;
+use crate::frame::{Calls, Frame, Link};
+use crate::generation::Generation;
+use crate::memory::{Memory, Step};
+use crate::own::{self, BUSY, NOT_YET};
 use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::walk::{Active, Common, Frame, Link, Trail};
+use crate::trail::{Active, Common, Trail};
+use crate::walk::Walk;
 
 /// A frame in the tree: its place, and the node of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,159 +29,62 @@ struct Path {
 }
 
 /// What a thread remembers: its last stack, and where its last frames and sites are.
+#[repr(C)]
 struct Last {
-    /// Which tree the nodes are of: its address. Trees live for ever.
+    /// Which tree the nodes are of: its address. Trees live for ever. The thread's word leads here.
     tree: usize,
     trail: Trail,
     memory: Box<Memory, AllocatorAdapter<LibcMalloc>>,
-    /// Which step was looked for last.
-    newest: usize,
 }
 
-/// Where a thread's last frames and sites are.
-struct Memory {
-    steps: [Step; MEMORY],
-    recent: Recent,
-}
-
-/// How many frames, and how many sites, a thread remembers: 160 KiB for both, of which what is used becomes resident.
-const MEMORY: usize = 4096;
-
-impl Memory {
-    /// Nothing remembered; `None` without memory.
-    fn new() -> Option<Box<Self, AllocatorAdapter<LibcMalloc>>> {
-        let zeroed = Box::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
-        // SAFETY: of numbers, all zero is a value.
-        Some(unsafe { zeroed.assume_init() })
-    }
-}
-
-/// The node of a frame and its caller; half a line of the processor's caches.
-#[derive(Clone, Copy)]
-struct Step {
-    caller: Link,
-    /// 0 for a step that is none.
-    node: Link,
-    frame: Frame,
-    /// Where the thread counted last while this frame was the newest: most instructions allocate blocks of one size.
-    site: Seen,
-}
-
-/// A site that a thread has counted at, as its address, and above that 16 bits of its key, so that another site is not looked at: its
-/// line of memory would be in no cache.
-#[derive(Clone, Copy)]
-struct Seen(u64);
-
-const ADDRESS_BITS: u32 = 48;
-
-impl Seen {
-    const NONE: Self = Self(0);
-
-    /// The bits of a key that are kept: other stacks, sizes and origins have others.
-    #[inline]
-    const fn bits(key: u64) -> u64 {
-        (key >> ADDRESS_BITS) ^ (key & 0xFFFF)
-    }
-
-    fn new(site: &'static SiteEntry) -> Self {
-        let address = ptr::from_ref(site).expose_provenance() as u64;
-        if address >> ADDRESS_BITS != 0 {
-            return Self::NONE;
-        }
-        Self(Self::bits(site.key().word()) << ADDRESS_BITS | address)
-    }
-
-    /// The site, if it is that of a key, as a [word](SiteKey::word).
-    #[inline(always)]
-    fn site(self, key: u64) -> Option<&'static SiteEntry> {
-        let address = self.0 ^ Self::bits(key) << ADDRESS_BITS;
-        if address >> ADDRESS_BITS != 0 || address == 0 {
-            return None;
-        }
-        let site: *const SiteEntry = ptr::with_exposed_provenance(address as usize);
-        // SAFETY: `new` made the word from a site with these bits, and sites live for ever.
-        let site = unsafe { &*site };
-        (site.key().word() == key).then_some(site)
-    }
-}
-
-/// The sites that a thread has counted at.
-struct Recent([Seen; MEMORY]);
-
-impl Recent {
-    /// Where the site of a key is, if the thread remembers the site.
-    #[inline]
-    fn of(&mut self, key: u64) -> &mut Seen {
-        &mut self.0[spread(key.rotate_left(16))]
-    }
-}
-
-/// A thread's stack, and the sites that the thread remembers; the thread does a profiler's own work until this is dropped.
+/// A thread's stack, and the sites that the thread remembers.
 pub(crate) struct Captured<'a> {
     /// The link of the innermost frame, which is 0 without a frame or without memory for a node.
     pub(crate) node: Link,
+    /// The number of the step to the node, if the thread remembers it.
+    step: u32,
     last: &'a mut Last,
-    variable: &'a Cell<*mut Last>,
-}
-
-impl Drop for Captured<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.variable.set(self.last);
-    }
 }
 
 impl Captured<'_> {
-    /// The site of a key, as a [word](SiteKey::word), which `look_up` finds where the thread does not remember the site.
+    /// The site of a [kind](SiteKey::kind) at which the thread counted last at this stack, if that is where it did.
     #[inline(always)]
+    pub(crate) fn last_site(&self, kind: u16) -> Option<&'static SiteEntry> {
+        self.last.memory.last_site(self.step, self.node, kind)
+    }
+
+    /// The site of a key of this stack, which `look_up` finds where the thread does not remember the site.
+    #[inline]
     pub(crate) fn site(
         &mut self,
-        key: u64,
+        key: SiteKey,
         look_up: impl FnOnce() -> Option<&'static SiteEntry>,
     ) -> Option<&'static SiteEntry> {
-        let Last { memory, newest, .. } = &mut *self.last;
-        let Memory { steps, recent } = &mut **memory;
-        let step = &mut steps[*newest % MEMORY];
-        let is_newest = step.node == self.node;
-        if let Some(site) = step.site.site(key).filter(|_| is_newest) {
-            return Some(site);
-        }
-        let recent = recent.of(key);
-        let site = match recent.site(key) {
-            Some(site) => site,
-            None => look_up()?,
-        };
-        *recent = Seen::new(site);
-        if is_newest {
-            step.site = *recent;
-        }
-        Some(site)
+        self.last.memory.site(self.step, key, look_up)
     }
 }
 
 thread_local! {
-    /// What the thread remembers; null at first, and [`BUSY`] while the thread does a profiler's own work.
-    static LAST: Cell<*mut Last> = const { Cell::new(ptr::null_mut()) };
-    /// Forgets it when the thread ends.
+    /// Forgets what the thread remembers when it ends.
     static END: End = const { End };
 }
-
-/// Stands for what a thread remembers while it is used, and after the thread's end.
-const BUSY: *mut Last = ptr::without_provenance_mut(usize::MAX);
 
 struct End;
 
 impl Drop for End {
     fn drop(&mut self) {
-        forget(LAST.replace(BUSY));
+        // SAFETY: 1: it lives for ever.
+        forget(unsafe { own::replace(BUSY.word()) });
     }
 }
 
-/// Gives back what a thread remembers.
-fn forget(last: *mut Last) {
-    if !last.is_null() && last != BUSY {
-        // SAFETY: `begin` took it out of such a box, and the thread's variable does not lead to it any more.
-        drop(unsafe { Box::from_raw_in(last, AllocatorAdapter::new(LibcMalloc)) });
+/// Gives back what a thread remembers, to which its word does not lead any more.
+fn forget(last: *const usize) {
+    if !NOT_YET.is(last) && !BUSY.is(last) {
+        // SAFETY: `begin` took it out of such a box, and the thread's word does not lead to it any more.
+        drop(unsafe {
+            Box::from_raw_in(last.cast_mut().cast::<Last>(), AllocatorAdapter::new(LibcMalloc))
+        });
     }
 }
 
@@ -190,16 +97,18 @@ fn forget(last: *mut Last) {
 /// assert_eq!(answer.len(), 1 << 20);
 /// ```
 pub fn unrecorded<T>(work: impl FnOnce() -> T) -> T {
-    let _restored = Restored(LAST.replace(BUSY));
+    // SAFETY: 1: it lives for ever.
+    let _restored = Restored(unsafe { own::replace(BUSY.word()) });
     work()
 }
 
 /// What a thread remembers while its work is unrecorded, also when that ends by a panic.
-struct Restored(*mut Last);
+struct Restored(*const usize);
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        LAST.set(self.0);
+        // SAFETY: 1: the word led there before.
+        unsafe { own::replace(self.0) };
     }
 }
 
@@ -261,131 +170,225 @@ impl Stacks {
     /// The calling thread's stack; `None` while this thread does a profiler's own work, and when the thread ends.
     #[inline(always)]
     pub(crate) fn capture(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
-        // The address alone, so that nothing below is a function of its own.
-        let variable = LAST.with(ptr::from_ref);
-        // SAFETY: the calling thread's variable, which needs no drop; the result is used by its caller alone.
-        let variable = unsafe { &*variable };
-        let mut last = variable.replace(BUSY);
-        if last == BUSY {
-            return None;
-        }
-        // SAFETY: 1: null, or made by `begin` for this thread, whose variable does not lead to it now.
-        if !unsafe { self.has(last) } {
+        let mut last = own::get();
+        // SAFETY: the first word of what the thread's word leads to can be read.
+        if unsafe { last.read() } != ptr::from_ref(self).addr() {
             last = self.begin(last)?;
         }
-        // SAFETY: made by `begin`, and reached by nothing else while the variable is `BUSY`.
-        let known = unsafe { &mut *last };
-        let node = self.follow(source, known);
-        Some(Captured { node, last: known, variable })
-    }
-
-    /// Whether the thread remembers a stack of this tree.
-    ///
-    /// # Safety
-    ///
-    /// 1. `last` is null, or what the calling thread remembers.
-    #[inline]
-    unsafe fn has(&self, last: *mut Last) -> bool {
-        // SAFETY: by 1.
-        unsafe { last.as_ref() }.is_some_and(|last| last.tree == ptr::from_ref(self).addr())
-    }
-
-    /// Captures the stack, and looks up the frames that differ from the last ones; without memory none is known any more.
-    #[inline(always)]
-    fn follow(&'static self, source: &impl StackSource, last: &mut Last) -> Link {
-        let mut walk = last.trail.walk();
-        let Common { calls, mut unmoved } = if source.capture_plainly(&mut walk) {
-            walk.end()
-        } else {
-            Self::shown(source, &mut last.trail)
-        };
-        let Last { trail, memory, newest, .. } = last;
-        trail.known.truncate(calls);
-        if !trail.fresh.is_empty() {
-            let too_many = trail.too_many(calls);
-            if too_many > 0 {
-                // The root moves, so that all are other nodes.
-                trail.forget(too_many);
-                unmoved = 0;
+        // SAFETY: made by `begin`. Nothing else is led there: before anything is called that may allocate, the thread's word is `BUSY`.
+        let last = unsafe { &mut *last.cast_mut().cast::<Last>() };
+        let mut known = None;
+        if let Some((newest, calls)) = source.plain_calls(last.trail.age()) {
+            if let Some(common) = last.trail.follow(newest, &calls) {
+                known = Some(self.look_up_plainly(source, last, common, &calls));
             }
-        } else if unmoved == calls {
-            return node_of(trail.known.last());
         }
-        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else { return 0 };
+        let (node, step) = match known {
+            Some(known) => known,
+            None => self.shown(source, last),
+        };
+        Some(Captured { node, step, last })
+    }
+
+    /// Looks up the calls that differ from the last ones, where no code has died between them; the node of the stack, and the number of
+    /// the step to it. Without memory none is known any more.
+    #[inline(always)]
+    fn look_up_plainly(
+        &'static self,
+        source: &impl StackSource,
+        last: &mut Last,
+        Common { calls: kept, unmoved }: Common,
+        calls: &impl Calls,
+    ) -> (Link, u32) {
+        let Last { trail, memory, .. } = last;
+        trail.known.truncate(kept);
+        if !trail.fresh.is_empty() {
+            return self.look_up_fresh(source, last, unmoved, calls);
+        }
+        let generation = trail.generation;
+        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
+            return NOWHERE;
+        };
         let mut caller = node_of(callers.last());
         for active in moved {
-            match self.step(source, &mut memory.steps, newest, caller, active.frame) {
-                Some(node) => active.node = node,
+            let (number, step) = memory.step(caller, active.frame.at);
+            caller = match step.plainly(caller, active.frame.at, generation) {
+                Some(node) => node,
+                None => match self.step_apart(
+                    source,
+                    step,
+                    caller,
+                    calls.frame(active.call),
+                    generation,
+                ) {
+                    Some(node) => node,
+                    None => return trail.lost(),
+                },
+            };
+            (active.node, active.step, active.frame.code) = (caller, number, step.code());
+        }
+        trail.known.last().map_or(NOWHERE, |newest| (newest.node, newest.step))
+    }
+
+    /// As [`look_up_plainly`](Self::look_up_plainly), of a stack with fresh calls.
+    #[inline(never)]
+    fn look_up_fresh(
+        &'static self,
+        source: &impl StackSource,
+        last: &mut Last,
+        unmoved: usize,
+        calls: &impl Calls,
+    ) -> (Link, u32) {
+        let Last { trail, memory, .. } = last;
+        let mut unmoved = unmoved;
+        let too_many = trail.too_many(trail.known.len());
+        if too_many > 0 {
+            // The root moves, so that all are other nodes.
+            trail.forget(too_many);
+            unmoved = 0;
+        }
+        let generation = trail.generation;
+        let mut step = |caller: Link, call: usize| {
+            let at = calls.at(call);
+            let (number, step) = memory.step(caller, at);
+            let node = match step.plainly(caller, at, generation) {
+                Some(node) => node,
+                None => self.step_apart(source, step, caller, calls.frame(call), generation)?,
+            };
+            let frame = Frame { code: step.code(), at };
+            Some(Active { call, frame, node, step: number })
+        };
+        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
+            return NOWHERE;
+        };
+        let mut caller = node_of(callers.last());
+        for active in moved {
+            match step(caller, active.call) {
+                Some(known) => *active = known,
                 None => return trail.lost(),
             }
             caller = active.node;
         }
         for fresh in (0..trail.fresh.len()).rev() {
-            let Some(&active) = trail.fresh.get(fresh) else { break };
-            match self.step(source, &mut memory.steps, newest, caller, active.frame) {
-                Some(node) => trail.push(Active { node, ..active }),
+            let Some(&Active { call, .. }) = trail.fresh.get(fresh) else { break };
+            match step(caller, call) {
+                Some(known) => {
+                    caller = known.node;
+                    trail.push(known);
+                }
                 None => return trail.lost(),
             }
-            caller = node_of(trail.known.last());
         }
-        caller
+        trail.fresh.truncate(0);
+        trail.known.last().map_or(NOWHERE, |newest| (newest.node, newest.step))
     }
 
-    /// What the stack has in common with the one before. The walk is one of its own, so that a plain one stays in registers.
+    /// As [`capture`](Self::capture), of a source that has more to tell than plain calls.
     #[inline(never)]
-    fn shown(source: &impl StackSource, trail: &mut Trail) -> Common {
-        let mut walk = trail.walk();
-        source.capture(&mut walk);
-        walk.end()
+    fn shown(&'static self, source: &impl StackSource, last: &mut Last) -> (Link, u32) {
+        unrecorded(|| {
+            let mut walk = Walk::of(&mut last.trail);
+            source.capture(&mut walk);
+            let common = walk.end();
+            self.look_up(source, last, common)
+        })
     }
 
-    /// A thread's first capture in this tree; `None` without memory, and at the thread's end.
+    /// Looks up the calls that differ from the last ones, by their code, too.
+    fn look_up(
+        &'static self,
+        source: &impl StackSource,
+        Last { trail, memory, .. }: &mut Last,
+        Common { calls, mut unmoved }: Common,
+    ) -> (Link, u32) {
+        trail.known.truncate(calls);
+        let too_many = if trail.fresh.is_empty() { 0 } else { trail.too_many(calls) };
+        if too_many > 0 {
+            trail.forget(too_many);
+            unmoved = 0;
+        }
+        if mem::take(&mut trail.is_worn) {
+            memory.forget_steps();
+        }
+        let generation = trail.generation;
+        let mut step = |caller: Link, active: Active| {
+            let (number, step) = memory.step(caller, active.frame.at);
+            let node = self.step_apart(source, step, caller, Some(active.frame), generation)?;
+            Some(Active { node, step: number, ..active })
+        };
+        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
+            return NOWHERE;
+        };
+        let mut caller = node_of(callers.last());
+        for active in moved {
+            match step(caller, *active) {
+                Some(known) => *active = known,
+                None => return trail.lost(),
+            }
+            caller = active.node;
+        }
+        for fresh in (0..trail.fresh.len()).rev() {
+            let Some(&fresh) = trail.fresh.get(fresh) else { break };
+            match step(caller, fresh) {
+                Some(known) => {
+                    caller = known.node;
+                    trail.push(known);
+                }
+                None => return trail.lost(),
+            }
+        }
+        trail.fresh.truncate(0);
+        trail.known.last().map_or(NOWHERE, |newest| (newest.node, newest.step))
+    }
+
+    /// Has the thread remember this stack's tree; `None` while the thread does a profiler's own work, without memory, and at the
+    /// thread's end.
     #[cold]
     #[inline(never)]
-    fn begin(&self, last: *mut Last) -> Option<*mut Last> {
+    fn begin(&self, last: *const usize) -> Option<*const usize> {
+        if BUSY.is(last) {
+            return None;
+        }
+        // SAFETY: 1: it lives for ever.
+        unsafe { own::replace(BUSY.word()) };
         forget(last);
         let made = END.try_with(|_| {
             let last = Last {
                 tree: ptr::from_ref(self).addr(),
                 trail: Trail::new(self.limit)?,
                 memory: Memory::new()?,
-                newest: 0,
             };
-            Box::try_new_in(last, AllocatorAdapter::new(LibcMalloc)).ok()
+            let made = Box::try_new_in(last, AllocatorAdapter::new(LibcMalloc)).ok()?;
+            Some(Box::into_raw(made).cast_const().cast::<usize>())
         });
-        match made {
-            Ok(Some(last)) => Some(Box::into_raw(last)),
-            Ok(None) => {
-                LAST.set(ptr::null_mut());
-                None
-            }
-            Err(_) => None,
-        }
+        // A thread that ends stays busy.
+        let made = made.ok()?;
+        // SAFETY: 1: the first word of a `Last`, which is the thread's until `forget`; or one that lives for ever.
+        unsafe { own::replace(made.unwrap_or(NOT_YET.word())) };
+        made
     }
 
-    /// The node of `frame` called by `caller`, which is `caller` where the frame is left out, and in `at` which step that is; `None` without
+    /// The node of a frame called by `caller`, which is `caller` where the frame is left out, and in `step` from now on; `None` without
     /// memory.
-    #[inline(always)]
-    fn step(
+    #[inline(never)]
+    fn step_apart(
         &'static self,
         source: &impl StackSource,
-        steps: &mut [Step; MEMORY],
-        at: &mut usize,
+        step: &mut Step,
         caller: Link,
-        frame: Frame,
+        frame: Option<Frame>,
+        generation: Generation,
     ) -> Option<Link> {
-        let caller_bits = (caller as usize).rotate_left(20);
-        *at = spread((frame.at ^ frame.code.rotate_left(12) ^ caller_bits) as u64);
-        let step = &mut steps[*at];
-        if step.caller != caller || step.frame != frame || step.node == 0 {
-            *step =
-                Step { caller, node: self.node(source, caller, frame)?, frame, site: Seen::NONE };
+        let Some(frame) = frame else { return Some(caller) };
+        if let Some(node) = step.known(caller, frame, generation) {
+            return Some(node);
         }
-        Some(step.node)
+        let node = unrecorded(|| self.node(source, caller, frame))?;
+        step.set(caller, frame, generation, node);
+        Some(node)
     }
 
-    /// As [`step`](Self::step), of frames that the thread does not remember.
-    #[inline(never)]
+    /// The node of a frame called by `caller`, which the thread does not remember.
     fn node(&'static self, source: &impl StackSource, caller: Link, frame: Frame) -> Option<Link> {
         let Some(place) = self.place_of(source, frame)? else { return Some(caller) };
         self.link(caller, place)
@@ -469,17 +472,13 @@ impl Stacks {
     }
 }
 
+/// The node of no frame, and no step.
+const NOWHERE: (Link, u32) = (0, 0);
+
 /// The node of a call; 0 for none.
 #[inline]
 fn node_of(active: Option<&Active>) -> Link {
     active.map_or(0, |active| active.node)
-}
-
-/// An index into what a thread remembers.
-#[inline]
-const fn spread(word: u64) -> usize {
-    // The upper bits of a product depend on all of its factors.
-    (word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - MEMORY.ilog2())) as usize
 }
 
 /// Spreads the bits of addresses, of which the low ones are all alike.

@@ -1,122 +1,15 @@
 //! Owns `Walk`: a stack as its source shows it, compared frame by frame with the stack before.
 //!
-//! Where a frame is the same as before, and so are its callers, nothing is looked up. A stack deeper than the limit is compared
-//! down to the limit alone. What is remembered is up to three times as deep and is cut only when full, to two thirds: a
-//! recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
+//! Where a frame is the same as before, and so are its callers, nothing is looked up. Leaves what is remembered to `trail.rs`.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
+use crate::frame::{Calls, Frame};
 use crate::short::Short;
-
-/// One frame of a call stack, as two words that its [`StackSource`](crate::StackSource) understands.
-///
-/// Two frames are the same place of the program exactly if both words are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Frame {
-    /// What is running: the address of a function or of a code object.
-    pub code: usize,
-    /// Where in it: an instruction, or a line.
-    pub at: usize,
-}
+use crate::trail::{Active, Common, Trail, place_of};
 
 /// How many known calls a fresh frame is looked for among. A thread that returns from more at once has its whole stack looked up.
 const NEAR: usize = 16;
-
-/// A running function: its call, and where it is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Active {
-    /// No other call on the stack has this number.
-    pub(crate) call: usize,
-    pub(crate) frame: Frame,
-    /// The frame's node in the tree of stacks, once the frame is known.
-    pub(crate) node: Link,
-}
-
-/// The number of a node in the tree of stacks and 1; 0 above the outermost frame.
-pub(crate) type Link = u32;
-
-/// The stack that a thread showed last, and what the next one adds.
-#[derive(Debug)]
-pub(crate) struct Trail {
-    /// Calls of the last stack, outermost first. Callers beyond the limit may be those of an older stack.
-    pub(crate) known: Short<Active>,
-    /// What the present stack has in place of the end of `known`, innermost first.
-    pub(crate) fresh: Short<Active>,
-    /// By a hash of the call, where it may be among the known ones.
-    at: [u16; PLACES],
-    limit: usize,
-    /// What the source said of its age at the last stack.
-    age: usize,
-}
-
-/// More than the most known calls, so that few share one.
-const PLACES: usize = 512;
-
-/// What a stack has in common with the one before.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Common {
-    /// How many of the known calls are the outer part of this stack.
-    pub(crate) calls: usize,
-    /// How many of these, the outermost, are where they were, and so are their callers.
-    pub(crate) unmoved: usize,
-}
-
-impl Trail {
-    /// Nothing remembered, for stacks of `limit` frames, of a source that has said nothing yet; `None` without memory.
-    pub(crate) fn new(limit: usize) -> Option<Self> {
-        let (known, fresh) = (Short::new(3 * limit)?, Short::new(2 * limit)?);
-        Some(Self { known, fresh, at: [0; PLACES], limit, age: NO_AGE })
-    }
-
-    /// Begins the comparison with the next stack.
-    #[inline]
-    pub(crate) fn walk(&mut self) -> Walk<'_> {
-        self.fresh.truncate(0);
-        let below = self.known.len();
-        Walk { below, shown: below, unmoved: below, trail: self }
-    }
-
-    /// How many of the outermost known calls have to go, so that the fresh ones have room.
-    #[inline]
-    pub(crate) fn too_many(&self, kept: usize) -> usize {
-        let len = kept + self.fresh.len();
-        if len > 3 * self.limit { len - 2 * self.limit } else { 0 }
-    }
-
-    /// Adds a call that the innermost known one has called.
-    #[inline]
-    pub(crate) fn push(&mut self, active: Active) {
-        if let Some(at) = self.at.get_mut(place_of(active.call)) {
-            *at = self.known.len() as u16;
-        }
-        self.known.push(active);
-    }
-
-    /// Knows no call any more; 0, the link of a stack without frames.
-    #[cold]
-    pub(crate) fn lost(&mut self) -> Link {
-        self.known.truncate(0);
-        0
-    }
-
-    /// Takes the outermost calls away.
-    #[cold]
-    pub(crate) fn forget(&mut self, outermost: usize) {
-        self.known.drain(outermost);
-        for (depth, active) in self.known.iter().enumerate() {
-            self.at[place_of(active.call)] = depth as u16;
-        }
-    }
-}
-
-/// What no source says of its age.
-const NO_AGE: usize = usize::MAX;
-
-/// Where it is noted at which depth a call is known. Calls are some words apart.
-#[inline]
-const fn place_of(call: usize) -> usize {
-    (call >> 4 ^ call >> 13) % PLACES
-}
 
 /// The calling thread's stack, as a [`StackSource`](crate::StackSource) shows it: one frame after the other.
 #[derive(Debug)]
@@ -130,22 +23,13 @@ pub struct Walk<'a> {
     unmoved: usize,
 }
 
-/// What a source can tell of calls that are on the stack now.
-pub trait Calls {
-    /// Where the call is; `None` if it is to be left out.
-    fn frame(&self, call: usize) -> Option<Frame>;
-
-    /// Whether the call, which was at this frame, is there still.
-    fn is_at(&self, call: usize, frame: Frame) -> bool;
-
-    /// Whether `caller`, which has a frame, is the nearest caller of the call that has one.
-    fn is_called_by(&self, call: usize, caller: usize) -> bool;
-
-    /// The nearest caller of the call that has a frame; 0 for none.
-    fn caller(&self, call: usize) -> usize;
-}
-
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// Begins the comparison with the next stack.
+    pub(crate) fn of(trail: &'a mut Trail) -> Self {
+        trail.fresh.truncate(0);
+        let below = trail.known.len();
+        Self { below, shown: below, unmoved: below, trail }
+    }
     /// Whether this is the age that the source said last; false before it has said any.
     ///
     /// A source whose words may come to stand for something else grows older then, and need not look at the words of each call
@@ -153,12 +37,12 @@ impl Walk<'_> {
     #[inline]
     #[must_use]
     pub fn is_of_age(&self, age: usize) -> bool {
-        self.trail.age == age
+        self.trail.age() == age
     }
 
     /// Says the age of the source, which is not the largest number.
     pub fn set_age(&mut self, age: usize) {
-        self.trail.age = age;
+        self.trail.set_age(age);
     }
 
     /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as
@@ -178,7 +62,6 @@ impl Walk<'_> {
     /// Takes all further frames, from `newest` on, of a source that can tell of each call who its caller is; 0 for none.
     ///
     /// Calls that are where they were at the thread's last capture are compared by one word each, and their callers by another.
-    #[inline(always)]
     pub fn follow(&mut self, newest: usize, calls: &impl Calls) {
         // Those that were taken one by one before are called by other calls than last time for all that is known here.
         self.part();
@@ -187,8 +70,8 @@ impl Walk<'_> {
         let mut below = self.below;
         self.below = 0;
         self.shown = 0;
-        let Trail { known, fresh, at, limit, .. } = &mut *self.trail;
-        let limit = *limit;
+        let limit = self.trail.limit();
+        let (known, fresh, at) = self.trail.parts();
         loop {
             let kept = loop {
                 if call == 0 || fresh.len() >= 2 * limit {
@@ -203,7 +86,7 @@ impl Walk<'_> {
                     break depth + 1;
                 }
                 if let Some(frame) = calls.frame(call) {
-                    fresh.push(Active { call, frame, node: 0 });
+                    fresh.push(Active { call, frame, ..Active::default() });
                 }
                 call = calls.caller(call);
             };
@@ -258,7 +141,7 @@ impl Walk<'_> {
     /// Shows a fresh call.
     fn add(&mut self, call: usize, frame: Frame) -> ControlFlow<()> {
         self.part();
-        self.trail.fresh.push(Active { call, frame, node: 0 });
+        self.trail.fresh.push(Active { call, frame, ..Active::default() });
         self.limit_reached()
     }
 
@@ -279,14 +162,14 @@ impl Walk<'_> {
     /// Whether the frames that were shown are as many as are wanted, where the last one was known.
     #[inline]
     fn is_cut(&self) -> bool {
-        self.below < self.shown && self.depth() >= self.trail.limit
+        self.below < self.shown && self.depth() >= self.trail.limit()
     }
 
     /// Breaks at the limit.
     #[inline]
     fn limit_reached(&self) -> ControlFlow<()> {
         // Fresh frames alone are taken beyond it.
-        if self.is_cut() || self.trail.fresh.len() >= 2 * self.trail.limit {
+        if self.is_cut() || self.trail.fresh.len() >= 2 * self.trail.limit() {
             Break(())
         } else {
             Continue(())
@@ -329,6 +212,7 @@ fn part(known: &[Active], fresh: &mut Short<Active>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Link;
 
     /// A stack, outermost first: calls, and where they are.
     struct Stack<'a>(&'a [(usize, usize)]);
@@ -347,6 +231,10 @@ mod tests {
         fn frame(&self, call: usize) -> Option<Frame> {
             let at = self.0[self.depth(call).expect("a call of the stack")].1;
             Some(Frame { code: 1, at })
+        }
+
+        fn at(&self, call: usize) -> usize {
+            self.0[self.depth(call).expect("a call of the stack")].1
         }
 
         fn is_at(&self, call: usize, frame: Frame) -> bool {
@@ -368,31 +256,54 @@ mod tests {
         caller.wrapping_mul(31).wrapping_add(known[depth].frame.at as Link + 1)
     }
 
-    /// Shows a stack, outermost first; returns how many frames were looked up. With `follows`, calls tell who called them.
-    fn show(trail: &mut Trail, stack: &[(usize, usize)], follows: bool) -> usize {
-        let mut walk = trail.walk();
-        if follows {
-            let calls = Stack(stack);
-            walk.follow(calls.caller_at(stack.len()), &calls);
-        } else {
-            for &(call, at) in stack.iter().rev() {
-                if walk.visit(call, Frame { code: 1, at }).is_break() {
-                    break;
-                }
+    /// How a stack is shown.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Shown {
+        ByFrame,
+        /// Calls tell who called them.
+        ByCalls,
+        /// Likewise, by the trail alone where it can.
+        Plainly,
+    }
+
+    const WAYS: [Shown; 3] = [Shown::ByFrame, Shown::ByCalls, Shown::Plainly];
+
+    /// Shows a stack, outermost first; returns how many frames were looked up.
+    fn show(trail: &mut Trail, stack: &[(usize, usize)], shown: Shown) -> usize {
+        let calls = Stack(stack);
+        let newest = calls.caller_at(stack.len());
+        let plain = (shown == Shown::Plainly && newest != 0).then(|| trail.follow(newest, &calls));
+        let common = plain.flatten().inspect(|_| {
+            // Where fresh calls are is asked later.
+            for fresh in trail.fresh.iter_mut() {
+                fresh.frame = calls.frame(fresh.call).expect("a call of the stack");
             }
-        }
-        let Common { calls: kept, unmoved } = walk.end();
+        });
+        let Common { calls: kept, unmoved } = common.unwrap_or_else(|| {
+            let mut walk = Walk::of(trail);
+            if shown == Shown::ByFrame {
+                for &(call, at) in stack.iter().rev() {
+                    if walk.visit(call, Frame { code: 1, at }).is_break() {
+                        break;
+                    }
+                }
+            } else {
+                walk.follow(newest, &calls);
+            }
+            walk.end()
+        });
         let looked_up = trail.fresh.len() + kept - unmoved;
         let too_many = trail.too_many(kept);
         trail.known.truncate(kept);
         trail.forget(too_many.min(kept));
         let fresh: Vec<_> = trail.fresh.iter().rev().copied().collect();
         fresh.into_iter().for_each(|active| trail.push(active));
+        trail.fresh.truncate(0);
         let unmoved = if too_many > 0 { 0 } else { unmoved };
         for depth in unmoved..trail.known.len() {
             trail.known[depth].node = node_at(&trail.known, depth);
         }
-        looked_up + if too_many > 0 { 2 * trail.limit } else { 0 }
+        looked_up + if too_many > 0 { 2 * trail.limit() } else { 0 }
     }
 
     #[test]
@@ -401,7 +312,7 @@ mod tests {
         let deep: Vec<_> = (1..=1000).map(|call| (call, 1)).collect();
         let calls = (1..1000).chain((1..1000).rev());
         let fresh: usize =
-            calls.map(|depth| show(&mut trail, &deep[..depth], depth % 2 == 0)).sum();
+            calls.map(|depth| show(&mut trail, &deep[..depth], WAYS[depth % 3])).sum();
         assert!(fresh < 5 * 2000, "{fresh} frames were looked up in 2,000 calls");
     }
 
@@ -423,9 +334,11 @@ mod tests {
                 top.1 = next(3);
             }
             let count = next(far);
-            stack.extend((0..count).map(|_| (0, next(3))));
-            stack.iter_mut().enumerate().for_each(|(depth, active)| active.0 = depth + 1);
-            show(&mut trail, &stack, step % 3 != 0);
+            for _ in 0..count {
+                // The same call may have another caller than last time, which is at the same place.
+                stack.push((2 * stack.len() + 1 + next(8) / 7, next(3)));
+            }
+            show(&mut trail, &stack, WAYS[next(3)]);
             let known = trail.known.iter().rev().map(|active| (active.call, active.frame.at));
             let known: Vec<_> = known.take(LIMIT).collect();
             let innermost: Vec<_> = stack.iter().rev().take(LIMIT).copied().collect();

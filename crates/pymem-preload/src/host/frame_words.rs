@@ -104,22 +104,28 @@ impl FrameWords {
 
     /// As [`walk`](Self::walk), of a thread whose last walk was of this `age`; `false`, and nothing is shown, where it was not, and where
     /// frames are no records.
-    #[inline(always)]
-    pub(crate) fn follow(
-        &self,
-        walk: &mut Walk<'_>,
-        age: usize,
-        counted: impl Fn(usize) -> usize,
-    ) -> bool {
+    fn follow(&self, walk: &mut Walk<'_>, age: usize, counted: impl Fn(usize) -> usize) -> bool {
         let Some(owner) = self.layout.owner.filter(|_| walk.is_of_age(age)) else { return false };
         let Some(state) = self.state() else { return false };
         // SAFETY: 1: the thread's own and current state; the layout is that of its version, and was trusted when the age was said.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
         let WordLayout { code, previous, instruction, .. } = self.layout;
-        let records = Records { code, previous, owner, instruction, counted };
+        let words = KnownWords { code, previous, instruction, owner };
+        let records = Records { words, counted };
         // A caller was shown as one that has code, and its record is that of the same code while nothing died.
         walk.follow(records.with_code(newest), &records);
         true
+    }
+
+    /// The words of a frame where they are those of the usual layout, and the thread's state is found without a call.
+    pub(crate) fn usual(&self) -> Option<UsualWords> {
+        let WordLayout { newest: (newest, None), code, previous, owner, instruction } = self.layout
+        else {
+            return None;
+        };
+        let is_usual = (code, previous, instruction) == (CODE, PREVIOUS, INSTRUCTION);
+        let (owner, state) = owner.zip(self.state).filter(|_| is_usual)?;
+        Some(UsualWords { state: Some(state), newest, owner: Usual { owner } })
     }
 
     /// As [`walk`](Self::walk), of frames whose code may be another one at the same address, or that are no records.
@@ -263,59 +269,161 @@ impl FrameWords {
     }
 }
 
-/// Records with code, with the GIL, of which each is in the code that it was in: a [`WordLayout`] whose words all are there.
-struct Records<C> {
+/// Where the words of a record are, in bytes.
+trait RecordWords {
+    fn code(&self) -> usize;
+    fn previous(&self) -> usize;
+    fn instruction(&self) -> usize;
+    fn owner(&self) -> usize;
+}
+
+/// A [`WordLayout`] whose words all are there.
+struct KnownWords {
     code: usize,
     previous: usize,
-    owner: usize,
     instruction: usize,
+    owner: usize,
+}
+
+impl RecordWords for KnownWords {
+    fn code(&self) -> usize {
+        self.code
+    }
+
+    fn previous(&self) -> usize {
+        self.previous
+    }
+
+    fn instruction(&self) -> usize {
+        self.instruction
+    }
+
+    fn owner(&self) -> usize {
+        self.owner
+    }
+}
+
+/// The layout of 3.12 and newer with the GIL: numbers that are known here spare a load each.
+#[derive(Clone, Copy, Debug)]
+struct Usual {
+    owner: usize,
+}
+
+const CODE: usize = 0;
+const PREVIOUS: usize = 8;
+const INSTRUCTION: usize = 56;
+
+impl RecordWords for Usual {
+    #[inline(always)]
+    fn code(&self) -> usize {
+        CODE
+    }
+
+    #[inline(always)]
+    fn previous(&self) -> usize {
+        PREVIOUS
+    }
+
+    #[inline(always)]
+    fn instruction(&self) -> usize {
+        INSTRUCTION
+    }
+
+    #[inline(always)]
+    fn owner(&self) -> usize {
+        self.owner
+    }
+}
+
+/// Where the other words are, of records of that layout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsualWords {
+    /// Where the calling thread's state is.
+    state: Option<ThreadWord>,
+    /// From the state to the newest frame.
+    newest: usize,
+    owner: Usual,
+}
+
+impl UsualWords {
+    /// Those of nothing.
+    pub(crate) const NONE: Self = Self { state: None, newest: 0, owner: Usual { owner: 0 } };
+
+    /// The newest frame with code of the calling thread, and who tells of its calls; `None` where there is none.
+    ///
+    /// # Safety
+    ///
+    /// 1. The records of this layout are trusted.
+    #[inline(always)]
+    pub(crate) unsafe fn calls<C: Fn(usize) -> usize>(
+        &self,
+        counted: C,
+    ) -> Option<(usize, impl Calls)> {
+        let state = self.state?.get();
+        if state == 0 {
+            return None;
+        }
+        // SAFETY: 1: the thread's own and current state, in the version of this layout (duty 1).
+        let newest = unsafe { word_at(state + self.newest) };
+        let records = Records { words: self.owner, counted };
+        let newest = records.with_code(newest);
+        (newest != 0).then_some((newest, records))
+    }
+}
+
+/// Records with code, with the GIL, of which each is in the code that it was in.
+struct Records<L, C> {
+    words: L,
     counted: C,
 }
 
-impl<C> Records<C> {
+impl<L: RecordWords, C> Records<L, C> {
     /// The record itself, or its nearest caller that has code; 0 for none.
     #[inline(always)]
     fn with_code(&self, record: usize) -> usize {
+        let (owner, code) = (self.words.owner(), self.words.code());
         let mut next = record;
         // SAFETY: 1: the walk asks for the frames that it has come to, and each names its caller.
-        while next != 0 && !unsafe { python_frames::has_code(next + self.owner, next + self.code) }
-        {
+        while next != 0 && !unsafe { python_frames::has_code(next + owner, next + code) } {
             // SAFETY: 1: as above.
-            next = unsafe { word_at(next + self.previous) };
+            next = unsafe { word_at(next + self.words.previous()) };
         }
         next
     }
 }
 
-impl<C: Fn(usize) -> usize> Calls for Records<C> {
+impl<L: RecordWords, C: Fn(usize) -> usize> Calls for Records<L, C> {
     #[inline(always)]
     fn frame(&self, call: usize) -> Option<Frame> {
         // SAFETY: 1: the walk asks for the frames that it has come to, all of which have code.
-        let code = unsafe { python_frames::code_at(call + self.code) };
+        let code = unsafe { python_frames::code_at(call + self.words.code()) };
+        Some(Frame { code: (self.counted)(code), at: self.at(call) })
+    }
+
+    #[inline(always)]
+    fn at(&self, call: usize) -> usize {
         // SAFETY: 1: as above.
-        let at = unsafe { word_at(call + self.instruction) };
-        Some(Frame { code: (self.counted)(code), at })
+        unsafe { word_at(call + self.words.instruction()) }
     }
 
     #[inline(always)]
     fn is_at(&self, call: usize, frame: Frame) -> bool {
-        // An address of an instruction is in one code alone, and a line is none.
-        // SAFETY: 1: the walk asks for the frames that it has come to.
-        unsafe { word_at(call + self.instruction) == frame.at }
+        // An address of an instruction is in one code alone.
+        self.at(call) == frame.at
     }
 
     #[inline(always)]
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         // SAFETY: 1: as above.
-        let nearest = unsafe { word_at(call + self.previous) };
+        let nearest = unsafe { word_at(call + self.words.previous()) };
         if nearest == caller {
             return true;
         }
         // The usual record between two with code is that of a call from C, and the one behind it has code, as it had last time.
         // SAFETY: 1: as above.
-        if nearest != 0 && !unsafe { python_frames::is_of_code(nearest + self.owner) } {
+        if nearest != 0 && !unsafe { python_frames::is_of_code(nearest + self.words.owner()) } {
             // SAFETY: 1: as above.
-            let next = unsafe { word_at(nearest + self.previous) };
+            let next = unsafe { word_at(nearest + self.words.previous()) };
             return next == caller || self.with_code(next) == caller;
         }
         self.with_code(nearest) == caller
@@ -324,7 +432,7 @@ impl<C: Fn(usize) -> usize> Calls for Records<C> {
     #[inline(always)]
     fn caller(&self, call: usize) -> usize {
         // SAFETY: 1: as above.
-        self.with_code(unsafe { word_at(call + self.previous) })
+        self.with_code(unsafe { word_at(call + self.words.previous()) })
     }
 }
 
@@ -339,6 +447,10 @@ impl<C: Fn(usize) -> usize> Calls for Counted<'_, C> {
     fn frame(&self, call: usize) -> Option<Frame> {
         // SAFETY: 1: the walk asks for the frames that it has come to.
         unsafe { self.words.frame(call, &self.counted) }
+    }
+
+    fn at(&self, call: usize) -> usize {
+        self.frame(call).unwrap_or_default().at
     }
 
     fn is_at(&self, call: usize, frame: Frame) -> bool {

@@ -8,13 +8,13 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Once, OnceLock};
 
-use heap_profile::{Frame, Location, Options, ProfileError, StackSource, StackTable, Walk};
+use heap_profile::{Calls, Frame, Location, Options, ProfileError, StackSource, StackTable, Walk};
 use malloc_api::immortal;
 use memdebug::{FrameSink, HostStacks};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
 
 use crate::host::capi::word_at;
-use crate::host::frame_words::FrameWords;
+use crate::host::frame_words::{FrameWords, UsualWords};
 use crate::host::line_table::CURSORS_READ;
 use crate::host::native_frames::NativeFrames;
 use crate::host::python::Host;
@@ -30,6 +30,15 @@ pub(crate) struct PythonStacks {
     deaths: Option<&'static Deaths>,
     /// Who tells the native frames, where they are asked for.
     native: Option<NativeFrames>,
+    plain: Plain,
+}
+
+/// What tells the calls of a stack of Python frames alone.
+#[derive(Clone, Copy, Debug)]
+struct Plain {
+    /// Never of the age of a source, where calls cannot be told so.
+    deaths: &'static Deaths,
+    words: UsualWords,
 }
 
 /// The code of every native frame, whose instruction is the address that it goes on at; no object has this address.
@@ -44,6 +53,9 @@ struct Deaths {
 }
 
 const DEATHS: usize = 4096;
+
+/// An age that no source says, nor the walk of a thread that was told none.
+static NEVER: Deaths = Deaths::new(usize::MAX - 1);
 
 /// The bits of a frame's code that count the deaths; no address has any of them.
 const DEATH_BITS: u32 = u16::BITS;
@@ -62,9 +74,14 @@ impl Deaths {
         self.all.load(Relaxed)
     }
 
+    /// So many deaths so far, by no address.
+    const fn new(all: usize) -> Self {
+        Self { all: AtomicUsize::new(all), at: [const { AtomicU16::new(0) }; DEATHS] }
+    }
+
     /// No death so far.
     fn none() -> &'static Self {
-        immortal::leak(Self { all: AtomicUsize::new(0), at: [const { AtomicU16::new(0) }; DEATHS] })
+        immortal::leak(Self::new(0))
     }
 
     #[inline]
@@ -137,9 +154,13 @@ impl StackSource for PythonStacks {
     }
 
     #[inline(always)]
-    fn capture_plainly(&self, walk: &mut Walk<'_>) -> bool {
-        let Some(deaths) = self.deaths.filter(|_| self.native.is_none()) else { return false };
-        self.words.follow(walk, deaths.age(), |code| deaths.counted(code))
+    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
+        let Plain { deaths, words } = &self.plain;
+        if deaths.age() != age {
+            return None;
+        }
+        // SAFETY: 1: the layout was trusted when the age was said.
+        unsafe { words.calls(|code| deaths.counted(code)) }
     }
 
     fn usage(&self, frame: Frame) -> (Frame, u32) {
@@ -239,7 +260,12 @@ fn make(
 ) -> Result<Option<&'static StackTable<PythonStacks>>, ProfileError> {
     static NAMES_HELD: Once = Once::new();
     let Some(words) = FrameWords::find(host) else { return Ok(None) };
-    let source = PythonStacks { words, deaths, native };
+    let usual = deaths.filter(|_| native.is_none()).zip(words.usual());
+    let plain = match usual {
+        Some((deaths, words)) => Plain { deaths, words },
+        None => Plain { deaths: &NEVER, words: UsualWords::NONE },
+    };
+    let source = PythonStacks { words, deaths, native, plain };
     let table = StackTable::new(source, options.frames, options.buckets)?;
     // Of one rank, the locks that are added last are taken first. Without memory for the handlers a child may find a lock
     // held, as without these calls.

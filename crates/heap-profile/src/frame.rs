@@ -1,0 +1,58 @@
+//! Owns `Frame`, and what a source can tell of the calls on a stack.
+
+/// One frame of a call stack, as two words that its [`StackSource`](crate::StackSource) understands.
+///
+/// Two frames are the same place of the program exactly if both words are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Frame {
+    /// What is running: the address of a function or of a code object.
+    pub code: usize,
+    /// Where in it: an instruction, or a line.
+    pub at: usize,
+}
+
+/// The number of a node in the tree of stacks and 1; 0 above the outermost frame.
+pub(crate) type Link = u32;
+
+/// What a source can tell of calls that are on the stack now.
+pub trait Calls {
+    /// Where the call is; `None` if it is to be left out.
+    fn frame(&self, call: usize) -> Option<Frame>;
+
+    /// Where in its code the call is, which is not left out.
+    fn at(&self, call: usize) -> usize;
+
+    /// Whether the call, which was at this frame, is there still.
+    fn is_at(&self, call: usize, frame: Frame) -> bool;
+
+    /// Whether `caller`, which has a frame, is the nearest caller of the call that has one.
+    fn is_called_by(&self, call: usize, caller: usize) -> bool;
+
+    /// The nearest caller of the call that has a frame; 0 for none.
+    fn caller(&self, call: usize) -> usize;
+}
+
+/// The calls of a source that tells none so.
+pub(crate) struct NoCalls;
+
+impl Calls for NoCalls {
+    fn frame(&self, _: usize) -> Option<Frame> {
+        None
+    }
+
+    fn at(&self, _: usize) -> usize {
+        0
+    }
+
+    fn is_at(&self, _: usize, _: Frame) -> bool {
+        false
+    }
+
+    fn is_called_by(&self, _: usize, _: usize) -> bool {
+        false
+    }
+
+    fn caller(&self, _: usize) -> usize {
+        0
+    }
+}

@@ -1,0 +1,153 @@
+//! Owns `Live`: how many bytes are live, by who allocated them, and whether that is the peak.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use malloc_api::Domain;
+
+use crate::counters::Overlap;
+
+/// The live bytes of all sites, and the peak.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// Those of each domain, and of all that is reported.
+    domains: [Bytes; 4],
+    /// How calls of each are counted.
+    overlaps: [Overlap; 4],
+    /// The live bytes at the noted peak.
+    noted: AtomicU64,
+    /// How many peaks were noted, each above the one before. A site notes what it held when it first changes after one.
+    peaks: AtomicU32,
+}
+
+/// The bytes of a domain; apart, as some domains may count without atomic additions.
+#[derive(Debug, Default)]
+struct Bytes {
+    allocated: AtomicU64,
+    freed: AtomicU64,
+    /// The freed bytes at which the next look for a peak is due.
+    look_at: AtomicU64,
+    /// The same where no more is to be done before than an addition; else 0.
+    plain_below: AtomicU64,
+}
+
+/// Adds to a count that only grows; returns the sum.
+#[inline(always)]
+fn add(to: &AtomicU64, more: u64, overlap: Overlap) -> u64 {
+    // Relaxed: each count stands for itself, and whoever wants an exact reading stops the program first.
+    match overlap {
+        Overlap::Never => {
+            let after = to.load(Relaxed).wrapping_add(more);
+            to.store(after, Relaxed);
+            after
+        }
+        Overlap::AtAnyTime => to.fetch_add(more, Relaxed).wrapping_add(more),
+    }
+}
+
+impl Live {
+    /// No bytes. If calls are `serialized`, those of the mem and obj domains do not overlap.
+    pub(crate) fn new(serialized: bool) -> Self {
+        let is_held = |origin| origin == Domain::Mem as u8 || origin == Domain::Obj as u8;
+        let overlap = |origin| {
+            if serialized && is_held(origin) { Overlap::Never } else { Overlap::AtAnyTime }
+        };
+        Self {
+            domains: Default::default(),
+            overlaps: [0, 1, 2, 3].map(overlap),
+            noted: AtomicU64::new(0),
+            peaks: AtomicU32::new(0),
+        }
+    }
+
+    /// Where an origin's bytes are counted.
+    #[inline(always)]
+    fn index(origin: u8) -> usize {
+        usize::from(origin).min(Domain::ALL.len())
+    }
+
+    /// How an origin's calls are counted.
+    #[inline(always)]
+    pub(crate) fn overlap(&self, origin: u8) -> Overlap {
+        self.overlaps[Self::index(origin)]
+    }
+
+    /// The bytes of all origins.
+    ///
+    /// Read while other threads count, the sums may be of different moments; a difference below zero is zero.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of = |Bytes { allocated, freed, .. }: &Bytes| {
+            // Frees first: what they count was allocated before.
+            let freed = freed.load(Relaxed);
+            allocated.load(Relaxed).saturating_sub(freed)
+        };
+        self.domains.iter().map(of).sum()
+    }
+
+    /// The number of the last peak.
+    #[inline(always)]
+    pub(crate) fn peak(&self) -> u32 {
+        self.peaks.load(Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn allocate(&self, origin: u8, bytes: u64) {
+        let index = Self::index(origin);
+        add(&self.domains[index].allocated, bytes, self.overlaps[index]);
+    }
+
+    /// Counts freed bytes, and looks for a peak if that is due.
+    #[inline]
+    pub(crate) fn free(&self, origin: u8, bytes: u64) {
+        let index = Self::index(origin);
+        let domain = &self.domains[index];
+        let freed = add(&domain.freed, bytes, self.overlaps[index]);
+        if freed >= domain.look_at.load(Relaxed) {
+            self.look_for_peak(index, freed);
+        }
+    }
+
+    /// Whether the next `bytes` of a domain are freed by an addition, as [`free_plainly`](Self::free_plainly) does.
+    #[inline(always)]
+    pub(crate) fn frees_plainly(&self, domain: Domain, bytes: u32) -> bool {
+        let Bytes { freed, plain_below, .. } = &self.domains[domain as usize];
+        freed.load(Relaxed) + u64::from(bytes) < plain_below.load(Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn free_plainly(&self, domain: Domain, bytes: u32) {
+        add(&self.domains[domain as usize].freed, bytes.into(), Overlap::Never);
+    }
+
+    /// Notes the peak if memory is being freed and more is live than at the last noted peak.
+    ///
+    /// Growth alone never comes here. Between two looks at most 1/128 of what is live is freed in one domain, so that what
+    /// is live at a look is at most that much below any peak since the look before; and a peak is noted only when it is
+    /// 1/128 above the last noted one, so that sites rarely note what they hold.
+    #[cold]
+    fn look_for_peak(&self, index: usize, freed: u64) {
+        let live = self.bytes();
+        let look_at = freed + (live / 128).max(4096);
+        let Bytes { look_at: next, plain_below, .. } = &self.domains[index];
+        next.store(look_at, Relaxed);
+        if self.overlaps[index] == Overlap::Never {
+            plain_below.store(look_at, Relaxed);
+        }
+        self.note_peak_of(live, self.noted.load(Relaxed) / 128);
+    }
+
+    /// Notes what is live now as the peak, if it is one.
+    pub(crate) fn note_peak(&self) {
+        self.note_peak_of(self.bytes(), 0);
+    }
+
+    /// Notes the peak if `live` is more than `margin` above the last noted one.
+    fn note_peak_of(&self, live: u64, margin: u64) {
+        let noted = self.noted.load(Relaxed);
+        let is_above = live > noted.saturating_add(margin);
+        // One thread of those that see the same peak.
+        let note = || self.noted.compare_exchange(noted, live, Relaxed, Relaxed);
+        if is_above && note().is_ok() {
+            self.peaks.fetch_add(1, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Owns `Trail`: the stack that a thread showed last, and its comparison with the next one where that is simple.
+//!
+//! A stack deeper than the limit is compared down to the limit alone. What is remembered is up to three times as deep and is cut only when
+//! full, to two thirds: a recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
+
+use crate::frame::{Calls, Frame, Link};
+use crate::generation::Generation;
+use crate::short::Short;
+
+/// A running function: its call, and where it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Active {
+    /// No other call on the stack has this number.
+    pub(crate) call: usize,
+    pub(crate) frame: Frame,
+    /// The frame's node in the tree of stacks, once the frame is known.
+    pub(crate) node: Link,
+    /// The number of the step to that node in the thread's memory.
+    pub(crate) step: u32,
+}
+
+/// The stack that a thread showed last, and what the next one adds.
+#[derive(Debug)]
+pub(crate) struct Trail {
+    /// Calls of the last stack, outermost first. Callers beyond the limit may be those of an older stack.
+    pub(crate) known: Short<Active>,
+    /// What the present stack has in place of the end of `known`, innermost first.
+    pub(crate) fresh: Short<Active>,
+    /// By a hash of the call, where it may be among the known ones.
+    at: [u16; PLACES],
+    limit: usize,
+    /// What the source said of its age at the last stack.
+    age: usize,
+    pub(crate) generation: Generation,
+    /// Whether the generations have begun anew.
+    pub(crate) is_worn: bool,
+}
+
+/// More than the most known calls, so that few share one.
+const PLACES: usize = 512;
+
+/// What a stack has in common with the one before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Common {
+    /// How many of the known calls are the outer part of this stack.
+    pub(crate) calls: usize,
+    /// How many of these, the outermost, are where they were, and so are their callers.
+    pub(crate) unmoved: usize,
+}
+
+impl Trail {
+    /// Nothing remembered, for stacks of `limit` frames, of a source that has said nothing yet; `None` without memory.
+    pub(crate) fn new(limit: usize) -> Option<Self> {
+        let (known, fresh) = (Short::new(3 * limit)?, Short::new(2 * limit)?);
+        Some(Self {
+            known,
+            fresh,
+            at: [0; PLACES],
+            limit,
+            age: NO_AGE,
+            generation: Generation::FIRST,
+            is_worn: false,
+        })
+    }
+
+    /// The depth below which `call` is the innermost known one; `None` for a fresh one.
+    #[inline(always)]
+    fn depth_of(&self, call: usize) -> Option<usize> {
+        // The innermost known one, more often than not.
+        if self.known.last().is_some_and(|known| known.call == call) {
+            return Some(self.known.len());
+        }
+        let depth = usize::from(self.at[place_of(call)]);
+        self.known.get(depth).is_some_and(|known| known.call == call).then_some(depth + 1)
+    }
+
+    /// Compares the next stack, from its `newest` call on, with the known one, where no code has died between them: by one word for each
+    /// call, and another for its caller. Where fresh calls are follows later. `None` where known calls have other callers than they
+    /// had, which the general [`Walk`](crate::Walk) is for.
+    #[inline(always)]
+    pub(crate) fn follow(&mut self, newest: usize, calls: &impl Calls) -> Option<Common> {
+        let (kept, room) = match self.depth_of(newest) {
+            Some(kept) => (kept, self.limit),
+            None => self.reach(newest, calls),
+        };
+        let floor = kept.saturating_sub(room);
+        let wanted = self.known.get_mut(floor..kept)?;
+        let mut unmoved = wanted.len();
+        let mut callers = wanted.iter_mut();
+        let Some(mut active) = callers.next_back() else {
+            return Some(Common { calls: 0, unmoved: 0 });
+        };
+        loop {
+            let at = calls.at(active.call);
+            if at != active.frame.at {
+                active.frame.at = at;
+                unmoved = callers.len();
+            }
+            let Some(caller) = callers.next_back() else { break };
+            // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
+            if !calls.is_called_by(active.call, caller.call) {
+                return None;
+            }
+            active = caller;
+        }
+        let is_whole = floor > 0 || calls.caller(active.call) == 0;
+        is_whole.then_some(Common { calls: kept, unmoved: floor + unmoved })
+    }
+
+    /// Takes the fresh calls from `newest` on; the depth below which the known ones go on, and how many of these are wanted.
+    #[inline(never)]
+    fn reach(&mut self, newest: usize, calls: &impl Calls) -> (usize, usize) {
+        let mut call = newest;
+        loop {
+            self.fresh.push(Active { call, ..Active::default() });
+            call = calls.caller(call);
+            if call == 0 || self.fresh.len() >= 2 * self.limit {
+                return (0, 1);
+            }
+            if let Some(kept) = self.depth_of(call) {
+                return (kept, self.limit.saturating_sub(self.fresh.len()).max(1));
+            }
+        }
+    }
+
+    /// What the source said of its age at the last stack.
+    #[inline(always)]
+    pub(crate) const fn age(&self) -> usize {
+        self.age
+    }
+
+    /// Takes note of the source's age: with another one, what is remembered of frames may be of other code.
+    pub(crate) fn set_age(&mut self, age: usize) {
+        if self.age == age {
+            return;
+        }
+        self.age = age;
+        let next = self.generation.next();
+        self.is_worn |= next.is_none();
+        self.generation = next.unwrap_or(Generation::FIRST);
+    }
+
+    /// How many frames are wanted.
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// By a hash of the call, at which depth it may be known.
+    pub(crate) fn parts(&mut self) -> (&mut Short<Active>, &mut Short<Active>, &[u16; PLACES]) {
+        (&mut self.known, &mut self.fresh, &self.at)
+    }
+
+    /// How many of the outermost known calls have to go, so that the fresh ones have room.
+    #[inline]
+    pub(crate) fn too_many(&self, kept: usize) -> usize {
+        let len = kept + self.fresh.len();
+        if len > 3 * self.limit { len - 2 * self.limit } else { 0 }
+    }
+
+    /// Adds a call that the innermost known one has called.
+    #[inline]
+    pub(crate) fn push(&mut self, active: Active) {
+        if let Some(at) = self.at.get_mut(place_of(active.call)) {
+            *at = self.known.len() as u16;
+        }
+        self.known.push(active);
+    }
+
+    /// Knows no call any more; the node and the step of a stack without frames.
+    #[cold]
+    pub(crate) fn lost(&mut self) -> (Link, u32) {
+        self.known.truncate(0);
+        self.fresh.truncate(0);
+        (0, 0)
+    }
+
+    /// Takes the outermost calls away.
+    #[cold]
+    pub(crate) fn forget(&mut self, outermost: usize) {
+        self.known.drain(outermost);
+        for (depth, active) in self.known.iter().enumerate() {
+            self.at[place_of(active.call)] = depth as u16;
+        }
+    }
+}
+
+/// What no source says of its age.
+const NO_AGE: usize = usize::MAX;
+
+/// Where it is noted at which depth a call is known. Calls are some words apart.
+#[inline]
+pub(crate) const fn place_of(call: usize) -> usize {
+    (call >> 4 ^ call >> 13) % PLACES
+}
