@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ def free_port() -> int:
         return port
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(words: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server, which is ended whatever happens."""
     with log.open("wb") as out:
@@ -71,12 +71,14 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def resident(processes: set[int]) -> int:
-    """Resident memory in KiB, on average."""
-    total = 0
+    """Resident memory in KiB, on average of those that have not ended meanwhile."""
+    sizes = []
     for process in processes:
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        total += int(fields["VmRSS"].split()[0])
-    return total // len(processes)
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+            if "VmRSS" in fields:
+                sizes.append(int(fields["VmRSS"].split()[0]))
+    return sum(sizes) // len(sizes)
 
 
 def end(process: subprocess.Popen[bytes], log: Path) -> None:

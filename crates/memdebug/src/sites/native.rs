@@ -80,7 +80,8 @@ fn own_code() -> Range<usize> {
     START.load(Relaxed)..END.load(Relaxed)
 }
 
-/// Stores the segment of code that this function is in, unless that is the program's.
+/// Stores where the library lies that this function is in, from its first segment to its last, of which several may hold code; nothing
+/// of the program's.
 unsafe extern "C" fn find_own_code(
     object: *mut libc::dl_phdr_info,
     _bytes: usize,
@@ -92,11 +93,12 @@ unsafe extern "C" fn find_own_code(
     // SAFETY: the record has so many headers.
     let headers =
         unsafe { core::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)) };
-    let code_of = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| {
+    let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD).map(|header| {
         let start = (object.dlpi_addr + header.p_vaddr) as usize;
         start..start + header.p_memsz as usize
     });
-    let Some(own) = code_of.into_iter().find(|range| range.contains(&here)) else {
+    let whole = loaded.reduce(|all, one| all.start.min(one.start)..all.end.max(one.end));
+    let Some(own) = whole.filter(|range| range.contains(&here)) else {
         return 0;
     };
     // SAFETY: the loader's name of an object, which ends with a NUL; the program's is empty.

@@ -44,6 +44,9 @@ pub(crate) fn host() -> Option<&'static Host> {
 }
 
 impl Host {
+    /// Not in line, so that what is asked after the start stands in few bytes.
+    #[cold]
+    #[inline(never)]
     fn find() -> Option<Self> {
         let api = Api::find()?;
         // SAFETY: `Py_GetVersion` may be called at any time, before initialization too.
