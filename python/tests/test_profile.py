@@ -53,7 +53,7 @@ with p.profile({str(tmp_path / "app.json")!r}):
     grown = p.snapshot() - before
 first = grown.lines[0]
 print(first.function in ("more", "<listcomp>"), first.number, 203_300 <= first.bytes < 206_000, first.blocks)
-print([(line.bytes, line.blocks) for line in grown.lines if line.number == 4])
+print([(line.bytes, line.blocks) for line in grown.lines if (line.file, line.number) == (first.file, 4)])
 print(before.bytes > 1_000_000)
 """
     out = inside(command, code)

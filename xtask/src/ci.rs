@@ -1,6 +1,9 @@
-//! Owns the list of checks that must be green before a change lands, cheap ones first.
+//! Owns the list of checks that must be green before a change lands, cheap ones first, in two lanes that run side by side.
 
-use std::time::Instant;
+use std::io::{BufRead, BufReader};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
@@ -15,41 +18,58 @@ use crate::{
 struct Step {
     name: &'static str,
     run: fn(&Shell) -> Result<()>,
-    /// Whether the step runs at every change. The other steps repeat one of these in another build, or for longer. They run by name, and
-    /// in the workflow.
-    always: bool,
+    when: When,
 }
 
-const fn always(name: &'static str, run: fn(&Shell) -> Result<()>) -> Step {
-    Step { name, run, always: true }
+/// When a step runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// At every change, one by one with the others of its lane. The lanes run side by side: a step often waits for one processor. Steps
+    /// that use the same files are in one lane, those of the `dev` profile in the first, those of the wheel in the second.
+    Lane(usize),
+    /// By name, and in the workflow: what repeats a step in another build, or for longer.
+    ByName,
+}
+
+/// What runs the steps of one lane, in place of a step's name.
+const LANES: [&str; 2] = ["lane-1", "lane-2"];
+
+const fn first(name: &'static str, run: fn(&Shell) -> Result<()>) -> Step {
+    Step { name, run, when: When::Lane(0) }
+}
+
+const fn second(name: &'static str, run: fn(&Shell) -> Result<()>) -> Step {
+    Step { name, run, when: When::Lane(1) }
 }
 
 const fn by_name(name: &'static str, run: fn(&Shell) -> Result<()>) -> Step {
-    Step { name, run, always: false }
+    Step { name, run, when: When::ByName }
 }
 
 const STEPS: &[Step] = &[
-    always("fmt", fmt),
-    always("layers", |_| layers::run()),
-    always("deny", deny),
-    always("docs", |_| docs::run(true)),
-    always("header", |_| header::run(true)),
-    always("clippy", clippy),
-    always("test", test),
-    always("examples", examples),
-    always("doc", doc),
-    always("msrv", msrv::check),
-    always("package", package),
-    always("loom", |_| loom::run(false, None)),
-    always("install", install::check),
-    always("hosts", |_| hosts::short()),
-    always("wheel", wheel::step),
-    always("snippets", |_| snippets::run("", false)),
-    always("third-party", |_| third_party::run()),
-    always("regrtest", |_| regrtest::short()),
-    always("fuzz", short_fuzz),
-    always("bench", smoke),
-    always("instructions", instructions),
+    first("fmt", fmt),
+    first("layers", |_| layers::run()),
+    first("deny", deny),
+    first("docs", |_| docs::run(true)),
+    first("header", |_| header::run(true)),
+    first("clippy", clippy),
+    // Before what builds the crates from where they are, which would have to build them again, and before an example runs in `snippets`.
+    first("package", package),
+    first("test", test),
+    first("examples", examples),
+    first("doc", doc),
+    first("msrv", msrv::check),
+    first("third-party", |_| third_party::run()),
+    first("fuzz", short_fuzz),
+    second("loom", |_| loom::run(false, None)),
+    second("install", install::check),
+    second("hosts", |_| hosts::short()),
+    second("wheel", wheel::step),
+    second("snippets", |_| snippets::run("", false)),
+    second("bench", smoke),
+    second("instructions", instructions),
+    second("regrtest", |_| regrtest::short()),
+    by_name("clippy-alone", clippy_alone),
     by_name("test-alone", test_alone),
     by_name("examples-release", |shell| run_examples(shell, "--release")),
     by_name("aarch64", aarch64::run),
@@ -61,22 +81,80 @@ const STEPS: &[Step] = &[
 const FUZZ_SECONDS: u32 = 10;
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
-    let steps: Vec<&Step> = match only {
-        None => STEPS.iter().filter(|step| step.always).collect(),
-        Some("list") => {
-            STEPS.iter().for_each(|step| println!("{}", step.name));
-            return Ok(());
-        }
-        Some(name) => STEPS.iter().filter(|step| step.name == name).collect(),
-    };
+    let Some(name) = only else { return all_lanes() };
+    if name == "list" {
+        STEPS.iter().for_each(|step| println!("{}", step.name));
+        return Ok(());
+    }
+    let lane = LANES.iter().position(|lane| *lane == name).map(When::Lane);
+    let steps: Vec<&Step> =
+        STEPS.iter().filter(|step| lane == Some(step.when) || step.name == name).collect();
     if steps.is_empty() {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
-        bail!("no step `{}`; the steps are {}", only.unwrap_or_default(), names.join(", "));
+        bail!("no step `{name}`; the steps are {}, and {}", names.join(", "), LANES.join(", "));
     }
+    run_steps(&steps)
+}
+
+/// Runs the lanes side by side, the first on this terminal. What a step of another prints comes as a whole when the step has ended.
+fn all_lanes() -> Result<()> {
+    let start = Instant::now();
+    let mut lanes = Vec::new();
+    let mut printers = Vec::new();
+    for (at, name) in LANES.iter().enumerate() {
+        // This program, whatever cargo has put in place of its file meanwhile.
+        let mut lane = Command::new("/proc/self/exe");
+        lane.args(["ci", name]);
+        if at > 0 {
+            let (reader, writer) = std::io::pipe()?;
+            lane.stdout(writer.try_clone()?).stderr(writer);
+            printers.push(thread::spawn(move || print_by_step(BufReader::new(reader))));
+        }
+        lanes.push((name, lane.spawn().with_context(|| format!("{name} does not start"))?));
+    }
+    while !lanes.is_empty() {
+        thread::sleep(Duration::from_millis(100));
+        let mut left = Vec::new();
+        for (name, mut lane) in std::mem::take(&mut lanes) {
+            match lane.try_wait()? {
+                None => left.push((name, lane)),
+                Some(status) if status.success() => {}
+                Some(status) => {
+                    printers.into_iter().filter(|_| *name != LANES[0]).for_each(|p| drop(p.join()));
+                    for (_, other) in &mut left {
+                        other.kill()?;
+                    }
+                    bail!("{name}: {status}");
+                }
+            }
+        }
+        lanes = left;
+    }
+    printers.into_iter().for_each(|printer| drop(printer.join()));
+    println!("=== ci: all green in {} s", start.elapsed().as_secs());
+    Ok(())
+}
+
+/// Prints the lines of a lane, those of each step together.
+fn print_by_step(lines: impl BufRead) {
+    let mut step = String::new();
+    for line in lines.split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        if line.starts_with("=== ") {
+            print!("{}", std::mem::take(&mut step));
+        }
+        step.push_str(&line);
+        step.push('\n');
+    }
+    print!("{step}");
+}
+
+/// Runs steps one by one, up to the first that fails.
+fn run_steps(steps: &[&Step]) -> Result<()> {
     let shell = workspace::shell()?;
     let start = Instant::now();
     let mut times = Vec::new();
-    for &Step { name, run, .. } in steps {
+    for Step { name, run, .. } in steps {
         println!("=== {name}");
         let begin = Instant::now();
         run(&shell).with_context(|| format!("`cargo xtask ci {name}` failed"))?;
@@ -102,7 +180,11 @@ fn deny(shell: &Shell) -> Result<()> {
 fn clippy(shell: &Shell) -> Result<()> {
     // Not with the features of `bench`: the C and C++ sources of its peers take minutes.
     cmd!(shell, "cargo clippy -p bench -p xtask --all-targets -- -D warnings").run()?;
-    cmd!(shell, "cargo clippy --all-targets --all-features -- -D warnings").run()?;
+    Ok(cmd!(shell, "cargo clippy --all-targets --all-features -- -D warnings").run()?)
+}
+
+/// Looks at each crate by itself without its features, where what only a feature uses is left over.
+fn clippy_alone(shell: &Shell) -> Result<()> {
     for name in CRATES {
         cmd!(shell, "cargo clippy -q -p {name} --no-default-features -- -D warnings").run()?;
     }

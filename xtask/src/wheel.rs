@@ -172,16 +172,19 @@ fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     let environment = Environment::empty(shell, Path::new("python3"), "sources")?;
     let (pip, python) = (tools.program("pip"), environment.program("python"));
     let options = ["--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"];
+    // A build of its own: cargo takes an unpacked crate for the one of the same place in the workspace.
+    let target = workspace::target().join("wheel/sources-target");
     let install = || {
         cmd!(shell, "{pip} --python {python} install {options...} {archive}")
-            .env("CARGO_TARGET_DIR", workspace::target())
+            .env("CARGO_TARGET_DIR", &target)
             .quiet()
     };
     let without_rust = install().env("PATH", environment.folder().join("bin"));
     let told = String::from_utf8(without_rust.ignore_status().ignore_stdout().output()?.stderr)?;
     ensure!(told.contains(NO_RUST), "without Rust pip does not say `{NO_RUST}`, but:\n{told}");
-    workspace::forget_builds(shell, "preload")?;
+    shell.remove_path(&target)?;
     install().run()?;
+    shell.remove_path(&target)?;
     served(&environment, "pymalloc")?;
     println!("built from the sdist, and served");
     Ok(())
