@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
-use crate::config::{ARENA_BYTES, ARENA_SHIFT, PAGE_BYTES, POOL_SHIFT};
+use crate::config::{ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, PAGE_BYTES, POOL_SHIFT};
 use crate::pool::{PoolPtr, header_address, record_address};
 use crate::size_class::SizeClass;
 use crate::slots::FixedMap;
@@ -138,6 +138,15 @@ impl AddressMap {
             // SAFETY: 1: outside of the span only an arena in the table has a class.
             None => unsafe { core::hint::unreachable_unchecked() },
         }
+    }
+
+    /// The other arena in the huge page of `arena`, if it is one of ours with an open pool.
+    pub(crate) fn neighbour(&self, arena: ArenaPtr) -> Option<ArenaPtr> {
+        let start = arena.address().addr().get() ^ ARENA_BYTES;
+        let mut units = (0..ARENA_UNITS).map(|unit| start + (unit << POOL_SHIFT));
+        let open = units.find(|address| self.class_byte_in_span(*address) != 0)?;
+        // SAFETY: 1: the unit has a class.
+        Some(unsafe { self.arena_of_block(open) })
     }
 
     /// The pool of a block.

@@ -288,10 +288,9 @@ impl ArenaPtr {
         arena.resident |= kind.mask(unit);
     }
 
-    /// Free units without memory directly from `unit` on, at most `limit` (fewer than 64).
-    pub(crate) fn virgin_run(self, unit: usize, limit: usize) -> usize {
-        let virgin = self.get().free & !self.get().resident;
-        (virgin.checked_shr(unit as u32).unwrap_or(0).trailing_ones() as usize).min(limit)
+    /// Free units without memory.
+    pub(crate) fn absent_mask(self) -> u64 {
+        self.get().free & !self.get().resident
     }
 
     /// Notes that the free units of `mask` are resident now.

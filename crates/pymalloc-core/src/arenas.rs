@@ -106,12 +106,10 @@ impl Arenas {
         self.list(arena);
     }
 
-    /// Notes that `count` free units of `arena` from `unit` on have been populated.
-    pub(crate) fn set_resident(&mut self, arena: ArenaPtr, unit: usize, count: usize) {
-        if count > 0 {
-            arena.set_resident(((1 << count) - 1) << unit);
-            self.resident_free_units += count;
-        }
+    /// Notes that the free units of `mask`, which had no memory, are resident now.
+    pub(crate) fn set_resident(&mut self, arena: ArenaPtr, mask: u64) {
+        arena.set_resident(mask);
+        self.resident_free_units += mask.count_ones() as usize;
     }
 
     /// Notes that the memory of the free units of `mask`, which were resident, went back to the system.

@@ -38,6 +38,7 @@ mod sources {
     pub(crate) mod static_arenas;
 }
 mod stats;
+mod supply;
 mod used_pools;
 
 pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote, SerializedPymalloc};

@@ -58,9 +58,9 @@ pub(crate) const MEETING_BLOCKS: usize = 512;
 pub(crate) const MEETINGS: u8 = 16;
 
 /// Bytes of arenas up to which an allocator gets small pages, and only those that it touches: in a small program most classes have
-/// one pool and use a page of it, and half of a huge page would be left. `python -c pass` holds 2 MiB and a little.
+/// one pool and use a page of it, and half of a huge page would be left.
 #[cfg(feature = "std")]
-pub(crate) const SMALL_UP_TO_BYTES: usize = 4 << 20;
+pub(crate) const SMALL_UP_TO_BYTES: usize = 2 << 20;
 
 /// Nanoseconds of processor time in which a hasty program fills an arena. The arena's page faults take 0.2 to 0.5 ms: a tenth to a
 /// quarter of this, which a huge page spares. A program that takes longer gets small pages, as half of its last huge page would be left.
@@ -72,23 +72,23 @@ const HASTE_NANOS: u64 = 2_000_000;
 pub(crate) struct Pace {
     /// Processor time when an arena was last asked for.
     last: u64,
-    /// Whether the one before that was filled in haste.
-    was_hasty: bool,
 }
 
 #[cfg(feature = "std")]
 impl Pace {
     pub(crate) const fn new() -> Self {
-        Self { last: 0, was_hasty: false }
+        Self { last: 0 }
     }
 
-    /// Notes that an arena is asked for at `now`, in nanoseconds of processor time: were the two before filled in haste?
+    /// Notes that an arena is asked for at `now`, in nanoseconds of processor time: was the one before filled in haste?
     pub(crate) fn is_hasty(&mut self, now: u64) -> bool {
-        let took = now.saturating_sub(core::mem::replace(&mut self.last, now));
-        let was_hasty = core::mem::replace(&mut self.was_hasty, took < HASTE_NANOS);
-        was_hasty && self.was_hasty
+        now.saturating_sub(core::mem::replace(&mut self.last, now)) < HASTE_NANOS
     }
 }
+
+/// Bytes without memory in the two arenas of a huge page from which on they come back together: the system copies what is there
+/// and clears the rest in 150 microseconds, as 110 page faults take.
+const REGROWN_MIN_BYTES: usize = 512 << 10;
 
 /// Huge pages that the system may refuse before it is no longer asked.
 #[cfg(feature = "std")]
@@ -220,6 +220,12 @@ impl Kept {
     /// Bytes that were given back and have not been needed again so far.
     pub(crate) fn missing(&self) -> usize {
         self.given_back
+    }
+
+    /// Whether `bytes` that went back are worth a huge page when some of them are needed: all of them were needed once, so that the
+    /// process comes to hold no more than it did.
+    pub(crate) fn may_regrow(&self, bytes: usize) -> bool {
+        (REGROWN_MIN_BYTES..=self.given_back).contains(&bytes)
     }
 
     /// Notes that `bytes` of fresh memory are needed page by page. If they had been given back, giving them back was a

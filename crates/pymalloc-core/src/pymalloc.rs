@@ -15,13 +15,14 @@ use crate::checks::{annotate, invariants};
 use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
 use crate::depot::Depot;
 use crate::lane::Lane;
-use crate::policy::{Kept, POPULATE_BYTES};
+use crate::policy::Kept;
 use crate::pool::PoolPtr;
 use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::slots::FixedMap;
 use crate::source::{ArenaAllocator, ArenaSource, Supply};
 use crate::stats::{PoolWalk, Stats};
+use crate::supply::{regrow, supply};
 use crate::used_pools::UsedPools;
 
 /// The key of the next allocator. Keys repeat after 2^32 allocators. Two allocators of one key would be confused only by a
@@ -396,23 +397,17 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             true => self.source.take_back(arena.address(), resident),
             false => resident,
         };
-        let start = arena.unit_address(unit);
         let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
-        if !arena.is_hasty() {
-            self.kept.needed(missing);
-        } else if missing > 0 {
-            self.kept.missed(missing, self.arenas.peak() * ARENA_BYTES);
-            let end = unit + kind.units();
-            let more = arena.virgin_run(end, POPULATE_BYTES / POOL_BYTES - kind.units());
-            // SAFETY: 1: free units of this arena, which the source made.
-            unsafe { self.source.populate(start, class.pool_bytes() + more * POOL_BYTES) };
-            self.arenas.set_resident(arena, end, more);
-            // SAFETY: 1: free units.
-            unsafe { self.source.offer(arena.address(), ((1 << more) - 1) << (end % 64), 0) };
+        if missing > 0 {
+            let (arenas, kept, source) = (&mut self.arenas, &mut self.kept, &self.source);
+            let neighbour = self.map.neighbour(arena);
+            if !regrow(arenas, kept, source, arena, neighbour, missing) {
+                supply(arenas, kept, source, arena, unit..unit + kind.units(), missing);
+            }
         }
         let pool = arena.pool(unit);
         pool.open(class, lane);
-        self.map.set_class(start, kind.units(), class.byte());
+        self.map.set_class(pool.base(), kind.units(), class.byte());
         self.open_bytes += class.pool_bytes();
         pool.annotate_opened(class);
         Some(pool)

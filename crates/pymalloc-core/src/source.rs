@@ -40,7 +40,7 @@ pub enum Supply {
 /// 3. `span` always answers the same; an arena inside of it is aligned to its own size; and from its base to the end of an
 ///    arena in use lies nothing but arenas of sources that report this very span, or memory that no pool allocator sees;
 /// 4. `alloc_table` returns zeroed memory that overlaps nothing else in use, until `free_table`;
-/// 5. `populate` keeps every byte, and `purge` changes no byte outside of the range it is given; units that were offered are
+/// 5. `populate` and `regrow` keep every byte, and `purge` changes no byte outside of the range it is given; units that were offered are
 ///    left alone once `take_back` has returned, or `waiting` has not named them;
 /// 6. no method unwinds or allocates through the allocator that uses the source.
 pub unsafe trait ArenaSource {
@@ -108,6 +108,17 @@ pub unsafe trait ArenaSource {
     /// 1. The range lies in one arena of this source.
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         let _ = (start, bytes);
+    }
+
+    /// Advice: most of `arena`, whose memory has gone in part, is about to be written, and of its neighbour in a huge page, if the
+    /// caller `has_both`. Returns whether all of both is resident now; bytes stay as they are, and what had gone reads as zero.
+    ///
+    /// # Safety
+    ///
+    /// 1. `arena` is one of this source, and if `has_both` so is the other one in its two aligned [`ARENA_BYTES`](crate::ARENA_BYTES).
+    unsafe fn regrow(&self, arena: NonNull<u8>, has_both: bool) -> bool {
+        let _ = (arena, has_both);
+        false
     }
 
     /// Gives the memory behind the whole pages of this range back to the system, and keeps the addresses.
@@ -214,6 +225,11 @@ macro_rules! forward_source {
         unsafe fn populate(&$self, start: NonNull<u8>, bytes: usize) {
             // SAFETY: the caller's duty is that of `S::populate`.
             unsafe { $source.populate(start, bytes) };
+        }
+
+        unsafe fn regrow(&$self, arena: NonNull<u8>, has_both: bool) -> bool {
+            // SAFETY: the caller's duty is that of `S::regrow`.
+            unsafe { $source.regrow(arena, has_both) }
         }
 
         unsafe fn purge(&$self, start: NonNull<u8>, bytes: usize) -> usize {

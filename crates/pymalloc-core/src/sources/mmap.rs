@@ -1,4 +1,4 @@
-//! Owns the system calls: map, populate, purge and unmap pages, and ask how many there were at most, and how long the process has
+//! Owns the system calls: map, populate, collapse, purge and unmap pages, and ask how many there were at most, and how long the process has
 //! run. Advice that the kernel refuses is dropped.
 
 use core::mem::MaybeUninit;
@@ -15,6 +15,8 @@ mod advice {
     pub(super) const POPULATE: Option<libc::c_int> = Some(23);
     pub(super) const HUGE_PAGE: Option<libc::c_int> = Some(libc::MADV_HUGEPAGE);
     pub(super) const NO_HUGE_PAGE: Option<libc::c_int> = Some(libc::MADV_NOHUGEPAGE);
+    /// Since Linux 6.1.
+    pub(super) const COLLAPSE: Option<libc::c_int> = Some(25);
     pub(super) const MAP_HUGE: Option<libc::c_int> =
         Some(libc::MAP_HUGETLB | (super::HUGE_PAGE_BYTES.trailing_zeros() as libc::c_int) << 26);
 }
@@ -25,6 +27,7 @@ mod advice {
     pub(super) const POPULATE: Option<libc::c_int> = None;
     pub(super) const HUGE_PAGE: Option<libc::c_int> = None;
     pub(super) const NO_HUGE_PAGE: Option<libc::c_int> = None;
+    pub(super) const COLLAPSE: Option<libc::c_int> = None;
     pub(super) const MAP_HUGE: Option<libc::c_int> = None;
 }
 
@@ -91,12 +94,18 @@ pub(crate) fn cpu_nanos() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// A number that differs between processes if the system places stacks and libraries at random.
+/// A number that differs between processes if the system places stacks and libraries at random, and between copies of this library.
 pub(crate) fn random() -> usize {
     static HERE: u8 = 0;
     let here = 0_u8;
-    let places = (&raw const here).addr() ^ (&raw const HERE).addr().rotate_left(20);
-    places.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize) >> (usize::BITS / 4)
+    mix((&raw const here).addr() ^ (&raw const HERE).addr().rotate_left(20))
+}
+
+/// Lets each bit of `number` change a low bit of the result.
+const fn mix(number: usize) -> usize {
+    let product = number.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64 as usize);
+    let folded = product ^ product >> (usize::BITS / 2);
+    folded ^ folded >> (usize::BITS / 4)
 }
 
 /// Returns a mapping; `false` if the addresses stay, and then the memory behind them goes if it can.
@@ -225,6 +234,23 @@ pub(crate) unsafe fn fault_huge_page(start: NonNull<u8>) -> bool {
     answer == 0 && is_resident & 1 == 1
 }
 
+/// Puts one transparent huge page behind the range, with what was there and zeros elsewhere; `false` if the system refused.
+///
+/// # Safety
+///
+/// 1. The range is part of a private anonymous mapping, at a multiple of its length.
+pub(crate) unsafe fn collapse(start: NonNull<u8>) -> bool {
+    // SAFETY: 1.
+    if !unsafe { advise(start, HUGE_PAGE_BYTES, advice::HUGE_PAGE) } {
+        return false;
+    }
+    // SAFETY: 1.
+    let is_done = unsafe { advise(start, HUGE_PAGE_BYTES, advice::COLLAPSE) };
+    // SAFETY: 1.
+    unsafe { forbid_huge_pages(start, HUGE_PAGE_BYTES) };
+    is_done
+}
+
 /// Puts a reserved huge page (`MAP_HUGETLB`) behind the range; `false`, and fresh small pages, if there is none. `None` if
 /// there may be nothing behind the range.
 ///
@@ -249,7 +275,18 @@ pub(crate) unsafe fn map_reserved_huge_page(start: NonNull<u8>) -> Option<bool> 
 
 #[cfg(test)]
 mod tests {
-    use super::{map_aligned, unmap, whole_pages};
+    use super::{map_aligned, mix, unmap, whole_pages};
+
+    /// Copies of a library lie megabytes apart, and draw among four million places.
+    #[test]
+    fn neighbouring_numbers_draw_other_places() {
+        const PLACES: usize = 1 << (usize::BITS / 3);
+        let near = (0..usize::BITS).map(|bit| mix(1 << bit) % PLACES);
+        let mut places: Vec<usize> = near.chain([mix(0) % PLACES]).collect();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), usize::BITS as usize + 1);
+    }
 
     /// Pages of 4, 16 and 64 KiB: what is dropped is whole pages, all of them, and nothing beyond the range.
     #[test]

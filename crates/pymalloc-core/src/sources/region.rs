@@ -44,8 +44,8 @@ pub struct MmapArenas {
 pub enum HugePages {
     /// Never, whatever the system's default.
     Never,
-    /// Transparent ones for an allocator that holds 4 MiB already and fills the next one within milliseconds, where the system allows
-    /// them (`madvise` or `always`). Each is asked for once: memory that was given back stays so.
+    /// Transparent ones for an allocator that holds 2 MiB already and fills the next one within milliseconds, where the system allows
+    /// them (`madvise` or `always`). What was given back and is needed again comes back in such pages too.
     #[default]
     Madvise,
     /// From the system's pool of reserved huge pages (`MAP_HUGETLB`), as long as that lasts, then as with `Never`. Such a
@@ -241,6 +241,28 @@ impl Region {
         Some(true)
     }
 
+    /// Puts a huge page behind arena `index`, which is taken, and its buddy, which the caller has too or nobody: is it there?
+    ///
+    /// # Safety
+    ///
+    /// 1. If `has_both`, the buddy is taken by the caller.
+    unsafe fn regrow(&mut self, base: NonNull<u8>, index: usize, has_both: bool) -> bool {
+        let buddy = buddy(index);
+        if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) != has_both {
+            return false;
+        }
+        // SAFETY: 1: the pair is mapped, as `index` is taken (invariant 1), and aligned to a huge page.
+        if !unsafe { mmap::collapse(address(base, index & !1)) } {
+            self.refusals += 1;
+            return false;
+        }
+        if !has_both {
+            self.warm.insert(buddy);
+            purger::offer(address(base, buddy), u64::MAX, 0);
+        }
+        true
+    }
+
     /// Takes arena `index` back, and unmaps its pair if the other half is free.
     ///
     /// # Safety
@@ -421,6 +443,16 @@ unsafe impl ArenaSource for MmapArenas {
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         // SAFETY: 1: by the caller's, in an arena, which is mapped, readable and writable.
         unsafe { mmap::populate(start, bytes) };
+    }
+
+    unsafe fn regrow(&self, arena: NonNull<u8>, has_both: bool) -> bool {
+        if self.huge_pages != HugePages::Madvise {
+            return false;
+        }
+        let mut region = region();
+        let place = region.index_of(arena);
+        // SAFETY: 1: the caller's.
+        place.is_some_and(|(base, index)| unsafe { region.regrow(base, index, has_both) })
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {

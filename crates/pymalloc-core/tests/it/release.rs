@@ -9,6 +9,8 @@ use pymalloc_core::{
     SizeClass,
 };
 
+use crate::huge_pages::are_transparent;
+
 #[test]
 fn one_percent_of_a_million_blocks_holds_little() {
     // Other tests of this process allocate meanwhile, and the system counts all of it.
@@ -116,28 +118,70 @@ fn what_is_kept_has_a_floor_and_a_ceiling() {
     assert!(open <= 4, "{open} classes keep a pool after a trim");
 }
 
-/// Blocks of 40 MiB that come and go; returns the page faults of this thread meanwhile.
-fn burst(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> i64 {
-    let faults = || {
-        // SAFETY: all zeros are a valid `rusage`: it has numbers only.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: `usage` is writable.
-        unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
-        usage.ru_minflt
-    };
-    let mut blocks = Vec::with_capacity(50_000);
-    let before = faults();
-    for _ in 0..50_000 {
+/// Page faults of this thread so far.
+fn faults() -> i64 {
+    // SAFETY: all zeros are a valid `rusage`: it has numbers only.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is writable.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_minflt
+}
+
+/// 50,000 blocks of 800 bytes, 40 MiB, written to.
+fn blocks_of_40_mib(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> Vec<NonNull<u8>> {
+    let block = |_| {
         let block = alloc.malloc(800).unwrap();
         // SAFETY: a live block of 800 bytes.
         unsafe { block.write_bytes(1, 800) };
-        blocks.push(block);
-    }
-    for block in blocks {
+        block
+    };
+    (0..50_000).map(block).collect()
+}
+
+/// Blocks of 40 MiB that come and go; returns the page faults of this thread meanwhile.
+fn burst(alloc: &LocalPymalloc<LibcMalloc, MmapArenas>) -> i64 {
+    let before = faults();
+    for block in blocks_of_40_mib(alloc) {
         // SAFETY: live, and forgotten.
         unsafe { alloc.free(Some(block)) };
     }
     faults() - before
+}
+
+/// Arenas of which a few blocks are left get the rest back by huge pages, where the system has them.
+#[test]
+fn what_went_back_and_is_needed_again_comes_at_once() {
+    if !are_transparent() {
+        eprintln!("skipped: the system has no transparent huge pages");
+        return;
+    }
+    alone("release::what_went_back_and_is_needed_again_comes_at_once", || {
+        let alloc = LocalPymalloc::new(LibcMalloc);
+        let mut blocks = blocks_of_40_mib(&alloc);
+        let mut index = 0;
+        blocks.retain(|block| {
+            index += 1;
+            if index % 600 != 0 {
+                // SAFETY: live, and not used again.
+                unsafe { alloc.free(Some(*block)) };
+            }
+            index % 600 == 0
+        });
+        alloc.check_invariants();
+        let free = kept(&alloc).0;
+        assert!(free < 8 << 20, "{free} bytes are kept");
+        let before = faults();
+        let again = blocks_of_40_mib(&alloc);
+        let faults = faults() - before;
+        alloc.check_invariants();
+        assert!(faults < 2_000, "{faults} page faults for 40 MiB");
+        for block in blocks {
+            // SAFETY: a live block of 800 bytes.
+            let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), 800) };
+            assert!(bytes.iter().all(|byte| *byte == 1));
+        }
+        drop(again);
+    });
 }
 
 /// Blocks beyond the pools, each larger than those before, take the place of pools that are free for the moment.
