@@ -179,9 +179,7 @@ impl Stacks {
         let last = unsafe { &mut *last.cast_mut().cast::<Last>() };
         let mut known = None;
         if let Some((newest, calls)) = source.plain_calls(last.trail.age()) {
-            if let Some(common) = last.trail.follow(newest, &calls) {
-                known = Some(self.look_up_plainly(source, last, common, &calls));
-            }
+            known = self.follow(source, last, newest, &calls);
         }
         let (node, step) = match known {
             Some(known) => known,
@@ -190,9 +188,85 @@ impl Stacks {
         Some(Captured { node, step, last })
     }
 
-    /// Looks up the calls that differ from the last ones, where no code has died between them; the node of the stack, and the number of
-    /// the step to it. Without memory none is known any more.
+    /// The node of the stack from its `newest` call on, where no code has died since the last one, and the number of the step to it; `None`
+    /// where known calls have other callers than they had.
+    ///
+    /// The usual stack has no fresh call, and at most the newest one has moved: the rest are functions of their own.
     #[inline(always)]
+    fn follow(
+        &'static self,
+        source: &impl StackSource,
+        last: &mut Last,
+        newest: usize,
+        calls: &impl Calls,
+    ) -> Option<(Link, u32)> {
+        let Last { trail, memory, .. } = &mut *last;
+        let Some(kept) = trail.depth_of(newest) else {
+            return self.follow_fresh(source, last, newest, calls);
+        };
+        let (generation, floor) = (trail.generation, kept.saturating_sub(trail.limit()));
+        let (active, callers) = trail.known.get_mut(floor..kept)?.split_last_mut()?;
+        let mut call = active.call;
+        let mut moved = None;
+        let mut outer = callers.iter();
+        while let Some(caller) = outer.next_back() {
+            // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
+            if !calls.is_called_by(call, caller.call) {
+                return None;
+            }
+            call = caller.call;
+            if calls.at(call) != caller.frame.at {
+                moved = Some(outer.len());
+            }
+        }
+        if floor == 0 && calls.caller(call) != 0 {
+            return None;
+        }
+        let (None, Some(caller)) = (moved, callers.last()) else {
+            let common = Common { calls: kept, unmoved: floor + moved.unwrap_or(0) };
+            return Some(self.look_up_plainly(source, last, common, calls));
+        };
+        let at = calls.at(active.call);
+        if at != active.frame.at {
+            let (number, step) = memory.step(caller.node, at);
+            let known = step.plainly(caller.node, at, generation);
+            let node = match known {
+                Some(node) => node,
+                None => match self.step_apart(
+                    source,
+                    step,
+                    caller.node,
+                    calls.frame(active.call),
+                    generation,
+                ) {
+                    Some(node) => node,
+                    None => return Some(trail.lost()),
+                },
+            };
+            let frame = Frame { code: step.code(), at };
+            *active = Active { call: active.call, frame, node, step: number };
+        }
+        let found = (active.node, active.step);
+        trail.known.truncate(kept);
+        Some(found)
+    }
+
+    /// As [`follow`](Self::follow), of a stack with fresh calls.
+    #[inline(never)]
+    fn follow_fresh(
+        &'static self,
+        source: &impl StackSource,
+        last: &mut Last,
+        newest: usize,
+        calls: &impl Calls,
+    ) -> Option<(Link, u32)> {
+        let common = last.trail.follow(newest, calls)?;
+        Some(self.look_up_plainly(source, last, common, calls))
+    }
+
+    /// Looks up the calls that differ from the last ones, for which there is room; the node of the stack, and the number of the step to it.
+    /// Without memory none is known any more.
+    #[inline(never)]
     fn look_up_plainly(
         &'static self,
         source: &impl StackSource,
@@ -202,51 +276,6 @@ impl Stacks {
     ) -> (Link, u32) {
         let Last { trail, memory, .. } = last;
         trail.known.truncate(kept);
-        if !trail.fresh.is_empty() {
-            return self.look_up_fresh(source, last, unmoved, calls);
-        }
-        let generation = trail.generation;
-        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
-            return NOWHERE;
-        };
-        let mut caller = node_of(callers.last());
-        for active in moved {
-            let (number, step) = memory.step(caller, active.frame.at);
-            caller = match step.plainly(caller, active.frame.at, generation) {
-                Some(node) => node,
-                None => match self.step_apart(
-                    source,
-                    step,
-                    caller,
-                    calls.frame(active.call),
-                    generation,
-                ) {
-                    Some(node) => node,
-                    None => return trail.lost(),
-                },
-            };
-            (active.node, active.step, active.frame.code) = (caller, number, step.code());
-        }
-        trail.known.last().map_or(NOWHERE, |newest| (newest.node, newest.step))
-    }
-
-    /// As [`look_up_plainly`](Self::look_up_plainly), of a stack with fresh calls.
-    #[inline(never)]
-    fn look_up_fresh(
-        &'static self,
-        source: &impl StackSource,
-        last: &mut Last,
-        unmoved: usize,
-        calls: &impl Calls,
-    ) -> (Link, u32) {
-        let Last { trail, memory, .. } = last;
-        let mut unmoved = unmoved;
-        let too_many = trail.too_many(trail.known.len());
-        if too_many > 0 {
-            // The root moves, so that all are other nodes.
-            trail.forget(too_many);
-            unmoved = 0;
-        }
         let generation = trail.generation;
         let mut step = |caller: Link, call: usize| {
             let at = calls.at(call);

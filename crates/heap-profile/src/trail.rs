@@ -65,7 +65,7 @@ impl Trail {
 
     /// The depth below which `call` is the innermost known one; `None` for a fresh one.
     #[inline(always)]
-    fn depth_of(&self, call: usize) -> Option<usize> {
+    pub(crate) fn depth_of(&self, call: usize) -> Option<usize> {
         // The innermost known one, more often than not.
         if self.known.last().is_some_and(|known| known.call == call) {
             return Some(self.known.len());
@@ -74,30 +74,27 @@ impl Trail {
         self.known.get(depth).is_some_and(|known| known.call == call).then_some(depth + 1)
     }
 
-    /// Compares the next stack, from its `newest` call on, with the known one, where no code has died between them: by one word for each
-    /// call, and another for its caller. Where fresh calls are follows later. `None` where known calls have other callers than they
-    /// had, which the general [`Walk`](crate::Walk) is for.
+    /// Compares the next stack, from its `newest` call on, which is fresh, with the known one, where no code has died between them: by one
+    /// word for each call, and another for its caller. Where fresh calls are, and those that have moved, is asked later. `None` where known calls have other callers
+    /// than they had, and where there are too many, which the general [`Walk`](crate::Walk) is for: what is known is as it was.
     #[inline(always)]
     pub(crate) fn follow(&mut self, newest: usize, calls: &impl Calls) -> Option<Common> {
-        let (kept, room) = match self.depth_of(newest) {
-            Some(kept) => (kept, self.limit),
-            None => self.reach(newest, calls),
-        };
+        let (kept, room) = self.reach(newest, calls);
+        if self.too_many(kept) > 0 {
+            return None;
+        }
         let floor = kept.saturating_sub(room);
-        let wanted = self.known.get_mut(floor..kept)?;
+        let wanted = self.known.get(floor..kept)?;
         let mut unmoved = wanted.len();
-        let mut callers = wanted.iter_mut();
+        let mut callers = wanted.iter();
         let Some(mut active) = callers.next_back() else {
             return Some(Common { calls: 0, unmoved: 0 });
         };
         loop {
-            let at = calls.at(active.call);
-            if at != active.frame.at {
-                active.frame.at = at;
+            if calls.at(active.call) != active.frame.at {
                 unmoved = callers.len();
             }
             let Some(caller) = callers.next_back() else { break };
-            // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
             if !calls.is_called_by(active.call, caller.call) {
                 return None;
             }
@@ -107,8 +104,8 @@ impl Trail {
         is_whole.then_some(Common { calls: kept, unmoved: floor + unmoved })
     }
 
-    /// Takes the fresh calls from `newest` on; the depth below which the known ones go on, and how many of these are wanted.
-    #[inline(never)]
+    /// Takes the fresh calls from `newest` on, which is one; the depth below which the known ones go on, and how many of these are wanted.
+    #[inline(always)]
     fn reach(&mut self, newest: usize, calls: &impl Calls) -> (usize, usize) {
         let mut call = newest;
         loop {

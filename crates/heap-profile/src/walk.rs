@@ -262,7 +262,7 @@ mod tests {
         ByFrame,
         /// Calls tell who called them.
         ByCalls,
-        /// Likewise, by the trail alone where it can.
+        /// Likewise, by the trail alone where it can: the newest call is fresh.
         Plainly,
     }
 
@@ -272,11 +272,14 @@ mod tests {
     fn show(trail: &mut Trail, stack: &[(usize, usize)], shown: Shown) -> usize {
         let calls = Stack(stack);
         let newest = calls.caller_at(stack.len());
-        let plain = (shown == Shown::Plainly && newest != 0).then(|| trail.follow(newest, &calls));
-        let common = plain.flatten().inspect(|_| {
-            // Where fresh calls are is asked later.
-            for fresh in trail.fresh.iter_mut() {
-                fresh.frame = calls.frame(fresh.call).expect("a call of the stack");
+        let is_fresh = newest != 0 && trail.depth_of(newest).is_none();
+        let plain = (shown == Shown::Plainly && is_fresh).then(|| trail.follow(newest, &calls));
+        let common = plain.flatten().inspect(|common| {
+            // Where these are is asked later.
+            let Trail { known, fresh, .. } = &mut *trail;
+            let moved = known[..common.calls][common.unmoved..].iter_mut();
+            for active in moved.chain(fresh.iter_mut()) {
+                active.frame = calls.frame(active.call).expect("a call of the stack");
             }
         });
         let Common { calls: kept, unmoved } = common.unwrap_or_else(|| {

@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod accuracy;
+mod calls;
 mod exact;
 mod peak;
 mod pools;
