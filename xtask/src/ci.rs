@@ -1,6 +1,7 @@
 //! Owns the list of checks that must be green before a change lands, cheap ones first, in two lanes that run side by side.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,6 +71,7 @@ const STEPS: &[Step] = &[
     second("instructions", instructions),
     second("regrtest", |_| regrtest::short()),
     by_name("clippy-alone", clippy_alone),
+    by_name("test-all", test_all),
     by_name("test-alone", test_alone),
     by_name("examples-release", |shell| run_examples(shell, "--release")),
     by_name("aarch64", aarch64::run),
@@ -194,10 +196,22 @@ fn clippy_alone(shell: &Shell) -> Result<()> {
 fn test(shell: &Shell) -> Result<()> {
     // Some tests run an example as a child.
     cmd!(shell, "cargo build -q --workspace --examples").run()?;
-    cmd!(shell, "cargo build -q --profile checked -p pymem-preload --lib").run()?;
-    let library = workspace::target().join("checked/libpymem_preload.so");
+    let library = checked_library(shell)?;
     let test = cmd!(shell, "cargo test --workspace --lib --bins --tests");
     Ok(test.env("PYMEM_TEST_LIBRARY", library).run()?)
+}
+
+/// Runs the preload's tests with all that `test` takes a share of: on every interpreter, and with every value.
+fn test_all(shell: &Shell) -> Result<()> {
+    cmd!(shell, "cargo build -q --workspace --examples").run()?;
+    let library = checked_library(shell)?;
+    let test = cmd!(shell, "cargo test -p pymem-preload --test python");
+    Ok(test.env("PYMEM_TEST_LIBRARY", library).env("PYMEM_TEST_ALL", "1").run()?)
+}
+
+fn checked_library(shell: &Shell) -> Result<PathBuf> {
+    cmd!(shell, "cargo build -q --profile checked -p pymem-preload --lib").run()?;
+    Ok(workspace::target().join("checked/libpymem_preload.so"))
 }
 
 /// Tests each crate by itself, so that no crate relies on a feature that only another crate switches on. The tests of a crate

@@ -3,7 +3,7 @@
 use rstest::rstest;
 
 use crate::process::{
-    Outcome, free_threaded, is_newest, preloaded, python, run, succeed, with_gil,
+    Outcome, few_with_gil, free_threaded, is_newest, preloaded, python, run, succeed, with_gil,
 };
 
 /// Mem blocks by the interpreter's own functions, so that the hooks of the row see them.
@@ -285,7 +285,7 @@ for thread in threads: thread.join()
 print('well')
 ";
     // 3.8 has no frames for `backtrace`, and says so.
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in few_with_gil() {
         let rows: &[&str] = match is_newest(interpreter) {
             true => &["pymalloc", "malloc", "mimalloc"],
             false => &["pymalloc"],

@@ -39,6 +39,19 @@ pub(crate) fn with_gil() -> impl Iterator<Item = &'static Interpreter> {
     interpreters().iter().filter(|python| !python.free_threaded)
 }
 
+/// Whether everything is to be tried, as by `cargo xtask ci test-all`, and not only what may differ from the rest.
+pub(crate) fn tries_all() -> bool {
+    env::var_os("PYMEM_TEST_ALL").is_some()
+}
+
+/// The oldest from 3.9 on, 3.13, and the newest with the GIL: for programs that ask nothing of what versions have in different places.
+pub(crate) fn few_with_gil() -> impl Iterator<Item = &'static Interpreter> {
+    let oldest = with_gil().map(|python| python.minor).filter(|minor| *minor >= 9).min();
+    with_gil().filter(move |python| python.minor >= 9).filter(move |python| {
+        tries_all() || Some(python.minor) == oldest || python.minor == 13 || is_newest(python)
+    })
+}
+
 /// Whether no interpreter of this build is newer.
 pub(crate) fn is_newest(python: &Interpreter) -> bool {
     let newest = interpreters().iter().rfind(|other| other.free_threaded == python.free_threaded);

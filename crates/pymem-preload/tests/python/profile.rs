@@ -11,7 +11,9 @@ use malloc_api::Domain;
 use rstest::rstest;
 
 use crate::interpreters::Interpreter;
-use crate::process::{free_threaded, plain, preloaded, python, run, succeed, with_gil};
+use crate::process::{
+    few_with_gil, free_threaded, plain, preloaded, python, run, succeed, with_gil,
+};
 
 /// The interpreters whose frames are told.
 fn profiled() -> impl Iterator<Item = &'static Interpreter> {
@@ -253,7 +255,7 @@ for end in (os._exit, sys.exit):
     os.waitpid(child, 0)
 print(*children)
 ";
-    for interpreter in profiled() {
+    for interpreter in few_with_gil() {
         let (folder, path) = folder("forks.json");
         let mut command = preloaded(&interpreter.path);
         let output = succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
@@ -298,7 +300,7 @@ over = True
 print(len(written))
 ";
     let forks = env::var("PYMEM_TEST_FORKS").unwrap_or_else(|_| "20".to_owned());
-    for interpreter in profiled() {
+    for interpreter in few_with_gil() {
         let (folder, path) = folder("threads.json");
         let mut command = preloaded(&interpreter.path);
         command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM, &forks]);
@@ -338,7 +340,7 @@ assert pymem.pymem_profile_unrecorded(None, None) == -1
 assert pymem.pymem_profile_stop() == 0
 fourth = bytearray(91_000)
 ";
-    for interpreter in profiled() {
+    for interpreter in few_with_gil() {
         let (_folder, path) = folder("signals.json");
         let mut command = preloaded(&interpreter.path);
         command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]).arg(&path);
