@@ -357,16 +357,21 @@ mod tests {
             let text = std::fs::read_to_string("/proc/uptime").unwrap();
             text.split(' ').next().unwrap().parse().unwrap()
         };
-        // SAFETY: no preconditions.
-        unsafe { mi_collect(true) };
-        let before = clock();
-        // SAFETY: no preconditions.
-        let block = unsafe { mi_malloc(8 << 20) };
-        // SAFETY: a live block.
-        unsafe { mi_free(block) };
-        let expires = purge_expires().load(Ordering::Relaxed);
-        let after = clock();
-        let expires = expires as f64 / 1000.0;
-        assert!((before + 0.5..after + 1.5).contains(&expires), "{before}, {after}, {expires}");
+        // What other tests give back meanwhile ends the time, or makes it a tenth.
+        let mut seen = Vec::new();
+        let is_there = (0..20).any(|_| {
+            // SAFETY: no preconditions.
+            unsafe { mi_collect(true) };
+            let before = clock();
+            // SAFETY: no preconditions.
+            let block = unsafe { mi_malloc(8 << 20) };
+            // SAFETY: a live block.
+            unsafe { mi_free(block) };
+            let expires = purge_expires().load(Ordering::Relaxed) as f64 / 1000.0;
+            let after = clock();
+            seen.push((before, after, expires));
+            (before..after + 1.5).contains(&expires)
+        });
+        assert!(is_there, "{seen:?}");
     }
 }
