@@ -207,7 +207,6 @@ impl Stacks {
         let (generation, floor) = (trail.generation, kept.saturating_sub(trail.limit()));
         let (active, callers) = trail.known.get_mut(floor..kept)?.split_last_mut()?;
         let mut call = active.call;
-        let mut moved = None;
         let mut outer = callers.iter();
         while let Some(caller) = outer.next_back() {
             // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
@@ -216,14 +215,16 @@ impl Stacks {
             }
             call = caller.call;
             if calls.at(call) != caller.frame.at {
-                moved = Some(outer.len());
+                // Not in this loop, which would keep what has moved in registers that it has not.
+                let moved = floor + outer.len();
+                return self.follow_moved(source, last, kept, moved, calls);
             }
         }
         if floor == 0 && calls.caller(call) != 0 {
             return None;
         }
-        let (None, Some(caller)) = (moved, callers.last()) else {
-            let common = Common { calls: kept, unmoved: floor + moved.unwrap_or(0) };
+        let Some(caller) = callers.last() else {
+            let common = Common { calls: kept, unmoved: floor };
             return Some(self.look_up_plainly(source, last, common, calls));
         };
         let at = calls.at(active.call);
@@ -249,6 +250,36 @@ impl Stacks {
         let found = (active.node, active.step);
         trail.known.truncate(kept);
         Some(found)
+    }
+
+    /// As [`follow`](Self::follow), of a stack whose innermost call is below `kept`, and of whose callers the one at `moved` has moved.
+    #[inline(never)]
+    fn follow_moved(
+        &'static self,
+        source: &impl StackSource,
+        last: &mut Last,
+        kept: usize,
+        moved: usize,
+        calls: &impl Calls,
+    ) -> Option<(Link, u32)> {
+        let known = &last.trail.known;
+        let floor = kept.saturating_sub(last.trail.limit());
+        let mut unmoved = moved;
+        let mut call = known.get(moved)?.call;
+        let mut outer = known.get(floor..moved)?.iter();
+        while let Some(caller) = outer.next_back() {
+            if !calls.is_called_by(call, caller.call) {
+                return None;
+            }
+            call = caller.call;
+            if calls.at(call) != caller.frame.at {
+                unmoved = floor + outer.len();
+            }
+        }
+        if floor == 0 && calls.caller(call) != 0 {
+            return None;
+        }
+        Some(self.look_up_plainly(source, last, Common { calls: kept, unmoved }, calls))
     }
 
     /// As [`follow`](Self::follow), of a stack with fresh calls.
