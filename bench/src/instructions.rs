@@ -16,8 +16,14 @@ use crate::driver::Driver;
 const TOLERANCE: f64 = 1.03;
 
 /// The rows that are ours, and the functions that `domains-mimalloc` stands beside.
-const ROWS: &[&str] =
-    &["pymalloc-all", "pymalloc-locked", "domains-pymalloc", "domains-mimalloc", "mimalloc3"];
+const ROWS: &[&str] = &[
+    "pymalloc-all",
+    "pymalloc-locked",
+    "domains-pymalloc",
+    "domains-gil",
+    "domains-mimalloc",
+    "mimalloc3",
+];
 
 /// The row whose instructions are the loop's own.
 const FLOOR: &str = "null";

@@ -46,6 +46,11 @@ pub const ROWS: &[Row] = &[
     .threaded(),
     Row::new("domains-pymalloc", "pymem-domains, the row pymalloc", domains::pymalloc).threaded(),
     Row::new(
+        "domains-gil",
+        "the same as a Python with one GIL has it, without a lock for mem and obj",
+        domains::pymalloc_under_lock,
+    ),
+    Row::new(
         "domains-mimalloc",
         "pymem-domains, the row mimalloc: a heap a thread and kind",
         domains::mimalloc,

@@ -1,6 +1,6 @@
-//! Owns the public allocators, which share one `Pymalloc` in four ways: not at all (`LocalPymalloc`), behind a lock of their
-//! callers (`SerializedPymalloc`), behind their own (`LockedPymalloc`), and with other threads that may only free
-//! (`OwnedPymalloc`).
+//! Owns the public allocators that share one `Pymalloc` in three ways: not at all (`LocalPymalloc`), behind a lock of their own
+//! (`LockedPymalloc`), and with other threads that may only free (`OwnedPymalloc`). Leaves what comes before the lock to
+//! `cached.rs`, and pools behind a lock of their callers to `serialized.rs`.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -45,65 +45,15 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
     }
 }
 
-/// A pool allocator for all threads whose callers hold one lock of their own over every call, such as Python's global lock.
-pub struct SerializedPymalloc<R: Malloc, S: ArenaSource> {
-    core: UnsafeCell<Pymalloc<R, S>>,
-}
-
-// SAFETY: at most one thread at a time is in a call, and each call happens after the one before (duty 1 of `with_source`):
-// the shared reference is used as if it moved from thread to thread, which `Send` allows.
-unsafe impl<R: Malloc + Send, S: ArenaSource + Send> Sync for SerializedPymalloc<R, S> {}
-
-impl<R: Malloc, S: ArenaSource> SerializedPymalloc<R, S> {
-    /// An allocator with arenas from `source`.
+impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
+    /// Gives memory back to the system; returns the bytes given back.
     ///
-    /// # Safety
-    ///
-    /// 1. All calls of the value's methods, from whatever threads, are made under one lock.
-    #[must_use]
-    pub const unsafe fn with_source(fallback: R, source: S) -> Self {
-        Self { core: UnsafeCell::new(Pymalloc::new(fallback, source)) }
-    }
-
-    #[inline(always)]
-    fn with<T>(&self, f: impl FnOnce(&mut Pymalloc<R, S>) -> T) -> T {
-        // SAFETY: no other thread is in a call (duty 1 of `with_source`), and no method calls back into `self` while the
-        // reference lives: `R` and `S` may not allocate through the allocator that uses them (`Malloc` 4, `ArenaSource` 6).
-        f(unsafe { &mut *self.core.get() })
+    /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
+    /// record set at run time made go back as wholes only.
+    pub fn release(&self, level: ReleaseLevel) -> usize {
+        self.with(|core| core.release(level))
     }
 }
-
-#[cfg(feature = "std")]
-impl<R: Malloc> SerializedPymalloc<R, MmapArenas> {
-    /// An allocator with arenas from `mmap` that sends zero-size and large requests to `fallback`.
-    ///
-    /// # Safety
-    ///
-    /// 1. All calls of the value's methods, from whatever threads, are made under one lock.
-    #[must_use]
-    pub const unsafe fn new(fallback: R) -> Self {
-        // SAFETY: 1: by duty 1.
-        unsafe { Self::with_source(fallback, MmapArenas::new()) }
-    }
-}
-
-/// What the allocators without magazines have in common, over `with`.
-macro_rules! release {
-    ($name:ident) => {
-        impl<R: Malloc, S: ArenaSource> $name<R, S> {
-            /// Gives memory back to the system; returns the bytes given back.
-            ///
-            /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
-            /// record set at run time made go back as wholes only.
-            pub fn release(&self, level: ReleaseLevel) -> usize {
-                self.with(|core| core.release(level))
-            }
-        }
-    };
-}
-
-release!(LocalPymalloc);
-release!(SerializedPymalloc);
 
 /// A pool allocator for all threads, behind one lock.
 ///
@@ -141,9 +91,30 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
 
     /// Takes the lock, for the prepare handler of a fork.
     pub fn lock_for_fork(&self) {
-        let mut core = self.core.lock();
-        core.depot.before_fork(slots::process());
-        core::mem::forget(core);
+        self.core.raw().lock();
+        // SAFETY: 1: locked above.
+        unsafe { self.note_fork() };
+    }
+
+    /// Notes which process is about to fork.
+    ///
+    /// # Safety
+    ///
+    /// 1. The lock is held for the calling thread.
+    pub(crate) unsafe fn note_fork(&self) {
+        // SAFETY: the lock is held for this thread (1).
+        unsafe { &mut *self.core.as_ptr() }.depot.before_fork(slots::process());
+    }
+
+    /// Notes that the process has come out of a fork.
+    ///
+    /// # Safety
+    ///
+    /// 1. The lock is held for the calling thread, which has [noted the fork](Self::note_fork) before.
+    pub(crate) unsafe fn note_after_fork(&self) {
+        // SAFETY: the lock is held for this thread (1).
+        let core = unsafe { &mut *self.core.as_ptr() };
+        core.depot.after_fork(slots::process(), self.slot.own().unwrap_or(&NONE));
     }
 
     /// Gives the lock back, for the handlers after a fork, in the parent and in the child. A child takes over the free blocks of
@@ -153,9 +124,8 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     ///
     /// 1. This thread, or in the child the thread that forked, called [`lock_for_fork`](Self::lock_for_fork) before.
     pub unsafe fn unlock_after_fork(&self) {
-        // SAFETY: the lock is held for this thread (1).
-        let core = unsafe { &mut *self.core.as_ptr() };
-        core.depot.after_fork(slots::process(), self.slot.own().unwrap_or(&NONE));
+        // SAFETY: 1: by duty 1.
+        unsafe { self.note_after_fork() };
         // SAFETY: 1.
         unsafe { self.core.raw().unlock() };
     }
@@ -173,8 +143,8 @@ impl<R: Malloc, S: ArenaSource> LockedPymalloc<R, S> {
     }
 }
 
-/// What all but `OwnedPymalloc` have in common, over `with`.
-macro_rules! face {
+/// What all but `OwnedPymalloc` are asked, over `with`.
+macro_rules! questions {
     ($name:ident) => {
         impl<R: Malloc, S: ArenaSource> $name<R, S> {
             /// Number of live blocks, those of the fallback included.
@@ -248,7 +218,13 @@ macro_rules! face {
                 self.with(|core| core.new_arena_hook = hook);
             }
         }
+    };
+}
+pub(crate) use questions;
 
+/// The four calls, over `with`.
+macro_rules! calls {
+    ($name:ident) => {
         // SAFETY: 1: a block is in one place only: handed out, or free in its pool (`Pymalloc`'s
         // invariants), and arenas are exclusive (`ArenaSource` 1); 2: `calloc` clears, `realloc` copies; 3: `realloc`
         // frees after the copy alone; 4: no path unwinds, and `R` and `S` do not call back.
@@ -302,39 +278,32 @@ macro_rules! pools {
 pools!(LocalPymalloc);
 pools!(LockedPymalloc);
 
-face!(LocalPymalloc);
-face!(SerializedPymalloc);
-face!(LockedPymalloc);
+questions!(LocalPymalloc);
+questions!(LockedPymalloc);
+calls!(LocalPymalloc);
+calls!(LockedPymalloc);
 
-/// The walk of those whose callers are one at a time anyway, and may use the allocator meanwhile.
-macro_rules! walk {
-    ($name:ident) => {
-        impl<R: Malloc, S: ArenaSource> $name<R, S> {
-            /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
-            ///
-            /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
-            /// alignment, its records) and after its last one is not visited. `f` may use this allocator: no arena goes back
-            /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
-            pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
-                struct Pin<'a, R: Malloc, S: ArenaSource>(&'a $name<R, S>);
-                impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
-                    fn drop(&mut self) {
-                        self.0.with(|core| core.arenas.unpin());
-                    }
-                }
-                self.with(|core| core.arenas.pin());
-                let _pin = Pin(self);
-                let mut pools = self.with(|core| core.pools());
-                while let Some(pool) = self.with(|_| pools.next()) {
-                    f(pool);
-                }
+impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
+    /// Calls `f` with each pool, free ones too, arena by arena and in the order of their addresses in it.
+    ///
+    /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
+    /// alignment, its records) and after its last one is not visited. `f` may use this allocator: no arena goes back
+    /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
+    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
+        struct Pin<'a, R: Malloc, S: ArenaSource>(&'a LocalPymalloc<R, S>);
+        impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
+            fn drop(&mut self) {
+                self.0.with(|core| core.arenas.unpin());
             }
         }
-    };
+        self.with(|core| core.arenas.pin());
+        let _pin = Pin(self);
+        let mut pools = self.with(|core| core.pools());
+        while let Some(pool) = self.with(|_| pools.next()) {
+            f(pool);
+        }
+    }
 }
-
-walk!(LocalPymalloc);
-walk!(SerializedPymalloc);
 
 /// Smallest block in bytes of an [`OwnedPymalloc`]: room for the link by which a block waits in the remote stack.
 const BLOCK_BYTES_MIN: usize = size_of::<usize>();
@@ -520,8 +489,8 @@ macro_rules! debug {
         }
     };
 }
+pub(crate) use debug;
 
 debug!(LocalPymalloc);
-debug!(SerializedPymalloc);
 debug!(LockedPymalloc);
 debug!(OwnedPymalloc);

@@ -9,7 +9,7 @@ use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, PAGE_BYTES, POOL_SHIFT};
-use crate::pool::{PoolPtr, header_address, record_address};
+use crate::pool::{PoolPtr, header_address};
 use crate::size_class::SizeClass;
 use crate::slots::FixedMap;
 use crate::source::ArenaSource;
@@ -93,6 +93,12 @@ impl AddressMap {
         self.classes = core::ptr::null_mut();
     }
 
+    /// Start of the span, and its bytes as far as it has arenas.
+    #[inline]
+    pub(crate) fn used_span(&self) -> (usize, usize) {
+        (self.base.addr(), self.bytes)
+    }
+
     /// The class byte of a block at `address`, if an arena of the span holds it; 0 for every other address.
     #[inline(always)]
     pub(crate) fn class_byte_in_span(&self, address: usize) -> u8 {
@@ -171,12 +177,8 @@ impl AddressMap {
         if address.wrapping_sub(self.base.addr()) >= self.bytes {
             return None;
         }
-        let record = self.base.with_addr(record_address(address)).cast();
-        // SAFETY: in the arena of `address`, so in the span, which is not null.
-        let record = unsafe { NonNull::new_unchecked(record) };
-        // SAFETY: 1 for the mapping; the place is that of a record in an arena aligned to its size (`ArenaSource` 3);
-        // records of another allocator's arenas are only compared with this one's key, which they never have.
-        Some(unsafe { PoolPtr::new(record) })
+        // SAFETY: 1: by 1, and in the span.
+        Some(unsafe { PoolPtr::of_block(address) })
     }
 
     /// Is `address` in an arena of the span, or between two of them?

@@ -121,7 +121,8 @@ impl ArenaPtr {
     ///    while this handle, or a copy, is used.
     /// 2. If `zeroed`, they are zero.
     pub(crate) unsafe fn init(address: NonNull<u8>, zeroed: bool, from_source: bool) -> Self {
-        let slack = address.addr().get().wrapping_neg() % POOL_BYTES;
+        // For `PoolPtr::of_block`.
+        let slack = address.as_ptr().expose_provenance().wrapping_neg() % POOL_BYTES;
         // SAFETY: 1; slack is less than a pool, which an arena is longer than.
         let first_unit = unsafe { address.add(slack) };
         let window = header_address(first_unit.addr().get()) - first_unit.addr().get();

@@ -64,6 +64,17 @@ impl<T> PerLane<T> {
         &self.first
     }
 
+    /// Where the value of the first lane is.
+    ///
+    /// # Safety
+    ///
+    /// 1. `this` is a value.
+    #[inline(always)]
+    pub(crate) unsafe fn first_at(this: *const Self) -> *const T {
+        // SAFETY: 1: a field of the value.
+        unsafe { &raw const (*this).first }
+    }
+
     /// The value of `lane`, or of the first lane where there is no other.
     #[inline]
     pub(crate) fn get(&self, lane: Lane) -> &T {

@@ -25,6 +25,7 @@ mod policy;
 mod pool;
 mod pymalloc;
 mod release;
+mod serialized;
 mod size_class;
 mod slots;
 mod source;
@@ -41,7 +42,7 @@ mod stats;
 mod supply;
 mod used_pools;
 
-pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote, SerializedPymalloc};
+pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote};
 pub use account::{BudgetedArenas, LocalPools, LockedPools};
 #[cfg(feature = "std")]
 pub use account::{local_account, locked_account};
@@ -50,6 +51,7 @@ pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use large_blocks::LargeBlocks;
 pub use malloc_api::ReleaseLevel;
+pub use serialized::{SerializedPymalloc, can_be_shared};
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span, Supply};
 #[cfg(feature = "std")]

@@ -17,6 +17,7 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use pymem_sync::Filling;
 
@@ -38,7 +39,7 @@ const BLOCKS_MAX: usize = POOL_BYTES / GRAIN_BYTES;
 pub(crate) struct Pool {
     /// Invariant 1: the allocator's key while the pool is in the list of used pools of its class, else 0. So one compare
     /// tells the hot path that it may push.
-    pub(crate) key: u32,
+    pub(crate) key: AtomicU32,
     /// Invariant 2: blocks that are handed out, and one more in the first pool of its class: that pool is kept, so the
     /// count reaches 0 in a pool that must be closed.
     pub(crate) live: u16,
@@ -66,7 +67,7 @@ const _: () = assert!(size_of::<Pool>().is_power_of_two());
 
 /// Stands for "no pool": its list stays empty, so that every pop takes the cold path.
 pub(crate) static NO_POOL: NoPool = NoPool(Pool {
-    key: 0,
+    key: AtomicU32::new(0),
     live: 0,
     class: 0,
     first_word: 0,
@@ -105,6 +106,24 @@ impl PoolPtr {
     #[inline(always)]
     pub(crate) unsafe fn new(record: NonNull<Pool>) -> Self {
         Self(record)
+    }
+
+    /// The record of the unit in which `address` lies.
+    ///
+    /// By the address alone: with the span's pointer the compiler would add to it what it had taken off before.
+    ///
+    /// # Safety
+    ///
+    /// 1. `address` is in an arena of the span that is mapped.
+    #[inline(always)]
+    pub(crate) unsafe fn of_block(address: usize) -> Self {
+        let record = core::ptr::with_exposed_provenance_mut(record_address(address));
+        // SAFETY: in the arena of `address` (1), so not null.
+        let record = unsafe { NonNull::new_unchecked(record) };
+        // SAFETY: 1 for the mapping; the place is that of a record in an arena aligned to its size (`ArenaSource` 3), whose
+        // address was exposed (`ArenaPtr::init`); records of another allocator's arenas are only compared with a key, which
+        // they never have.
+        unsafe { Self::new(record) }
     }
 
     #[inline(always)]
@@ -164,10 +183,17 @@ impl PoolPtr {
         self.get_mut().live += count as u16;
     }
 
+    /// Sets the key.
+    pub(crate) fn set_key(self, key: u32) {
+        self.get().key.store(key, Ordering::Relaxed);
+    }
+
     /// Is this the record of a used pool of the allocator with this key?
     #[inline(always)]
     pub(crate) fn has_key(self, key: u32) -> bool {
-        self.get().key == key
+        // Relaxed: of a pool that somebody else may use, the key is all that is read; it may be any then but the one that is asked for.
+        // SAFETY: `new` 1: mapped.
+        unsafe { (*self.0.as_ptr()).key.load(Ordering::Relaxed) == key }
     }
 
     /// Puts a live block on the list; returns whether it was the last one, and the pool not the first of its class.
@@ -221,7 +247,7 @@ impl PoolPtr {
 
     /// Blocks handed out.
     pub(crate) fn live_blocks(self) -> usize {
-        let is_first = self.get().key != 0 && self.get().prev.is_none();
+        let is_first = !self.has_key(0) && self.get().prev.is_none();
         usize::from(self.get().live) - usize::from(is_first)
     }
 
@@ -326,7 +352,7 @@ impl PoolPtr {
         self.idle().clear();
         let pool = self.get_mut();
         pool.class = 0;
-        pool.key = 0;
+        pool.key.store(0, Ordering::Relaxed);
     }
 
     /// Moves some idle blocks, those of the lowest addresses, to the empty list; `false` if there are none.

@@ -29,6 +29,9 @@ use crate::used_pools::UsedPools;
 /// program that frees a block of one through the other, which is forbidden anyway.
 static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
 
+/// No pool has this key.
+pub(crate) const NO_KEY: u32 = u32::MAX;
+
 /// The pool allocator: blocks up to [`POOLED_MAX`] bytes from pools, everything else from the fallback `R`; arenas from
 /// `S`.
 #[repr(C)]
@@ -102,6 +105,27 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let block = unsafe { self.used.head(row) }.pop()?;
         self.annotate_allocated(block, size);
         Some(block)
+    }
+
+    /// The first pool of the row of a class byte, or one that never has a block; where others use the allocator, the latter for row 0.
+    ///
+    /// # Safety
+    ///
+    /// 1. `this` is an allocator that nobody else uses, or `row` is 0.
+    /// 2. `row` is a class byte, or 0.
+    #[inline(always)]
+    pub(crate) unsafe fn hot_head(this: *const Self, row: u32) -> PoolPtr {
+        // SAFETY: 1: a field of an allocator.
+        let used = unsafe { &raw const (*this).used };
+        // SAFETY: 1: by 1, and nobody ever writes row 0; 2: by 2.
+        unsafe { UsedPools::head_at(used, row) }
+    }
+
+    /// The key of used pools, and the span as far as it has arenas.
+    #[inline]
+    pub(crate) fn hot_span(&self) -> (u32, usize, usize) {
+        let (base, bytes) = self.map.used_span();
+        (self.key, base, bytes)
     }
 
     /// Every case of `malloc` but a pop: zero bytes, a large request, a first pool of `lane` without a freed block.
@@ -426,7 +450,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// last block comes and goes does not open and close a pool each time.
     #[cold]
     #[inline(never)]
-    fn pool_became_empty(&mut self, pool: PoolPtr) {
+    pub(crate) fn pool_became_empty(&mut self, pool: PoolPtr) {
         let Some(class) = pool.class() else { return };
         self.close_pool(class, pool);
         if self.arenas.resident_free_bytes() > self.kept.bytes(self.open_bytes) {
@@ -497,7 +521,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     fn begin(&mut self) {
-        while self.key == 0 {
+        while matches!(self.key, 0 | NO_KEY) {
             // Relaxed: the keys' order does not matter, only that they differ.
             self.key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
         }

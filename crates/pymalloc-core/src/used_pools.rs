@@ -36,6 +36,23 @@ impl UsedPools {
         unsafe { *self.0.first().get_unchecked(usize::from(row)) }
     }
 
+    /// As [`head`](Self::head), without a reference to the whole.
+    ///
+    /// # Safety
+    ///
+    /// 1. `this` is a value of whose first lane nobody writes this row meanwhile.
+    /// 2. `row` is a class byte, or 0.
+    #[inline(always)]
+    pub(crate) unsafe fn head_at(this: *const Self, row: u32) -> PoolPtr {
+        // The type is transparent.
+        // SAFETY: 1: by 1.
+        let first = unsafe { PerLane::first_at(this.cast::<PerLane<[PoolPtr; ROWS]>>()) };
+        // SAFETY: 2: class bytes are at most `SizeClass::COUNT`.
+        let head = unsafe { first.cast::<PoolPtr>().add(row as usize) };
+        // SAFETY: 1: nobody writes it.
+        unsafe { *head }
+    }
+
     /// The lanes that have lists.
     pub(crate) fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
         self.0.lanes()
@@ -65,7 +82,7 @@ impl UsedPools {
     /// Puts `pool`, which is in no list, behind the first pool of its lane, which serves until it has no block left. A full pool
     /// whose blocks come and go one at a time thus does not become the first pool each time.
     pub(crate) fn insert(&mut self, class: SizeClass, mut pool: PoolPtr, key: u32) {
-        pool.get_mut().key = key;
+        pool.set_key(key);
         let lane = self.0.or_first(pool.lane());
         pool.set_lane(lane);
         match self.first(class, lane) {
@@ -103,7 +120,8 @@ impl UsedPools {
             next.get_mut().prev = prev;
         }
         let record = pool.get_mut();
-        (record.prev, record.next, record.key) = (None, None, 0);
+        (record.prev, record.next) = (None, None);
+        pool.set_key(0);
     }
 
     /// The number of pools in the lists of `class`; asserts that each belongs there.

@@ -100,6 +100,12 @@ pub(crate) mod pymalloc {
         pub(crate) const fn stats(&self) -> Option<PoolStats> {
             None
         }
+
+        pub(crate) const fn threads(&self) -> ThreadSafety {
+            ThreadSafety::AnyThread
+        }
+
+        pub(crate) const fn share(&'static self) {}
     }
 
     impl Serve for Pools {

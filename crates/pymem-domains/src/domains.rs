@@ -7,7 +7,7 @@ use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety, immortal};
 #[cfg(feature = "mimalloc")]
 use mimalloc_heaps::{HeapError, World};
 #[cfg(feature = "pymalloc")]
-use pymalloc_core::ArenaAllocator;
+use pymalloc_core::{ArenaAllocator, can_be_shared};
 use pymem_sync::{ForkLock, Published, Rank, hold_over_forks};
 
 use crate::backend::malloc::libc_record;
@@ -72,10 +72,10 @@ impl Domains {
     }
 
     /// [`Domains::with_debug`] for a host whose own lock is held over every call of mem and obj, as Python's GIL is:
-    /// pymalloc then takes no lock of its own.
+    /// pymalloc then takes no lock of its own, until the host says that it has more than one ([`share`](Self::share)).
     ///
     /// The other allocators are the same as ever. An interpreter may have several such locks since Python 3.12, one for
-    /// each subinterpreter; there this constructor is wrong.
+    /// each subinterpreter. Where the pools could not be shared while another thread is in a call, they take a lock from the start.
     ///
     /// # Errors
     ///
@@ -84,20 +84,35 @@ impl Domains {
     /// # Safety
     ///
     /// 1. Every call of mem and obj, through the domains or through a record of theirs, and every call that looks at the
-    ///    pools (statistics, block counts, release, the arena allocator), is made under one lock, for as long as the
-    ///    process lives. Calls of raw need no lock.
+    ///    pools (statistics, block counts, release, the arena allocator), is made under one lock, until [`share`](Self::share)
+    ///    has returned. Calls of raw need no lock.
     pub unsafe fn under_lock(
         profile: Profile,
         name: Option<AllocatorName>,
         debug: DebugConfig,
     ) -> Result<Self, DomainsError> {
-        // SAFETY: 1: by duty 1, one call at a time.
-        unsafe { Self::with_threads(profile, name, debug, ThreadSafety::OneAtATime) }
+        let threads = one_at_a_time();
+        // SAFETY: 1: by duty 1, one call at a time until they are shared.
+        unsafe { Self::with_threads(profile, name, debug, threads) }
+    }
+
+    /// Lets any thread call mem and obj from now on, for good: before the host of [`under_lock`](Self::under_lock) has a second lock.
+    ///
+    /// Any thread may call this, with the lock or without, but not in the middle of a call of mem or obj. A call of another thread is
+    /// waited for. Does nothing where any thread may call anyway.
+    pub fn share(self) {
+        self.shared.backends.pools.share();
+    }
+
+    /// Which threads may call mem and obj now; raw any thread may call.
+    #[must_use]
+    pub fn threads(self) -> ThreadSafety {
+        self.shared.backends.pools.threads()
     }
 
     /// # Safety
     ///
-    /// 1. `threads` is true of every later call.
+    /// 1. `threads` is true of every later call, until the pools are shared.
     unsafe fn with_threads(
         profile: Profile,
         name: Option<AllocatorName>,
@@ -279,7 +294,7 @@ impl Domains {
             name: self.row().name(),
             current_name: self.current_name(),
             domains: Domain::ALL.map(|domain| self.describe_domain(domain)),
-            threads: self.shared.threads,
+            threads: self.threads(),
             version: env!("CARGO_PKG_VERSION"),
             mimalloc_version: self.shared.backends.heaps.version(),
         }
@@ -440,6 +455,18 @@ impl Domains {
         // SAFETY: 1, 2: the caller's.
         unsafe { self.shared.backends.pools.set_new_arena_hook(hook) };
     }
+}
+
+/// What can be promised of pools whose callers hold one lock until they are shared.
+#[cfg(feature = "pymalloc")]
+fn one_at_a_time() -> ThreadSafety {
+    if can_be_shared() { ThreadSafety::OneAtATime } else { ThreadSafety::AnyThread }
+}
+
+/// There are no pools.
+#[cfg(not(feature = "pymalloc"))]
+const fn one_at_a_time() -> ThreadSafety {
+    ThreadSafety::OneAtATime
 }
 
 impl fmt::Debug for Domains {

@@ -23,7 +23,6 @@ pub(crate) type Cells = [Published<AllocatorRecord>; 3];
 pub(crate) struct Shared {
     pub(crate) profile: Profile,
     pub(crate) row: &'static Row,
-    pub(crate) threads: ThreadSafety,
     pub(crate) cells: &'static Cells,
     pub(crate) layers: Lock<[Layers; 3]>,
     pub(crate) backends: &'static Backends,
@@ -39,7 +38,7 @@ impl Shared {
     ///
     /// # Safety
     ///
-    /// 1. `threads` is true of every later call.
+    /// 1. `threads` is true of every later call, until the pools are shared.
     pub(crate) unsafe fn make(
         profile: Profile,
         row: &'static Row,
@@ -69,7 +68,6 @@ impl Shared {
             profile,
             row,
             debug,
-            threads,
             cells,
             for_pools,
             layers,

@@ -105,7 +105,7 @@ impl Backends {
     ///
     /// # Safety
     ///
-    /// 1. `threads` is true of every later call.
+    /// 1. `threads` is true of every later call, until the pools are shared.
     pub(crate) const unsafe fn new(
         raw: DomainAllocator,
         profile: Profile,

@@ -89,8 +89,9 @@ fn parse(text: &[u8]) -> Result<AllocatorName, ()> {
 /// Stores in `out` the record that serves `domain`: 0 for raw, 1 for mem, 2 for obj.
 ///
 /// It is the record that is installed; where nothing is, one of the `default` configuration, to be installed by the
-/// caller. It stays valid for ever. Its functions may be called from any thread, which for mem and obj must hold the GIL once
-/// a record is installed. Any other number stores five nulls.
+/// caller. It stays valid for ever. Its functions are called as an interpreter calls them: those of raw by any thread, those of
+/// mem and obj by one that holds the GIL; where no interpreter is, and where nothing is installed and a subinterpreter may have
+/// a GIL of its own, these may be called by any thread too. Any other number stores five nulls.
 /// A null `out` does nothing.
 ///
 /// # Safety

@@ -31,6 +31,7 @@ mod host {
     pub(crate) mod python;
     pub(crate) mod python_frames;
     pub(crate) mod python_stacks;
+    pub(crate) mod second_interpreter;
     pub(crate) mod stand_ins;
     pub(crate) mod state_word;
 }

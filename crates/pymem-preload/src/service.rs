@@ -11,17 +11,17 @@ use malloc_api::immortal;
 use memdebug::Options;
 use pymem_domains::{
     AllocatorName, AllocatorRecord, Backend, Build, DebugConfig, Domain, Domains, PoolStats,
-    Profile, ReleaseLevel,
+    Profile, ReleaseLevel, ThreadSafety,
 };
 
 use crate::host::python::{Host, host};
-use crate::host::{hooks, program_start, python_stacks};
+use crate::host::{hooks, program_start, python_stacks, second_interpreter};
 use crate::observe::drawable::Drawable;
 use crate::observe::moments::{self, Attentive, Moment};
 use crate::observe::profile::NotedIn;
 use crate::observe::{budget, counting, heap_map, profile, tracing};
 use crate::request::environment;
-use crate::request::options::{Requests, StatsRequest};
+use crate::request::options::Requests;
 use crate::request::refusal::Refusal;
 use crate::shim;
 use crate::unwinder;
@@ -80,7 +80,12 @@ pub(crate) unsafe fn install(
     options: Options,
     requests: &Requests,
 ) -> Result<&'static Service, Refusal> {
-    let mut service = Service::new(Some(host), name, options, requests)?;
+    // A report at exit looks at the pools without the GIL, so that they need a lock of their own.
+    let threads = match requests.stats.is_none() && host.has_gil() {
+        true => ThreadSafety::OneAtATime,
+        false => ThreadSafety::AnyThread,
+    };
+    let mut service = Service::new(Some(host), name, options, requests, threads)?;
     service.observe(host, requests)?;
     if options.leaks.is_some() {
         // The end is no signal, of which the system may say something.
@@ -104,15 +109,23 @@ pub(crate) unsafe fn install(
 
 /// The record that serves `domain`: of what is installed, else of a set of domains made for those who install a record
 /// themselves, with the default configuration for the host, or for a build with the GIL where there is none.
+///
+/// Those of a host that may have several GILs may be called from any thread: raw may not be ours there, so that nobody would
+/// notice a second interpreter.
 pub(crate) fn record(domain: Domain) -> Option<AllocatorRecord> {
     static SPARE: OnceLock<Option<Service>> = OnceLock::new();
     let service = match SERVICE.get() {
         Some(service) => Some(service),
         None => SPARE
             .get_or_init(|| {
-                let stats = Some(StatsRequest::Stderr);
-                let any_thread = Requests { stats, ..Requests::default() };
-                Service::new(host(), AllocatorName::Default, Options::new(), &any_thread).ok()
+                let host = host();
+                let threads = match host.is_some_and(|host| host.has_gil() && !host.has_own_gils())
+                {
+                    true => ThreadSafety::OneAtATime,
+                    false => ThreadSafety::AnyThread,
+                };
+                let (name, requests) = (AllocatorName::Default, Requests::default());
+                Service::new(host, name, Options::new(), &requests, threads).ok()
             })
             .as_ref(),
     };
@@ -125,17 +138,16 @@ impl Service {
         name: AllocatorName,
         options: Options,
         requests: &Requests,
+        threads: ThreadSafety,
     ) -> Result<Self, Refusal> {
         let profile = host.map_or(Profile::NEWEST, Host::profile);
         let profile = profile.with_huge_pages(requests.huge_pages);
         let debug = hooks::config(options);
-        // A report at exit looks at the pools without the GIL, so that they need a lock of their own.
-        let domains = if requests.stats.is_none() && host.is_some_and(Host::one_lock_for_all) {
-            // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one; the library's
-            // own functions that look at the pools ask their callers for it.
-            unsafe { Domains::under_lock(profile, Some(name), debug) }
-        } else {
-            Domains::with_debug(profile, Some(name), debug)
+        let domains = match threads {
+            // SAFETY: 1: the host holds its GIL over every call of mem and obj, and there is no second one until `observe`'s record
+            // of raw has noticed one; the library's own functions that look at the pools ask their callers for it.
+            ThreadSafety::OneAtATime => unsafe { Domains::under_lock(profile, Some(name), debug) },
+            ThreadSafety::AnyThread => Domains::with_debug(profile, Some(name), debug),
         }?;
         let draws = requests.heap_map.is_some();
         let drawable = if draws { Some(Self::drawable(profile, domains, debug)?) } else { None };
@@ -196,7 +208,8 @@ impl Service {
         Ok(())
     }
 
-    /// Puts what was asked for over the records, from the inside out: counts, a log, the heap map's look for notes, a profile.
+    /// Puts what was asked for over the records, from the inside out: counts, a log, the heap map's look for notes, a profile; and over
+    /// raw's what notices a second interpreter.
     fn observe(&mut self, host: &Host, requests: &Requests) -> Result<(), Refusal> {
         if let Some(bytes) = requests.limit {
             budget::set_limit(bytes);
@@ -227,6 +240,11 @@ impl Service {
             self.wrap(&[Domain::Mem, Domain::Obj], |domain, record| {
                 profile.profiled(domain, record, noted_in)
             });
+        }
+        let has_pools = self.domains.row().backend(Domain::Obj) == Backend::Pymalloc;
+        if has_pools && host.has_own_gils() && self.domains.threads() == ThreadSafety::OneAtATime {
+            let domains = self.domains;
+            self.wrap(&[Domain::Raw], |_, raw| second_interpreter::watched(domains, raw));
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod idle_threads;
 #[cfg(feature = "std")]
 mod interner;
 mod lock;
+mod passage;
 mod published;
 #[cfg(feature = "std")]
 pub mod qsbr;
@@ -32,6 +33,7 @@ pub use idle_threads::IdleThreads;
 #[cfg(feature = "std")]
 pub use interner::{Chain, Entry, Interner};
 pub use lock::{Lock, LockGuard, RawLock};
+pub use passage::Passage;
 pub use published::Published;
 pub use rack::{Filling, Rack};
 pub use remote_stack::{Drain, RemoteStack};

@@ -9,8 +9,16 @@ mod face;
 #[cfg(not(pymem_loom))]
 #[path = "sync/real.rs"]
 mod face;
+#[cfg(not(pymem_loom))]
+#[path = "sync/far_fence.rs"]
+mod far_fence;
 #[path = "sync/site.rs"]
 mod site;
+
+#[cfg(pymem_loom)]
+pub(crate) use face::{far_fence, near_fence, prepare_far_fence};
+#[cfg(not(pymem_loom))]
+pub(crate) use far_fence::{far_fence, near_fence, prepare_far_fence};
 
 #[doc(hidden)]
 pub use face::plant;

@@ -20,6 +20,7 @@ mod huge_pages;
 mod pools;
 mod refusals;
 mod release;
+mod serialized;
 mod size_classes;
 // A red zone takes room of its own, so the exact counts are those of builds without.
 #[cfg(not(any(feature = "asan", feature = "valgrind")))]

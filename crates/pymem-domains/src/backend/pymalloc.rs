@@ -1,4 +1,4 @@
-//! Owns the pools of one set of domains: behind a lock of their own, or behind one that their callers hold.
+//! Owns the pools of one set of domains: behind a lock of their own, or behind one that their callers hold as long as that is one.
 
 use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
@@ -15,10 +15,11 @@ pub type PoolStats = Stats;
 
 /// pymalloc for the mem and obj domains, which share it.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one for each set of domains, which lives for ever")]
 pub(crate) enum Pools {
     /// Behind a lock of their own, with magazines of each thread before the lock.
     Locked(LockedPymalloc<DomainAllocator, MmapArenas>),
-    /// Behind the callers' lock.
+    /// Behind the callers' lock, until they are shared.
     Serialized(SerializedPymalloc<DomainAllocator, MmapArenas>),
 }
 
@@ -35,7 +36,7 @@ macro_rules! either {
 impl Pools {
     /// # Safety
     ///
-    /// 1. `threads` is true of every later call.
+    /// 1. `threads` is true of every later call, until the pools are shared.
     pub(crate) const unsafe fn new(
         raw: DomainAllocator,
         huge_pages: bool,
@@ -51,6 +52,21 @@ impl Pools {
                 // SAFETY: 1: by duty 1.
                 Self::Serialized(unsafe { SerializedPymalloc::with_source(raw, arenas) })
             }
+        }
+    }
+
+    /// Which threads may call now.
+    pub(crate) fn threads(&self) -> ThreadSafety {
+        match self {
+            Self::Serialized(pools) if !pools.is_shared() => ThreadSafety::OneAtATime,
+            Self::Serialized(_) | Self::Locked(_) => ThreadSafety::AnyThread,
+        }
+    }
+
+    /// Lets any thread call from now on.
+    pub(crate) fn share(&'static self) {
+        if let Self::Serialized(pools) = self {
+            pools.share();
         }
     }
 
@@ -128,7 +144,7 @@ impl Serve for Pools {
     fn lock_for_fork(&self) {
         match self {
             Self::Locked(pools) => pools.lock_for_fork(),
-            Self::Serialized(_) => {}
+            Self::Serialized(pools) => pools.lock_for_fork(),
         }
     }
 
@@ -136,7 +152,8 @@ impl Serve for Pools {
         match self {
             // SAFETY: 1: by duty 1.
             Self::Locked(pools) => unsafe { pools.unlock_after_fork() },
-            Self::Serialized(_) => {}
+            // SAFETY: 1: by duty 1.
+            Self::Serialized(pools) => unsafe { pools.unlock_after_fork() },
         }
     }
 }

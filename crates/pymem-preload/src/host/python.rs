@@ -72,9 +72,14 @@ impl Host {
         unsafe { (self.api.is_initialized)() != 0 }
     }
 
-    /// Whether one GIL is held over every call of mem and obj. Since 3.12 a subinterpreter may have its own.
-    pub(crate) fn one_lock_for_all(&self) -> bool {
-        self.build == Build::Gil && self.minor < FIRST_WITH_OWN_GIL
+    /// Whether one GIL is held over every call of mem and obj for as long as there is one interpreter.
+    pub(crate) fn has_gil(&self) -> bool {
+        self.build == Build::Gil
+    }
+
+    /// Whether a subinterpreter may have a GIL of its own.
+    pub(crate) fn has_own_gils(&self) -> bool {
+        self.minor >= FIRST_WITH_OWN_GIL
     }
 
     /// Whether `PYTHON_PYMALLOC_HUGEPAGES` is a variable of this version.

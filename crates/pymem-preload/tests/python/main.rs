@@ -18,6 +18,7 @@ mod raw_alloc;
 mod recording;
 mod reliability;
 mod rows;
+mod second_interpreter;
 mod signals;
 mod stats;
 mod suite;

@@ -123,6 +123,21 @@ pub(crate) fn fence(site: Site) {
     }
 }
 
+/// The near one of two fences of which the far one costs: a whole fence in the model.
+pub(crate) fn near_fence(site: Site) {
+    fence(site);
+}
+
+/// The far one of two fences.
+pub(crate) fn far_fence(site: Site) {
+    fence(site);
+}
+
+/// A model needs no system.
+pub(crate) const fn prepare_far_fence() -> bool {
+    true
+}
+
 /// The order that an interrupt keeps, for a model in which another thread stands for the interrupt.
 pub(crate) fn interrupt_fence(site: Site) {
     if !is_planted(site) {

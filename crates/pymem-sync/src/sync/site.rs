@@ -108,4 +108,20 @@ sites! {
     MagazineList = "magazine-list",
     /// The fence after a block was taken; removed: a forked child finds a block both in use and in the magazine.
     MagazinePop = "magazine-pop",
+    /// The fence after the mark of who goes in; removed: the one who closes misses the mark, and the caller the sign.
+    PassageEnter = "passage-enter",
+    /// The fence after the passage was said to close; removed: as above, and the sign is taken back.
+    PassageClose = "passage-close",
+    /// The fence after the sign; removed: as above.
+    PassageSign = "passage-sign",
+    /// Who is inside is waited for; planted: others go in meanwhile.
+    PassageWait = "passage-wait",
+    /// The Release of who goes out; weakened: others miss what it did inside.
+    PassageLeave = "passage-leave",
+    /// The Acquire that sees who went out; weakened: as above.
+    PassageWaited = "passage-waited",
+    /// The Release at the end of a close; weakened: who finds the passage closed misses what was done inside.
+    PassageClosed = "passage-closed",
+    /// The Acquire that finds the passage closed; weakened: as above.
+    PassageSeen = "passage-seen",
 }
