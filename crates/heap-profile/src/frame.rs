@@ -28,6 +28,12 @@ pub trait Calls {
     /// Whether `caller`, which has a frame, is the nearest caller of the call that has one.
     fn is_called_by(&self, call: usize, caller: usize) -> bool;
 
+    /// As [`is_called_by`](Self::is_called_by), if that is told by a few words; `false` otherwise.
+    #[inline(always)]
+    fn is_plainly_called_by(&self, call: usize, caller: usize) -> bool {
+        self.is_called_by(call, caller)
+    }
+
     /// The nearest caller of the call that has a frame; 0 for none.
     fn caller(&self, call: usize) -> usize;
 }

@@ -8,6 +8,7 @@ use malloc_api::{AllocatorAdapter, LibcMalloc};
 use crate::frame::{Frame, Link};
 use crate::generation::{ADDRESS_BITS, Generation};
 use crate::site::{SiteEntry, SiteKey};
+use crate::spot::Spot;
 
 /// Where a thread's last frames and sites are.
 pub(crate) struct Memory {
@@ -136,20 +137,20 @@ impl Memory {
         (number as u32, &mut self.steps[number])
     }
 
-    /// Where the thread counted last at the stack that ends in `node`, by the step with this number, if the key is that of the site.
+    /// Where the thread counted last at the stack that ends here, if the key is that of the site.
     #[inline(always)]
-    pub(crate) fn last_site(&self, step: u32, node: Link, kind: u16) -> Option<&'static SiteEntry> {
-        let step = &self.steps[step as usize % MEMORY];
+    pub(crate) fn last_site(&self, spot: Spot, kind: u16) -> Option<&'static SiteEntry> {
+        let step = &self.steps[spot.step() as usize % MEMORY];
         // A step with a site leads to the node of the site.
-        step.site.site(kind).filter(|_| step.node == node)
+        step.site.site(kind).filter(|_| step.node == spot.node())
     }
 
     /// The site of a key, which `look_up` finds where the thread does not remember the site; from now on the last one at the step
-    /// with this number.
+    /// to this spot.
     #[inline]
     pub(crate) fn site(
         &mut self,
-        step: u32,
+        spot: Spot,
         key: SiteKey,
         look_up: impl FnOnce() -> Option<&'static SiteEntry>,
     ) -> Option<&'static SiteEntry> {
@@ -161,7 +162,7 @@ impl Memory {
         };
         *recent = Seen::new(site, bits(key));
         let kind = key.kind();
-        let step = &mut self.steps[step as usize % MEMORY];
+        let step = &mut self.steps[spot.step() as usize % MEMORY];
         if step.node == key.stack {
             step.site = kind.map_or(Seen::NONE, |kind| Seen::new(site, kind));
         }

@@ -126,8 +126,9 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
         let Some((note, site, less)) = self.notes.narrow(block) else { return false };
         let Some(site) = self.table.profile.site_at(site) else { return false };
         let SampledProfiler { profile, domain, .. } = self.table;
-        let is_forgotten = narrow_bytes(site.key().class)
-            .is_some_and(|bytes| profile.free_plainly(site, domain, bytes - less));
+        // Blocks with these notes are of the classes up to 512 bytes.
+        let bytes = narrow_bytes(site.key().class).wrapping_sub(less);
+        let is_forgotten = profile.free_plainly(site, domain, bytes);
         if is_forgotten {
             note.store(0, Relaxed);
         }

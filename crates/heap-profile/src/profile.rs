@@ -208,7 +208,7 @@ impl<S: StackSource + 'static> Profile<S> {
         size: usize,
         amount: Amount,
     ) -> Option<&'static SiteEntry> {
-        let (stack, profile, class) = (captured.node, self.number, class_of(size));
+        let (stack, profile, class) = (captured.node(), self.number, class_of(size));
         let key = SiteKey { stack, profile, origin, class };
         let site = captured.site(key, || self.site_of(key, amount))?;
         self.allocate_at(site, amount);
@@ -224,7 +224,7 @@ impl<S: StackSource + 'static> Profile<S> {
         class: u8,
         bytes: u32,
     ) -> Option<&'static SiteEntry> {
-        let (stack, profile) = (captured.node, self.number);
+        let (stack, profile) = (captured.node(), self.number);
         let key = SiteKey { stack, profile, origin: domain as u8, class };
         match key.kind().and_then(|kind| captured.last_site(kind)) {
             Some(site) => Some(site),

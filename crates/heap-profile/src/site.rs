@@ -75,10 +75,10 @@ pub(crate) const fn class_bytes(class: u8) -> u64 {
     (1_u64 << log).saturating_add((quarter + 1) << (log - 2))
 }
 
-/// The largest size of a class in bytes, up to 512; `None` for larger ones.
+/// As [`class_bytes`], of a class up to [`NARROW_BYTES`].
 #[inline(always)]
-pub(crate) fn narrow_bytes(class: u8) -> Option<u32> {
-    (class < 32).then(|| (u32::from(class) + 1) * 16)
+pub(crate) const fn narrow_bytes(class: u8) -> u32 {
+    (class as u32 + 1) * CLASS_BYTES as u32
 }
 
 /// The site at an address that a profiler kept.

@@ -67,7 +67,7 @@ impl<S: StackSource + 'static> StackTable<S> {
     /// `None` while the thread is busy with this very question, so that what the source allocates asks nothing, and at the
     /// thread's end.
     pub fn current(&'static self) -> Option<Option<NonZeroU32>> {
-        self.stacks.capture(&self.source).map(|stack| NonZeroU32::new(stack.node))
+        self.stacks.capture(&self.source).map(|stack| NonZeroU32::new(stack.node()))
     }
 
     /// The places of a stack's frames, innermost first, as [`StackSource::place`] returned them; none for a number that is none.

@@ -3,7 +3,6 @@
 //! The root of the tree is the outermost frame. A thread remembers its last stack, so that the usual capture, whose outer
 //! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::{iter, mem, ptr};
 
 use allocator_api2_02::boxed::Box;
@@ -11,13 +10,15 @@ use malloc_api::{AllocatorAdapter, LibcMalloc};
 use pymem_sync::{Chain, Entry, Interner, RawLock};
 
 use crate::counts::Counts;
+use crate::found::Found;
 use crate::frame::{Calls, Frame, Link};
 use crate::generation::Generation;
 use crate::memory::{Memory, Step};
 use crate::own::{self, BUSY, NOT_YET};
 use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::trail::{Active, Common, Trail};
+use crate::spot::Spot;
+use crate::trail::{Active, Common, Trail, same, unmoved};
 use crate::walk::Walk;
 
 /// A frame in the tree: its place, and the node of its caller.
@@ -39,18 +40,21 @@ struct Last {
 
 /// A thread's stack, and the sites that the thread remembers.
 pub(crate) struct Captured<'a> {
-    /// The link of the innermost frame, which is 0 without a frame or without memory for a node.
-    pub(crate) node: Link,
-    /// The number of the step to the node, if the thread remembers it.
-    step: u32,
+    spot: Spot,
     last: &'a mut Last,
 }
 
 impl Captured<'_> {
+    /// The link of the innermost frame, which is 0 without a frame or without memory for a node.
+    #[inline(always)]
+    pub(crate) const fn node(&self) -> Link {
+        self.spot.node()
+    }
+
     /// The site of a [kind](SiteKey::kind) at which the thread counted last at this stack, if that is where it did.
     #[inline(always)]
     pub(crate) fn last_site(&self, kind: u16) -> Option<&'static SiteEntry> {
-        self.last.memory.last_site(self.step, self.node, kind)
+        self.last.memory.last_site(self.spot, kind)
     }
 
     /// The site of a key of this stack, which `look_up` finds where the thread does not remember the site.
@@ -60,7 +64,7 @@ impl Captured<'_> {
         key: SiteKey,
         look_up: impl FnOnce() -> Option<&'static SiteEntry>,
     ) -> Option<&'static SiteEntry> {
-        self.last.memory.site(self.step, key, look_up)
+        self.last.memory.site(self.spot, key, look_up)
     }
 }
 
@@ -112,32 +116,6 @@ impl Drop for Restored {
     }
 }
 
-/// What a frame stands for: above 32 bits which use of its words this is, below the number of the place and 1, or 0 for a frame
-/// that is left out.
-#[derive(Debug)]
-struct Found(AtomicU64);
-
-impl Found {
-    fn new(usage: u32, place: Option<u32>) -> Self {
-        Self(AtomicU64::new(Self::word(usage, place)))
-    }
-
-    fn word(usage: u32, place: Option<u32>) -> u64 {
-        u64::from(usage) << 32 | place.map_or(0, |place| u64::from(place) + 1)
-    }
-
-    /// The place in this use of the words; `None` where another use was found last.
-    fn place(&self, usage: u32) -> Option<Option<u32>> {
-        // Relaxed: the word stands for itself, and places were interned before it was stored.
-        let word = self.0.load(Relaxed);
-        (word >> 32 == u64::from(usage)).then(|| (word as u32).checked_sub(1))
-    }
-
-    fn set(&self, usage: u32, place: Option<u32>) {
-        self.0.store(Self::word(usage, place), Relaxed);
-    }
-}
-
 /// The tree of all stacks.
 #[derive(Debug)]
 pub(crate) struct Stacks {
@@ -181,15 +159,15 @@ impl Stacks {
         if let Some((newest, calls)) = source.plain_calls(last.trail.age()) {
             known = self.follow(source, last, newest, &calls);
         }
-        let (node, step) = match known {
+        let spot = match known {
             Some(known) => known,
             None => self.shown(source, last),
         };
-        Some(Captured { node, step, last })
+        Some(Captured { spot, last })
     }
 
-    /// The node of the stack from its `newest` call on, where no code has died since the last one, and the number of the step to it; `None`
-    /// where known calls have other callers than they had.
+    /// The spot of the stack from its `newest` call on, where no code has died since the last one; `None` where known calls have other
+    /// callers than they had.
     ///
     /// The usual stack has no fresh call, and at most the newest one has moved: the rest are functions of their own.
     #[inline(always)]
@@ -199,26 +177,16 @@ impl Stacks {
         last: &mut Last,
         newest: usize,
         calls: &impl Calls,
-    ) -> Option<(Link, u32)> {
+    ) -> Option<Spot> {
         let Last { trail, memory, .. } = &mut *last;
         let Some(kept) = trail.depth_of(newest) else {
             return self.follow_fresh(source, last, newest, calls);
         };
-        let (generation, floor) = (trail.generation, kept.saturating_sub(trail.limit()));
+        let floor = kept.saturating_sub(trail.limit());
         let (active, callers) = trail.known.get_mut(floor..kept)?.split_last_mut()?;
-        let mut call = active.call;
-        let mut outer = callers.iter();
-        while let Some(caller) = outer.next_back() {
-            // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
-            if !calls.is_called_by(call, caller.call) {
-                return None;
-            }
-            call = caller.call;
-            if calls.at(call) != caller.frame.at {
-                // Not in this loop, which would keep what has moved in registers that it has not.
-                let moved = floor + outer.len();
-                return self.follow_moved(source, last, kept, moved, calls);
-            }
+        let (call, left) = same(active.call, callers, calls);
+        if left > 0 {
+            return self.follow_moved(source, last, kept, left, calls);
         }
         if floor == 0 && calls.caller(call) != 0 {
             return None;
@@ -229,56 +197,45 @@ impl Stacks {
         };
         let at = calls.at(active.call);
         if at != active.frame.at {
-            let (number, step) = memory.step(caller.node, at);
-            let known = step.plainly(caller.node, at, generation);
+            let (caller, generation) = (caller.spot.node(), trail.generation);
+            let (number, step) = memory.step(caller, at);
+            let known = step.plainly(caller, at, generation);
             let node = match known {
                 Some(node) => node,
-                None => match self.step_apart(
-                    source,
-                    step,
-                    caller.node,
-                    calls.frame(active.call),
-                    generation,
-                ) {
-                    Some(node) => node,
-                    None => return Some(trail.lost()),
-                },
+                None => {
+                    let frame = calls.frame(active.call);
+                    match self.step_apart(source, step, caller, frame, generation) {
+                        Some(node) => node,
+                        None => return Some(trail.lost()),
+                    }
+                }
             };
             let frame = Frame { code: step.code(), at };
-            *active = Active { call: active.call, frame, node, step: number };
+            *active = Active { call: active.call, frame, spot: Spot::new(node, number) };
         }
-        let found = (active.node, active.step);
+        let found = active.spot;
         trail.known.truncate(kept);
         Some(found)
     }
 
-    /// As [`follow`](Self::follow), of a stack whose innermost call is below `kept`, and of whose callers the one at `moved` has moved.
+    /// As [`follow`](Self::follow), of a stack whose innermost call is below `kept`, and of whose callers so many, the outermost, may differ.
     #[inline(never)]
     fn follow_moved(
         &'static self,
         source: &impl StackSource,
         last: &mut Last,
         kept: usize,
-        moved: usize,
+        left: usize,
         calls: &impl Calls,
-    ) -> Option<(Link, u32)> {
-        let known = &last.trail.known;
+    ) -> Option<Spot> {
         let floor = kept.saturating_sub(last.trail.limit());
-        let mut unmoved = moved;
-        let mut call = known.get(moved)?.call;
-        let mut outer = known.get(floor..moved)?.iter();
-        while let Some(caller) = outer.next_back() {
-            if !calls.is_called_by(call, caller.call) {
-                return None;
-            }
-            call = caller.call;
-            if calls.at(call) != caller.frame.at {
-                unmoved = floor + outer.len();
-            }
-        }
+        let (callee, callers) = last.trail.known.get(floor..=floor + left)?.split_last()?;
+        let (call, moved) = unmoved(callee.call, callers, calls)?;
         if floor == 0 && calls.caller(call) != 0 {
             return None;
         }
+        // The newest call is looked up in any case.
+        let unmoved = moved.map_or(kept.saturating_sub(1), |moved| floor + moved);
         Some(self.look_up_plainly(source, last, Common { calls: kept, unmoved }, calls))
     }
 
@@ -290,13 +247,13 @@ impl Stacks {
         last: &mut Last,
         newest: usize,
         calls: &impl Calls,
-    ) -> Option<(Link, u32)> {
+    ) -> Option<Spot> {
         let common = last.trail.follow(newest, calls)?;
         Some(self.look_up_plainly(source, last, common, calls))
     }
 
-    /// Looks up the calls that differ from the last ones, for which there is room; the node of the stack, and the number of the step to it.
-    /// Without memory none is known any more.
+    /// Looks up the calls that differ from the last ones, for which there is room; the spot of the stack. Without memory none is known any
+    /// more.
     #[inline(never)]
     fn look_up_plainly(
         &'static self,
@@ -304,7 +261,7 @@ impl Stacks {
         last: &mut Last,
         Common { calls: kept, unmoved }: Common,
         calls: &impl Calls,
-    ) -> (Link, u32) {
+    ) -> Spot {
         let Last { trail, memory, .. } = last;
         trail.known.truncate(kept);
         let generation = trail.generation;
@@ -316,10 +273,10 @@ impl Stacks {
                 None => self.step_apart(source, step, caller, calls.frame(call), generation)?,
             };
             let frame = Frame { code: step.code(), at };
-            Some(Active { call, frame, node, step: number })
+            Some(Active { call, frame, spot: Spot::new(node, number) })
         };
         let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
-            return NOWHERE;
+            return Spot::NOWHERE;
         };
         let mut caller = node_of(callers.last());
         for active in moved {
@@ -327,25 +284,25 @@ impl Stacks {
                 Some(known) => *active = known,
                 None => return trail.lost(),
             }
-            caller = active.node;
+            caller = active.spot.node();
         }
         for fresh in (0..trail.fresh.len()).rev() {
             let Some(&Active { call, .. }) = trail.fresh.get(fresh) else { break };
             match step(caller, call) {
                 Some(known) => {
-                    caller = known.node;
+                    caller = known.spot.node();
                     trail.push(known);
                 }
                 None => return trail.lost(),
             }
         }
         trail.fresh.truncate(0);
-        trail.known.last().map_or(NOWHERE, |newest| (newest.node, newest.step))
+        trail.known.last().map_or(Spot::NOWHERE, |newest| newest.spot)
     }
 
     /// As [`capture`](Self::capture), of a source that has more to tell than plain calls.
     #[inline(never)]
-    fn shown(&'static self, source: &impl StackSource, last: &mut Last) -> (Link, u32) {
+    fn shown(&'static self, source: &impl StackSource, last: &mut Last) -> Spot {
         unrecorded(|| {
             let mut walk = Walk::of(&mut last.trail);
             source.capture(&mut walk);
@@ -360,7 +317,7 @@ impl Stacks {
         source: &impl StackSource,
         Last { trail, memory, .. }: &mut Last,
         Common { calls, mut unmoved }: Common,
-    ) -> (Link, u32) {
+    ) -> Spot {
         trail.known.truncate(calls);
         let too_many = if trail.fresh.is_empty() { 0 } else { trail.too_many(calls) };
         if too_many > 0 {
@@ -374,10 +331,10 @@ impl Stacks {
         let mut step = |caller: Link, active: Active| {
             let (number, step) = memory.step(caller, active.frame.at);
             let node = self.step_apart(source, step, caller, Some(active.frame), generation)?;
-            Some(Active { node, step: number, ..active })
+            Some(Active { spot: Spot::new(node, number), ..active })
         };
         let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
-            return NOWHERE;
+            return Spot::NOWHERE;
         };
         let mut caller = node_of(callers.last());
         for active in moved {
@@ -385,20 +342,20 @@ impl Stacks {
                 Some(known) => *active = known,
                 None => return trail.lost(),
             }
-            caller = active.node;
+            caller = active.spot.node();
         }
         for fresh in (0..trail.fresh.len()).rev() {
             let Some(&fresh) = trail.fresh.get(fresh) else { break };
             match step(caller, fresh) {
                 Some(known) => {
-                    caller = known.node;
+                    caller = known.spot.node();
                     trail.push(known);
                 }
                 None => return trail.lost(),
             }
         }
         trail.fresh.truncate(0);
-        trail.known.last().map_or(NOWHERE, |newest| (newest.node, newest.step))
+        trail.known.last().map_or(Spot::NOWHERE, |newest| newest.spot)
     }
 
     /// Has the thread remember this stack's tree; `None` while the thread does a profiler's own work, without memory, and at the
@@ -532,13 +489,10 @@ impl Stacks {
     }
 }
 
-/// The node of no frame, and no step.
-const NOWHERE: (Link, u32) = (0, 0);
-
 /// The node of a call; 0 for none.
 #[inline]
 fn node_of(active: Option<&Active>) -> Link {
-    active.map_or(0, |active| active.node)
+    active.map_or(0, |active| active.spot.node())
 }
 
 /// Spreads the bits of addresses, of which the low ones are all alike.

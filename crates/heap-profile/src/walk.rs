@@ -213,6 +213,7 @@ fn part(known: &[Active], fresh: &mut Short<Active>) {
 mod tests {
     use super::*;
     use crate::frame::Link;
+    use crate::spot::Spot;
 
     /// A stack, outermost first: calls, and where they are.
     struct Stack<'a>(&'a [(usize, usize)]);
@@ -252,7 +253,7 @@ mod tests {
 
     /// A number that tells what a known call is, and what its caller.
     fn node_at(known: &[Active], depth: usize) -> Link {
-        let caller = depth.checked_sub(1).map_or(0, |out| known[out].node);
+        let caller = depth.checked_sub(1).map_or(0, |out| known[out].spot.node());
         caller.wrapping_mul(31).wrapping_add(known[depth].frame.at as Link + 1)
     }
 
@@ -304,7 +305,7 @@ mod tests {
         trail.fresh.truncate(0);
         let unmoved = if too_many > 0 { 0 } else { unmoved };
         for depth in unmoved..trail.known.len() {
-            trail.known[depth].node = node_at(&trail.known, depth);
+            trail.known[depth].spot = Spot::new(node_at(&trail.known, depth), 0);
         }
         looked_up + if too_many > 0 { 2 * trail.limit() } else { 0 }
     }
@@ -321,8 +322,12 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_stack_is_its_innermost_part_whatever_came_before() {
-        const LIMIT: usize = 4;
-        let mut trail = Trail::new(LIMIT).unwrap();
+        // Callers are compared by fours: none, and some with a rest.
+        [4, 12].into_iter().for_each(shows_known_stacks);
+    }
+
+    fn shows_known_stacks(limit: usize) {
+        let mut trail = Trail::new(limit).unwrap();
         let mut stack: Vec<(usize, usize)> = Vec::new();
         let mut random = 7_u64;
         let mut next = |below: usize| {
@@ -343,11 +348,11 @@ mod tests {
             }
             show(&mut trail, &stack, WAYS[next(3)]);
             let known = trail.known.iter().rev().map(|active| (active.call, active.frame.at));
-            let known: Vec<_> = known.take(LIMIT).collect();
-            let innermost: Vec<_> = stack.iter().rev().take(LIMIT).copied().collect();
-            assert_eq!(known, innermost, "after {step} steps");
+            let known: Vec<_> = known.take(limit).collect();
+            let innermost: Vec<_> = stack.iter().rev().take(limit).copied().collect();
+            assert_eq!(known, innermost, "of {limit}, after {step} steps");
             let known = &trail.known;
-            let is_right = |depth: usize| known[depth].node == node_at(known, depth);
+            let is_right = |depth: usize| known[depth].spot.node() == node_at(known, depth);
             assert!((0..known.len()).all(is_right), "a call that was not looked up: {step} steps");
         }
     }

@@ -43,7 +43,8 @@ pub struct Interner<K, V> {
     /// The newest entry of each bucket, as a [`Link`]; a power of two of them.
     buckets: *mut AtomicU32,
     mask: usize,
-    /// Entries, each written once: chunk n has `FIRST_ENTRIES << n` of them, and is null before the first of these.
+    /// Entries, each written once: chunk n has `FIRST_ENTRIES << n` of them, and is null before the first of these. It is led to as far
+    /// before its first entry as that is above the others in [`position`](Self::position): finding an entry takes a subtraction less.
     chunks: [AtomicPtr<Entry<K, V>>; CHUNKS],
     /// How many entries there are.
     count: AtomicU32,
@@ -256,12 +257,11 @@ impl<K, V> Interner<K, V> {
         unsafe { &*bucket }
     }
 
-    /// Which chunk an entry is in, and where.
+    /// Which chunk an entry is in, and where; the first entry of chunk n is at `FIRST_ENTRIES << n`.
     #[inline]
     const fn position(number: u32) -> (usize, usize) {
-        let above = number as usize + FIRST_ENTRIES;
-        let chunk = (above / FIRST_ENTRIES).ilog2() as usize;
-        (chunk, above - (FIRST_ENTRIES << chunk))
+        let at = number as usize + FIRST_ENTRIES;
+        ((at / FIRST_ENTRIES).ilog2() as usize, at)
     }
 
     /// Where the entry of a number is; null where its chunk is not seen.
@@ -282,10 +282,15 @@ impl<K, V> Interner<K, V> {
         let mut entries = of_chunk.load(Ordering::Relaxed);
         if entries.is_null() {
             // SAFETY: an entry has at least one word, and a chunk some entries.
-            entries = unsafe { System.alloc(Self::layout(chunk)?) }.cast();
+            let first: *mut Entry<K, V> = unsafe { System.alloc(Self::layout(chunk)?) }.cast();
+            if first.is_null() {
+                return None;
+            }
+            entries = first.wrapping_sub(FIRST_ENTRIES << chunk);
             // Relaxed: whoever looks for an entry has read a link that was stored later.
             of_chunk.store(entries, Ordering::Relaxed);
         }
+        // Null again for memory at one address of all, which is then not used.
         (!entries.is_null()).then(|| entries.wrapping_add(at))
     }
 
@@ -301,8 +306,13 @@ impl<K, V> Interner<K, V> {
         if number >= self.count.load(ordering(Site::InternerWalk, Ordering::Acquire)) {
             return None;
         }
-        // SAFETY: null, or an entry that was written before it was counted.
-        let entry = unsafe { self.place(number).as_ref() }?;
+        let (chunk, at) = Self::position(number);
+        // SAFETY: an entry that was counted has a chunk.
+        let chunk = unsafe { self.chunks.get_unchecked(chunk) };
+        // Relaxed: stored before the entry was counted.
+        let entry = chunk.load(Ordering::Relaxed).wrapping_add(at);
+        // SAFETY: an entry that was written before it was counted; it lives as long as the table.
+        let entry = unsafe { &*entry };
         entry.written.see();
         Some(entry)
     }
@@ -364,8 +374,9 @@ impl<K, V> Drop for Interner<K, V> {
         for (chunk, entries) in self.chunks.iter().enumerate() {
             let entries = entries.load(Ordering::Relaxed);
             if let Some(layout) = Self::layout(chunk).filter(|_| !entries.is_null()) {
+                let first = entries.wrapping_add(FIRST_ENTRIES << chunk);
                 // SAFETY: from `System.alloc` with this layout, and its entries were dropped.
-                unsafe { System.dealloc(entries.cast(), layout) };
+                unsafe { System.dealloc(first.cast(), layout) };
             }
         }
         for index in 0..=self.mask {

@@ -416,17 +416,23 @@ impl<L: RecordWords, C: Fn(usize) -> usize> Calls for Records<L, C> {
     fn is_called_by(&self, call: usize, caller: usize) -> bool {
         // SAFETY: 1: as above.
         let nearest = unsafe { word_at(call + self.words.previous()) };
+        nearest == caller || self.with_code(nearest) == caller
+    }
+
+    #[inline(always)]
+    fn is_plainly_called_by(&self, call: usize, caller: usize) -> bool {
+        // SAFETY: 1: as above.
+        let nearest = unsafe { word_at(call + self.words.previous()) };
         if nearest == caller {
             return true;
         }
         // The usual record between two with code is that of a call from C, and the one behind it has code, as it had last time.
         // SAFETY: 1: as above.
-        if nearest != 0 && !unsafe { python_frames::is_of_code(nearest + self.words.owner()) } {
-            // SAFETY: 1: as above.
-            let next = unsafe { word_at(nearest + self.words.previous()) };
-            return next == caller || self.with_code(next) == caller;
+        if nearest == 0 || unsafe { python_frames::is_of_code(nearest + self.words.owner()) } {
+            return false;
         }
-        self.with_code(nearest) == caller
+        // SAFETY: 1: as above.
+        unsafe { word_at(nearest + self.words.previous()) == caller }
     }
 
     #[inline(always)]
