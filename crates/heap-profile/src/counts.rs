@@ -39,9 +39,9 @@ impl Half {
     /// Adds one block of `bytes`, by callers that never overlap; `false`, and nothing is added, where the upper halves would have to add.
     #[inline(always)]
     fn add_plainly(&self, bytes: u32) -> bool {
-        let bytes = self.bytes.load(Relaxed).checked_add(bytes);
-        let blocks = self.blocks.load(Relaxed).checked_add(1);
-        let (Some(bytes), Some(blocks)) = (bytes, blocks) else { return false };
+        // One after the other: asked together, the answers take registers of their own.
+        let Some(bytes) = self.bytes.load(Relaxed).checked_add(bytes) else { return false };
+        let Some(blocks) = self.blocks.load(Relaxed).checked_add(1) else { return false };
         self.bytes.store(bytes, Relaxed);
         self.blocks.store(blocks, Relaxed);
         true

@@ -95,6 +95,12 @@ impl Live {
         add(&self.domains[index].allocated, bytes, self.overlaps[index]);
     }
 
+    /// As [`allocate`](Self::allocate), of a domain whose calls never overlap.
+    #[inline(always)]
+    pub(crate) fn allocate_plainly(&self, domain: Domain, bytes: u32) {
+        add(&self.domains[domain as usize].allocated, bytes.into(), Overlap::Never);
+    }
+
     /// Counts freed bytes, and looks for a peak if that is due.
     #[inline]
     pub(crate) fn free(&self, origin: u8, bytes: u64) {

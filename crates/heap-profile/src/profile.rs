@@ -251,7 +251,7 @@ impl<S: StackSource + 'static> Profile<S> {
             && !site.value().is_of_peak(self.live.peak())
             && site.value().allocate_plainly(bytes);
         if is_plain {
-            self.live.allocate(domain as u8, bytes.into());
+            self.live.allocate_plainly(domain, bytes);
         } else {
             self.allocate_at(site, Amount::block(bytes as usize));
         }

@@ -2,7 +2,7 @@
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
-use core::{array, fmt, ptr};
+use core::{array, fmt, hint, ptr};
 use std::alloc::{GlobalAlloc, System};
 
 use crate::lock::{Lock, RawLock};
@@ -311,6 +311,8 @@ impl<K, V> Interner<K, V> {
         let chunk = unsafe { self.chunks.get_unchecked(chunk) };
         // Relaxed: stored before the entry was counted.
         let entry = chunk.load(Ordering::Relaxed).wrapping_add(at);
+        // SAFETY: memory of the system, which is nowhere null. Whoever asks again whether there is an entry need not.
+        unsafe { hint::assert_unchecked(!entry.is_null()) };
         // SAFETY: an entry that was written before it was counted; it lives as long as the table.
         let entry = unsafe { &*entry };
         entry.written.see();
