@@ -367,9 +367,9 @@ impl<S: StackSource + 'static> Profile<S> {
     /// counted, where it is.
     #[inline(always)]
     pub(crate) fn free_plainly(&self, site: &SiteEntry, domain: Domain, bytes: u32) -> bool {
-        let is_plain = site.key().origin == domain as u8
+        let is_plain = !site.value().is_of_peak(self.live.peak())
+            && site.key().origin == domain as u8
             && self.live.frees_plainly(domain, bytes)
-            && !site.value().is_of_peak(self.live.peak())
             && site.value().free_plainly(bytes);
         if is_plain {
             self.live.free_plainly(domain, bytes);
