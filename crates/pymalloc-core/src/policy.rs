@@ -72,17 +72,21 @@ const HASTE_NANOS: u64 = 2_000_000;
 pub(crate) struct Pace {
     /// Processor time when an arena was last asked for.
     last: u64,
+    /// Whether the one before that was filled in haste.
+    was_hasty: bool,
 }
 
 #[cfg(feature = "std")]
 impl Pace {
     pub(crate) const fn new() -> Self {
-        Self { last: 0 }
+        Self { last: 0, was_hasty: false }
     }
 
-    /// Notes that an arena is asked for at `now`, in nanoseconds of processor time: was the one before filled in haste?
+    /// Notes that an arena is asked for at `now`, in nanoseconds of processor time: were the two before filled in haste?
     pub(crate) fn is_hasty(&mut self, now: u64) -> bool {
-        now.saturating_sub(core::mem::replace(&mut self.last, now)) < HASTE_NANOS
+        let took = now.saturating_sub(core::mem::replace(&mut self.last, now));
+        let was_hasty = core::mem::replace(&mut self.was_hasty, took < HASTE_NANOS);
+        was_hasty && self.was_hasty
     }
 }
 

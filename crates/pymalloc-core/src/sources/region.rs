@@ -146,6 +146,18 @@ impl Bits {
         was
     }
 
+    /// Those in it, from word `first` on.
+    fn members(&self, first: usize) -> impl Iterator<Item = usize> {
+        (first..self.0.len()).flat_map(|word| {
+            let mut left = self.0[word];
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                left &= left.checked_sub(1)?;
+                Some(word * 64 + bit)
+            })
+        })
+    }
+
     /// Puts the pair of `index` in, or takes it out.
     fn set_pair(&mut self, index: usize, is_in: bool) {
         let pair = 3 << ((index % 64) & !1);
@@ -173,7 +185,8 @@ impl Region {
         let base = self.span()?.base;
         let words = self.first..self.taken.0.len();
         self.first = words.into_iter().find(|word| self.taken.0[*word] != u64::MAX)?;
-        let index = self.first * 64 + self.taken.0[self.first].trailing_ones() as usize;
+        let lowest = self.first * 64 + self.taken.0[self.first].trailing_ones() as usize;
+        let index = self.first_resident(base).unwrap_or(lowest);
         if self.is_pair_gone(base, index) {
             // SAFETY: 1: neither half is taken.
             unsafe { self.unmap_pair(base, index) };
@@ -207,6 +220,13 @@ impl Region {
             return None;
         };
         Some((address(base, index), is_resident))
+    }
+
+    /// The lowest free arena of which something is resident: that counts as much as if it were in use.
+    fn first_resident(&self, base: NonNull<u8>) -> Option<usize> {
+        let is_waiting = |index| purger::waiting(address(base, index), u64::MAX) != 0;
+        let mut warm = self.warm.members(self.first);
+        warm.find(|index| self.reserved.has(*index) || is_waiting(*index))
     }
 
     /// Tries to put a huge page behind `index`, which is taken, and its buddy: has it one now? `None` if the pair is lost.

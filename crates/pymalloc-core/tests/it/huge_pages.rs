@@ -60,12 +60,14 @@ fn what_is_there_stays_when_the_rest_comes_back() {
 fn purge_and_regrow() {
     let source = MmapArenas::new();
     let mut random = fastrand::Rng::with_seed(11);
-    let (lone, _) = source.alloc_for(ARENA_BYTES, 0, 0).unwrap();
+    let [low, _high, lone] = [(); 3].map(|()| source.alloc_for(ARENA_BYTES, 0, 0).unwrap().0);
+    // SAFETY: in no list, so not used again.
+    unsafe { source.free(low, ARENA_BYTES) };
     words(lone)[0] = 1;
     // SAFETY: 1: nobody has the neighbour.
     if unsafe { source.regrow(lone, false) } {
         let (next, supply) = source.alloc_for(ARENA_BYTES, 0, 0).unwrap();
-        assert_eq!(next.addr().get() ^ lone.addr().get(), ARENA_BYTES);
+        assert_eq!(next.addr().get() ^ lone.addr().get(), ARENA_BYTES, "before one without memory");
         assert_eq!(supply, Supply::Resident, "the other half of the page");
         // SAFETY: in no list, so not used again.
         unsafe { source.free(next, ARENA_BYTES) };
