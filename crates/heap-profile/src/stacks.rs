@@ -265,7 +265,7 @@ impl Stacks {
         let Last { trail, memory, .. } = last;
         trail.known.truncate(kept);
         let generation = trail.generation;
-        let mut step = |caller: Link, call: usize| {
+        let step = |caller: Link, Active { call, .. }: Active| {
             let at = calls.at(call);
             let (number, step) = memory.step(caller, at);
             let node = match step.plainly(caller, at, generation) {
@@ -275,29 +275,7 @@ impl Stacks {
             let frame = Frame { code: step.code(), at };
             Some(Active { call, frame, spot: Spot::new(node, number) })
         };
-        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
-            return Spot::NOWHERE;
-        };
-        let mut caller = node_of(callers.last());
-        for active in moved {
-            match step(caller, active.call) {
-                Some(known) => *active = known,
-                None => return trail.lost(),
-            }
-            caller = active.spot.node();
-        }
-        for fresh in (0..trail.fresh.len()).rev() {
-            let Some(&Active { call, .. }) = trail.fresh.get(fresh) else { break };
-            match step(caller, call) {
-                Some(known) => {
-                    caller = known.spot.node();
-                    trail.push(known);
-                }
-                None => return trail.lost(),
-            }
-        }
-        trail.fresh.truncate(0);
-        trail.known.last().map_or(Spot::NOWHERE, |newest| newest.spot)
+        trail.look_up(unmoved, step)
     }
 
     /// As [`capture`](Self::capture), of a source that has more to tell than plain calls.
@@ -328,34 +306,12 @@ impl Stacks {
             memory.forget_steps();
         }
         let generation = trail.generation;
-        let mut step = |caller: Link, active: Active| {
+        let step = |caller: Link, active: Active| {
             let (number, step) = memory.step(caller, active.frame.at);
             let node = self.step_apart(source, step, caller, Some(active.frame), generation)?;
             Some(Active { spot: Spot::new(node, number), ..active })
         };
-        let Some((callers, moved)) = trail.known.split_at_mut_checked(unmoved) else {
-            return Spot::NOWHERE;
-        };
-        let mut caller = node_of(callers.last());
-        for active in moved {
-            match step(caller, *active) {
-                Some(known) => *active = known,
-                None => return trail.lost(),
-            }
-            caller = active.spot.node();
-        }
-        for fresh in (0..trail.fresh.len()).rev() {
-            let Some(&fresh) = trail.fresh.get(fresh) else { break };
-            match step(caller, fresh) {
-                Some(known) => {
-                    caller = known.spot.node();
-                    trail.push(known);
-                }
-                None => return trail.lost(),
-            }
-        }
-        trail.fresh.truncate(0);
-        trail.known.last().map_or(Spot::NOWHERE, |newest| newest.spot)
+        trail.look_up(unmoved, step)
     }
 
     /// Has the thread remember this stack's tree; `None` while the thread does a profiler's own work, without memory, and at the
@@ -487,12 +443,6 @@ impl Stacks {
     pub(crate) const fn locks(&self) -> [&RawLock; 4] {
         [self.sites.lock(), self.nodes.lock(), self.frames.lock(), self.places.lock()]
     }
-}
-
-/// The node of a call; 0 for none.
-#[inline]
-fn node_of(active: Option<&Active>) -> Link {
-    active.map_or(0, |active| active.spot.node())
 }
 
 /// Spreads the bits of addresses, of which the low ones are all alike.

@@ -3,7 +3,7 @@
 //! A stack deeper than the limit is compared down to the limit alone. What is remembered is up to three times as deep and is cut only when
 //! full, to two thirds: a recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
 
-use crate::frame::{Calls, Frame};
+use crate::frame::{Calls, Frame, Link};
 use crate::generation::Generation;
 use crate::short::Short;
 use crate::spot::Spot;
@@ -146,6 +146,39 @@ impl Trail {
     pub(crate) fn too_many(&self, kept: usize) -> usize {
         let len = kept + self.fresh.len();
         if len > 3 * self.limit { len - 2 * self.limit } else { 0 }
+    }
+
+    /// Looks up the known calls from depth `unmoved` on and the fresh ones by `step`, which takes the node of a call's caller and the call; the
+    /// spot of the stack. Without memory none is known any more.
+    #[inline(always)]
+    pub(crate) fn look_up(
+        &mut self,
+        unmoved: usize,
+        mut step: impl FnMut(Link, Active) -> Option<Active>,
+    ) -> Spot {
+        let Some((callers, moved)) = self.known.split_at_mut_checked(unmoved) else {
+            return Spot::NOWHERE;
+        };
+        let mut caller = callers.last().map_or(0, |active| active.spot.node());
+        for active in moved {
+            match step(caller, *active) {
+                Some(known) => *active = known,
+                None => return self.lost(),
+            }
+            caller = active.spot.node();
+        }
+        for fresh in (0..self.fresh.len()).rev() {
+            let Some(&fresh) = self.fresh.get(fresh) else { break };
+            match step(caller, fresh) {
+                Some(known) => {
+                    caller = known.spot.node();
+                    self.push(known);
+                }
+                None => return self.lost(),
+            }
+        }
+        self.fresh.truncate(0);
+        self.known.last().map_or(Spot::NOWHERE, |newest| newest.spot)
     }
 
     /// Adds a call that the innermost known one has called.
