@@ -48,6 +48,25 @@ fn free_many(pools: &Pools, blocks: Vec<NonNull<u8>>) {
     }
 }
 
+/// Forks as a program does whose handlers hold the pools; whether the child has done its `work`.
+///
+/// # Safety
+///
+/// 1. That of [`forked`].
+unsafe fn child_of(pools: &Pools, work: impl FnOnce()) -> bool {
+    pools.lock_for_fork();
+    let work = || {
+        // SAFETY: 1: locked above, by the thread that forked.
+        unsafe { pools.unlock_after_fork() };
+        work();
+    };
+    // SAFETY: 1: by duty 1.
+    let ended = unsafe { forked(work) }.1.success();
+    // SAFETY: 1: locked above.
+    unsafe { pools.unlock_after_fork() };
+    ended
+}
+
 /// Asserts that nothing is live, and that all memory can go back.
 fn assert_empty(pools: &Pools) {
     pools.check_invariants();
@@ -134,21 +153,16 @@ fn a_child_allocates_and_shares() {
         let pools = pools!();
         let blocks = malloc_many(pools, 1000);
         let child_ends = |share: bool| {
-            pools.lock_for_fork();
-            let work = || {
-                // SAFETY: 1: locked above, by the thread that forked.
-                unsafe { pools.unlock_after_fork() };
-                if share {
-                    pools.share();
-                }
-                free_many(pools, malloc_many(pools, 1000));
-                pools.check_invariants();
-            };
             // SAFETY: 1: the child uses these pools and the C library.
-            let ended = unsafe { forked(work) }.1.success();
-            // SAFETY: 1: locked above.
-            unsafe { pools.unlock_after_fork() };
-            ended
+            unsafe {
+                child_of(pools, || {
+                    if share {
+                        pools.share();
+                    }
+                    free_many(pools, malloc_many(pools, 1000));
+                    pools.check_invariants();
+                })
+            }
         };
         assert!(child_ends(false));
         assert!(child_ends(true));
@@ -193,16 +207,8 @@ fn a_child_does_not_wait_for_a_call_of_a_lost_thread() {
             while !visits.load(Ordering::Relaxed) {
                 thread::yield_now();
             }
-            pools.lock_for_fork();
-            let work = || {
-                // SAFETY: 1: locked above, by the thread that forked.
-                unsafe { pools.unlock_after_fork() };
-                pools.share();
-            };
             // SAFETY: 1: the child only shares the pools.
-            let ended = unsafe { forked(work) }.1.success();
-            // SAFETY: 1: locked above.
-            unsafe { pools.unlock_after_fork() };
+            let ended = unsafe { child_of(pools, || pools.share()) };
             go_on.store(true, Ordering::Relaxed);
             assert!(ended);
         });
