@@ -32,6 +32,14 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         Self { core: UnsafeCell::new(Pymalloc::new(fallback, source)) }
     }
 
+    /// Gives memory back to the system; returns the bytes given back.
+    ///
+    /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
+    /// record set at run time made go back as wholes only.
+    pub fn release(&self, level: ReleaseLevel) -> usize {
+        self.with(|core| core.release(level))
+    }
+
     pub(crate) fn into_inner(self) -> Pymalloc<R, S> {
         self.core.into_inner()
     }
@@ -42,16 +50,6 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         // SAFETY: `self` is not `Sync`, and no method calls back into it while the reference lives: `R` and `S` may not
         // allocate through the allocator that uses them (`Malloc` 4, `ArenaSource` 6).
         f(unsafe { &mut *self.core.get() })
-    }
-}
-
-impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
-    /// Gives memory back to the system; returns the bytes given back.
-    ///
-    /// Live blocks are not touched. What goes back costs a page fault when it is needed again. Arenas that a
-    /// record set at run time made go back as wholes only.
-    pub fn release(&self, level: ReleaseLevel) -> usize {
-        self.with(|core| core.release(level))
     }
 }
 

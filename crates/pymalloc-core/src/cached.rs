@@ -161,6 +161,24 @@ impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> Home for Cache
     }
 }
 
+/// `calloc` of pools that have a way of their own for blocks of the pools alone; zero bytes and a large request are `slow`.
+#[inline(always)]
+pub(crate) fn calloc_by(
+    pools: &impl Malloc,
+    nelem: usize,
+    elsize: usize,
+    slow: impl FnOnce() -> Option<NonNull<u8>>,
+) -> Option<NonNull<u8>> {
+    let size = nelem.checked_mul(elsize)?;
+    if size == 0 || size > POOLED_MAX {
+        return slow();
+    }
+    let block = pools.malloc(size)?;
+    // SAFETY: `malloc` gave `size` bytes.
+    unsafe { block.write_bytes(0, size) };
+    Some(block)
+}
+
 // SAFETY: 1: a block is in one place only: handed out, in one thread's magazine, or free in its pool; blocks move between the
 // latter two under the lock; 2: `calloc` clears, `realloc` copies; 3: `realloc` frees after the copy alone; 4: no path unwinds, and
 // `R` and `S` do not call back.
@@ -183,14 +201,7 @@ unsafe impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> Malloc
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let size = nelem.checked_mul(elsize)?;
-        if size == 0 || size > POOLED_MAX {
-            return self.calloc_slow(nelem, elsize);
-        }
-        let block = self.malloc(size)?;
-        // SAFETY: `malloc` gave `size` bytes.
-        unsafe { block.write_bytes(0, size) };
-        Some(block)
+        calloc_by(self, nelem, elsize, || self.calloc_slow(nelem, elsize))
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::Passage;
 
 use crate::access::{LockedPymalloc, debug, questions};
-use crate::cached::CachedPymalloc;
+use crate::cached::{CachedPymalloc, calloc_by};
 use crate::checks::{annotate, hardened};
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
 use crate::pool::PoolPtr;
@@ -350,14 +350,7 @@ where
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let size = nelem.checked_mul(elsize)?;
-        if size == 0 || size > POOLED_MAX {
-            return self.calloc_slow(nelem, elsize);
-        }
-        let block = self.malloc(size)?;
-        // SAFETY: `malloc` gave `size` bytes.
-        unsafe { block.write_bytes(0, size) };
-        Some(block)
+        calloc_by(self, nelem, elsize, || self.calloc_slow(nelem, elsize))
     }
 
     #[inline]
