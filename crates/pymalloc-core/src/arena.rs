@@ -15,8 +15,8 @@
 //! that a program has one arena that is filled in part, not two. Units 0 and 1 can hold single ones only.
 //!
 //! Unit 0 has four pages. One holds the header with the pools' records, which every call reads, and their idle maps; the
-//! others hold blocks of a pool like any other, of which the blocks in the header's place are missing. The arena's number says which
-//! page it is. Arenas begin at multiples of 1 MiB: at the same place in each, the records of a whole heap would share a few sets of
+//! others hold blocks of a pool like any other, of which the blocks in the header's place are missing. The number of the arena's pair
+//! says which page it is. Arenas begin at multiples of 1 MiB: at the same place in each, the records of a whole heap would share a few sets of
 //! the cache.
 
 use core::ptr::NonNull;

@@ -24,7 +24,7 @@ use pymem_sync::Filling;
 use crate::checks::annotate;
 use crate::checks::hardened::{self, Misuse};
 use crate::config::{
-    ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
+    ARENA_BYTES, ARENA_UNITS, GRAIN_BYTES, HUGE_PAGE_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
 };
 use crate::idle_map::{GROUPS_MAX, IDLE_WORDS, IdleMap};
 use crate::lane::{LANE_BITS, Lane};
@@ -533,17 +533,23 @@ unsafe fn read_link(block: NonNull<u8>) -> *mut u8 {
 const WINDOWS: usize = POOL_BYTES / PAGE_BYTES;
 const _: () = assert!(WINDOWS.is_power_of_two());
 
+/// How far down in an address the number of a unit moves to be the offset of its record, and with it that of an arena's pair to be
+/// the page of the header: both by one shift.
+const TO_RECORD_SHIFT: u32 = POOL_SHIFT - RECORD_SHIFT;
+const TURN_MASK: usize = (WINDOWS - 1) * PAGE_BYTES;
+const RECORD_MASK: usize = (ARENA_UNITS - 1) << RECORD_SHIFT;
+const _: () = assert!(PAGE_BYTES << TO_RECORD_SHIFT == HUGE_PAGE_BYTES, "pairs take turns");
+
 /// Address of the header, which begins with the records, in an arena whose first unit is at `first_unit`.
 #[inline(always)]
 pub(crate) const fn header_address(first_unit: usize) -> usize {
-    first_unit + (first_unit >> ARENA_SHIFT) % WINDOWS * PAGE_BYTES
+    first_unit + (first_unit >> TO_RECORD_SHIFT & TURN_MASK)
 }
 
 /// Address of the record of the unit in which `address` lies, in an arena that begins at a multiple of its size.
 #[inline(always)]
 pub(crate) const fn record_address(address: usize) -> usize {
-    header_address(address & !(ARENA_BYTES - 1))
-        + (((address % ARENA_BYTES) >> POOL_SHIFT) << RECORD_SHIFT)
+    (address & !(ARENA_BYTES - 1)) + (address >> TO_RECORD_SHIFT & (TURN_MASK | RECORD_MASK))
 }
 
 /// The parts of `from..to`, offsets from an arena's first unit at `first_unit`, that are before and behind the header, if there are any.

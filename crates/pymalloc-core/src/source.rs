@@ -136,7 +136,8 @@ pub unsafe trait ArenaSource {
     /// Lets the memory behind `units` go back when the source likes; bit u of `units` stands for unit u of the arena, [`POOL_BYTES`](crate::POOL_BYTES)
     /// long, at u times that many bytes from the arena's aligned start.
     ///
-    /// Unit 0 has the records of all. Bit 0 stands for the unit without the page of the records, which is page a % 4 of the four for arena number a of the address space (address by [`ARENA_BYTES`](crate::ARENA_BYTES)).
+    /// Unit 0 has the records of all. Bit 0 stands for the unit without the page of the records, which is page a / 2 % 4 of the four for arena number a of the address space
+    /// (address by [`ARENA_BYTES`](crate::ARENA_BYTES)).
     ///
     /// The allocator has `spare_bytes` of such memory, these included. The default keeps all of it.
     ///
