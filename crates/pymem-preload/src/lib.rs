@@ -19,13 +19,13 @@ mod request {
 mod host {
     pub(crate) mod behind;
     pub(crate) mod capi;
+    pub(crate) mod code_deaths;
     pub(crate) mod debug_offsets;
     pub(crate) mod frame_words;
     pub(crate) mod gil;
     pub(crate) mod hooks;
     pub(crate) mod late;
     pub(crate) mod line_table;
-    pub(crate) mod mourned;
     pub(crate) mod native_frames;
     pub(crate) mod program_start;
     pub(crate) mod python;

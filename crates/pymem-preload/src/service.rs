@@ -155,7 +155,7 @@ impl Service {
             unwinder::load();
         }
         if let Some(host) = host.filter(|_| options.backtrace > 0) {
-            python_stacks::start_for_hooks(host, options.backtrace, domains.row().debug());
+            python_stacks::start_for_hooks(host, options.backtrace);
         }
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
@@ -232,7 +232,7 @@ impl Service {
         }
         if let Some(request) = &requests.profile {
             let noted_in = self.noted_in();
-            let profile = profile::start(host, request.clone(), noted_in)?;
+            let profile = profile::start(host, request.clone())?;
             // The interpreter frees some raw blocks by the C library.
             self.wrap(&[Domain::Raw], |domain, record| {
                 profile.profiled(domain, record, NotedIn::Table)

@@ -330,9 +330,6 @@ impl State {
         freed: Option<Site>,
     ) {
         let size = verified.size;
-        if let Some(stacks) = self.backtrace.and(blocks.host.stacks) {
-            (stacks.freed)(p, size);
-        }
         // SAFETY: 1: duties 1 and 2.
         let unfilled = unsafe { blocks.fill_dead::<false>(p, size) };
         let Some(quarantine) = &self.quarantine else {

@@ -256,9 +256,6 @@ impl<A, const THREAD_GROUPS: usize> GuardSampler<A, THREAD_GROUPS> {
 
     /// Frees a verified block.
     fn release(&self, p: NonNull<u8>, block: &Guarded, call: Call, entry: Outermost) {
-        if let Some(stacks) = self.depth().and(self.host.stacks) {
-            (stacks.freed)(p, block.size);
-        }
         if !pool::free(block, self.site(entry)) {
             // Another thread freed it since it was verified.
             self.tell(ViolationKind::DoubleFree, call, p, Some(block), entry);

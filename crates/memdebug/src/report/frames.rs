@@ -2,7 +2,6 @@
 //! Leaves keeping frames to `site.rs`, and writing a report to `dump.rs`.
 
 use core::fmt::{self, Write as _};
-use core::ptr::NonNull;
 
 /// Takes traceback lines one by one, most recent call first.
 pub trait FrameSink {
@@ -44,9 +43,6 @@ pub struct HostStacks {
     pub show: fn(u32, &mut dyn FrameSink),
     /// One number for all stacks whose frames are shown alike. Reports ask, no allocation does.
     pub alike: fn(u32) -> u32,
-    /// Is told of each block that these hooks free, its address and its size, before its memory is filled: to know which words of
-    /// a frame do not stand for the same function any more.
-    pub freed: fn(NonNull<u8>, usize),
 }
 
 impl HostStacks {

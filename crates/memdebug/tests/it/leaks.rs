@@ -242,7 +242,6 @@ pub(crate) fn child_with_places(options: &str) {
             out.frame("/app/main.py", 9, None);
         },
         alike: |stack| stack,
-        freed: |_, _| {},
     };
     let host = Host::new().with_stacks(&STACKS);
     let all = [(Domain::Raw, 0, 10), (Domain::Mem, 0, 200), (Domain::Obj, 1, 3000)];

@@ -10,6 +10,7 @@ use memdebug::{FrameSink, ThreadWord};
 use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol, word_at};
+use crate::host::code_deaths::Deaths;
 use crate::host::gil;
 use crate::host::line_table::CURSORS_READ;
 use crate::host::python::Host;
@@ -44,7 +45,6 @@ pub(crate) struct FrameWords {
     state: Option<ThreadWord>,
     minor: u32,
     lines: Lines,
-    increment: unsafe extern "C" fn(*mut PyObject),
 }
 
 /// The newest minor version of which it is known where a code object has its first instruction that belongs to a line.
@@ -66,10 +66,8 @@ impl FrameWords {
                 Lines::OfFrame(unsafe { symbol(c"PyUnstable_InterpreterFrame_GetLine") }?)
             }
         };
-        // SAFETY: 1: as above.
-        let increment = unsafe { symbol(c"Py_IncRef") }?;
         let state = gil::own_word(host);
-        Some(Self { reader, layout, state, minor: host.minor, lines, increment })
+        Some(Self { reader, layout, state, minor: host.minor, lines })
     }
 
     /// The calling thread's state; `None` if it may not call the interpreter.
@@ -224,25 +222,9 @@ impl FrameWords {
         Some(CURSORS_READ.lock().line(key, table, place))
     }
 
-    /// Keeps `code` for ever, so that its address stands for nothing else later.
-    ///
-    /// # Safety
-    ///
-    /// 1. That of [`describe`](Self::describe).
-    pub(crate) unsafe fn keep(&self, code: usize) {
-        // SAFETY: a live object (duty 1), while this thread holds the GIL.
-        unsafe { (self.increment)(ptr::with_exposed_provenance_mut(code)) };
-    }
-
-    /// Bytes of an object up to the end of its type: 16 with the GIL.
-    #[inline]
-    pub(crate) const fn head_bytes(&self) -> usize {
-        self.reader.head_bytes()
-    }
-
-    /// Where an object has its type, in bytes, and what stands there in a code object.
-    pub(crate) const fn code_type(&self) -> (usize, usize) {
-        self.reader.code_type()
+    /// How many code objects have died: from now on, or from when this was first asked on.
+    pub(crate) fn deaths(&self) -> &'static Deaths {
+        self.reader.deaths()
     }
 
     /// The bytes from the code's first instruction to `at`; `None` before the first one that belongs to a line.

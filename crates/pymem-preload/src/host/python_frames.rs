@@ -11,13 +11,14 @@
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
 use core::slice;
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use memdebug::FrameSink;
 use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol, word_at};
+use crate::host::code_deaths::Deaths;
 use crate::host::debug_offsets::DebugOffsets;
 use crate::host::line_table::LineTableLayout;
 use crate::host::python::Host;
@@ -365,6 +366,8 @@ fn careful_word(address: usize) -> Option<usize> {
 struct CodeLayout {
     /// The address of `PyCode_Type`.
     type_object: usize,
+    /// Where the type has what frees a code object.
+    destructor: &'static AtomicPtr<()>,
     /// Offset of an object's type.
     type_of: usize,
     file: usize,
@@ -395,6 +398,7 @@ impl CodeLayout {
         };
         /// Words of a type from its name on.
         const BASICSIZE: usize = 1;
+        const DESTRUCTOR: usize = 3;
         const MEMBERS: usize = 27;
         // SAFETY: 1: a variable, whose address is all that is used.
         let type_object = unsafe { symbol::<*const u8>(c"PyCode_Type") }?;
@@ -403,12 +407,16 @@ impl CodeLayout {
         let basicsize = unsafe { name.wrapping_add(BASICSIZE).read() };
         // SAFETY: as above.
         let members = unsafe { name.wrapping_add(MEMBERS).cast::<*const Member>().read() };
+        let destructor = name.wrapping_add(DESTRUCTOR).cast_mut().cast();
+        // SAFETY: as above, of a type that the interpreter itself writes to: it lives for ever, and is read as a word.
+        let destructor = unsafe { AtomicPtr::from_ptr(destructor) };
         let offset = |wanted: &CStr| {
             // SAFETY: 1: the type's own list.
             unsafe { offset_of_member(members, wanted) }
         };
         Some(Self {
             type_object: type_object.addr(),
+            destructor,
             type_of,
             file: offset(c"co_filename")?,
             name: offset(c"co_name")?,
@@ -485,14 +493,10 @@ impl Reader {
         self.code.lines
     }
 
-    /// Bytes of an object up to the end of its type.
-    pub(crate) const fn head_bytes(&self) -> usize {
-        self.code.type_of + size_of::<usize>()
-    }
-
-    /// Where an object has its type, in bytes, and what stands there in a code object.
-    pub(crate) const fn code_type(&self) -> (usize, usize) {
-        (self.code.type_of, self.code.type_object)
+    /// How many code objects have died: from now on, or from when this was first asked on.
+    pub(crate) fn deaths(&self) -> &'static Deaths {
+        // SAFETY: 1: the slot of the type of code objects.
+        unsafe { Deaths::watched(self.code.destructor) }
     }
 
     /// Whether `object` is a code object.

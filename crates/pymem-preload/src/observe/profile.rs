@@ -19,7 +19,6 @@ use malloc_api::{Malloc, NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain};
 use pymem_sync::{ForkLock, Rank, RawLock, hold_over_forks};
 
-use crate::host::mourned::Mourned;
 use crate::host::python::Host;
 use crate::host::python_stacks::{self, PythonStacks};
 use crate::observe::moments::{self, Attentive, Moment};
@@ -78,8 +77,7 @@ pub(crate) fn running() -> Option<&'static ProcessProfile> {
     RUNNING.get()
 }
 
-/// Starts the profile of this process, which records from now on what its profilers pass on; those of mem and obj note their blocks in
-/// `noted_in`.
+/// Starts the profile of this process, which records from now on what its profilers pass on.
 ///
 /// # Errors
 ///
@@ -87,7 +85,6 @@ pub(crate) fn running() -> Option<&'static ProcessProfile> {
 pub(crate) fn start(
     host: &Host,
     mut request: ProfileRequest,
-    noted_in: NotedIn,
 ) -> Result<&'static ProcessProfile, Refusal> {
     if host.build == Build::FreeThreaded {
         return Err(Refusal::ProfileFreeThreaded);
@@ -99,10 +96,8 @@ pub(crate) fn start(
     if request.interval.is_some() {
         options.buckets = SAMPLED_BUCKETS;
     }
-    // Pools have no smaller blocks than 16 bytes.
-    let sees_code = matches!(noted_in, NotedIn::Pools(_));
-    let stacks = python_stacks::table(host, options, request.native, sees_code)
-        .map_err(Refusal::ProfileMemory)?;
+    let stacks =
+        python_stacks::table(host, options, request.native).map_err(Refusal::ProfileMemory)?;
     let stacks = stacks.ok_or(Refusal::ProfileFrames)?;
     let profile = Profile::with_stacks(stacks, options).map_err(Refusal::ProfileMemory)?;
     let tracker = Tracker::new(profile, request.interval.unwrap_or(0));
@@ -141,7 +136,7 @@ pub(crate) unsafe fn start_late(
     if !host.is_initialized() {
         return Err(Refusal::TooLate);
     }
-    let running = start(host, request, noted_in)?;
+    let running = start(host, request)?;
     for domain in [Domain::Mem, Domain::Obj] {
         let Some(own) = host.own_record(domain) else { continue };
         let record = running.profiled(domain, own, noted_in);
@@ -159,7 +154,6 @@ impl ProcessProfile {
         inner: AllocatorRecord,
         noted_in: NotedIn,
     ) -> AllocatorRecord {
-        let is_pooled = matches!(noted_in, NotedIn::Pools(_));
         match (self.request.interval, noted_in) {
             (None, NotedIn::Headers) => {
                 AllocatorRecord::leak(Attentive(ExactProfiler::new(inner, self.profile, domain)))
@@ -168,14 +162,14 @@ impl ProcessProfile {
                 let profiler = NotedProfiler::new(inner, self.profile, domain, notes);
                 let kept = DomainProfiler::Noted(profiler.clone());
                 self.keep(domain, kept, profiler.lock());
-                self.record(domain, is_pooled, profiler)
+                record(domain, profiler)
             }
             (interval, _) => {
                 let interval = interval.unwrap_or(0);
                 let profiler = SampledProfiler::new(inner, self.profile, domain, interval);
                 let kept = DomainProfiler::Sampled(profiler.clone());
                 self.keep(domain, kept, profiler.lock());
-                self.record(domain, is_pooled, profiler)
+                record(domain, profiler)
             }
         }
     }
@@ -184,25 +178,6 @@ impl ProcessProfile {
     fn keep(&self, domain: Domain, profiler: DomainProfiler, lock: &'static RawLock) {
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, lock)));
         let _ = self.profilers[domain.index()].set(profiler);
-    }
-
-    /// The record of a domain's profiler, whose blocks lie in pools if `is_pooled`.
-    fn record<M: Malloc + Sync + 'static>(
-        &self,
-        domain: Domain,
-        is_pooled: bool,
-        profiler: M,
-    ) -> AllocatorRecord {
-        let mourner = self.profile.stacks().source().mourner();
-        match (domain, mourner.filter(|_| is_pooled)) {
-            // Calls of raw come from threads that may not be told of a signal.
-            (Domain::Raw, _) => AllocatorRecord::leak(profiler),
-            (Domain::Obj, Some(mourner)) => {
-                // SAFETY: 1: of pools, or of the C library, which has none of less than 24; a process without the GIL has no profile.
-                AllocatorRecord::leak(Attentive(unsafe { Mourned::new(profiler, mourner) }))
-            }
-            _ => AllocatorRecord::leak(Attentive(profiler)),
-        }
     }
 
     /// The stack that allocated the live block at `block`; `None` where no block that the profile knows begins.
@@ -267,6 +242,15 @@ impl ProcessProfile {
         if let Err(error) = self.write_into(&path) {
             Refusal::NoProfile { path, error }.say();
         }
+    }
+}
+
+/// The record of a domain's profiler.
+fn record<M: Malloc + Sync + 'static>(domain: Domain, profiler: M) -> AllocatorRecord {
+    match domain {
+        // Calls of raw come from threads that may not be told of a signal.
+        Domain::Raw => AllocatorRecord::leak(profiler),
+        Domain::Mem | Domain::Obj => AllocatorRecord::leak(Attentive(profiler)),
     }
 }
 

@@ -392,8 +392,10 @@ print(ask(blocks[0], note, None), ask(None, note, None), told)
 }
 
 /// Code objects are not kept for the sake of their names, and of many that come to lie at one address, each has its own.
-#[test]
-fn code_that_is_dropped_is_free_and_keeps_its_name() {
+#[rstest]
+#[case::pools("pymalloc")]
+#[case::c_library("malloc")]
+fn code_that_is_dropped_is_free_and_keeps_its_name(#[case] row: &str) {
     const PROGRAM: &str = "\
 places, kept = set(), []
 for i in range(60):
@@ -408,8 +410,10 @@ print(len(places) < 30)
     for interpreter in profiled() {
         let (_folder, path) = folder("code.json");
         let mut command = preloaded(&interpreter.path);
-        command.env("PYTHONMALLOC", "pymalloc").env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
-        assert_eq!(succeed(&mut command), "True\n", "{interpreter}");
+        command.env("PYTHONMALLOC", row).env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
+        // The C library takes addresses again later.
+        let are_taken_again = succeed(&mut command) == "True\n";
+        assert!(are_taken_again || row == "malloc", "{interpreter}");
         let profile = read(&path);
         // In one pass: the profile has thousands of rows, and 60 functions are asked for.
         let mut held: HashMap<(&str, u32), u64> = HashMap::new();
