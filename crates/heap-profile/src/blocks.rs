@@ -71,6 +71,32 @@ impl Blocks {
         Ok(unseen)
     }
 
+    /// As [`insert`](Self::insert); what is to be counted as freed: what cannot be noted, or was noted at the address and is gone.
+    #[cold]
+    pub(crate) fn keep(&self, block: NonNull<u8>, sampled: Sampled) -> Option<Sampled> {
+        self.insert(block, sampled).unwrap_or_else(Some)
+    }
+
+    /// Has `resize` give a block that may be sampled another size; `free` gets what was sampled if that succeeds.
+    #[inline]
+    pub(crate) fn moved(
+        &self,
+        block: Option<NonNull<u8>>,
+        resize: impl FnOnce() -> Option<NonNull<u8>>,
+        free: impl Fn(Sampled),
+    ) -> Option<NonNull<u8>> {
+        // Before the call: as soon as the allocator has the old block back, another thread may get its address.
+        let old = block.and_then(|block| Some((block, self.take(block)?)));
+        let new = resize();
+        match (old, new) {
+            (Some((_, sampled)), Some(_)) => free(sampled),
+            // The old block lives on.
+            (Some((block, sampled)), None) => self.keep(block, sampled).into_iter().for_each(free),
+            (None, _) => {}
+        }
+        new
+    }
+
     /// Takes `block` out, if it was sampled.
     #[inline]
     pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Sampled> {

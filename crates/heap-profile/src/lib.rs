@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod apart;
 mod blocks;
 mod counters;
 mod counts;
@@ -32,6 +33,7 @@ mod tracker;
 mod trail;
 mod walk;
 
+pub use apart::ApartProfiler;
 pub use exact::ExactProfiler;
 pub use frame::{Calls, Frame};
 #[cfg(feature = "backtrace")]
@@ -42,6 +44,7 @@ pub use origin::Origin;
 pub use profile::{Options, Profile};
 pub use profile_error::ProfileError;
 pub use sampled::SampledProfiler;
+pub use sampler::Countdown;
 pub use snapshot::{Amount, Site, Snapshot, Stack};
 pub use source::{Location, MAX_FRAMES, StackSource};
 pub use stack_table::StackTable;

@@ -101,7 +101,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     /// Notes `block` in the table, and counts as freed what cannot be noted, or was noted at its address and is gone.
     #[cold]
     pub(crate) fn keep(&self, block: NonNull<u8>, sampled: Sampled) {
-        if let Ok(Some(gone)) | Err(gone) = self.blocks.insert(block, sampled) {
+        if let Some(gone) = self.blocks.keep(block, sampled) {
             self.profile.free(gone.site, gone.amount);
         }
     }
@@ -158,17 +158,10 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        // Before the call: as soon as `inner` has the old block back, another thread may get its address.
-        let old = ptr.and_then(|block| Some((block, self.take(block)?)));
+        let free = |gone: Sampled| self.profile.free(gone.site, gone.amount);
         // SAFETY: the caller's duties 1 and 2.
-        let new = unsafe { self.inner.realloc(ptr, new_size) };
-        match (old, new) {
-            (Some((_, sampled)), Some(_)) => self.profile.free(sampled.site, sampled.amount),
-            // The old block lives on.
-            (Some((block, sampled)), None) => self.keep(block, sampled),
-            (None, _) => {}
-        }
-        let new = new?;
+        let resize = || unsafe { self.inner.realloc(ptr, new_size) };
+        let new = self.blocks.moved(ptr, resize, free)?;
         let passes = self.blocks.countdown.passes(new_size);
         Some(if passes { new } else { self.record(new, new_size) })
     }

@@ -23,12 +23,18 @@ thread_local! {
 ///
 /// Bytes of calls that overlap all the same may not be counted.
 #[derive(Debug, Default)]
-pub(crate) struct Countdown(AtomicUsize);
+pub struct Countdown(AtomicUsize);
 
 impl Countdown {
+    /// One that has not begun.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
     /// Whether the countdown has begun and does not end in the next `size` bytes, which it then has passed.
     #[inline(always)]
-    pub(crate) fn passes(&self, size: usize) -> bool {
+    pub fn passes(&self, size: usize) -> bool {
         let left = self.0.load(Relaxed);
         // What is left is no larger than a request may be, so that those who are let pass need not be asked.
         // SAFETY: no more than `next` gives is ever stored.

@@ -38,6 +38,7 @@ mod host {
 
 /// What is told of a process: only on request.
 mod observe {
+    pub(crate) mod apart;
     pub(crate) mod budget;
     pub(crate) mod counting;
     pub(crate) mod drawable;

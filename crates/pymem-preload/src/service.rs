@@ -270,7 +270,8 @@ impl Service {
     fn noted_in_pools(&self) -> Option<NotedIn> {
         let backend = self.domains.row().backend(Domain::Obj);
         let pools = ProcessPools { domains: self.domains, drawable: self.drawable };
-        (backend == Backend::Pymalloc).then(|| NotedIn::pools(immortal::leak(pools)))?
+        let domains = self.drawable.is_none().then_some(self.domains);
+        (backend == Backend::Pymalloc).then(|| NotedIn::pools(immortal::leak(pools), domains))?
     }
 
     fn wrap(

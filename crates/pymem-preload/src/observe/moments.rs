@@ -131,14 +131,19 @@ fn attend(notes: u8) {
     }
 }
 
+/// Whether there is something to do.
 #[inline(always)]
-fn is_noted() -> bool {
+pub(crate) fn is_noted() -> bool {
     NOTES.load(Relaxed) != 0
 }
 
-#[cold]
-fn look() {
-    attend(NOTES.load(Relaxed));
+/// Does what is to be done, in a call of mem or obj.
+#[inline]
+pub(crate) fn look() {
+    let notes = NOTES.load(Relaxed);
+    if notes != 0 {
+        attend(notes);
+    }
 }
 
 // A call that has something to do first is one of its own, so that all others are gone on with and not called.
@@ -161,17 +166,13 @@ unsafe impl<A: Malloc> Malloc for Attentive<A> {
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        if is_noted() {
-            look();
-        }
+        look();
         self.0.calloc(nelem, elsize)
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        if is_noted() {
-            look();
-        }
+        look();
         // SAFETY: the caller's duties 1 and 2 are the inner one's.
         unsafe { self.0.realloc(ptr, new_size) }
     }

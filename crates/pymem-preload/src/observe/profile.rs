@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, BufWriter, Write as _};
+use std::num::NonZeroU64;
 use std::path::{self, Path, PathBuf};
 use std::process;
 use std::ptr::NonNull;
@@ -16,11 +17,12 @@ use heap_profile::{
 };
 use heap_report::profile::{Mode, ProfileFile, ReportFormat, stream};
 use malloc_api::{Malloc, NewFile, immortal};
-use pymem_domains::{AllocatorRecord, Build, Domain};
+use pymem_domains::{AllocatorRecord, Build, Domain, Domains};
 use pymem_sync::{ForkLock, Rank, RawLock, hold_over_forks};
 
 use crate::host::python::Host;
 use crate::host::python_stacks::{self, PythonStacks};
+use crate::observe::apart;
 use crate::observe::moments::{self, Attentive, Moment};
 use crate::observe::profile_request::ProfileRequest;
 use crate::observe::writer::Writer;
@@ -47,8 +49,8 @@ enum DomainProfiler {
 /// Where an exact profile notes the blocks of a domain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NotedIn {
-    /// Beside the pools, for those that lie in one.
-    Pools(&'static Notes),
+    /// Beside the pools, for those that lie in one; and the domains whose pools they are, but for those of a heap that is drawn.
+    Pools(&'static Notes, Option<Domains>),
     /// In a header in front of each block: nobody else looks at the block's start, and whoever frees the block does so by the
     /// profiled record.
     Headers,
@@ -57,11 +59,11 @@ pub(crate) enum NotedIn {
 }
 
 impl NotedIn {
-    /// Beside `pools`; `None` without memory.
-    pub(crate) fn pools(pools: &'static dyn Pools) -> Option<Self> {
+    /// Beside `pools`, which are those of `domains`; `None` without memory.
+    pub(crate) fn pools(pools: &'static dyn Pools, domains: Option<Domains>) -> Option<Self> {
         let notes = Notes::new(pools)?;
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, notes.lock())));
-        Some(Self::Pools(notes))
+        Some(Self::Pools(notes, domains))
     }
 }
 
@@ -154,11 +156,14 @@ impl ProcessProfile {
         inner: AllocatorRecord,
         noted_in: NotedIn,
     ) -> AllocatorRecord {
+        if let Some(record) = self.apart(domain, inner, noted_in) {
+            return record;
+        }
         match (self.request.interval, noted_in) {
             (None, NotedIn::Headers) => {
                 AllocatorRecord::leak(Attentive(ExactProfiler::new(inner, self.profile, domain)))
             }
-            (None, NotedIn::Pools(notes)) => {
+            (None, NotedIn::Pools(notes, _)) => {
                 let profiler = NotedProfiler::new(inner, self.profile, domain, notes);
                 let kept = DomainProfiler::Noted(profiler.clone());
                 self.keep(domain, kept, profiler.lock());
@@ -174,6 +179,18 @@ impl ProcessProfile {
         }
     }
 
+    /// As [`profiled`](Self::profiled), of a sampled profile over the pools themselves.
+    fn apart(
+        &self,
+        domain: Domain,
+        inner: AllocatorRecord,
+        noted_in: NotedIn,
+    ) -> Option<AllocatorRecord> {
+        let NotedIn::Pools(_, Some(domains)) = noted_in else { return None };
+        let interval = NonZeroU64::new(self.request.interval?)?;
+        apart::profiled(domains, domain, inner, self.profile, interval)
+    }
+
     /// Keeps a domain's profiler for whoever asks of a block, and holds its lock over forks.
     fn keep(&self, domain: Domain, profiler: DomainProfiler, lock: &'static RawLock) {
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, lock)));
@@ -183,10 +200,11 @@ impl ProcessProfile {
     /// The stack that allocated the live block at `block`; `None` where no block that the profile knows begins.
     pub(crate) fn traceback_of(&self, block: NonNull<u8>) -> Option<Stack> {
         let mut known = self.profilers.iter().filter_map(OnceLock::get);
-        known.find_map(|profiler| match profiler {
+        let known = known.find_map(|profiler| match profiler {
             DomainProfiler::Noted(profiler) => profiler.traceback_of(block),
             DomainProfiler::Sampled(profiler) => profiler.traceback_of(block),
-        })
+        });
+        known.or_else(|| apart::traceback_of(block))
     }
 
     /// What extensions report of memory of their own.

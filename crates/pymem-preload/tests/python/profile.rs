@@ -202,7 +202,7 @@ print(getattr(_json, '__file__', ''))
     }
 }
 
-/// Thirty lines that keep blocks of 500 bytes: ten of 1,500 samples and more, and twenty of 500 at most.
+/// Thirty lines that keep blocks of 500 bytes, ten of 1,500 samples and more, and twenty of 500 at most; and drop as many.
 ///
 /// A tenth is four deviations of 1,500 samples: one run in some thousands is further off in one of ten lines.
 #[test]
@@ -211,8 +211,10 @@ fn the_ten_largest_lines_of_a_sampled_profile_are_right_to_a_tenth() {
     let samples = |line: usize| if line < 10 { 1_500 + 100 * line } else { 700 - 20 * line };
     // What `sys.getsizeof(bytes(467))` says.
     let blocks = |line: usize| samples(line) * INTERVAL / 500;
-    let lines =
-        (0..30).map(|line| format!("kept.append([bytes(467) for _ in range({})])\n", blocks(line)));
+    let lines = (0..30).map(|line| {
+        let make = format!("[bytes(467) for _ in range({})]", blocks(line));
+        format!("{make}; kept.append({make})\n")
+    });
     let program: String = ["kept = []\n".to_owned()].into_iter().chain(lines).collect();
     let mut wrong = 0;
     for interpreter in profiled() {
