@@ -552,6 +552,18 @@ pub(crate) const fn record_address(address: usize) -> usize {
     (address & !(ARENA_BYTES - 1)) + (address >> TO_RECORD_SHIFT & (TURN_MASK | RECORD_MASK))
 }
 
+/// Where the two differ, each free takes the slow way, and nothing else shows.
+const _: () = {
+    let mut unit = 0;
+    while unit < 2 * WINDOWS * ARENA_UNITS {
+        let (arena, record) =
+            (unit / ARENA_UNITS * ARENA_BYTES, (unit % ARENA_UNITS) << RECORD_SHIFT);
+        let found = record_address((unit << POOL_SHIFT) + GRAIN_BYTES);
+        assert!(found == header_address(arena) + record, "records are in the header");
+        unit += 1;
+    }
+};
+
 /// The parts of `from..to`, offsets from an arena's first unit at `first_unit`, that are before and behind the header, if there are any.
 pub(crate) fn beside_header(
     first_unit: usize,
