@@ -215,6 +215,11 @@ impl ArenaPtr {
         kind.starts(self.get().free).count_ones() as usize
     }
 
+    /// Whether a place for a pool of `kind` has memory.
+    pub(crate) fn has_resident_place(self, kind: Kind) -> bool {
+        kind.starts(self.get().resident) != 0
+    }
+
     /// The free units.
     pub(crate) fn free_mask(self) -> u64 {
         self.get().free

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use crate::arena::{ArenaPtr, Kind};
 use crate::config::{ARENA_UNITS, POOL_BYTES};
 use crate::lane::{Lane, PerLane};
+use crate::policy::FULLEST_MAX;
 
 /// The list of all arenas, after those for each kind of pool.
 const ALL: usize = Kind::ALL.len();
@@ -79,23 +80,48 @@ impl Arenas {
         self.resident_free_units * POOL_BYTES
     }
 
-    /// Takes a pool of `kind` from the lane's fullest arena with a place for one, else from an empty one; returns the arena, the
-    /// pool's first unit, and which of its units are resident.
+    /// Takes a pool of `kind` from the lane's fullest arena with a place for one, of the fullest few one whose place is resident, else
+    /// from an empty one; returns the arena, the pool's first unit, and which of its units are resident.
     pub(crate) fn take_pool(&mut self, kind: Kind, lane: Lane) -> Option<(ArenaPtr, usize, u64)> {
-        let Places { by_count, nonempty } = self.places.get(lane);
-        let bits = nonempty[kind as usize];
-        let arena = match bits {
-            0 => self.pop_empty()?,
-            _ => by_count[kind as usize][bits.trailing_zeros() as usize]?,
+        let arena = match self.fullest_with_memory(kind, lane) {
+            Some(arena) => {
+                self.unlist(arena);
+                arena
+            }
+            None => {
+                let arena = self.pop_empty()?;
+                arena.set_lane(lane);
+                arena
+            }
         };
-        match bits {
-            0 => arena.set_lane(lane),
-            _ => self.unlist(arena),
-        }
         let (unit, resident) = arena.take_pool(kind);
         self.resident_free_units -= resident.count_ones() as usize;
         self.list(arena);
         Some((arena, unit, resident))
+    }
+
+    /// The fullest arena of `lane` with a place for `kind`; of the fullest few one whose place has memory, if there is one.
+    fn fullest_with_memory(&self, kind: Kind, lane: Lane) -> Option<ArenaPtr> {
+        let has_memory = |arena: &ArenaPtr| arena.has_resident_place(kind);
+        let mut fullest = self.fullest_first(kind, lane).take(FULLEST_MAX);
+        let first = fullest.next()?;
+        if self.resident_free_units == 0 || has_memory(&first) {
+            return Some(first);
+        }
+        fullest.find(has_memory).or(Some(first))
+    }
+
+    /// Arenas of `lane` with places for `kind` among pools in use, those with the fewest first.
+    fn fullest_first(&self, kind: Kind, lane: Lane) -> impl Iterator<Item = ArenaPtr> {
+        let Places { by_count, nonempty } = self.places.get(lane);
+        let heads = &by_count[kind as usize];
+        let mut bits = nonempty[kind as usize];
+        let lists = core::iter::from_fn(move || {
+            let places = bits.trailing_zeros() as usize;
+            bits &= bits.checked_sub(1)?;
+            Some(heads[places])
+        });
+        lists.flat_map(move |head| Self::along(head, kind as usize))
     }
 
     /// Gives the closed pool of `kind` at `unit` of `arena` back.

@@ -35,6 +35,9 @@ const ASKED_BYTES: usize = 256 << 10;
 /// a program that grows faulted 2.5 times as often.
 const GROWTH_BYTES: usize = ARENA_BYTES;
 
+/// Arenas, the fullest, among which a pool is opened in one that has memory, so that no page is touched while another one is free.
+pub(crate) const FULLEST_MAX: usize = 16;
+
 /// Bytes of idle blocks that move to a pool's list at a time: few enough to stay in the cache until they are used.
 pub(crate) const EXTEND_BYTES: usize = 1024;
 

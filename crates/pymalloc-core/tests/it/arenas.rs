@@ -9,7 +9,8 @@ use malloc_api::annotate::RED_ZONE_BYTES;
 use malloc_api::testing::conformance;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::{
-    ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, NoFallback, ReleaseLevel, Span, Supply,
+    ARENA_BYTES, ArenaAllocator, ArenaSource, LocalPymalloc, NoFallback, POOL_BYTES, ReleaseLevel,
+    Span, Supply,
 };
 use rstest::rstest;
 
@@ -331,4 +332,36 @@ fn arenas_that_come_and_go_leave_no_room_behind() {
     assert!(source.1.get() >= ROUNDS, "each round has an arena of its own");
     let table = alloc.stats().map_bytes[2];
     assert!((1..8 << 10).contains(&table), "{table} bytes");
+}
+
+/// Of two arenas the one that lacks less has no memory at hand, the other one has.
+#[test]
+fn a_pool_opens_where_memory_is() {
+    const BLOCK: usize = 2048 - RED_ZONE_BYTES;
+    const POOL_BLOCKS: usize = POOL_BYTES / 2048;
+    const POOLS: usize = ARENA_BYTES / POOL_BYTES;
+    let source = Shifted { left: Cell::new(2), ..Shifted::default() };
+    let alloc = LocalPymalloc::with_source(LibcMalloc, &source);
+    let arena_of = |block: NonNull<u8>| block.addr().get() / ARENA_BYTES;
+    // The pool with the header lacks some blocks.
+    let mut blocks = Vec::new();
+    while blocks.last().is_none_or(|last| arena_of(*last) == arena_of(blocks[0])) {
+        blocks.push(alloc.malloc(BLOCK).unwrap());
+    }
+    let first_arena = blocks.len() - 1;
+    blocks.extend((0..POOLS / 2 * POOL_BLOCKS).map(|_| alloc.malloc(BLOCK).unwrap()));
+    for block in blocks.drain(POOL_BLOCKS..first_arena) {
+        // SAFETY: 1, 2: a live block, which is not used again.
+        unsafe { alloc.free(Some(block)) };
+    }
+    let known = arena_of(blocks[0]);
+    for _ in 0..POOLS / 4 * POOL_BLOCKS {
+        blocks.push(alloc.malloc(BLOCK).unwrap());
+    }
+    let last = *blocks.last().unwrap();
+    assert_eq!(arena_of(last), known, "the other arena has no memory there");
+    for block in blocks {
+        // SAFETY: 1, 2: a live block, which is not used again.
+        unsafe { alloc.free(Some(block)) };
+    }
 }
