@@ -20,7 +20,7 @@ use crate::workspace;
 /// The variable that chooses the control of a model's process; `list` prints the controls.
 const CONTROL: &str = "PYMEM_LOOM_CONTROL";
 
-/// One model: a test function of a `tests/loom_*.rs`.
+/// One model: a test function of a file of `tests/loom`.
 #[derive(Clone)]
 struct Model {
     file: String,
@@ -44,16 +44,9 @@ struct Outcome {
 pub(crate) fn run(controls: bool, filter: Option<String>) -> Result<()> {
     let start = Instant::now();
     let root = workspace::root();
-    let executables = build(&root)?;
-    let mut models = Vec::new();
-    for (file, executable) in executables {
-        let names = list_models(&executable)?;
-        ensure!(!names.is_empty(), "{file} has no model");
-        models.extend(names.into_iter().map(|name| Model {
-            file: file.clone(),
-            name,
-            executable: executable.clone(),
-        }));
+    let mut models = models(build()?)?;
+    for file in files(&root)? {
+        ensure!(models.iter().any(|model| model.file == file), "{file} has no model");
     }
     let all = filter.is_none();
     let wanted = filter.unwrap_or_default();
@@ -74,31 +67,38 @@ pub(crate) fn run(controls: bool, filter: Option<String>) -> Result<()> {
     Ok(())
 }
 
-/// Builds the models and returns the executable of each file. Every file of the folder must have one.
-fn build(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// Builds the models and returns their program.
+fn build() -> Result<PathBuf> {
     let shell = workspace::shell()?;
     let _target = shell.push_env("CARGO_TARGET_DIR", workspace::target().join("loom"));
     // Our own name: plain `--cfg loom` would reach every dependency.
     let _flags = shell.push_env("RUSTFLAGS", "--cfg pymem_loom");
-    let built = workspace::programs(cmd!(
-        shell,
-        "cargo test --release -p pymem-sync --test loom_* --no-run"
-    ))?;
-    let built_names: BTreeSet<&str> = built.iter().map(|(name, _)| name.as_str()).collect();
-    let tests = root.join("crates/pymem-sync/tests");
-    for entry in fs::read_dir(&tests).with_context(|| format!("cannot read {}", tests.display()))? {
-        let file = entry?.file_name().into_string().unwrap_or_default();
-        if let Some(name) = file.strip_suffix(".rs").filter(|name| name.starts_with("loom_")) {
-            ensure!(built_names.contains(name), "{file} was not built");
-        }
-    }
-    Ok(built)
+    let built = cmd!(shell, "cargo test --release -p pymem-sync --test loom --no-run");
+    let program = workspace::programs(built)?.pop().context("no program was built")?;
+    Ok(program.1)
 }
 
-fn list_models(executable: &Path) -> Result<Vec<String>> {
+/// The names of the files of models.
+fn files(root: &Path) -> Result<Vec<String>> {
+    let folder = root.join("crates/pymem-sync/tests/loom");
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+    let names: Vec<String> = names.collect::<Result<_>>()?;
+    let names = names.iter().filter_map(|name| name.strip_suffix(".rs"));
+    Ok(names.filter(|name| name.starts_with("loom_")).map(str::to_owned).collect())
+}
+
+fn models(executable: PathBuf) -> Result<Vec<Model>> {
     let shell = Shell::new()?;
     let text = cmd!(shell, "{executable} --list --format terse").quiet().ignore_stderr().read()?;
-    Ok(text.lines().filter_map(|line| line.strip_suffix(": test").map(str::to_owned)).collect())
+    let tests = text.lines().filter_map(|line| line.strip_suffix(": test")?.split_once("::"));
+    let model = |(file, name): (&str, &str)| Model {
+        file: file.to_owned(),
+        name: name.to_owned(),
+        executable: executable.clone(),
+    };
+    Ok(tests.map(model).collect())
 }
 
 fn models_alone(models: Vec<Model>) -> VecDeque<Task> {
@@ -178,7 +178,8 @@ fn run_all(tasks: VecDeque<Task>) -> Result<Vec<String>> {
 /// Runs one model in a process of its own.
 fn start(model: &Model, control: Option<&str>) -> Result<Outcome> {
     let mut command = Command::new(&model.executable);
-    command.args(["--exact", &model.name, "--nocapture", "--test-threads=1"]);
+    let test = format!("{}::{}", model.file, model.name);
+    command.args(["--exact", &test, "--nocapture", "--test-threads=1"]);
     command.env_remove(CONTROL).env("RUST_BACKTRACE", "0");
     if let Some(control) = control {
         command.env(CONTROL, OsString::from(control));

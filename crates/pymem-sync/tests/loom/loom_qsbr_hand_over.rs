@@ -1,18 +1,13 @@
 //! An exiting thread's items are reclaimed exactly once, whoever finds them, and not before the readers have left.
-#![cfg(pymem_loom)]
-
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::qsbr::{Delayed, Domain, Limits, Participant, Reclaim};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model, Plain};
 
 struct Item {
     world: &'static World,

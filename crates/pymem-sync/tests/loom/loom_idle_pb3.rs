@@ -1,13 +1,10 @@
 //! Idle memory is given back while its owner does not use it.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::sync::Site;
 use pymem_sync::{IdleUnits, Keeper};
+
+use crate::model::{Leak, Model, Plain};
 
 /// A unit of memory that an owner offers and takes back while two periods end.
 #[test]

@@ -1,13 +1,10 @@
 //! The lock excludes, and hands the last owner's writes to the next.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::sync::Site;
 use pymem_sync::{Lock, RawLock};
+
+use crate::model::{Leak, Model, Plain};
 
 #[test]
 fn one_owner_at_a_time() {

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use loom::thread;
 use pymem_sync::RemoteStack;
 
-use super::model::{Leak, Plain};
+use crate::model::{Leak, Plain};
 
 #[repr(C)]
 pub(crate) struct Block {

@@ -1,17 +1,12 @@
 //! Registration racing a scan: a participant in a chunk that was just added is not missed, and is read only after it was
 //! written; two registrations get two slots.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_scan_sees_the_participant_of_a_new_chunk() {

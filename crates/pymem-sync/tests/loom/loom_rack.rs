@@ -1,16 +1,13 @@
 //! A forked child, for which another thread stands, finds in a magazine nothing but free blocks.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use std::ptr::NonNull;
 
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::Rack;
 use pymem_sync::sync::Site;
+
+use crate::model::{Leak, Model, Plain};
 
 /// A rack of one magazine with room for `ROOM` blocks.
 fn rack<const ROOM: usize>() -> Rack<1, ROOM> {

@@ -1,13 +1,10 @@
 //! Slots are used again: the next owner finds its slot offline, and an unused slot holds nothing back.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_slot_is_offline_for_its_next_owner() {

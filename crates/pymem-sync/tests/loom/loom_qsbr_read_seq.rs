@@ -1,13 +1,10 @@
 //! The read sequence never goes back under racing polls: a goal that was reached stays reached.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_reached_goal_stays_reached() {

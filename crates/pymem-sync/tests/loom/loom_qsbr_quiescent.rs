@@ -1,17 +1,12 @@
 //! A reader that attached before the advance is never passed: a goal waits for its quiescent state, and its reads from
 //! before come before the free.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_reader_from_before_the_advance_is_not_passed() {

@@ -4,7 +4,7 @@
 use loom::sync::atomic::{AtomicBool, Ordering};
 use pymem_sync::{Lock, Passage};
 
-use super::model::{Leak, Plain};
+use crate::model::{Leak, Plain};
 
 /// As pools are that have no lock until there is a second interpreter.
 pub(crate) struct Pools {

@@ -1,16 +1,11 @@
 //! Detach publishes its reads: what a reader read before it detached comes before the free.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn the_reads_before_a_detach_come_before_the_free() {

@@ -1,17 +1,12 @@
 //! Nobody is in the data without the lock once the passage is closed, and who takes the lock then sees what was done without it.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
-#[path = "model/two_ways.rs"]
-mod two_ways;
 
 use loom::sync::Mutex;
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::sync::Site;
-use two_ways::Pools;
+
+use crate::model::{Leak, Model};
+use crate::two_ways::Pools;
 
 /// One thread makes a call under the callers' lock; another one, which does not hold that, closes the passage and then calls.
 #[test]

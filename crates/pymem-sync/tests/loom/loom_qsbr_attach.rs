@@ -1,16 +1,11 @@
 //! Attach racing the scan: either the scan sees the reader, or the reader does not see what was unlinked.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_reader_that_attaches_meanwhile_is_seen_or_sees() {

@@ -1,15 +1,10 @@
 //! The remote-free stack loses and doubles no block, and the drainer sees each block's contents.
-#![cfg(pymem_loom)]
 
-#[path = "model/heap.rs"]
-mod heap;
-#[path = "model/mod.rs"]
-mod model;
-
-use heap::{Heap, two_pushers};
 use loom::thread;
-use model::Model;
 use pymem_sync::sync::Site;
+
+use crate::heap::{Heap, two_pushers};
+use crate::model::Model;
 
 const CONTROLS: &[Site] = &[Site::StackPush, Site::StackDrain];
 

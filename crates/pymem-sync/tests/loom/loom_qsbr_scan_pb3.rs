@@ -2,18 +2,13 @@
 //!
 //! R attaches, reads the link and touches the block; T unlinks the block, advances and frees it if its goal is reached; P
 //! advances and scans for a goal of its own, and may thereby reach T's.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_stranger_scans() {

@@ -1,14 +1,9 @@
 //! The next size of `loom_remote_stack`, two blocks a pusher, up to 4 preemptions.
-#![cfg(pymem_loom)]
 
-#[path = "model/heap.rs"]
-mod heap;
-#[path = "model/mod.rs"]
-mod model;
-
-use heap::two_pushers;
-use model::Model;
 use pymem_sync::sync::Site;
+
+use crate::heap::two_pushers;
+use crate::model::Model;
 
 #[test]
 fn two_pushers_of_two_blocks() {

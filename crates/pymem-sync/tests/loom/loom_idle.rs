@@ -1,13 +1,10 @@
 //! Some keeper is awake while memory waits to be given back.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::sync::Site;
 use pymem_sync::{IdleUnits, Keeper};
+
+use crate::model::{Leak, Model};
 
 /// The keeper goes to sleep while a unit is offered.
 #[test]

@@ -1,16 +1,11 @@
 //! Two reclaimers, up to 3 preemptions: what one scan has seen of a reader carries over to the other reclaimer's free.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_free_may_rest_on_another_scan() {

@@ -1,13 +1,10 @@
 //! A reader of a published record sees one whole record.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::Published;
 use pymem_sync::sync::Site;
+
+use crate::model::{Leak, Model, Plain};
 
 /// A context and the function that goes with it.
 struct Record {

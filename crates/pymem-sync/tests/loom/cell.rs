@@ -3,7 +3,7 @@
 
 use loom::sync::atomic::{AtomicUsize, Ordering};
 
-use super::model::Plain;
+use crate::model::Plain;
 
 pub(crate) struct Linked {
     link: AtomicUsize,

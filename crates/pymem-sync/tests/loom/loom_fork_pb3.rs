@@ -1,13 +1,10 @@
 //! A fork finds every registered lock held and its data whole, also a lock that was registered while others were taken.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::sync::Site;
 use pymem_sync::{ForkLock, ForkLocks, Rank, RawLock};
+
+use crate::model::{Leak, Model, Plain};
 
 /// One thread forks while another one registers a lock and uses it; with `under`, while that one holds the lock `outer`.
 fn fork_beside_a_new_lock(under: bool) {

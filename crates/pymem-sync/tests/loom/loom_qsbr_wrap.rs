@@ -1,16 +1,11 @@
 //! The sequence wraps round: a reader from before the wrap is not passed by a goal after it.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant, Seq};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn a_goal_after_the_wrap_waits_for_a_reader_from_before() {

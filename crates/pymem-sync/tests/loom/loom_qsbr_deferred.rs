@@ -1,17 +1,12 @@
 //! A deferred goal is reached only after somebody has advanced, covers the unlink before it though its maker did not
 //! advance, and never lies below an earlier goal.
-#![cfg(pymem_loom)]
 
-#[path = "model/cell.rs"]
-mod cell;
-#[path = "model/mod.rs"]
-mod model;
-
-use cell::Linked;
 use loom::thread;
-use model::{Leak, Model};
 use pymem_sync::qsbr::{Collector, Participant};
 use pymem_sync::sync::Site;
+
+use crate::cell::Linked;
+use crate::model::{Leak, Model};
 
 #[test]
 fn an_advance_by_somebody_else_covers_the_unlink() {

@@ -1,13 +1,10 @@
 //! A key that two threads add has one entry, and whoever finds an entry reads it as it was written.
-#![cfg(pymem_loom)]
-
-#[path = "model/mod.rs"]
-mod model;
 
 use loom::thread;
-use model::{Leak, Model, Plain};
 use pymem_sync::sync::Site;
 use pymem_sync::{Chain, Interner};
+
+use crate::model::{Leak, Model, Plain};
 
 type Table = Interner<u64, Plain<u64>>;
 
