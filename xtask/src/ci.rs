@@ -80,7 +80,7 @@ const STEPS: &[Step] = &[
 ];
 
 /// How long each fuzz target runs: long enough for the kept inputs and some thousand new ones.
-const FUZZ_SECONDS: u32 = 10;
+const FUZZ_SECONDS: u32 = 4;
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let Some(name) = only else { return all_lanes() };
