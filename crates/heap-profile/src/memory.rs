@@ -69,7 +69,7 @@ impl Step {
     }
 }
 
-/// A site that a thread has counted at, as its address, and below that 16 bits of its key, which are not 0.
+/// A site that a thread has counted at, as its address, and below that 16 bits of its key. No site lies at 0.
 #[derive(Clone, Copy)]
 struct Seen(u64);
 
@@ -79,7 +79,7 @@ impl Seen {
     /// Nothing, of a site that lies where no address is.
     fn new(site: &'static SiteEntry, bits: u16) -> Self {
         let address = ptr::from_ref(site).expose_provenance() as u64;
-        if address >> ADDRESS_BITS != 0 || bits == 0 {
+        if address >> ADDRESS_BITS != 0 {
             return Self::NONE;
         }
         Self(address << (u64::BITS - ADDRESS_BITS) | u64::from(bits))
@@ -88,14 +88,12 @@ impl Seen {
     /// The site, if it is one with these bits.
     #[inline(always)]
     fn site(self, bits: u16) -> Option<&'static SiteEntry> {
-        if self.0 as u16 != bits || bits == 0 {
+        if self.0 as u16 != bits {
             return None;
         }
-        let site = ptr::with_exposed_provenance::<SiteEntry>(
-            (self.0 >> (u64::BITS - ADDRESS_BITS)) as usize,
-        );
-        // SAFETY: `new` made the word from a site, as no other has bits, and sites live for ever.
-        Some(unsafe { &*site })
+        let address = (self.0 >> (u64::BITS - ADDRESS_BITS)) as usize;
+        // SAFETY: null, or `new` made the word from a site, and sites live for ever.
+        unsafe { ptr::with_exposed_provenance::<SiteEntry>(address).as_ref() }
     }
 }
 
@@ -104,16 +102,16 @@ struct Recent([Seen; MEMORY]);
 
 impl Recent {
     /// Where the site of a key is, if the thread remembers the site.
-    #[inline]
+    #[inline(always)]
     fn of(&mut self, key: u64) -> &mut Seen {
         &mut self.0[spread(key.rotate_left(16))]
     }
 }
 
-/// The bits of a key by which another site is not looked at: its line of memory would be in no cache.
-const fn bits(key: SiteKey) -> u16 {
-    let SiteKey { stack, origin, class, .. } = key;
-    (stack as u16 ^ (class as u16) << 8 ^ origin as u16) | 1
+/// What, beside the [kind](SiteKey::kind), tells sites of other stacks from this one: their lines of memory would be in no cache.
+#[inline(always)]
+const fn of_stack(key: SiteKey) -> u16 {
+    key.stack as u16
 }
 
 impl Memory {
@@ -145,28 +143,29 @@ impl Memory {
         step.site.site(kind).filter(|_| step.node == spot.node())
     }
 
-    /// The site of a key, which `look_up` finds where the thread does not remember the site; from now on the last one at the step
-    /// to this spot.
-    #[inline]
-    pub(crate) fn site(
-        &mut self,
-        spot: Spot,
-        key: SiteKey,
-        look_up: impl FnOnce() -> Option<&'static SiteEntry>,
-    ) -> Option<&'static SiteEntry> {
-        let recent = self.recent.of(key.word());
-        let remembered = recent.site(bits(key)).filter(|site| site.key() == &key);
-        let site = match remembered {
-            Some(site) => site,
-            None => look_up()?,
-        };
-        *recent = Seen::new(site, bits(key));
-        let kind = key.kind();
+    /// The site of a key, if the thread remembers the site; from now on the last one at the step to this spot.
+    #[inline(always)]
+    pub(crate) fn recent_site(&mut self, spot: Spot, key: SiteKey) -> Option<&'static SiteEntry> {
+        let kind = key.kind()?;
+        let seen = *self.recent.of(key.word());
+        let site = seen.site(kind ^ of_stack(key)).filter(|site| site.key() == &key)?;
+        self.set_last(spot, key, Seen(seen.0 ^ u64::from(of_stack(key))));
+        Some(site)
+    }
+
+    /// Remembers the site of a key, which is the last one at the step to this spot.
+    pub(crate) fn set_site(&mut self, spot: Spot, key: SiteKey, site: &'static SiteEntry) {
+        let seen = key.kind().map_or(Seen::NONE, |kind| Seen::new(site, kind ^ of_stack(key)));
+        *self.recent.of(key.word()) = seen;
+        self.set_last(spot, key, key.kind().map_or(Seen::NONE, |kind| Seen::new(site, kind)));
+    }
+
+    #[inline(always)]
+    fn set_last(&mut self, spot: Spot, key: SiteKey, seen: Seen) {
         let step = &mut self.steps[spot.step() as usize % MEMORY];
         if step.node == key.stack {
-            step.site = kind.map_or(Seen::NONE, |kind| Seen::new(site, kind));
+            step.site = seen;
         }
-        Some(site)
     }
 }
 
@@ -179,7 +178,10 @@ const fn spread(word: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use pymem_sync::Interner;
+
     use super::*;
+    use crate::counts::Counts;
 
     #[test]
     fn a_step_is_known_by_its_code_once_code_has_died() {
@@ -200,6 +202,27 @@ mod tests {
         assert_eq!(step.plainly(3, frame.at, next), Some(9));
         memory.forget_steps();
         assert_eq!(memory.step(3, frame.at).1.known(3, frame, next), None);
+    }
+
+    #[test]
+    fn a_site_in_the_place_of_another_one_is_not_taken_for_it() {
+        let sites: &Interner<SiteKey, Counts> =
+            malloc_api::immortal::leak(Interner::new(16).expect("memory"));
+        let key = SiteKey { stack: 7, profile: 0, origin: 2, class: 3 };
+        // Told apart by the upper bits of the stack's number alone.
+        let place = |key: SiteKey| spread(key.word().rotate_left(16));
+        let mut others = (1..).map(|more| SiteKey { stack: 7 + (more << 16), ..key });
+        let other = others.find(|other| place(*other) == place(key)).expect("a place of two");
+        let site = sites.intern(0, key, Counts::default).expect("memory");
+        let mut memory = Memory::new().expect("memory");
+        let spot = |key: SiteKey| Spot::new(key.stack, 0);
+        assert!(memory.recent_site(spot(key), key).is_none());
+        memory.set_site(spot(key), key, site);
+        assert!(memory.recent_site(spot(key), key).is_some_and(|found| found.key() == &key));
+        assert!(memory.recent_site(spot(other), other).is_none(), "another stack");
+        let of_second = SiteKey { profile: 1, ..key };
+        memory.set_site(spot(of_second), of_second, site);
+        assert!(memory.recent_site(spot(of_second), of_second).is_none(), "of a second profile");
     }
 
     #[test]

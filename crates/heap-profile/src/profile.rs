@@ -210,7 +210,10 @@ impl<S: StackSource + 'static> Profile<S> {
     ) -> Option<&'static SiteEntry> {
         let (stack, profile, class) = (captured.node(), self.number, class_of(size));
         let key = SiteKey { stack, profile, origin, class };
-        let site = captured.site(key, || self.site_of(key, amount))?;
+        let site = match captured.recent_site(key) {
+            Some(site) => site,
+            None => self.site_of(captured, key, amount)?,
+        };
         self.allocate_at(site, amount);
         Some(site)
     }
@@ -240,7 +243,10 @@ impl<S: StackSource + 'static> Profile<S> {
         key: SiteKey,
         bytes: u32,
     ) -> Option<&'static SiteEntry> {
-        captured.site(key, || self.site_of(key, Amount::block(bytes as usize)))
+        match captured.recent_site(key) {
+            Some(site) => Some(site),
+            None => self.site_of(captured, key, Amount::block(bytes as usize)),
+        }
     }
 
     /// Counts an allocation of one block of `bytes` at a site of a domain.
@@ -269,13 +275,22 @@ impl<S: StackSource + 'static> Profile<S> {
         self.live.allocate(origin, amount.bytes);
     }
 
-    /// The site of a key; `None`, and `amount` is lost, without memory for it.
+    /// The site of a key, which the thread remembers from now on; `None`, and `amount` is lost, without memory for it.
     #[cold]
-    fn site_of(&'static self, key: SiteKey, amount: Amount) -> Option<&'static SiteEntry> {
+    #[inline(never)]
+    fn site_of(
+        &'static self,
+        mut captured: Captured<'_>,
+        key: SiteKey,
+        amount: Amount,
+    ) -> Option<&'static SiteEntry> {
         let site = self.stacks.stacks().site_of(key);
-        if site.is_none() {
-            self.lost.bytes.fetch_add(amount.bytes, Relaxed);
-            self.lost.blocks.fetch_add(amount.blocks, Relaxed);
+        match site {
+            Some(site) => captured.set_site(key, site),
+            None => {
+                self.lost.bytes.fetch_add(amount.bytes, Relaxed);
+                self.lost.blocks.fetch_add(amount.blocks, Relaxed);
+            }
         }
         site
     }

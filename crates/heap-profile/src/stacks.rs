@@ -57,14 +57,15 @@ impl Captured<'_> {
         self.last.memory.last_site(self.spot, kind)
     }
 
-    /// The site of a key of this stack, which `look_up` finds where the thread does not remember the site.
-    #[inline]
-    pub(crate) fn site(
-        &mut self,
-        key: SiteKey,
-        look_up: impl FnOnce() -> Option<&'static SiteEntry>,
-    ) -> Option<&'static SiteEntry> {
-        self.last.memory.site(self.spot, key, look_up)
+    /// The site of a key of this stack, if the thread remembers the site.
+    #[inline(always)]
+    pub(crate) fn recent_site(&mut self, key: SiteKey) -> Option<&'static SiteEntry> {
+        self.last.memory.recent_site(self.spot, key)
+    }
+
+    /// Remembers the site of a key of this stack.
+    pub(crate) fn set_site(&mut self, key: SiteKey, site: &'static SiteEntry) {
+        self.last.memory.set_site(self.spot, key, site);
     }
 }
 
