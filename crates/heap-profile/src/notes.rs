@@ -212,7 +212,7 @@ impl Notes {
         if grains_of(word) as u32 != grains || site >= u32::MAX >> SLACK_BITS {
             return false;
         }
-        let (note, _) = note_of(word, block);
+        let note = narrow_note(word, block, grains as usize);
         note.store(((site + 1) << SLACK_BITS) + (grains * GRAIN_BYTES as u32 - bytes), Relaxed);
         true
     }
@@ -235,10 +235,11 @@ impl Notes {
     #[inline(always)]
     pub(crate) fn narrow(&self, block: NonNull<u8>) -> Option<(&'static AtomicU32, u32, u32)> {
         let word = self.unit(block)?.load(Relaxed);
-        if grains_of(word).wrapping_sub(1) >= NARROW_GRAINS {
+        let grains = grains_of(word);
+        if grains.wrapping_sub(1) >= NARROW_GRAINS {
             return None;
         }
-        let (note, _) = note_of(word, block);
+        let note = narrow_note(word, block, grains);
         let first = note.load(Relaxed);
         Some((note, (first >> SLACK_BITS).checked_sub(1)?, first % (1 << SLACK_BITS)))
     }
@@ -344,19 +345,26 @@ fn index_of(block: NonNull<u8>, grains: usize) -> usize {
     ((offset as u64 * RECIPROCALS[grains]) >> (u32::BITS + GRAIN_BYTES.ilog2())) as usize
 }
 
+/// The note of `block` in a unit with this word, whose blocks have so many grains, at most [`NARROW_GRAINS`]: it is one word.
+#[inline(always)]
+fn narrow_note(word: u64, block: NonNull<u8>, grains: usize) -> &'static AtomicU32 {
+    debug_assert!(grains == grains_of(word) && grains <= NARROW_GRAINS);
+    let notes: *mut AtomicU32 = notes_at(word).wrapping_add(size_of::<*mut u8>()).cast();
+    // SAFETY: `notes_bytes` has room for the note of each block of this size in a unit, and notes live for ever.
+    unsafe { &*notes.wrapping_add(index_of(block, grains)) }
+}
+
 /// The note of `block` in a unit with this word, which is not 0: the word that names the site, and that of the bytes, if there is
 /// one.
 #[inline(always)]
 fn note_of(word: u64, block: NonNull<u8>) -> (&'static AtomicU32, Option<&'static AtomicU32>) {
     let grains = grains_of(word);
-    let index = index_of(block, grains);
-    let notes: *mut AtomicU32 = notes_at(word).wrapping_add(size_of::<*mut u8>()).cast();
     if grains <= NARROW_GRAINS {
-        // SAFETY: `notes_bytes` has room for the note of each block of this size in a unit, and notes live for ever.
-        return (unsafe { &*notes.wrapping_add(index) }, None);
+        return (narrow_note(word, block, grains), None);
     }
-    let note = notes.wrapping_add(2 * index);
-    // SAFETY: as above.
+    let notes: *mut AtomicU32 = notes_at(word).wrapping_add(size_of::<*mut u8>()).cast();
+    let note = notes.wrapping_add(2 * index_of(block, grains));
+    // SAFETY: `notes_bytes` has room for the two words of each block of this size in a unit, and notes live for ever.
     let first = unsafe { &*note };
     // SAFETY: as above: these notes have two words.
     (first, Some(unsafe { &*note.wrapping_add(1) }))
