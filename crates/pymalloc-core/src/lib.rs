@@ -51,7 +51,7 @@ pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use large_blocks::LargeBlocks;
 pub use malloc_api::ReleaseLevel;
-pub use serialized::{SerializedPymalloc, can_be_shared};
+pub use serialized::{SerializedPymalloc, UnsharedPymalloc, can_be_shared};
 pub use size_class::SizeClass;
 pub use source::{ArenaAllocator, ArenaSource, Span, Supply};
 #[cfg(feature = "std")]

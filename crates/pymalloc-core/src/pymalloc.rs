@@ -32,6 +32,15 @@ static NEXT_KEY: AtomicU32 = AtomicU32::new(1);
 /// No pool has this key.
 pub(crate) const NO_KEY: u32 = u32::MAX;
 
+/// What came of a free without a slow way.
+pub(crate) enum Pushed {
+    /// The block was its pool's last one.
+    Last(PoolPtr),
+    OneOfMany,
+    /// It takes a slow way.
+    No,
+}
+
 /// The pool allocator: blocks up to [`POOLED_MAX`] bytes from pools, everything else from the fallback `R`; arenas from
 /// `S`.
 #[repr(C)]
@@ -211,16 +220,31 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let Some(block) = ptr else { return };
         self.check_live(block);
         self.annotate_freed(block);
+        // SAFETY: 1, 2: the caller's.
+        match unsafe { self.push(block) } {
+            Pushed::Last(pool) => self.pool_became_empty(pool),
+            Pushed::OneOfMany => {}
+            // SAFETY: 1, 2: the caller's.
+            Pushed::No => unsafe { self.free_cold(block) },
+        }
+    }
+
+    /// Puts `block` on the list of its pool, if that is a used one of this allocator; what a pool's last block asks for is left to the
+    /// caller.
+    ///
+    /// # Safety
+    ///
+    /// 1. `block` is a live block of this allocator.
+    /// 2. It is not used afterwards, unless it was not pushed.
+    #[inline(always)]
+    pub(crate) unsafe fn push(&mut self, block: NonNull<u8>) -> Pushed {
         // SAFETY: 1: a live block, so its arena is mapped.
         match unsafe { self.map.record_in_span(block.addr().get()) } {
             Some(pool) if pool.has_key(self.key) => {
                 // SAFETY: 1: only a used pool of this allocator has its key, and the block lies in that pool.
-                if unsafe { pool.push(block) } {
-                    self.pool_became_empty(pool);
-                }
+                if unsafe { pool.push(block) } { Pushed::Last(pool) } else { Pushed::OneOfMany }
             }
-            // SAFETY: 1, 2: the caller's.
-            _ => unsafe { self.free_cold(block) },
+            _ => Pushed::No,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::cached::{CachedPymalloc, calloc_by};
 use crate::checks::{annotate, hardened};
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
 use crate::pool::PoolPtr;
-use crate::pymalloc::{NO_KEY, Pymalloc};
+use crate::pymalloc::{NO_KEY, Pushed, Pymalloc};
 use crate::size_class::CLASS_OF_GRAINS;
 use crate::slots;
 use crate::source::{ArenaAllocator, ArenaSource};
@@ -390,6 +390,81 @@ where
             return self.close_pool(pool);
         }
         self.quick.passage.leave();
+    }
+}
+
+/// A [`SerializedPymalloc`] that is never shared: a call that finds what it needs at hand marks neither its beginning nor its end.
+#[repr(transparent)]
+pub struct UnsharedPymalloc<R: Malloc, S: ArenaSource>(SerializedPymalloc<R, S>);
+
+impl<R: Malloc, S: ArenaSource> SerializedPymalloc<R, S> {
+    /// The same allocator for callers that hold one lock for ever.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`share`](Self::share) is never called.
+    #[must_use]
+    pub unsafe fn unshared(&self) -> &UnsharedPymalloc<R, S> {
+        // SAFETY: the type is transparent.
+        unsafe { &*ptr::from_ref(self).cast() }
+    }
+}
+
+impl<R: Malloc, S: ArenaSource> fmt::Debug for UnsharedPymalloc<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<R: Malloc, S: ArenaSource> UnsharedPymalloc<R, S> {
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "as of a lock: one caller at a time")]
+    fn core(&self) -> &mut Pymalloc<R, S> {
+        // SAFETY: no other thread is in a call (duty 1 of `with_source`, for ever by that of `unshared`), and no method calls back into
+        // `self` while the reference lives, as of `enter`.
+        unsafe { &mut *self.0.pools.core.as_ptr() }
+    }
+}
+
+// SAFETY: 1 to 4: as of `SerializedPymalloc`, whose slow ways these are.
+unsafe impl<R, S> Malloc for UnsharedPymalloc<R, S>
+where
+    R: Malloc + Send + 'static,
+    S: ArenaSource + Send + 'static,
+{
+    #[inline]
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        match self.core().malloc_cached(size) {
+            None => self.0.malloc_slow(size),
+            block => block,
+        }
+    }
+
+    #[inline]
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        calloc_by(self, nelem, elsize, || self.0.calloc_slow(nelem, elsize))
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: 1, 2: the caller's.
+        unsafe { self.0.realloc(ptr, new_size) }
+    }
+
+    #[inline]
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        let Some(block) = ptr else { return };
+        if annotate::IS_ON || hardened::IS_ON {
+            // SAFETY: 1, 2: the caller's.
+            return unsafe { self.0.free_slow(block) };
+        }
+        // SAFETY: 1, 2: the caller's.
+        match unsafe { self.core().push(block) } {
+            Pushed::Last(pool) => self.0.close_pool(pool),
+            Pushed::OneOfMany => {}
+            // SAFETY: 1, 2: the caller's.
+            Pushed::No => unsafe { self.0.free_slow(block) },
+        }
     }
 }
 

@@ -97,6 +97,13 @@ pub(crate) mod pymalloc {
             Self
         }
 
+        /// # Safety
+        ///
+        /// None; as for the pools of a build that has them.
+        pub(crate) const unsafe fn unshared(&'static self) -> Option<[AllocatorRecord; 2]> {
+            None
+        }
+
         pub(crate) const fn stats(&self) -> Option<PoolStats> {
             None
         }

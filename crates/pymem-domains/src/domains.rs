@@ -104,6 +104,22 @@ impl Domains {
         self.shared.backends.pools.share();
     }
 
+    /// [`get_allocator`](Self::get_allocator) for a host of [`under_lock`](Self::under_lock) that never has a second lock: the pools' own
+    /// record has shorter calls then.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`share`](Self::share) is never called.
+    #[must_use]
+    pub unsafe fn get_allocator_under_one_lock(self, domain: Domain) -> AllocatorRecord {
+        let record = self.get_allocator(domain);
+        // SAFETY: 1: by duty 1.
+        match unsafe { self.shared.backends.pools.unshared() } {
+            Some([pools, unshared]) if pools == record => unshared,
+            _ => record,
+        }
+    }
+
     /// Which threads may call mem and obj now; raw any thread may call.
     #[must_use]
     pub fn threads(self) -> ThreadSafety {

@@ -159,7 +159,12 @@ impl Service {
         }
         // The host calls the records itself, past the domains' own record of the first use.
         domains.start();
-        let records = Domain::ALL.map(|domain| domains.get_allocator(domain));
+        let has_own_gils = host.is_some_and(Host::has_own_gils);
+        let records = Domain::ALL.map(|domain| match has_own_gils {
+            true => domains.get_allocator(domain),
+            // SAFETY: 1: all interpreters of such a host share one GIL, so that nothing shares the pools.
+            false => unsafe { domains.get_allocator_under_one_lock(domain) },
+        });
         let sampled = [debug.samples() && !domains.row().debug(); 3];
         let mut service =
             Self { domains, records, served: [true; 3], sampled, counts: false, drawable };

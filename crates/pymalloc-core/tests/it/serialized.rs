@@ -75,6 +75,33 @@ fn assert_empty(pools: &Pools) {
     assert_eq!(pools.stats().arenas_current, 0);
 }
 
+/// Calls with marks and calls without serve the same blocks.
+#[test]
+fn unshared_pools_conform_and_close_what_is_empty() {
+    let pools = pools!();
+    // SAFETY: 1: they are never shared.
+    let unshared = unsafe { pools.unshared() };
+    conformance(unshared);
+    pools.check_invariants();
+    for index in 0..20_000 {
+        let by_marked = unshared.malloc(size(index)).expect("memory");
+        let by_unshared = pools.malloc(size(index)).expect("memory");
+        // SAFETY: 1: live; 2: not used again.
+        unsafe { pools.free(Some(by_marked)) };
+        // SAFETY: 1: live; 2: not used again.
+        unsafe { unshared.free(Some(by_unshared)) };
+    }
+    let blocks: Vec<_> = (0..20_000).map(|index| unshared.malloc(size(index)).unwrap()).collect();
+    assert!(pools.stats().arenas_current > 50, "some 80 MB");
+    for block in blocks {
+        // SAFETY: 1: live; 2: not used again.
+        unsafe { unshared.free(Some(block)) };
+    }
+    pools.check_invariants();
+    assert_eq!(pools.allocated_blocks(), 0);
+    assert!(pools.stats().arenas_current < 15, "a floor of 6 MiB, and pools that are kept");
+}
+
 #[test]
 fn serialized_pools_conform_before_they_are_shared_and_after() {
     let pools = pools!();

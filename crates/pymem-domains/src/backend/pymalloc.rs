@@ -70,6 +70,18 @@ impl Pools {
         }
     }
 
+    /// The record of mem and obj, and one for callers that hold one lock for ever.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`share`](Self::share) is never called.
+    pub(crate) unsafe fn unshared(&'static self) -> Option<[AllocatorRecord; 2]> {
+        let Self::Serialized(pools) = self else { return None };
+        // SAFETY: 1: by duty 1.
+        let unshared = unsafe { pools.unshared() };
+        Some([AllocatorRecord::new(pools), AllocatorRecord::new(unshared)])
+    }
+
     pub(crate) fn stats(&self) -> Option<PoolStats> {
         Some(either!(self, pools => pools.stats()))
     }
