@@ -14,6 +14,14 @@ pub const SMALL_MAX: usize = 512;
 /// Largest request in bytes that this allocator serves from its pools; larger ones go to the fallback.
 pub const POOLED_MAX: usize = 8192;
 
+/// Largest request in bytes that [`LargeRuns`](crate::LargeRuns) serves from its span; larger ones go to what lies below.
+#[cfg(feature = "std")]
+pub const RUN_MAX: usize = 256 << 10;
+
+/// Bytes up to which such a block may grow where it is.
+#[cfg(feature = "std")]
+pub(crate) const RUN_GROWN_MAX: usize = 1 << 20;
+
 pub(crate) const ARENA_SHIFT: u32 = 20;
 pub(crate) const POOL_SHIFT: u32 = 14;
 

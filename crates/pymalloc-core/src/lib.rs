@@ -21,10 +21,14 @@ mod graveyard;
 mod idle_map;
 mod lane;
 mod large_blocks;
+#[cfg(feature = "std")]
+mod large_runs;
 mod policy;
 mod pool;
 mod pymalloc;
 mod release;
+#[cfg(feature = "std")]
+mod runs;
 mod serialized;
 mod size_class;
 mod slots;
@@ -36,6 +40,8 @@ mod sources {
     pub(crate) mod purger;
     #[cfg(feature = "std")]
     pub(crate) mod region;
+    #[cfg(feature = "std")]
+    pub(crate) mod run_memory;
     pub(crate) mod static_arenas;
 }
 mod stats;
@@ -47,9 +53,13 @@ pub use account::{BudgetedArenas, LocalPools, LockedPools};
 #[cfg(feature = "std")]
 pub use account::{local_account, locked_account};
 pub use cached::CachedPymalloc;
+#[cfg(feature = "std")]
+pub use config::RUN_MAX;
 pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use large_blocks::LargeBlocks;
+#[cfg(feature = "std")]
+pub use large_runs::{LargeRuns, check_large_runs, large_runs_usage, release_large_runs};
 pub use malloc_api::ReleaseLevel;
 pub use serialized::{SerializedPymalloc, UnsharedPymalloc, can_be_shared};
 pub use size_class::SizeClass;

@@ -8,14 +8,15 @@
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use pymem_sync::{ForkLock, IdleMemory, IdleThread, IdleUnits, Keeper, Rank};
+use pymem_sync::{ForkLock, IdleMemory, IdleThread, IdleUnits, Keeper, Rank, hold_over_forks};
 
 use crate::config::{ARENA_SHIFT, ARENAS_MAX, POOL_BYTES, POOL_SHIFT};
 use crate::policy::{IDLE_SECONDS, PURGER_AFTER_BYTES};
 use crate::pool::beside_header;
-use crate::sources::mmap;
+use crate::sources::{mmap, run_memory};
 
-static IDLE: [IdleUnits; ARENAS_MAX] = [const { IdleUnits::new() }; ARENAS_MAX];
+/// The first word has one unit: all free runs together, whose age `run_memory.rs` knows. The others are those of the arenas.
+static IDLE: [IdleUnits; 1 + ARENAS_MAX] = [const { IdleUnits::new() }; 1 + ARENAS_MAX];
 /// A bit for each arena that no allocator has: nothing in it is needed, the records included.
 static DEAD: [AtomicU64; ARENAS_MAX / 64] = [const { AtomicU64::new(0) }; ARENAS_MAX / 64];
 static THREAD: IdleThread = IdleThread::new(&IdleArenas, &OVER_FORKS, IDLE_SECONDS);
@@ -44,6 +45,7 @@ pub(crate) fn allow_thread(is_allowed: bool) {
 ///
 /// As [`IdleThread::stop_before_forks`].
 pub(crate) fn stop_before_forks() -> Result<(), i32> {
+    hold_over_forks(&run_memory::OVER_FORKS)?;
     THREAD.stop_before_forks()
 }
 
@@ -51,7 +53,7 @@ pub(crate) fn stop_before_forks() -> Result<(), i32> {
 fn idle_of(arena: NonNull<u8>) -> Option<(&'static IdleUnits, usize)> {
     let base = BASE.load(Ordering::Relaxed);
     let index = arena.addr().get().wrapping_sub(base.addr()) >> ARENA_SHIFT;
-    Some((IDLE.get(index).filter(|_| !base.is_null())?, index))
+    Some((IDLE[1..].get(index).filter(|_| !base.is_null())?, index))
 }
 
 /// Lets `units` of `arena` go back after a while; their allocator has `spare_bytes` of such memory.
@@ -66,6 +68,19 @@ pub(crate) fn offer(arena: NonNull<u8>, units: u64, spare_bytes: usize) {
     if !THREAD.start() {
         end_period_if_due();
     }
+}
+
+/// Lets free runs go back after a while, of which there are `spare_bytes` with memory.
+#[cold]
+pub(crate) fn offer_runs(spare_bytes: usize) {
+    if !IDLE[0].offer(1, THREAD.keeper()) && spare_bytes >= PURGER_AFTER_BYTES && !THREAD.start() {
+        end_period_if_due();
+    }
+}
+
+/// Whether `spare_bytes` are worth a thread, and nobody ends the periods.
+pub(crate) fn is_late(spare_bytes: usize) -> bool {
+    spare_bytes >= PURGER_AFTER_BYTES && !THREAD.keeper().is_awake()
 }
 
 /// Lets `arena`, of which nothing is needed and `units` may be other than zero, go back after a while; `false` if it is not worth
@@ -106,12 +121,17 @@ struct IdleArenas;
 
 impl IdleMemory for IdleArenas {
     fn units(&self) -> &[IdleUnits] {
-        &IDLE[..OFFERED.load(Ordering::Relaxed).min(ARENAS_MAX)]
+        &IDLE[..=OFFERED.load(Ordering::Relaxed).min(ARENAS_MAX)]
     }
 
     fn end_period(&self, keeper: &Keeper) {
+        // Before, so that what comes free meanwhile is not taken out.
+        IDLE[0].take_back(1, keeper);
+        if run_memory::end_period() {
+            IDLE[0].offer(1, keeper);
+        }
         let Some(base) = NonNull::new(BASE.load(Ordering::Relaxed)) else { return };
-        for (index, idle) in self.units().iter().enumerate() {
+        for (index, idle) in self.units()[1..].iter().enumerate() {
             idle.give_back(keeper, |units| {
                 let arena = base.map_addr(|address| address.saturating_add(index << ARENA_SHIFT));
                 let is_dead = DEAD[index / 64].load(Ordering::Relaxed) >> (index % 64) & 1 == 1;

@@ -24,7 +24,7 @@ use crate::config::{
 };
 use crate::policy::{HUGE_REFUSALS_MAX, Pace, REGION_HINTS, SMALL_UP_TO_BYTES};
 use crate::source::{ArenaSource, Span, Supply};
-use crate::sources::{mmap, purger};
+use crate::sources::{mmap, purger, run_memory};
 
 /// Arenas by `mmap`: from the process's region, and where that has no room from anywhere.
 ///
@@ -123,6 +123,11 @@ fn region() -> LockGuard<'static, Region> {
         IS_HELD.store(is_held, Ordering::Relaxed);
     }
     REGION.lock()
+}
+
+/// Where the region begins; `None` if the system has no place for it.
+pub(crate) fn begin() -> Option<NonNull<u8>> {
+    Some(region().span()?.base)
 }
 
 /// A set of arenas.
@@ -402,6 +407,8 @@ unsafe impl ArenaSource for MmapArenas {
             return Some((mmap::map_sparse(size)?, Supply::Sparse));
         }
         let now = mmap::cpu_nanos();
+        // Not under the region's lock: at the peak, what is free elsewhere gives way.
+        run_memory::make_room();
         let mut region = region();
         // What a huge page held before, it holds again.
         let is_hasty =

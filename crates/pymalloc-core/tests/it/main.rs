@@ -17,6 +17,11 @@ mod forks;
 #[cfg(feature = "hardened")]
 mod hardened;
 mod huge_pages;
+#[cfg(all(
+    target_os = "linux",
+    not(any(feature = "hardened", feature = "asan", feature = "valgrind"))
+))]
+mod large_runs;
 mod pools;
 mod refusals;
 mod release;

@@ -1,12 +1,14 @@
 //! Owns the pools of one set of domains: behind a lock of their own, or behind one that their callers hold as long as that is one.
 
-use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety};
+use malloc_api::{AllocatorRecord, Domain, Forward, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
 use pymalloc_core::{
-    ArenaAllocator, HugePages, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats,
+    ArenaAllocator, HugePages, LargeRuns, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats,
+    release_large_runs,
 };
 
 use super::Serve;
+use super::malloc::libc_record;
 use crate::debug::{Checks, DebugConfig};
 use crate::domain_allocator::DomainAllocator;
 
@@ -18,9 +20,14 @@ pub type PoolStats = Stats;
 #[allow(clippy::large_enum_variant, reason = "one for each set of domains, which lives for ever")]
 pub(crate) enum Pools {
     /// Behind a lock of their own, with magazines of each thread before the lock.
-    Locked(LockedPymalloc<DomainAllocator, MmapArenas>),
+    Locked(LockedPymalloc<LargeRuns<DomainAllocator>, MmapArenas>),
     /// Behind the callers' lock, until they are shared.
-    Serialized(SerializedPymalloc<DomainAllocator, MmapArenas>),
+    Serialized(SerializedPymalloc<LargeRuns<DomainAllocator>, MmapArenas>),
+}
+
+/// Whether `raw` is the C library's allocator with nothing over it: what another allocator or a wrapper was set for reaches it.
+fn is_libc(raw: &DomainAllocator) -> bool {
+    *raw.target() == libc_record()
 }
 
 /// Calls a method that both sorts of pools have.
@@ -47,10 +54,15 @@ impl Pools {
             false => MmapArenas::new(),
         };
         match threads {
-            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::with_source(raw, arenas)),
+            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::with_source(
+                LargeRuns::while_open(raw, is_libc),
+                arenas,
+            )),
             ThreadSafety::OneAtATime => {
                 // SAFETY: 1: by duty 1.
-                Self::Serialized(unsafe { SerializedPymalloc::with_source(raw, arenas) })
+                Self::Serialized(unsafe {
+                    SerializedPymalloc::with_source(LargeRuns::while_open(raw, is_libc), arenas)
+                })
             }
         }
     }
@@ -150,7 +162,7 @@ impl Serve for Pools {
     }
 
     fn release(&self, level: ReleaseLevel) -> usize {
-        either!(self, pools => pools.release(level))
+        either!(self, pools => pools.release(level)) + release_large_runs()
     }
 
     fn lock_for_fork(&self) {
