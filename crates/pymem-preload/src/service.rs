@@ -31,6 +31,8 @@ use crate::unwinder;
 pub(crate) struct Service {
     pub(crate) domains: Domains,
     records: [AllocatorRecord; 3],
+    /// What serves obj below all that was asked for over it.
+    lowest: AllocatorRecord,
     /// Which domains are not the host's own.
     served: [bool; 3],
     /// Which domains have guard pages for one block in N, and no hooks.
@@ -166,8 +168,10 @@ impl Service {
             false => unsafe { domains.get_allocator_under_one_lock(domain) },
         });
         let sampled = [debug.samples() && !domains.row().debug(); 3];
+        let [.., lowest] = records;
+        let served = [true; 3];
         let mut service =
-            Self { domains, records, served: [true; 3], sampled, counts: false, drawable };
+            Self { domains, records, lowest, served, sampled, counts: false, drawable };
         if let Some(host) = host.filter(|host| host.build == Build::FreeThreaded) {
             service.keep_hosts_part(host, options)?;
         }
@@ -275,8 +279,8 @@ impl Service {
     fn noted_in_pools(&self) -> Option<NotedIn> {
         let backend = self.domains.row().backend(Domain::Obj);
         let pools = ProcessPools { domains: self.domains, drawable: self.drawable };
-        let domains = self.drawable.is_none().then_some(self.domains);
-        (backend == Backend::Pymalloc).then(|| NotedIn::pools(immortal::leak(pools), domains))?
+        let own = self.drawable.is_none().then_some((self.domains, self.lowest));
+        (backend == Backend::Pymalloc).then(|| NotedIn::pools(immortal::leak(pools), own))?
     }
 
     fn wrap(

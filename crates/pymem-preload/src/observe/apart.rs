@@ -38,7 +38,7 @@ thread_local! {
     static WANTED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The record by which `domain` of `domains`, which `inner` serves, is profiled; `None` where that is not the pools' own.
+/// The record by which `domain` of `domains` is profiled, which `inner` serves, the pools' own; `None` for raw.
 pub(crate) fn profiled(
     domains: Domains,
     domain: Domain,
@@ -46,9 +46,6 @@ pub(crate) fn profiled(
     profile: &'static Profile<PythonStacks>,
     interval: NonZeroU64,
 ) -> Option<AllocatorRecord> {
-    if domains.get_allocator(domain) != inner {
-        return None;
-    }
     let apart = APART.get_or_init(|| {
         let profiler = ApartProfiler::new(profile, interval, &COUNTDOWN);
         if let Some(malloc) = inner.to_c().malloc {

@@ -49,8 +49,9 @@ enum DomainProfiler {
 /// Where an exact profile notes the blocks of a domain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NotedIn {
-    /// Beside the pools, for those that lie in one; and the domains whose pools they are, but for those of a heap that is drawn.
-    Pools(&'static Notes, Option<Domains>),
+    /// Beside the pools, for those that lie in one; and the domains whose pools they are, with the pools' own record, but for those of a
+    /// heap that is drawn.
+    Pools(&'static Notes, Option<(Domains, AllocatorRecord)>),
     /// In a header in front of each block: nobody else looks at the block's start, and whoever frees the block does so by the
     /// profiled record.
     Headers,
@@ -59,11 +60,14 @@ pub(crate) enum NotedIn {
 }
 
 impl NotedIn {
-    /// Beside `pools`, which are those of `domains`; `None` without memory.
-    pub(crate) fn pools(pools: &'static dyn Pools, domains: Option<Domains>) -> Option<Self> {
+    /// Beside `pools`, which are those of the domains in `own`; `None` without memory.
+    pub(crate) fn pools(
+        pools: &'static dyn Pools,
+        own: Option<(Domains, AllocatorRecord)>,
+    ) -> Option<Self> {
         let notes = Notes::new(pools)?;
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, notes.lock())));
-        Some(Self::Pools(notes, domains))
+        Some(Self::Pools(notes, own))
     }
 }
 
@@ -186,7 +190,10 @@ impl ProcessProfile {
         inner: AllocatorRecord,
         noted_in: NotedIn,
     ) -> Option<AllocatorRecord> {
-        let NotedIn::Pools(_, Some(domains)) = noted_in else { return None };
+        let NotedIn::Pools(_, Some((domains, pools))) = noted_in else { return None };
+        if inner != pools {
+            return None;
+        }
         let interval = NonZeroU64::new(self.request.interval?)?;
         apart::profiled(domains, domain, inner, self.profile, interval)
     }
