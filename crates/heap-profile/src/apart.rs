@@ -109,14 +109,14 @@ impl<S: StackSource> ApartProfiler<S> {
             Some(moved) => self.blocks.keep(moved, Sampled { site, amount }),
             None => Some(Sampled { site, amount }),
         };
-        self.count_freed(unseen);
+        self.profile.free_noted(unseen);
         moved.unwrap_or(block)
     }
 
     /// Counts `block` as freed, if it is noted; before it is.
     #[inline]
     pub fn forget(&self, block: NonNull<u8>) {
-        self.count_freed(self.blocks.take(block));
+        self.profile.free_noted(self.blocks.take(block));
     }
 
     /// Has `resize` give a block that may be noted another size; what is noted of it ends if that succeeds.
@@ -126,10 +126,7 @@ impl<S: StackSource> ApartProfiler<S> {
         block: Option<NonNull<u8>>,
         resize: impl FnOnce() -> Option<NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
-        self.blocks.moved(block, resize, |gone| self.count_freed(Some(gone)))
-    }
-
-    fn count_freed(&self, gone: Option<Sampled>) {
-        gone.into_iter().for_each(|gone| self.profile.free(gone.site, gone.amount));
+        let take = |block| self.blocks.take(block);
+        self.blocks.moved(block, take, resize, |gone| self.profile.free_noted(gone))
     }
 }

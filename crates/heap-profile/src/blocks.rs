@@ -48,19 +48,13 @@ impl Blocks {
         }
     }
 
-    /// Notes `block`; returns what was noted at its address, of a block that was freed behind the profiler's back.
-    ///
-    /// # Errors
-    ///
-    /// `sampled` itself, without memory for it.
-    pub(crate) fn insert(
-        &self,
-        block: NonNull<u8>,
-        sampled: Sampled,
-    ) -> Result<Option<Sampled>, Sampled> {
+    /// Notes `block`; returns what is to be counted as freed: `sampled` without memory for it, or what was noted at its address, of a block
+    /// that was freed behind the profiler's back.
+    #[cold]
+    pub(crate) fn keep(&self, block: NonNull<u8>, sampled: Sampled) -> Option<Sampled> {
         let mut table = self.table.lock();
         if table.try_reserve(1).is_err() {
-            return Err(sampled);
+            return Some(sampled);
         }
         let unseen = table.insert(block.addr().get(), sampled);
         if unseen.is_none() {
@@ -68,30 +62,25 @@ impl Blocks {
             // Relaxed: the lock orders the writers; for readers see `may_have`.
             counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
         }
-        Ok(unseen)
+        unseen
     }
 
-    /// As [`insert`](Self::insert); what is to be counted as freed: what cannot be noted, or was noted at the address and is gone.
-    #[cold]
-    pub(crate) fn keep(&self, block: NonNull<u8>, sampled: Sampled) -> Option<Sampled> {
-        self.insert(block, sampled).unwrap_or_else(Some)
-    }
-
-    /// Has `resize` give a block that may be sampled another size; `free` gets what was sampled if that succeeds.
+    /// Has `resize` give a block another size; `free` gets what `take` finds noted of the block if that succeeds.
     #[inline]
     pub(crate) fn moved(
         &self,
         block: Option<NonNull<u8>>,
+        take: impl FnOnce(NonNull<u8>) -> Option<Sampled>,
         resize: impl FnOnce() -> Option<NonNull<u8>>,
-        free: impl Fn(Sampled),
+        free: impl FnOnce(Option<Sampled>),
     ) -> Option<NonNull<u8>> {
         // Before the call: as soon as the allocator has the old block back, another thread may get its address.
-        let old = block.and_then(|block| Some((block, self.take(block)?)));
+        let old = block.and_then(|block| Some((block, take(block)?)));
         let new = resize();
         match (old, new) {
-            (Some((_, sampled)), Some(_)) => free(sampled),
+            (Some((_, sampled)), Some(_)) => free(Some(sampled)),
             // The old block lives on.
-            (Some((block, sampled)), None) => self.keep(block, sampled).into_iter().for_each(free),
+            (Some((block, sampled)), None) => free(self.keep(block, sampled)),
             (None, _) => {}
         }
         new

@@ -142,9 +142,7 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     /// Those of [`Malloc::free`].
     #[inline(never)]
     unsafe fn free_apart(&self, block: NonNull<u8>) {
-        if let Some(sampled) = self.take(block) {
-            self.table.profile.free(sampled.site, sampled.amount);
-        }
+        self.table.profile.free_noted(self.take(block));
         // SAFETY: the caller's duties 1 and 2.
         unsafe { self.table.inner.free(Some(block)) };
     }
@@ -170,17 +168,8 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for NotedProfiler<A, S> {
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        // Before the call: as soon as `inner` has the old block back, another thread may get its address.
-        let old = ptr.and_then(|block| Some((block, self.take(block)?)));
         // SAFETY: the caller's duties 1 and 2.
-        let new = unsafe { self.table.inner.realloc(ptr, new_size) };
-        match (old, new) {
-            (Some((_, sampled)), Some(_)) => self.table.profile.free(sampled.site, sampled.amount),
-            // The old block lives on.
-            (Some((block, sampled)), None) => self.table.keep(block, sampled),
-            (None, _) => {}
-        }
-        let new = new?;
+        let new = unsafe { self.table.moved(ptr, new_size, |block| self.take(block)) }?;
         self.put_apart(new, new_size);
         Some(new)
     }

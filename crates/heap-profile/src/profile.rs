@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use malloc_api::{Domain, immortal};
 use pymem_sync::{Entry, HeldOverFork, Interner};
 
+use crate::blocks::Sampled;
 use crate::counters::{Counters, Overlap, Sum};
 use crate::counts::AtPeak;
 use crate::live::Live;
@@ -376,6 +377,14 @@ impl<S: StackSource + 'static> Profile<S> {
             self.with_upper(site, |upper| upper.halves.free(carry, Overlap::AtAnyTime));
         }
         self.live.free(origin, amount.bytes);
+    }
+
+    /// Counts what was noted of a block as freed, if anything was.
+    #[inline(always)]
+    pub(crate) fn free_noted(&'static self, noted: Option<Sampled>) {
+        if let Some(Sampled { site, amount }) = noted {
+            self.free(site, amount);
+        }
     }
 
     /// Counts that `bytes` of one block of a site of a domain are freed, where that is no more than additions; `false`, and nothing is

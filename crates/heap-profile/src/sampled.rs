@@ -101,9 +101,24 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     /// Notes `block` in the table, and counts as freed what cannot be noted, or was noted at its address and is gone.
     #[cold]
     pub(crate) fn keep(&self, block: NonNull<u8>, sampled: Sampled) {
-        if let Some(gone) = self.blocks.keep(block, sampled) {
-            self.profile.free(gone.site, gone.amount);
-        }
+        self.profile.free_noted(self.blocks.keep(block, sampled));
+    }
+
+    /// As [`Malloc::realloc`], of a block of which `take` takes what is noted; nothing is noted of the new one.
+    ///
+    /// # Safety
+    ///
+    /// Those of [`Malloc::realloc`].
+    #[inline(always)]
+    pub(crate) unsafe fn moved(
+        &self,
+        ptr: Option<NonNull<u8>>,
+        new_size: usize,
+        take: impl FnOnce(NonNull<u8>) -> Option<Sampled>,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's duties 1 and 2.
+        let resize = || unsafe { self.inner.realloc(ptr, new_size) };
+        self.blocks.moved(ptr, take, resize, |gone| self.profile.free_noted(gone))
     }
 
     /// Takes what is noted of `block`.
@@ -120,9 +135,7 @@ impl<A: Malloc, S: StackSource> SampledProfiler<A, S> {
     #[cold]
     #[inline(never)]
     unsafe fn forget(&self, block: NonNull<u8>) {
-        if let Some(sampled) = self.blocks.take(block) {
-            self.profile.free(sampled.site, sampled.amount);
-        }
+        self.profile.free_noted(self.blocks.take(block));
         // SAFETY: the caller's duties 1 and 2.
         unsafe { self.inner.free(Some(block)) };
     }
@@ -158,10 +171,8 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for SampledProfiler<A, S> {
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        let free = |gone: Sampled| self.profile.free(gone.site, gone.amount);
         // SAFETY: the caller's duties 1 and 2.
-        let resize = || unsafe { self.inner.realloc(ptr, new_size) };
-        let new = self.blocks.moved(ptr, resize, free)?;
+        let new = unsafe { self.moved(ptr, new_size, |block| self.take(block)) }?;
         let passes = self.blocks.countdown.passes(new_size);
         Some(if passes { new } else { self.record(new, new_size) })
     }

@@ -84,13 +84,13 @@ impl<S: StackSource> Tracker<S> {
             Err(_) => Some(Sampled { site, amount }),
         };
         drop(reported);
-        gone.into_iter().for_each(|gone| self.profile.free(gone.site, gone.amount));
+        self.profile.free_noted(gone);
     }
 
     /// Counts what was reported at `address` as freed; does nothing where nothing was.
     pub fn untrack(&self, owner: u32, address: usize) {
         let gone = self.reported.lock().remove(&(owner, address));
-        gone.into_iter().for_each(|gone| self.profile.free(gone.site, gone.amount));
+        self.profile.free_noted(gone);
     }
 
     /// The stack that reported the memory at `address`; `None` where nothing was reported, or recorded.
