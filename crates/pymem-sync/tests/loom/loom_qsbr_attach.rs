@@ -24,11 +24,7 @@ fn a_reader_that_attaches_meanwhile_is_seen_or_sees() {
             linked.read();
             participant.detach();
         });
-        linked.unlink();
-        let goal = collector.advance();
-        if collector.poll(goal) {
-            linked.free();
-        }
+        let goal = linked.reclaim(collector, Collector::advance);
         reader.join().unwrap();
         assert!(collector.poll(goal), "everybody has left");
         world.free();

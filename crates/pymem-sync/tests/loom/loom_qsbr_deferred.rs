@@ -27,11 +27,7 @@ fn an_advance_by_somebody_else_covers_the_unlink() {
             linked.read();
             participant
         });
-        linked.unlink();
-        let goal = collector.next();
-        if collector.poll(goal) {
-            linked.free();
-        }
+        linked.reclaim(collector, Collector::next);
         let participant = reader.join().unwrap();
         participant.detach();
         drop(participant);
@@ -57,11 +53,7 @@ fn a_reader_that_attaches_after_the_advance_misses_nothing() {
             linked.read();
             participant
         });
-        linked.unlink();
-        let goal = collector.next();
-        if collector.poll(goal) {
-            linked.free();
-        }
+        linked.reclaim(collector, Collector::next);
         let participant = reader.join().unwrap();
         participant.detach();
         drop(participant);

@@ -24,11 +24,7 @@ fn the_reads_before_a_detach_come_before_the_free() {
             linked.read();
             participant.detach();
         });
-        linked.unlink();
-        let goal = collector.advance();
-        if collector.poll(goal) {
-            linked.free();
-        }
+        let goal = linked.reclaim(collector, Collector::advance);
         reader.join().unwrap();
         assert!(collector.poll(goal), "everybody has left");
         world.free();

@@ -27,11 +27,7 @@ fn a_scan_sees_the_participant_of_a_new_chunk() {
             linked.read();
             participant
         });
-        linked.unlink();
-        let goal = collector.advance();
-        if collector.poll(goal) {
-            linked.free();
-        }
+        let goal = linked.reclaim(collector, Collector::advance);
         let participant = reader.join().unwrap();
         participant.detach();
         assert!(collector.poll(goal), "everybody has left");

@@ -29,11 +29,7 @@ fn a_free_may_rest_on_another_scan() {
         });
         // Has nothing to free; what the one below frees may rest on this one's scan alone.
         let other = thread::spawn(move || collector.poll(collector.advance()));
-        linked.unlink();
-        let goal = collector.advance();
-        if collector.poll(goal) {
-            linked.free();
-        }
+        linked.reclaim(collector, Collector::advance);
         other.join().unwrap();
         reader.join().unwrap();
         assert!(collector.poll(collector.advance()), "everybody has left");
