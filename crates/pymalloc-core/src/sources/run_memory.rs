@@ -155,7 +155,7 @@ pub(crate) fn make_room() {
 pub(crate) fn release() -> usize {
     let mut memory = MEMORY.lock();
     let before = memory.runs.resident_bytes();
-    memory.give_back(0);
+    memory.runs.purge_to(0, purge);
     memory.unmap_beyond(0);
     before - memory.runs.resident_bytes()
 }

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use malloc_api::testing::{Counting, alone, conformance, forked, resident_bytes};
-use malloc_api::{LibcMalloc, Malloc};
+use malloc_api::{LibcMalloc, Malloc, page_bytes};
 use pymalloc_core::{
     LargeRuns, LocalPymalloc, LockedPymalloc, POOLED_MAX, RUN_MAX, check_large_runs,
     large_runs_usage, release_large_runs,
@@ -164,12 +164,14 @@ fn free_memory_goes_back() {
         let runs = LargeRuns::new(LibcMalloc);
         let mapped = || {
             let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-            statm.split(' ').next().map(str::to_owned)
+            let pages = statm.split(' ').next().and_then(|pages| pages.parse::<usize>().ok());
+            pages.expect("a number") * page_bytes()
         };
         let before = (resident_bytes(), mapped());
         let blocks: Vec<_> = (0..500).map(|_| filled(&runs, 100 * KIB)).collect();
         let full = resident_bytes();
         assert!(full > before.0 + 45_000 * KIB);
+        assert!(mapped() > before.1 + 45_000 * KIB);
         for block in blocks {
             // SAFETY: live, and not used again.
             unsafe { runs.free(Some(block)) };
@@ -177,6 +179,8 @@ fn free_memory_goes_back() {
         assert!(resident_bytes() < before.0 + 6_000 * KIB, "{}", resident_bytes() - before.0);
         release_large_runs();
         assert!(resident_bytes() < before.0 + 1_000 * KIB, "{}", resident_bytes() - before.0);
+        // What stays is the table of slots, and the stack of the thread that ends the periods.
+        assert!(mapped() < before.1 + 6_000 * KIB, "{}", mapped() - before.1);
         assert_eq!(large_runs_usage(), (0, 0));
         check_large_runs();
     });

@@ -53,16 +53,12 @@ impl Pools {
             true => MmapArenas::with_huge_pages(HugePages::Hugetlb),
             false => MmapArenas::new(),
         };
+        let large = LargeRuns::while_open(raw, is_libc);
         match threads {
-            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::with_source(
-                LargeRuns::while_open(raw, is_libc),
-                arenas,
-            )),
+            ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::with_source(large, arenas)),
             ThreadSafety::OneAtATime => {
                 // SAFETY: 1: by duty 1.
-                Self::Serialized(unsafe {
-                    SerializedPymalloc::with_source(LargeRuns::while_open(raw, is_libc), arenas)
-                })
+                Self::Serialized(unsafe { SerializedPymalloc::with_source(large, arenas) })
             }
         }
     }
