@@ -28,6 +28,8 @@ mod pool;
 mod pymalloc;
 mod release;
 #[cfg(feature = "std")]
+mod run_slots;
+#[cfg(feature = "std")]
 mod runs;
 mod serialized;
 mod size_class;

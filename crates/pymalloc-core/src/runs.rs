@@ -1,5 +1,5 @@
 //! Owns [`Runs`]: the bookkeeping of blocks that lie one behind the other in a span of memory, each a run of units, and of the free runs
-//! between them. Leaves the memory to `sources/run_memory.rs`.
+//! between them. Leaves the slots to `run_slots.rs`, and the memory to `sources/run_memory.rs`.
 //!
 //! ```text
 //!  unit 0   first                            top                     end
@@ -12,44 +12,9 @@
 //! What is known of a run is in a table beside the span, so that all of a free run can go back to the system. No run is shorter than a
 //! slot: in each slot at most one begins, and at most one ends. Free neighbours are one run, and one at the top is part of the rest.
 
-use core::ptr;
-
-/// Bytes of a unit, which lengths are rounded up to.
-pub(crate) const UNIT_BYTES: usize = 1 << UNIT_SHIFT;
-const UNIT_SHIFT: u32 = 6;
-
-/// Bytes of a slot, and of the shortest run.
-pub(crate) const SLOT_BYTES: usize = 1 << SLOT_SHIFT;
-const SLOT_SHIFT: u32 = 11;
-const SLOT_UNITS: u32 = (SLOT_BYTES / UNIT_BYTES) as u32;
-
-/// Free runs are in a list for each KiB of their length, those of 128 KiB and more for each power of two.
-const LISTS: usize = 128 + 32;
-const KIB_UNITS: u32 = (1024 / UNIT_BYTES) as u32;
-
-/// Free runs of the wanted KiB that are looked at before longer ones: most may be a little too short.
-const LOOKS: usize = 4;
-
-/// No run begins at unit 0.
-const NONE: u32 = 0;
-
-/// In a length: the run is free. In a number of units with memory: they had it before the last period ended.
-const FLAG: u32 = 1 << 31;
-
-/// What is known of a slot. Zeros are right for one in which nothing has begun or ended yet.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(crate) struct Slot {
-    /// Of the run that begins here: its length, with `FLAG` if it is free.
-    length: u32,
-    /// The length of the run that ends here, if that is free; else 0.
-    before: u32,
-    /// Of the free run that begins here: units that may have memory, with `FLAG` for old ones.
-    resident: u32,
-    /// Of the free run that begins here: its neighbours in its list.
-    next: u32,
-    previous: u32,
-}
+use crate::run_slots::{
+    FLAG, LISTS, NONE, RunSlots, SLOT_BYTES, SLOT_UNITS, Slot, UNIT_BYTES, UNIT_SHIFT,
+};
 
 /// A block's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +28,7 @@ pub(crate) struct Run {
 /// Runs of a span. Lengths and places are in units.
 #[derive(Debug)]
 pub(crate) struct Runs {
-    /// Invariant 1: a slot for each `SLOT_BYTES` before `end`.
-    slots: *mut Slot,
-    end: u32,
+    slots: RunSlots,
     /// Invariant 2: from here on nothing is in use. At most `end`, but for an empty span.
     top: u32,
     /// The highest top in this period.
@@ -74,39 +37,16 @@ pub(crate) struct Runs {
     touched: u32,
     /// Units of a page of the system.
     page: u32,
-    /// Units of free runs.
-    free: u32,
-    /// Units of free runs that may have memory.
-    resident: u32,
-    lists: [u32; LISTS],
-    /// A bit for each list that has a run.
-    filled: [u64; LISTS.div_ceil(64)],
-}
-
-// SAFETY: the table belongs to this value alone.
-unsafe impl Send for Runs {}
-
-/// The list of free runs of a length.
-const fn list_of(length: u32) -> usize {
-    match length / KIB_UNITS {
-        kib @ 0..128 => kib as usize,
-        kib => 121 + kib.ilog2() as usize,
-    }
 }
 
 impl Runs {
     pub(crate) const fn new() -> Self {
         Self {
-            slots: ptr::null_mut(),
-            end: 0,
+            slots: RunSlots::new(),
             top: SLOT_UNITS,
             highest: SLOT_UNITS,
             touched: SLOT_UNITS,
             page: 1,
-            free: 0,
-            resident: 0,
-            lists: [NONE; LISTS],
-            filled: [0; LISTS.div_ceil(64)],
         }
     }
 
@@ -126,20 +66,20 @@ impl Runs {
     ///
     /// 1. `slots` leads to a slot for each `SLOT_BYTES`, zero beyond those that there were, and the span was not longer before.
     pub(crate) unsafe fn set_end(&mut self, slots: *mut Slot, bytes: usize, page_bytes: usize) {
-        self.slots = slots;
+        self.slots.slots = slots;
         self.page = (page_bytes >> UNIT_SHIFT) as u32;
-        self.end = (bytes >> UNIT_SHIFT) as u32;
+        self.slots.end = (bytes >> UNIT_SHIFT) as u32;
     }
 
     /// As [`set_end`](Self::set_end), for a span that ends earlier, at [`touched_bytes`](Self::touched_bytes) or behind.
     pub(crate) fn cut(&mut self, bytes: usize) {
         debug_assert!(bytes >= self.touched_bytes());
-        self.end = (bytes >> UNIT_SHIFT) as u32;
+        self.slots.end = (bytes >> UNIT_SHIFT) as u32;
     }
 
     /// Bytes of the span.
     pub(crate) const fn end_bytes(&self) -> usize {
-        Self::bytes(self.end)
+        Self::bytes(self.slots.end)
     }
 
     /// Bytes before the rest.
@@ -154,13 +94,13 @@ impl Runs {
 
     /// Bytes in use.
     pub(crate) const fn used_bytes(&self) -> usize {
-        Self::bytes(self.top - SLOT_UNITS - self.free)
+        Self::bytes(self.top - SLOT_UNITS - self.slots.free)
     }
 
     /// Bytes that are free and may have memory that can go.
     #[inline]
     pub(crate) const fn resident_bytes(&self) -> usize {
-        Self::bytes(self.resident + self.beyond())
+        Self::bytes(self.slots.resident + self.beyond())
     }
 
     /// Units of the rest that may have memory, but for the page in which it begins.
@@ -168,83 +108,10 @@ impl Runs {
         self.touched.saturating_sub(self.top.next_multiple_of(self.page))
     }
 
-    #[inline]
-    fn slot(&mut self, unit: u32) -> &mut Slot {
-        debug_assert!(unit < self.end);
-        // SAFETY: invariant 1, and every run lies before `end`.
-        let slot = unsafe { self.slots.add((unit / SLOT_UNITS) as usize) };
-        // SAFETY: as above; the borrow is that of `self`.
-        unsafe { &mut *slot }
-    }
-
-    /// Puts a free run into its list.
-    fn link(&mut self, start: u32, length: u32, resident: u32) {
-        let list = list_of(length);
-        let next = core::mem::replace(&mut self.lists[list], start);
-        self.filled[list / 64] |= 1 << (list % 64);
-        let slot = self.slot(start);
-        slot.length = length | FLAG;
-        slot.resident = resident;
-        slot.next = next;
-        slot.previous = NONE;
-        self.slot(start + length - 1).before = length;
-        if next != NONE {
-            self.slot(next).previous = start;
-        }
-        self.free += length;
-        self.resident += resident;
-    }
-
-    /// Takes a free run out of its list; returns its length, and its units that may have memory.
-    fn unlink(&mut self, start: u32) -> (u32, u32) {
-        let Slot { length, resident, next, previous, .. } = *self.slot(start);
-        let (length, resident) = (length & !FLAG, resident & !FLAG);
-        self.slot(start + length - 1).before = 0;
-        if next != NONE {
-            self.slot(next).previous = previous;
-        }
-        if previous != NONE {
-            self.slot(previous).next = next;
-        } else {
-            let list = list_of(length);
-            self.lists[list] = next;
-            if next == NONE {
-                self.filled[list / 64] &= !(1 << (list % 64));
-            }
-        }
-        self.free -= length;
-        self.resident -= resident;
-        (length, resident)
-    }
-
-    /// A free run of at least `length`, among the shortest.
-    #[inline]
-    fn find(&mut self, length: u32) -> Option<u32> {
-        let list = list_of(length);
-        let mut start = self.lists[list];
-        for _ in 0..LOOKS {
-            if start == NONE {
-                break;
-            }
-            let slot = *self.slot(start);
-            if slot.length & !FLAG >= length {
-                return Some(start);
-            }
-            start = slot.next;
-        }
-        let (mut word, bit) = ((list + 1) / 64, (list + 1) % 64);
-        let mut bits = self.filled[word] & u64::MAX << bit;
-        while bits == 0 {
-            word += 1;
-            bits = *self.filled.get(word)?;
-        }
-        Some(self.lists[word * 64 + bits.trailing_zeros() as usize])
-    }
-
     /// A run for a block of `size` bytes; `None` where the span has to grow.
     pub(crate) fn take(&mut self, size: usize) -> Option<Run> {
         let length = Self::units(size);
-        let Some(start) = self.find(length) else {
+        let Some(start) = self.slots.find(length) else {
             return self.take_last(size);
         };
         self.take_of(start, start, length);
@@ -256,7 +123,7 @@ impl Runs {
         let (start, is_fresh) = (self.top, self.top >= self.touched);
         let length = Self::units(size);
         self.raise_top(length).then(|| {
-            self.slot(start).length = length;
+            self.slots.slot(start).length = length;
             Run { offset: Self::bytes(start), is_fresh }
         })
     }
@@ -264,25 +131,25 @@ impl Runs {
     /// Whether the run at `offset` is the last one.
     pub(crate) fn is_last(&mut self, offset: usize) -> bool {
         let start = (offset >> UNIT_SHIFT) as u32;
-        start + self.slot(start).length == self.top
+        start + self.slots.slot(start).length == self.top
     }
 
     /// Makes the run at `start` end `more` units behind the beginning of the free run at `free`; all of that where too little is left.
     #[inline]
     fn take_of(&mut self, start: u32, free: u32, more: u32) {
-        let (found, resident) = self.unlink(free);
+        let (found, resident) = self.slots.unlink(free);
         let left = found - more;
         let more = if left < SLOT_UNITS { found } else { more };
         if more < found {
-            self.link(free + more, left, resident.saturating_sub(more));
+            self.slots.link(free + more, left, resident.saturating_sub(more));
         }
-        self.slot(start).length = free + more - start;
+        self.slots.slot(start).length = free + more - start;
     }
 
     /// Lets the rest begin `more` units later; `false` where it is shorter.
     #[inline]
     fn raise_top(&mut self, more: u32) -> bool {
-        if self.end.saturating_sub(self.top) < more {
+        if self.slots.end.saturating_sub(self.top) < more {
             return false;
         }
         self.top += more;
@@ -293,58 +160,58 @@ impl Runs {
 
     /// Bytes of the run at `offset`, which is in use.
     pub(crate) fn bytes_of(&mut self, offset: usize) -> usize {
-        Self::bytes(self.slot((offset >> UNIT_SHIFT) as u32).length)
+        Self::bytes(self.slots.slot((offset >> UNIT_SHIFT) as u32).length)
     }
 
     /// Gives the run at `offset` back, which is in use.
     pub(crate) fn give(&mut self, offset: usize) {
         let start = (offset >> UNIT_SHIFT) as u32;
-        let length = self.slot(start).length;
+        let length = self.slots.slot(start).length;
         self.give_units(start, length);
     }
 
     fn give_units(&mut self, mut start: u32, length: u32) {
         let end = start + length;
         let mut resident = length;
-        let before = self.slot(start - 1).before;
+        let before = self.slots.slot(start - 1).before;
         if before > 0 {
             start -= before;
-            resident += self.unlink(start).1;
+            resident += self.slots.unlink(start).1;
         }
         if end == self.top {
             self.top = start;
             return;
         }
         let mut length = end - start;
-        if self.slot(end).length & FLAG != 0 {
-            let (more, had) = self.unlink(end);
+        if self.slots.slot(end).length & FLAG != 0 {
+            let (more, had) = self.slots.unlink(end);
             length += more;
             resident += had;
         }
-        self.link(start, length, resident);
+        self.slots.link(start, length, resident);
     }
 
     /// Makes the run at `offset`, which is in use, fit for `size` bytes where it is; `false` where there is no room.
     pub(crate) fn resize(&mut self, offset: usize, size: usize) -> bool {
         let start = (offset >> UNIT_SHIFT) as u32;
         let length = Self::units(size);
-        let now = self.slot(start).length;
+        let now = self.slots.slot(start).length;
         let end = start + now;
         if length > now {
             let more = length - now;
             if end == self.top {
                 return self.raise_top(more) && {
-                    self.slot(start).length = length;
+                    self.slots.slot(start).length = length;
                     true
                 };
             }
-            let next = self.slot(end).length;
+            let next = self.slots.slot(end).length;
             if next < more | FLAG {
                 return false;
             }
             self.take_of(start, end, more);
         } else if now - length >= SLOT_UNITS {
-            self.slot(start).length = length;
+            self.slots.slot(start).length = length;
             self.give_units(start + length, now - length);
         }
         true
@@ -356,13 +223,13 @@ impl Runs {
     /// `purge` drops the whole pages of the range, and says whether they read as zero next.
     pub(crate) fn purge_to(&mut self, target: usize, mut purge: impl FnMut(usize, usize) -> bool) {
         let target = (target >> UNIT_SHIFT) as u32;
-        let keep = target.saturating_sub(self.resident).min(self.beyond());
+        let keep = target.saturating_sub(self.slots.resident).min(self.beyond());
         self.purge_rest(self.top + keep, &mut purge);
         for list in (0..LISTS).rev() {
-            let mut start = self.lists[list];
-            while start != NONE && self.resident + self.beyond() > target {
+            let mut start = self.slots.lists[list];
+            while start != NONE && self.slots.resident + self.beyond() > target {
                 self.purge_run(start, &mut purge);
-                start = self.slot(start).next;
+                start = self.slots.slot(start).next;
             }
         }
     }
@@ -372,15 +239,15 @@ impl Runs {
         let highest = core::mem::replace(&mut self.highest, self.top);
         self.purge_rest(highest, &mut purge);
         for list in 0..LISTS {
-            let mut start = self.lists[list];
+            let mut start = self.slots.lists[list];
             while start != NONE {
-                let slot = self.slot(start);
+                let slot = self.slots.slot(start);
                 match slot.resident {
                     0 => {}
                     FLAG.. => self.purge_run(start, &mut purge),
                     _ => slot.resident |= FLAG,
                 }
-                start = self.slot(start).next;
+                start = self.slots.slot(start).next;
             }
         }
         self.resident_bytes() > 0
@@ -397,10 +264,10 @@ impl Runs {
     }
 
     fn purge_run(&mut self, start: u32, purge: &mut impl FnMut(usize, usize) -> bool) {
-        let slot = self.slot(start);
+        let slot = self.slots.slot(start);
         let (length, resident) = (slot.length & !FLAG, slot.resident & !FLAG);
         slot.resident = 0;
-        self.resident -= resident;
+        self.slots.resident -= resident;
         if resident > 0 {
             let _ = purge(Self::bytes(start), Self::bytes(length));
         }
@@ -408,16 +275,16 @@ impl Runs {
 
     /// Panics unless the slots, the lists and the counts say the same.
     pub(crate) fn check(&mut self) {
-        let (mut unit, mut free, mut resident, mut listed) = (SLOT_UNITS, 0, 0, 0);
+        let (mut unit, mut free, mut resident) = (SLOT_UNITS, 0, 0);
         let mut was_free = false;
         while unit < self.top {
-            let slot = *self.slot(unit);
+            let slot = *self.slots.slot(unit);
             let length = slot.length & !FLAG;
             let is_free = slot.length & FLAG != 0;
             assert!(length >= SLOT_UNITS && length <= self.top - unit, "runs invariant 3");
             assert!(!(is_free && was_free), "runs invariant 4");
             let before = if is_free { length } else { 0 };
-            assert_eq!(self.slot(unit + length - 1).before, before, "runs invariant 5");
+            assert_eq!(self.slots.slot(unit + length - 1).before, before, "runs invariant 5");
             if is_free {
                 free += length;
                 resident += slot.resident & !FLAG;
@@ -426,23 +293,7 @@ impl Runs {
             unit += length;
         }
         assert!(unit == self.top.max(SLOT_UNITS) && !was_free, "runs invariant 2");
-        assert_eq!((free, resident), (self.free, self.resident), "runs invariant 6");
-        for list in 0..LISTS {
-            let (mut start, mut previous) = (self.lists[list], NONE);
-            assert_eq!(
-                start != NONE,
-                self.filled[list / 64] >> (list % 64) & 1 == 1,
-                "runs invariant 7"
-            );
-            while start != NONE {
-                let slot = *self.slot(start);
-                assert!(slot.length & FLAG != 0 && slot.previous == previous, "runs invariant 7");
-                assert_eq!(list_of(slot.length & !FLAG), list, "runs invariant 7");
-                listed += slot.length & !FLAG;
-                (previous, start) = (start, slot.next);
-            }
-        }
-        assert_eq!(listed, free, "runs invariant 7");
+        self.slots.check(free, resident);
         assert!(self.touched >= self.top, "runs invariant 8");
     }
 }

@@ -17,7 +17,8 @@ use crate::config::{REGION_BYTES_MAX, RUN_GROWN_MAX};
 use crate::policy::{
     RUNS_BESIDE_GROWTH_BYTES, RUNS_GROWING_BYTES, RUNS_KEPT_MIN_BYTES, RUNS_UNMAPPED_BYTES,
 };
-use crate::runs::{Run, Runs, SLOT_BYTES, Slot};
+use crate::run_slots::{SLOT_BYTES, Slot};
+use crate::runs::{Run, Runs};
 use crate::sources::mmap;
 
 /// Bytes that the span can grow to.
