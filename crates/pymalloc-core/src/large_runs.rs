@@ -16,7 +16,8 @@ const IS_ON: bool = !annotate::IS_ON && !hardened::IS_ON;
 /// A fallback for pools: requests above [`POOLED_MAX`] and up to [`RUN_MAX`] bytes from a span of the process, beside the region of
 /// the arenas, all others from `R`.
 ///
-/// The span is one for all values, behind one lock. What is free there stays resident for some seconds, as free pools do.
+/// The span is one for all values, behind one lock. What is free there stays resident for some seconds, as free pools do. To free or
+/// to resize what is no block of the span, but an address in it, ends the process with a line on stderr that names the misuse.
 pub struct LargeRuns<R> {
     below: R,
     is_open: fn(&R) -> bool,
@@ -48,11 +49,11 @@ impl<R: Malloc> LargeRuns<R> {
     }
 }
 
-/// Gives the block at `offset` of the span back.
+/// Gives the block at `offset` of the span back; ends the process where there is none.
 ///
 /// # Safety
 ///
-/// 1. The block is in use, and not used afterwards.
+/// 1. The block is not used afterwards.
 unsafe fn give(offset: usize) {
     // SAFETY: 1: by 1.
     if let Some(spare) = unsafe { run_memory::give(offset, purger::is_late) } {

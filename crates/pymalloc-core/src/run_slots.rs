@@ -28,13 +28,14 @@ pub(crate) const FLAG: u32 = 1 << 31;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Slot {
-    /// Of the run that begins here: its length, with `FLAG` if it is free.
+    /// Of the run that begins here: its length, with `FLAG` if it is free. May be of one that was part of a longer one since, but for
+    /// runs in use.
     pub(crate) length: u32,
     /// The length of the run that ends here, if that is free; else 0.
     pub(crate) before: u32,
     /// Of the free run that begins here: units that may have memory, with `FLAG` for old ones.
     pub(crate) resident: u32,
-    /// Of the free run that begins here: its neighbours in its list.
+    /// Of the free run that begins here: its neighbours in its list. Of one in use, `next` is where it begins.
     pub(crate) next: u32,
     pub(crate) previous: u32,
 }
@@ -85,6 +86,22 @@ impl RunSlots {
         let slot = unsafe { self.slots.add((unit / SLOT_UNITS) as usize) };
         // SAFETY: as above; the borrow is that of `self`.
         unsafe { &mut *slot }
+    }
+
+    /// Notes that a run in use begins at `start`.
+    #[inline]
+    pub(crate) fn set_used(&mut self, start: u32, length: u32) {
+        let slot = self.slot(start);
+        slot.length = length;
+        slot.next = start;
+    }
+
+    /// The length of the run in use that begins at `start`; `None` where none does.
+    #[inline]
+    pub(crate) fn used(&mut self, start: u32) -> Option<u32> {
+        let slot = self.slot(start);
+        let is_used = slot.next == start && (1..FLAG).contains(&slot.length);
+        is_used.then_some(slot.length)
     }
 
     /// Puts a free run into its list.

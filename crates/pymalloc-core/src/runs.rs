@@ -12,9 +12,7 @@
 //! What is known of a run is in a table beside the span, so that all of a free run can go back to the system. No run is shorter than a
 //! slot: in each slot at most one begins, and at most one ends. Free neighbours are one run, and one at the top is part of the rest.
 
-use crate::run_slots::{
-    FLAG, LISTS, NONE, RunSlots, SLOT_BYTES, SLOT_UNITS, Slot, UNIT_BYTES, UNIT_SHIFT,
-};
+use crate::run_slots::{FLAG, LISTS, NONE, RunSlots, SLOT_UNITS, Slot, UNIT_BYTES, UNIT_SHIFT};
 
 /// A block's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +121,7 @@ impl Runs {
         let (start, is_fresh) = (self.top, self.top >= self.touched);
         let length = Self::units(size);
         self.raise_top(length).then(|| {
-            self.slots.slot(start).length = length;
+            self.slots.set_used(start, length);
             Run { offset: Self::bytes(start), is_fresh }
         })
     }
@@ -143,7 +141,7 @@ impl Runs {
         if more < found {
             self.slots.link(free + more, left, resident.saturating_sub(more));
         }
-        self.slots.slot(start).length = free + more - start;
+        self.slots.set_used(start, free + more - start);
     }
 
     /// Lets the rest begin `more` units later; `false` where it is shorter.
@@ -158,21 +156,51 @@ impl Runs {
         true
     }
 
-    /// Bytes of the run at `offset`, which is in use.
-    pub(crate) fn bytes_of(&mut self, offset: usize) -> usize {
-        Self::bytes(self.slots.slot((offset >> UNIT_SHIFT) as u32).length)
+    /// Bytes of the run in use that begins at `offset`; `None` where none does.
+    #[inline]
+    pub(crate) fn bytes_of(&mut self, offset: usize) -> Option<usize> {
+        let start = (offset >> UNIT_SHIFT) as u32;
+        if offset % UNIT_BYTES > 0 || start >= self.top {
+            return None;
+        }
+        self.slots.used(start).map(Self::bytes)
     }
 
-    /// Gives the run at `offset` back, which is in use.
-    pub(crate) fn give(&mut self, offset: usize) {
-        let start = (offset >> UNIT_SHIFT) as u32;
-        let length = self.slots.slot(start).length;
-        self.give_units(start, length);
+    /// Whether `offset` lies in a run that is in use. Walks over all runs.
+    #[cold]
+    pub(crate) fn is_used(&mut self, offset: usize) -> bool {
+        let unit = (offset >> UNIT_SHIFT) as u32;
+        self.walk().any(|(start, slot)| {
+            slot.length & FLAG == 0 && (start..start + slot.length).contains(&unit)
+        })
+    }
+
+    /// All runs before the rest, each with where it begins.
+    fn walk(&mut self) -> impl Iterator<Item = (u32, Slot)> {
+        let mut next = SLOT_UNITS;
+        core::iter::from_fn(move || {
+            let start = next;
+            let slot = (start < self.top).then(|| *self.slots.slot(start))?;
+            next += slot.length & !FLAG;
+            Some((start, slot))
+        })
+    }
+
+    /// Gives the run in use back that begins at `offset`; `false` where none does.
+    #[inline]
+    pub(crate) fn give(&mut self, offset: usize) -> bool {
+        let bytes = self.bytes_of(offset);
+        bytes.is_some_and(|bytes| {
+            self.give_units((offset >> UNIT_SHIFT) as u32, (bytes >> UNIT_SHIFT) as u32);
+            true
+        })
     }
 
     fn give_units(&mut self, mut start: u32, length: u32) {
         let end = start + length;
         let mut resident = length;
+        // Invariant 9: what is not the beginning of a run any more does not look like one.
+        self.slots.slot(start).length = 0;
         let before = self.slots.slot(start - 1).before;
         if before > 0 {
             start -= before;
@@ -303,6 +331,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::run_slots::SLOT_BYTES;
 
     const SPAN_BYTES: usize = 4 << 20;
     const PAGE_BYTES: usize = 4096;
@@ -332,7 +361,7 @@ mod tests {
         }
 
         fn enter(&mut self, offset: usize, size: usize) {
-            let bytes = self.runs.bytes_of(offset);
+            let bytes = self.runs.bytes_of(offset).expect("in use");
             assert!(bytes >= size, "{bytes} for {size}");
             let before = self.used.range(..offset).next_back().map_or(0, |(at, len)| at + len);
             let behind = self.used.range(offset + 1..).next().map_or(SPAN_BYTES, |(at, _)| *at);
@@ -348,6 +377,19 @@ mod tests {
             let pages = first..(run.offset + size).div_ceil(PAGE_BYTES);
             assert!(!run.is_fresh || self.dirty.range(pages).next().is_none(), "not fresh");
             self.enter(run.offset, size);
+        }
+
+        /// Blocks alone are found, near one that there is or was, and anywhere.
+        fn find_blocks(&mut self, rng: &mut fastrand::Rng, some: Option<usize>) {
+            let anywhere = rng.usize(..SPAN_BYTES / UNIT_BYTES) * UNIT_BYTES;
+            let near = some.unwrap_or(0);
+            for offset in [near, near + UNIT_BYTES, near + SLOT_BYTES, near + 16, anywhere] {
+                let bytes = self.used.get(&offset).copied();
+                assert_eq!(self.runs.bytes_of(offset), bytes, "at {offset}");
+                let before = self.used.range(..=offset).next_back();
+                let is_used = before.is_some_and(|(at, bytes)| offset < at + bytes);
+                assert_eq!(self.runs.is_used(offset), is_used, "at {offset}");
+            }
         }
 
         /// Drops memory, of which nothing may be in use.
@@ -389,18 +431,19 @@ mod tests {
                         used.remove(&offset);
                         model.enter(offset, size);
                     } else {
-                        assert!(size > before, "a run can always become shorter");
+                        assert!(Some(size) > before, "a run can always become shorter");
                         assert_eq!(runs.bytes_of(offset), before, "left alone");
                     }
                 }
                 (choice, Some(offset)) if choice >= grows => {
                     used.remove(&offset);
-                    runs.give(offset);
+                    assert!(runs.give(offset));
                 }
                 _ => model.take(size, rng.u8(..) < 16),
             }
             model.runs.check();
             assert_eq!(model.runs.used_bytes(), model.used.values().sum::<usize>());
+            model.find_blocks(&mut rng, some);
         }
     }
 
@@ -411,7 +454,7 @@ mod tests {
             model.take(size, false);
         }
         for (offset, _) in core::mem::take(&mut model.used) {
-            model.runs.give(offset);
+            assert!(model.runs.give(offset));
         }
         model.runs.check();
         assert_eq!((model.runs.top_bytes(), model.runs.used_bytes()), (SLOT_BYTES, 0));
@@ -432,10 +475,10 @@ mod tests {
             });
             (gone.clone(), is_left)
         };
-        model.runs.give(offsets[1]);
+        assert!(model.runs.give(offsets[1]));
         assert_eq!(end(&mut model.runs), (vec![], true), "young");
         assert_eq!(end(&mut model.runs), (vec![(offsets[1], 64 << 10)], false));
-        model.runs.give(offsets[4]);
+        assert!(model.runs.give(offsets[4]));
         assert_eq!(end(&mut model.runs), (vec![], true), "the rest is young too");
         let first_page = offsets[4].next_multiple_of(PAGE_BYTES);
         let bytes = (offsets[4] + (64 << 10)).next_multiple_of(PAGE_BYTES) - first_page;
@@ -446,7 +489,7 @@ mod tests {
     fn memory_that_does_not_go_is_not_fresh() {
         let mut model = Model::new();
         model.take(64 << 10, false);
-        model.runs.give(SLOT_BYTES);
+        assert!(model.runs.give(SLOT_BYTES));
         model.runs.purge_to(0, |_, _| false);
         assert_eq!(model.runs.take(64 << 10), Some(Run { offset: SLOT_BYTES, is_fresh: false }));
     }

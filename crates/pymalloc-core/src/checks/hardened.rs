@@ -1,5 +1,5 @@
 //! Owns what feature `hardened` keeps in freed blocks, and the end of a program that is found to have damaged them.
-//! Leaves the questions that need a pool to `pool.rs`.
+//! Leaves the questions that need a pool to `pool.rs`, and those that need a large block to `sources/run_memory.rs`.
 //!
 //! A freed block holds two words: its link, mixed with a secret of the process and with its own address, and a seal that
 //! only the allocator can have written there. A program that writes to a block after freeing it breaks the seal.
@@ -115,7 +115,7 @@ impl Misuse {
     const fn text(self) -> &'static str {
         match self {
             Self::DoubleFree => "double free: the block is free already",
-            Self::NotABlock => "invalid free: the address is inside of a pool but begins no block",
+            Self::NotABlock => "invalid free: the address begins no block",
             Self::WriteAfterFree => "use after free: a freed block was written to",
         }
     }

@@ -11,8 +11,9 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use malloc_api::page_bytes;
-use pymem_sync::{ForkLock, Lock, Rank};
+use pymem_sync::{ForkLock, Lock, LockGuard, Rank};
 
+use crate::checks::hardened::{self, Misuse};
 use crate::config::{REGION_BYTES_MAX, RUN_GROWN_MAX};
 use crate::policy::{
     RUNS_BESIDE_GROWTH_BYTES, RUNS_GROWING_BYTES, RUNS_KEPT_MIN_BYTES, RUNS_UNMAPPED_BYTES,
@@ -109,14 +110,16 @@ pub(crate) fn begin(region: NonNull<u8>) {
 }
 
 /// Gives the block at `offset` back. Returns how many bytes are free and resident, where nobody was told since there were none, or `is_late`
-/// says that it is time to.
+/// says that it is time to. Ends the process where no block in use begins there.
 ///
 /// # Safety
 ///
-/// 1. The block is in use, and not used afterwards.
+/// 1. The block is not used afterwards.
 pub(crate) unsafe fn give(offset: usize, is_late: impl Fn(usize) -> bool) -> Option<usize> {
     let mut memory = MEMORY.lock();
-    memory.runs.give(offset);
+    if !memory.runs.give(offset) {
+        misused(memory, offset);
+    }
     let spare = memory.runs.resident_bytes();
     let kept = memory.runs.used_bytes().max(RUNS_KEPT_MIN_BYTES);
     if spare > kept {
@@ -127,14 +130,17 @@ pub(crate) unsafe fn give(offset: usize, is_late: impl Fn(usize) -> bool) -> Opt
     (!was_told || is_late(spare)).then_some(spare)
 }
 
-/// Makes the block at `offset` one of `size` bytes where it is; else `Err` with how many it has.
+/// Makes the block at `offset` one of `size` bytes where it is; else `Err` with how many it has. Ends the process where no block in use
+/// begins there.
 ///
 /// # Safety
 ///
-/// 1. The block is in use by the caller alone.
+/// 1. The block is the caller's alone.
 pub(crate) unsafe fn resize(offset: usize, size: usize) -> Result<(), usize> {
     let mut memory = MEMORY.lock();
-    let bytes = memory.runs.bytes_of(offset);
+    let Some(bytes) = memory.runs.bytes_of(offset) else {
+        misused(memory, offset);
+    };
     if size > RUN_GROWN_MAX {
         return Err(bytes);
     }
@@ -143,6 +149,17 @@ pub(crate) unsafe fn resize(offset: usize, size: usize) -> Result<(), usize> {
         let _ = memory.grow(size - bytes);
     }
     if memory.runs.resize(offset, size) { Ok(()) } else { Err(bytes) }
+}
+
+/// Reports that no block in use begins at `offset`, and aborts.
+#[cold]
+#[inline(never)]
+fn misused(mut memory: LockGuard<'_, RunMemory>, offset: usize) -> ! {
+    let is_inside = memory.runs.is_used(offset);
+    // A handler of the signal may ask for memory.
+    drop(memory);
+    let misuse = if is_inside { Misuse::NotABlock } else { Misuse::DoubleFree };
+    hardened::fatal(misuse, at(offset).unwrap_or(NonNull::dangling()))
 }
 
 /// Gives free runs back, but for a few, where the process's peak has grown: it is about to hold more.

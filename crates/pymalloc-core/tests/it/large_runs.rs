@@ -3,12 +3,13 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use malloc_api::testing::{Counting, alone, conformance, forked, resident_bytes};
+use malloc_api::testing::{Counting, alone, conformance, forked, resident_bytes, test_process};
 use malloc_api::{LibcMalloc, Malloc, page_bytes};
 use pymalloc_core::{
     LargeRuns, LocalPymalloc, LockedPymalloc, POOLED_MAX, RUN_MAX, check_large_runs,
     large_runs_usage, release_large_runs,
 };
+use rstest::rstest;
 
 const KIB: usize = 1 << 10;
 
@@ -240,4 +241,59 @@ fn children_find_the_span_whole_while_threads_use_it() {
         });
         check_large_runs();
     });
+}
+
+const MISUSE: &str = "PYMALLOC_CORE_TEST_MISUSE";
+
+/// What the child does, by name.
+#[test]
+fn misuse() {
+    let Ok(name) = std::env::var(MISUSE) else { return };
+    let alloc = LockedPymalloc::new(LargeRuns::new(LibcMalloc));
+    let blocks = [9, 20, 40, 9].map(|kib| filled(&alloc, kib * KIB));
+    let free = |block: NonNull<u8>| {
+        // SAFETY: not kept: this is the misuse that must be caught before it does harm.
+        unsafe { alloc.free(Some(block)) };
+    };
+    match name.as_str() {
+        "twice" => (0..2).for_each(|_| free(blocks[1])),
+        // What is free is one run by then, which begins with the block before.
+        "twice_between" => [0, 1, 1].into_iter().for_each(|index| free(blocks[index])),
+        "twice_at_the_end" => (0..2).for_each(|_| free(blocks[3])),
+        "twice_later" => {
+            blocks.into_iter().for_each(free);
+            free(blocks[1]);
+        }
+        // SAFETY: inside of the block.
+        "interior" => free(unsafe { blocks[2].add(16 * KIB) }),
+        // SAFETY: inside of the block.
+        "unaligned" => free(unsafe { blocks[1].add(16) }),
+        "resized" => {
+            free(blocks[1]);
+            // SAFETY: not kept: as above.
+            let _ = unsafe { alloc.realloc(Some(blocks[1]), 30 * KIB) };
+        }
+        _ => blocks.into_iter().for_each(free),
+    }
+}
+
+#[rstest]
+#[case::twice("twice", Some("double free: the block is free already"))]
+#[case::twice_between("twice_between", Some("double free: the block is free already"))]
+#[case::twice_at_the_end("twice_at_the_end", Some("double free: the block is free already"))]
+#[case::twice_later("twice_later", Some("double free: the block is free already"))]
+#[case::interior("interior", Some("invalid free: the address begins no block"))]
+#[case::unaligned("unaligned", Some("invalid free: the address begins no block"))]
+#[case::resized("resized", Some("double free: the block is free already"))]
+#[case::none("none", None)]
+fn misuse_is_named(#[case] name: &str, #[case] message: Option<&str>) {
+    let child = test_process("large_runs::misuse").env(MISUSE, name).output().unwrap();
+    let text = String::from_utf8_lossy(&child.stderr);
+    match message {
+        Some(message) => {
+            assert!(!child.status.success());
+            assert!(text.contains(message), "{text}");
+        }
+        None => assert!(child.status.success(), "{text}"),
+    }
 }
