@@ -1,18 +1,21 @@
 //! Owns `cargo xtask hosts`: what each kind of interpreter sees of the library, as one table. Every cell is a run.
 
-use std::ffi::OsString;
+mod memory;
+mod run;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use malloc_trace::LogReader;
-use pymem_domains::{AllocatorName, Domain, Row};
+use pymem_domains::{AllocatorName, Domain};
 
+use self::memory::{file, memory};
+pub(crate) use self::run::Host;
+use self::run::Run;
 use crate::docs;
 use crate::python::{self, Interpreter};
-use crate::workspace;
 
 /// The program, which takes the name of a task.
 const PROGRAM: &str = "xtask/plants/host.py";
@@ -221,20 +224,6 @@ const CHECKS: [Check; 17] = [
 /// The check of what is told where nobody else has a heap.
 pub(crate) const MALLOC_STATS: &str = "statistics of `PYTHONMALLOCSTATS`";
 
-/// An interpreter with the library.
-#[derive(Clone)]
-pub(crate) struct Host {
-    pub(crate) python: Interpreter,
-    /// What has the library loaded: a variable and its value.
-    pub(crate) preload: (&'static str, OsString),
-}
-
-impl Host {
-    fn new(python: &Interpreter, library: &Path) -> Self {
-        Self { python: python.clone(), preload: ("LD_PRELOAD", library.into()) }
-    }
-}
-
 /// The table's rows, and what was red.
 #[derive(Default)]
 pub(crate) struct Rows {
@@ -350,61 +339,6 @@ fn label(python: &Interpreter) -> String {
     format!("3.{}{threads}{debug}", python.minor)
 }
 
-/// A run of the program, and how to repeat it.
-struct Run {
-    output: Output,
-    stderr: String,
-    command: String,
-}
-
-impl Run {
-    fn new(host: &Host, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Self> {
-        let Host { python, preload: (name, value) } = host;
-        let mut command = Command::new(&python.path);
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if name.starts_with("PYTHON") || name.starts_with("PYMEM") {
-                command.env_remove(&*name);
-            }
-        }
-        command.env_remove("LD_LIBRARY_PATH").env(name, value);
-        command
-            .envs(variables.iter().copied())
-            .args(["-S", "-W", "ignore"])
-            .args(arguments)
-            .current_dir(workspace::root());
-        let output = command.output().with_context(|| format!("{python} does not start"))?;
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Ok(Self { output, stderr, command: format!("{command:?}") })
-    }
-
-    /// Fails with the command that repeats the run, unless it is as it must be.
-    fn ensure(&self, is_right: bool, what: &str) -> Result<()> {
-        let Self { output, stderr, command } = self;
-        ensure!(is_right, "{what}; {}: {command}\n{stderr}", output.status);
-        Ok(())
-    }
-
-    fn succeeds(&self) -> bool {
-        self.output.status.success() && self.output.stdout == b"done\n"
-    }
-
-    fn is_aborted(&self) -> bool {
-        use std::os::unix::process::ExitStatusExt as _;
-        self.output.status.signal() == Some(signal_hook::consts::SIGABRT)
-    }
-
-    fn says(&self, texts: &[&str]) -> Result<()> {
-        let mut rest = self.stderr.as_str();
-        for text in texts {
-            let found = rest.split_once(text);
-            self.ensure(found.is_some(), &format!("{text:?} is not where it must be"))?;
-            rest = found.map_or("", |(_, rest)| rest);
-        }
-        Ok(())
-    }
-}
-
 impl Check {
     fn cell(&self, host: &Host) -> Result<String> {
         let (name, value) = self.variable;
@@ -467,58 +401,6 @@ fn names(host: &Host) -> Result<String> {
     }
     Ok(if refused == 0 { serve.to_string() } else { format!("{serve}, {refused} refused") })
 }
-
-/// What a program that does nothing has of anonymous memory more than on the interpreter's own allocator of the same name. Pages of
-/// the library's file are shared by all processes that have it, those that it has written to are not.
-fn memory(host: &Host, name: &str, most_kib: usize) -> Result<String> {
-    let python = &host.python;
-    let has_own = python.minor >= 13 || name == "pymalloc";
-    if python.free_threaded || !has_own {
-        return Ok(String::from("none to compare"));
-    }
-    let without = Host::new(python, Path::new(""));
-    let (own, ours) = (kib(&without, name, MEMORY)?, kib(host, name, MEMORY)?);
-    let more = ours.saturating_sub(own);
-    ensure!(more <= most_kib, "{ours} KiB, {own} without the library; at most {most_kib} more");
-    Ok(format!("{more} KiB"))
-}
-
-/// The KiB of anonymous memory of this process.
-const MEMORY: &str = "
-with open('/proc/self/smaps_rollup') as lines:
-    print(*(line.split()[1] for line in lines if line.startswith('Anonymous:')))";
-
-/// The KiB that `program` prints on the row `name`.
-fn kib(host: &Host, name: &str, program: &str) -> Result<usize> {
-    let run = Run::new(host, &["-c", program], &[("PYTHONMALLOC", name)])?;
-    run.ensure(run.output.status.success(), "no success")?;
-    Ok(String::from_utf8_lossy(&run.output.stdout).trim().parse()?)
-}
-
-/// What is in memory of the library's file where nothing is asked for: the code that every process runs, its constants, and what it
-/// writes to. Without the order of `often.ld`, and without giving back what the start has touched, it is 1,060 to 1,250 KiB, as the
-/// kernel maps by what lies together in its cache.
-fn file(host: &Host) -> Result<String> {
-    let kib = kib(host, "default", FILE)?;
-    // The code of the hooks is read where a build of Python has them from the start.
-    let has_hooks = AllocatorName::Default.row(&host.python.profile()).is_ok_and(Row::debug);
-    let most_kib = if has_hooks { 500 } else { 200 };
-    ensure!(
-        (1..=most_kib).contains(&kib),
-        "{kib} KiB, where {most_kib} are allowed: is a name missing in `often.ld`?"
-    );
-    Ok(format!("{kib} KiB"))
-}
-
-/// The KiB of this process that are pages of the library's file.
-const FILE: &str = "
-kib = ours = 0
-with open('/proc/self/smaps') as lines:
-    for line in lines:
-        first, *rest = line.split()
-        if '-' in first: ours = line.rstrip().endswith('libpymem_preload.so')
-        elif first == 'Rss:' and ours: kib += int(rest[0])
-print(kib)";
 
 /// Subinterpreters that come and go while stacks are taken.
 fn rounds(host: &Host, count: u32) -> Result<String> {
