@@ -23,34 +23,6 @@ pub(crate) const CRATES: &[&str] = &[
     "pymem-preload",
 ];
 
-/// Has cargo forget what it has built of the crates with `profile`. It recognises an unpacked crate by folder and version, or by the
-/// time of its files, and would reuse the build of an older state.
-pub(crate) fn forget_builds(shell: &Shell, profile: &str) -> Result<()> {
-    let names = CRATES.iter().flat_map(|name| ["--package", name]);
-    Ok(cmd!(shell, "cargo clean --quiet --profile {profile} {names...}").run()?)
-}
-
-/// Has cargo forget the crates that it unpacked from packages of its own. It takes a folder of the same name and version for the same
-/// crate, and would build one package against an older state of another.
-pub(crate) fn forget_unpacked(shell: &Shell) -> Result<()> {
-    let Some(cargo) = cargo_home() else { return Ok(()) };
-    let sources = cargo.join("registry/src");
-    // A registry that lies in a folder has no host in its name.
-    let local = |folder: &PathBuf| {
-        folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"-"))
-    };
-    for folder in shell.read_dir(sources).unwrap_or_default().into_iter().filter(local) {
-        for name in CRATES {
-            shell.remove_path(folder.join(format!("{name}-{}", env!("CARGO_PKG_VERSION"))))?;
-        }
-    }
-    Ok(())
-}
-
-fn cargo_home() -> Option<PathBuf> {
-    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))
-}
-
 /// The workspace's root folder.
 pub(crate) fn root() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
