@@ -37,6 +37,8 @@ mod slots;
 mod source;
 mod sources {
     #[cfg(feature = "std")]
+    pub(crate) mod arena_sets;
+    #[cfg(feature = "std")]
     pub(crate) mod mmap;
     #[cfg(feature = "std")]
     pub(crate) mod purger;

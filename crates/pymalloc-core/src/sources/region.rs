@@ -24,6 +24,8 @@ use crate::config::{
 };
 use crate::policy::{HUGE_REFUSALS_MAX, Pace, REGION_HINTS, SMALL_UP_TO_BYTES};
 use crate::source::{ArenaSource, Span, Supply};
+use crate::sources::arena_sets::Set::{Mapped, Reserved, Taken, Warm};
+use crate::sources::arena_sets::Sets;
 use crate::sources::{mmap, purger, run_memory};
 
 /// Arenas by `mmap`: from the process's region, and where that has no room from anywhere.
@@ -78,37 +80,25 @@ impl MmapArenas {
 }
 
 /// The process's region, and which of its arenas are taken.
+#[repr(C)]
 struct Region {
     /// A multiple of a huge page, so that arenas pair up in them; `None` until the first need.
     base: Option<NonNull<u8>>,
-    taken: Bits,
-    /// Invariant 1: both arenas of a pair or none; readable and writable. All that are taken but for lost pairs, and free
-    /// ones that the system did not unmap.
-    mapped: Bits,
-    /// Arenas that are free and that the purger has or had: the other halves of huge pages, and those that are dead.
-    warm: Bits,
-    /// Arenas in reserved huge pages, free ones too: the kernel drops no part of such a page, and does not say so.
-    reserved: Bits,
-    /// Invariant 2: every word of `taken` before this one is full.
+    /// Invariant 2: every arena of the words before this one is taken.
     first: usize,
+    /// Invariant 3: from this word on no set has a member.
+    end: usize,
+    pace: Pace,
     /// Huge pages that the system refused.
     refusals: u8,
-    pace: Pace,
+    /// Invariant 1: both arenas of a pair are mapped or none, and all that are taken are but for lost pairs.
+    sets: Sets,
 }
 
-// SAFETY: `base` is an address in plain memory; `taken` settles who may use which arena of it.
+// SAFETY: `base` is an address in plain memory; the sets settle who may use which arena of it.
 unsafe impl Send for Region {}
 
-static REGION: Lock<Region> = Lock::new(Region {
-    base: None,
-    taken: Bits::EMPTY,
-    mapped: Bits::EMPTY,
-    warm: Bits::EMPTY,
-    reserved: Bits::EMPTY,
-    first: 0,
-    refusals: 0,
-    pace: Pace::new(),
-});
+static REGION: Lock<Region> = Lock::new(Region::new());
 
 static OVER_FORKS: ForkLock = ForkLock::new(Rank::Memory, &REGION);
 
@@ -130,56 +120,18 @@ pub(crate) fn begin() -> Option<NonNull<u8>> {
     Some(region().span()?.base)
 }
 
-/// A set of arenas.
-struct Bits([u64; ARENAS_MAX / 64]);
-
-impl Bits {
-    const EMPTY: Self = Self([0; ARENAS_MAX / 64]);
-
-    fn has(&self, index: usize) -> bool {
-        self.0[index / 64] >> (index % 64) & 1 == 1
-    }
-
-    fn insert(&mut self, index: usize) {
-        self.0[index / 64] |= 1 << (index % 64);
-    }
-
-    /// Takes `index` out; was it in?
-    fn remove(&mut self, index: usize) -> bool {
-        let was = self.has(index);
-        self.0[index / 64] &= !(1 << (index % 64));
-        was
-    }
-
-    /// Those in it, from word `first` on.
-    fn members(&self, first: usize) -> impl Iterator<Item = usize> {
-        (first..self.0.len()).flat_map(|word| {
-            let mut left = self.0[word];
-            core::iter::from_fn(move || {
-                let bit = left.trailing_zeros() as usize;
-                left &= left.checked_sub(1)?;
-                Some(word * 64 + bit)
-            })
-        })
-    }
-
-    /// Puts the pair of `index` in, or takes it out.
-    fn set_pair(&mut self, index: usize, is_in: bool) {
-        let pair = 3 << ((index % 64) & !1);
-        match is_in {
-            true => self.0[index / 64] |= pair,
-            false => self.0[index / 64] &= !pair,
-        }
-    }
-}
-
 impl Region {
+    const fn new() -> Self {
+        Self { base: None, first: 0, end: 0, pace: Pace::new(), refusals: 0, sets: Sets::NONE }
+    }
+
     /// The addresses that the region may have; `None` if the system has none where nothing else is put.
     fn span(&mut self) -> Option<Span> {
         if self.base.is_none() {
             let mut hints = REGION_HINTS.iter().map(|range| range.pick(mmap::random()));
             self.base = hints.find_map(|hint| mmap::map_at(hint, HUGE_PAGE_BYTES));
-            self.mapped.set_pair(0, self.base.is_some());
+            self.sets.set_pair(Mapped, 0, self.base.is_some());
+            self.end = 1;
             self.base.into_iter().for_each(purger::begin);
         }
         Some(Span { base: self.base?, bytes: REGION_BYTES_MAX })
@@ -188,25 +140,23 @@ impl Region {
     /// An arena, and whether all of it is resident; `None` if there is no memory, or no arena left.
     fn take(&mut self, huge_pages: HugePages) -> Option<(NonNull<u8>, bool)> {
         let base = self.span()?.base;
-        let words = self.first..self.taken.0.len();
-        self.first = words.into_iter().find(|word| self.taken.0[*word] != u64::MAX)?;
-        let lowest = self.first * 64 + self.taken.0[self.first].trailing_ones() as usize;
+        let lowest = self.lowest_free()?;
         let index = self.first_resident(base).unwrap_or(lowest);
         if self.is_pair_gone(base, index) {
             // SAFETY: 1: neither half is taken.
             unsafe { self.unmap_pair(base, index) };
-            if self.taken.has(index) {
+            if self.sets.has(Taken, index) {
                 return None;
             }
         }
-        if !self.mapped.has(index) {
+        if !self.sets.has(Mapped, index) {
             mmap::map_at(address(base, index & !1).addr().get(), HUGE_PAGE_BYTES)?;
-            self.mapped.set_pair(index, true);
+            self.sets.set_pair(Mapped, index, true);
         }
-        self.taken.insert(index);
-        if self.warm.remove(index) {
+        self.sets.insert(Taken, index);
+        if self.sets.remove(Warm, index) {
             let arena = address(base, index);
-            if self.reserved.has(index) {
+            if self.sets.has(Reserved, index) {
                 return Some((arena, true));
             }
             let (left, mut unclean) = purger::take_all_back(arena);
@@ -221,17 +171,25 @@ impl Region {
         }
         let Some(is_resident) = self.fault_huge_page(base, index, huge_pages) else {
             // Nobody gets this pair again: there may be nothing behind its addresses.
-            self.taken.set_pair(index, true);
+            self.sets.set_pair(Taken, index, true);
             return None;
         };
         Some((address(base, index), is_resident))
     }
 
+    /// The lowest arena that nobody has.
+    fn lowest_free(&mut self) -> Option<usize> {
+        let is_full = |word| self.sets.word(Taken, word) == u64::MAX;
+        self.first = (self.first..Sets::WORDS).find(|word| !is_full(*word))?;
+        self.end = self.end.max(self.first + 1);
+        Some(self.first * 64 + self.sets.word(Taken, self.first).trailing_ones() as usize)
+    }
+
     /// The lowest free arena of which something is resident: that counts as much as if it were in use.
     fn first_resident(&self, base: NonNull<u8>) -> Option<usize> {
         let is_waiting = |index| purger::waiting(address(base, index), u64::MAX) != 0;
-        let mut warm = self.warm.members(self.first);
-        warm.find(|index| self.reserved.has(*index) || is_waiting(*index))
+        let mut warm = self.sets.members(Warm, self.first..self.end);
+        warm.find(|index| self.sets.has(Reserved, *index) || is_waiting(*index))
     }
 
     /// Tries to put a huge page behind `index`, which is taken, and its buddy: has it one now? `None` if the pair is lost.
@@ -242,7 +200,7 @@ impl Region {
         huge_pages: HugePages,
     ) -> Option<bool> {
         let buddy = buddy(index);
-        if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) {
+        if self.refusals >= HUGE_REFUSALS_MAX || self.sets.has(Taken, buddy) {
             return Some(false);
         }
         let pair = address(base, index & !1);
@@ -257,9 +215,9 @@ impl Region {
             self.refusals += 1;
             return Some(false);
         }
-        self.warm.insert(buddy);
+        self.sets.insert(Warm, buddy);
         if huge_pages == HugePages::Hugetlb {
-            self.reserved.set_pair(index, true);
+            self.sets.set_pair(Reserved, index, true);
         } else {
             purger::offer(address(base, buddy), u64::MAX, 0);
         }
@@ -273,7 +231,7 @@ impl Region {
     /// 1. If `has_both`, the buddy is taken by the caller.
     unsafe fn regrow(&mut self, base: NonNull<u8>, index: usize, has_both: bool) -> bool {
         let buddy = buddy(index);
-        if self.refusals >= HUGE_REFUSALS_MAX || self.taken.has(buddy) != has_both {
+        if self.refusals >= HUGE_REFUSALS_MAX || self.sets.has(Taken, buddy) != has_both {
             return false;
         }
         // SAFETY: 1: the pair is mapped, as `index` is taken (invariant 1), and aligned to a huge page.
@@ -282,7 +240,7 @@ impl Region {
             return false;
         }
         if !has_both {
-            self.warm.insert(buddy);
+            self.sets.insert(Warm, buddy);
             purger::offer(address(base, buddy), u64::MAX, 0);
         }
         true
@@ -294,11 +252,11 @@ impl Region {
     ///
     /// 1. The arena is taken, and nobody uses it any more.
     unsafe fn give_back(&mut self, base: NonNull<u8>, index: usize) {
-        self.taken.remove(index);
+        self.sets.remove(Taken, index);
         self.first = self.first.min(index / 64);
-        if self.taken.has(buddy(index)) {
+        if self.sets.has(Taken, buddy(index)) {
             let arena = address(base, index);
-            let is_dropped = !self.reserved.has(index)
+            let is_dropped = !self.sets.has(Reserved, index)
                 // SAFETY: 1: by 1.
                 && unsafe { mmap::purge(arena, ARENA_BYTES) } == ARENA_BYTES;
             if !is_dropped {
@@ -325,21 +283,22 @@ impl Region {
         units: u64,
         spare_bytes: usize,
     ) {
-        if self.reserved.has(index) || !purger::offer_dead(address(base, index), units, spare_bytes)
+        if self.sets.has(Reserved, index)
+            || !purger::offer_dead(address(base, index), units, spare_bytes)
         {
             // SAFETY: 1: by 1.
             return unsafe { self.give_back(base, index) };
         }
-        self.taken.remove(index);
+        self.sets.remove(Taken, index);
         self.first = self.first.min(index / 64);
-        self.warm.insert(index);
+        self.sets.insert(Warm, index);
     }
 
     /// Whether both arenas of the pair of `index`, which is free, are the purger's, and have gone: a new pair may be a huge page.
     fn is_pair_gone(&self, base: NonNull<u8>, index: usize) -> bool {
         [index, buddy(index)].iter().all(|index| {
-            self.warm.has(*index)
-                && !self.reserved.has(*index)
+            self.sets.has(Warm, *index)
+                && !self.sets.has(Reserved, *index)
                 && purger::waiting(address(base, *index), u64::MAX) == 0
         })
     }
@@ -351,21 +310,21 @@ impl Region {
     /// 1. Both of its arenas are mapped, and nobody uses them any more.
     unsafe fn unmap_pair(&mut self, base: NonNull<u8>, index: usize) {
         for index in [index, buddy(index)] {
-            if self.warm.remove(index) {
+            if self.sets.remove(Warm, index) {
                 purger::take_all_back(address(base, index));
             }
         }
         let pair = address(base, index & !1);
         // SAFETY: 1: by 1.
         if unsafe { mmap::unmap(pair, HUGE_PAGE_BYTES) } {
-            self.mapped.set_pair(index, false);
-            self.reserved.set_pair(index, false);
+            self.sets.set_pair(Mapped, index, false);
+            self.sets.set_pair(Reserved, index, false);
         // The kernel has too many mappings to make two of one. The pair stays, if its memory goes.
-        } else if self.reserved.has(index)
+        } else if self.sets.has(Reserved, index)
             // SAFETY: 1: by 1.
             || unsafe { mmap::purge(pair, HUGE_PAGE_BYTES) } != HUGE_PAGE_BYTES
         {
-            self.taken.set_pair(index, true);
+            self.sets.set_pair(Taken, index, true);
         }
     }
 
@@ -374,7 +333,7 @@ impl Region {
     fn index_of(&self, address: NonNull<u8>) -> Option<(NonNull<u8>, usize)> {
         let base = self.base?;
         let index = address.addr().get().wrapping_sub(base.addr().get()) >> ARENA_SHIFT;
-        (index < ARENAS_MAX && self.taken.has(index)).then_some((base, index))
+        (index < ARENAS_MAX && self.sets.has(Taken, index)).then_some((base, index))
     }
 }
 
@@ -484,7 +443,7 @@ unsafe impl ArenaSource for MmapArenas {
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> usize {
         let region = region();
-        if region.index_of(start).is_some_and(|(_, index)| region.reserved.has(index)) {
+        if region.index_of(start).is_some_and(|(_, index)| region.sets.has(Reserved, index)) {
             return 0;
         }
         drop(region);
@@ -515,5 +474,28 @@ unsafe impl ArenaSource for MmapArenas {
 
     fn peak_bytes(&self) -> usize {
         mmap::peak_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_arena_and_the_lowest_resident_one_are_found_in_any_word() {
+        let mut region = Region::new();
+        (0..130).for_each(|index| region.sets.insert(Taken, index));
+        assert_eq!(region.lowest_free(), Some(130));
+        assert_eq!(region.first_resident(NonNull::dangling()), None);
+        for index in [140, 133] {
+            region.sets.insert(Warm, index);
+            region.sets.insert(Reserved, index);
+        }
+        assert_eq!(region.first_resident(NonNull::dangling()), Some(133));
+        assert!(region.sets.remove(Warm, 133) && !region.sets.has(Warm, 133));
+        assert_eq!(region.first_resident(NonNull::dangling()), Some(140), "the sets are apart");
+        region.sets.set_pair(Taken, 17, false);
+        region.first = 0;
+        assert_eq!(region.lowest_free(), Some(16));
     }
 }
