@@ -9,6 +9,7 @@ use malloc_api::Malloc;
 use crate::checks::{annotate, hardened};
 use crate::config::{POOLED_MAX, RUN_MAX};
 use crate::sources::{purger, region, run_memory};
+use crate::stats::LargeRunsStats;
 
 /// Under a memory checker, and where misuse is to be found, blocks are those of the layer below, which knows about them.
 const IS_ON: bool = !annotate::IS_ON && !hardened::IS_ON;
@@ -66,10 +67,10 @@ pub fn release_large_runs() -> usize {
     run_memory::release()
 }
 
-/// Bytes in use in the span, and bytes that are free there and may be resident.
+/// Counts of the span; zeros before its first block. Takes time that grows with the number of blocks.
 #[must_use]
-pub fn large_runs_usage() -> (usize, usize) {
-    run_memory::usage()
+pub fn large_runs_stats() -> LargeRunsStats {
+    run_memory::stats()
 }
 
 /// Panics where the span's bookkeeping contradicts itself.

@@ -104,6 +104,17 @@ impl RunSlots {
         is_used.then_some(slot.length)
     }
 
+    /// All runs before `top`, each with where it begins.
+    pub(crate) fn walk(&mut self, top: u32) -> impl Iterator<Item = (u32, Slot)> {
+        let mut next = SLOT_UNITS;
+        core::iter::from_fn(move || {
+            let start = next;
+            let slot = (start < top).then(|| *self.slot(start))?;
+            next += slot.length & !FLAG;
+            Some((start, slot))
+        })
+    }
+
     /// Puts a free run into its list.
     pub(crate) fn link(&mut self, start: u32, length: u32, resident: u32) {
         let list = list_of(length);

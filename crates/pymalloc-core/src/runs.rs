@@ -170,20 +170,14 @@ impl Runs {
     #[cold]
     pub(crate) fn is_used(&mut self, offset: usize) -> bool {
         let unit = (offset >> UNIT_SHIFT) as u32;
-        self.walk().any(|(start, slot)| {
+        self.slots.walk(self.top).any(|(start, slot)| {
             slot.length & FLAG == 0 && (start..start + slot.length).contains(&unit)
         })
     }
 
-    /// All runs before the rest, each with where it begins.
-    fn walk(&mut self) -> impl Iterator<Item = (u32, Slot)> {
-        let mut next = SLOT_UNITS;
-        core::iter::from_fn(move || {
-            let start = next;
-            let slot = (start < self.top).then(|| *self.slots.slot(start))?;
-            next += slot.length & !FLAG;
-            Some((start, slot))
-        })
+    /// Runs in use. Walks over all runs.
+    pub(crate) fn count(&mut self) -> usize {
+        self.slots.walk(self.top).filter(|(_, slot)| slot.length & FLAG == 0).count()
     }
 
     /// Gives the run in use back that begins at `offset`; `false` where none does.
@@ -443,6 +437,7 @@ mod tests {
             }
             model.runs.check();
             assert_eq!(model.runs.used_bytes(), model.used.values().sum::<usize>());
+            assert_eq!(model.runs.count(), model.used.len());
             model.find_blocks(&mut rng, some);
         }
     }

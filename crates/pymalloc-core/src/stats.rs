@@ -59,6 +59,21 @@ pub enum PoolContents {
     },
 }
 
+/// Counts of the span in which the process's large blocks lie (`LargeRuns`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LargeRunsStats {
+    /// Blocks handed out.
+    pub blocks: usize,
+    /// Bytes of these, rounded up as they lie in the span.
+    pub used_bytes: usize,
+    /// Bytes of the span between and behind them.
+    pub free_bytes: usize,
+    /// Bytes of those that may be in memory, and can go back to the system.
+    pub free_resident_bytes: usize,
+}
+
 /// Counts of an allocator; its [`Display`](core::fmt::Display) is the text of CPython's `sys._debugmallocstats()`.
 ///
 /// `arenas_current * ARENA_BYTES` is the sum of the bytes of all blocks, in use and available, `unused_pools *
@@ -92,6 +107,8 @@ pub struct Stats {
     pub map_tables: [usize; 2],
     /// Bytes of the address test: of the allocator itself, of the span's table, and of the other one.
     pub map_bytes: [usize; 3],
+    /// The span of large blocks, where the caller serves some from it; adds lines to the text if it is in use.
+    pub large_runs: Option<LargeRunsStats>,
 }
 
 #[cfg(feature = "serde")]
@@ -123,6 +140,7 @@ impl Stats {
             malloc_calls: None,
             map_tables: [0; 2],
             map_bytes: [size_of_val(map), 0, 0],
+            large_runs: None,
         };
         for arena in arenas.iter() {
             let is_header_alone = arena.free_mask() & 1 != 0;
@@ -334,6 +352,15 @@ impl fmt::Display for Stats {
         line(f, "# bytes lost to arena map root", self.map_bytes[0])?;
         line(f, "# bytes lost to arena map mid", self.map_bytes[1])?;
         line(f, "# bytes lost to arena map bot", self.map_bytes[2])?;
-        line(f, "Total", self.map_bytes.iter().sum())
+        line(f, "Total", self.map_bytes.iter().sum())?;
+        let Some(runs) = self.large_runs.filter(|runs| *runs != LargeRunsStats::default()) else {
+            return Ok(());
+        };
+        writeln!(f)?;
+        writeln!(f, "large blocks beside the pools")?;
+        line(f, "# blocks", runs.blocks)?;
+        line(f, "# bytes in these blocks", runs.used_bytes)?;
+        line(f, "# bytes free beside them", runs.free_bytes)?;
+        line(f, "# bytes of those in memory", runs.free_resident_bytes)
     }
 }

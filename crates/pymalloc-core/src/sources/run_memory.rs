@@ -21,6 +21,7 @@ use crate::policy::{
 use crate::run_slots::{SLOT_BYTES, Slot};
 use crate::runs::{Run, Runs};
 use crate::sources::mmap;
+use crate::stats::LargeRunsStats;
 
 /// Bytes that the span can grow to.
 const SPAN_BYTES_MAX: usize = REGION_BYTES_MAX / 4;
@@ -191,10 +192,16 @@ pub(crate) fn check() {
     MEMORY.lock().runs.check();
 }
 
-/// Bytes in use, and bytes that are free and may have memory.
-pub(crate) fn usage() -> (usize, usize) {
-    let memory = MEMORY.lock();
-    (memory.runs.used_bytes(), memory.runs.resident_bytes())
+/// Counts as of now.
+pub(crate) fn stats() -> LargeRunsStats {
+    let mut memory = MEMORY.lock();
+    let used_bytes = memory.runs.used_bytes();
+    LargeRunsStats {
+        blocks: memory.runs.count(),
+        used_bytes,
+        free_bytes: memory.runs.end_bytes().saturating_sub(SLOT_BYTES + used_bytes),
+        free_resident_bytes: memory.runs.resident_bytes(),
+    }
 }
 
 impl RunMemory {

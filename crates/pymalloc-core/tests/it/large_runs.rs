@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use malloc_api::testing::{Counting, alone, conformance, forked, resident_bytes, test_process};
 use malloc_api::{LibcMalloc, Malloc, page_bytes};
 use pymalloc_core::{
-    LargeRuns, LocalPymalloc, LockedPymalloc, POOLED_MAX, RUN_MAX, check_large_runs,
-    large_runs_usage, release_large_runs,
+    LargeRuns, LargeRunsStats, LocalPymalloc, LockedPymalloc, POOLED_MAX, RUN_MAX,
+    check_large_runs, large_runs_stats, release_large_runs,
 };
 use rstest::rstest;
 
@@ -97,7 +97,7 @@ fn a_growing_block_moves_seldom_and_a_shrinking_one_never() {
             // SAFETY: live, and not used again.
             unsafe { runs.free(Some(block)) };
         }
-        assert_eq!(large_runs_usage().0, 0);
+        assert_eq!(large_runs_stats().blocks, 0);
     });
 }
 
@@ -154,7 +154,7 @@ fn random_programs_keep_every_byte() {
             // SAFETY: live, and not used again.
             unsafe { alloc.free(Some(block)) };
         }
-        assert_eq!((alloc.allocated_blocks(), large_runs_usage().0), (0, 0));
+        assert_eq!((alloc.allocated_blocks(), large_runs_stats().blocks), (0, 0));
     });
 }
 
@@ -182,7 +182,8 @@ fn free_memory_goes_back() {
         assert!(resident_bytes() < before.0 + 1_000 * KIB, "{}", resident_bytes() - before.0);
         // What stays is the table of slots, and the stack of the thread that ends the periods.
         assert!(mapped() < before.1 + 6_000 * KIB, "{}", mapped() - before.1);
-        assert_eq!(large_runs_usage(), (0, 0));
+        let left = large_runs_stats();
+        assert_eq!((left.blocks, left.used_bytes, left.free_resident_bytes), (0, 0, 0));
         check_large_runs();
     });
 }
@@ -197,12 +198,12 @@ fn what_is_free_goes_while_the_program_sleeps() {
             // SAFETY: live, and not used again.
             unsafe { runs.free(Some(block)) };
         }
-        assert!(large_runs_usage().1 > 3_000 * KIB, "stays for a while");
+        assert!(large_runs_stats().free_resident_bytes > 3_000 * KIB, "stays for a while");
         let is_gone = (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));
-            large_runs_usage().1 < 8 * KIB
+            large_runs_stats().free_resident_bytes < 8 * KIB
         });
-        assert!(is_gone, "{:?}", large_runs_usage());
+        assert!(is_gone, "{:?}", large_runs_stats());
     });
 }
 
@@ -240,6 +241,25 @@ fn children_find_the_span_whole_while_threads_use_it() {
             assert_eq!(other, None, "how the first child ended that hung, of 40");
         });
         check_large_runs();
+    });
+}
+
+#[test]
+fn statistics_tell_of_blocks_and_of_what_is_free() {
+    alone("large_runs::statistics_tell_of_blocks_and_of_what_is_free", || {
+        assert_eq!(large_runs_stats(), LargeRunsStats::default());
+        let runs = LargeRuns::new(LibcMalloc);
+        let [first, second, _] = [10, 20, 10].map(|kib| filled(&runs, kib * KIB));
+        // SAFETY: live, and not used again.
+        unsafe { runs.free(Some(second)) };
+        let stats = large_runs_stats();
+        assert_eq!((stats.blocks, stats.used_bytes), (2, 20 * KIB));
+        // Of a step of 1 MiB, less the slot that no block has.
+        assert_eq!(stats.free_bytes, 1022 * KIB - 20 * KIB);
+        assert_eq!(stats.free_resident_bytes, 20 * KIB);
+        // SAFETY: live, and not used again.
+        unsafe { runs.free(Some(first)) };
+        assert_eq!(large_runs_stats().blocks, 1);
     });
 }
 

@@ -34,6 +34,14 @@ arena map counts
 Total                              =                   72
 ";
 
+const LARGE: &str = "
+large blocks beside the pools
+# blocks                           =                    1
+# bytes in these blocks            =               20,480
+# bytes free beside them           =            1,026,048
+# bytes of those in memory         =               10,240
+";
+
 #[test]
 fn a_fresh_allocator_prints_zeros() {
     let alloc = LocalPymalloc::with_source(NoFallback, &BUFFER);
@@ -57,10 +65,36 @@ fn rows_and_groups_line_up_as_in_cpython() {
     line("63 unused pools * 16384 bytes      =            1,032,192");
     line("# bytes lost to pool headers       =                4,096");
     line("Total                              =            1,048,576");
+    assert!(!text.contains("large blocks"), "{text}");
     let order = text.find("# times object").unwrap();
     assert!(order < text.find("# arenas allocated total").unwrap());
     for block in blocks {
         // SAFETY: live, and forgotten.
         unsafe { alloc.free(Some(block)) };
     }
+}
+
+/// The C library's blocks and those of the pools are no large blocks of the span.
+#[test]
+#[cfg(all(
+    target_os = "linux",
+    not(any(feature = "hardened", feature = "asan", feature = "valgrind"))
+))]
+fn large_blocks_have_lines_of_their_own() {
+    use malloc_api::testing::alone;
+    use malloc_api::{LibcMalloc, Malloc};
+    use pymalloc_core::{LargeRuns, large_runs_stats};
+    alone("text::large_blocks_have_lines_of_their_own", || {
+        let alloc = LocalPymalloc::new(LargeRuns::new(LibcMalloc));
+        let mut stats = alloc.stats();
+        let before = stats.to_string();
+        stats.large_runs = Some(large_runs_stats());
+        assert_eq!(stats.to_string(), before, "nothing to tell");
+        let blocks = [10, 20].map(|kib| alloc.malloc(kib << 10));
+        // SAFETY: live, and not used again.
+        unsafe { alloc.free(blocks[0]) };
+        stats.large_runs = Some(large_runs_stats());
+        let text = stats.to_string();
+        assert_eq!(text.strip_prefix(&before), Some(LARGE), "{text}");
+    });
 }

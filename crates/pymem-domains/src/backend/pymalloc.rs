@@ -4,7 +4,7 @@ use malloc_api::{AllocatorRecord, Domain, Forward, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
 use pymalloc_core::{
     ArenaAllocator, HugePages, LargeRuns, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats,
-    release_large_runs,
+    large_runs_stats, release_large_runs,
 };
 
 use super::Serve;
@@ -91,7 +91,9 @@ impl Pools {
     }
 
     pub(crate) fn stats(&self) -> Option<PoolStats> {
-        Some(either!(self, pools => pools.stats()))
+        let mut stats = either!(self, pools => pools.stats());
+        stats.large_runs = Some(large_runs_stats());
+        Some(stats)
     }
 
     /// The calling thread has what the callers hold.

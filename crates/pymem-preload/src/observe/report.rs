@@ -134,6 +134,13 @@ fn write_text(out: &mut String, service: &Service) -> fmt::Result {
             "arenas: {} now, {} at most, {} in all",
             pools.arenas_current, pools.arenas_peak, pools.arenas_ever
         )?;
+        if let Some(runs) = pools.large_runs.filter(|runs| runs.used_bytes + runs.free_bytes > 0) {
+            writeln!(
+                out,
+                "large blocks: {} of {} bytes; {} bytes free beside them, {} in memory",
+                runs.blocks, runs.used_bytes, runs.free_bytes, runs.free_resident_bytes
+            )?;
+        }
     }
     let guard = GuardCoverage::now();
     if guard.slots > 0 {

@@ -36,6 +36,10 @@ fn the_pools_print_before_each_arena_and_at_the_end(
         // Before the first arena there is none, and so on; the last text is that of the end.
         assert!(arenas[..last].iter().copied().eq(0..last), "{interpreter} with {row}: {arenas:?}");
         assert_eq!(arenas[last], last, "{interpreter} with {row}: {arenas:?}");
+        // The program itself has freed its large blocks by now.
+        let (_, large) =
+            outcome.stderr.rsplit_once("\nlarge blocks beside the pools\n").expect("lines");
+        assert_eq!(large.lines().count(), 4, "{large}");
     }
 }
 
