@@ -25,7 +25,6 @@ mod short;
 mod site;
 mod snapshot;
 mod source;
-mod spot;
 mod stack_table;
 mod stacks;
 mod tables;

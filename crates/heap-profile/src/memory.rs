@@ -1,25 +1,22 @@
 //! Owns `Memory`: where the last frames and sites of a thread are.
 
-use std::ptr;
-
 use allocator_api2_02::boxed::Box;
 use malloc_api::{AllocatorAdapter, LibcMalloc};
 
 use crate::frame::{Frame, Link};
 use crate::generation::{ADDRESS_BITS, Generation};
 use crate::site::{SiteEntry, SiteKey};
-use crate::spot::Spot;
 
 /// Where a thread's last frames and sites are.
 pub(crate) struct Memory {
     steps: [Step; MEMORY],
-    recent: Recent,
+    sites: [Seen; MEMORY],
 }
 
 /// How many frames, and how many sites, a thread remembers: 160 KiB for both, of which what is used becomes resident.
 const MEMORY: usize = 4096;
 
-/// The node of a frame and its caller; half a line of the processor's caches.
+/// The node of a frame and its caller.
 #[derive(Clone, Copy)]
 pub(crate) struct Step {
     /// Where the frame is, and above that the generation in which this was known to be in this code. 0 for a step that is none.
@@ -27,8 +24,6 @@ pub(crate) struct Step {
     code: usize,
     caller: Link,
     node: Link,
-    /// Where the thread counted last while this frame was the newest: most instructions allocate blocks of one size.
-    site: Seen,
 }
 
 impl Step {
@@ -58,7 +53,7 @@ impl Step {
     pub(crate) fn set(&mut self, caller: Link, frame: Frame, generation: Generation, node: Link) {
         if frame.at as u64 >> ADDRESS_BITS == 0 {
             let (key, code) = (frame.at as u64 | generation.bits(), frame.code);
-            *self = Self { key, code, caller, node, site: Seen::NONE };
+            *self = Self { key, code, caller, node };
         }
     }
 
@@ -69,56 +64,19 @@ impl Step {
     }
 }
 
-/// A site that a thread has counted at, as its address, and below that 16 bits of its key. No site lies at 0.
+/// A site that a thread has counted at, by its key: whoever looks for another one reads nothing of this one.
 #[derive(Clone, Copy)]
-struct Seen(u64);
-
-impl Seen {
-    const NONE: Self = Self(0);
-
-    /// Nothing, of a site that lies where no address is.
-    fn new(site: &'static SiteEntry, bits: u16) -> Self {
-        let address = ptr::from_ref(site).expose_provenance() as u64;
-        if address >> ADDRESS_BITS != 0 {
-            return Self::NONE;
-        }
-        Self(address << (u64::BITS - ADDRESS_BITS) | u64::from(bits))
-    }
-
-    /// The site, if it is one with these bits.
-    #[inline(always)]
-    fn site(self, bits: u16) -> Option<&'static SiteEntry> {
-        if self.0 as u16 != bits {
-            return None;
-        }
-        let address = (self.0 >> (u64::BITS - ADDRESS_BITS)) as usize;
-        // SAFETY: null, or `new` made the word from a site, and sites live for ever.
-        unsafe { ptr::with_exposed_provenance::<SiteEntry>(address).as_ref() }
-    }
-}
-
-/// The sites that a thread has counted at.
-struct Recent([Seen; MEMORY]);
-
-impl Recent {
-    /// Where the site of a key is, if the thread remembers the site.
-    #[inline(always)]
-    fn of(&mut self, key: u64) -> &mut Seen {
-        &mut self.0[spread(key.rotate_left(16))]
-    }
-}
-
-/// What, beside the [kind](SiteKey::kind), tells sites of other stacks from this one: their lines of memory would be in no cache.
-#[inline(always)]
-const fn of_stack(key: SiteKey) -> u16 {
-    key.stack as u16
+struct Seen {
+    /// As [`SiteKey::word`].
+    key: u64,
+    site: Option<&'static SiteEntry>,
 }
 
 impl Memory {
     /// Nothing remembered; `None` without memory.
     pub(crate) fn new() -> Option<Box<Self, AllocatorAdapter<LibcMalloc>>> {
         let zeroed = Box::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
-        // SAFETY: of numbers, all zero is a value.
+        // SAFETY: of numbers and of references that need not be there, all zero is a value.
         Some(unsafe { zeroed.assume_init() })
     }
 
@@ -128,44 +86,23 @@ impl Memory {
         self.steps.iter_mut().for_each(|step| step.key = 0);
     }
 
-    /// The number of the step from `caller` to a frame that is at `at`, and the step that is remembered in its place.
+    /// What is remembered in the place of the step from `caller` to a frame that is at `at`.
     #[inline(always)]
-    pub(crate) fn step(&mut self, caller: Link, at: usize) -> (u32, &mut Step) {
-        let number = spread((at ^ (caller as usize).rotate_left(20)) as u64);
-        (number as u32, &mut self.steps[number])
+    pub(crate) fn step(&mut self, caller: Link, at: usize) -> &mut Step {
+        &mut self.steps[spread((at ^ (caller as usize).rotate_left(20)) as u64)]
     }
 
-    /// Where the thread counted last at the stack that ends here, if the key is that of the site.
+    /// The site of a key, if the thread remembers the site.
     #[inline(always)]
-    pub(crate) fn last_site(&self, spot: Spot, kind: u16) -> Option<&'static SiteEntry> {
-        let step = &self.steps[spot.step() as usize % MEMORY];
-        // A step with a site leads to the node of the site.
-        step.site.site(kind).filter(|_| step.node == spot.node())
+    pub(crate) fn site(&self, key: SiteKey) -> Option<&'static SiteEntry> {
+        let seen = &self.sites[spread(key.word())];
+        if seen.key == key.word() { seen.site } else { None }
     }
 
-    /// The site of a key, if the thread remembers the site; from now on the last one at the step to this spot.
-    #[inline(always)]
-    pub(crate) fn recent_site(&mut self, spot: Spot, key: SiteKey) -> Option<&'static SiteEntry> {
-        let kind = key.kind()?;
-        let seen = *self.recent.of(key.word());
-        let site = seen.site(kind ^ of_stack(key)).filter(|site| site.key() == &key)?;
-        self.set_last(spot, key, Seen(seen.0 ^ u64::from(of_stack(key))));
-        Some(site)
-    }
-
-    /// Remembers the site of a key, which is the last one at the step to this spot.
-    pub(crate) fn set_site(&mut self, spot: Spot, key: SiteKey, site: &'static SiteEntry) {
-        let seen = key.kind().map_or(Seen::NONE, |kind| Seen::new(site, kind ^ of_stack(key)));
-        *self.recent.of(key.word()) = seen;
-        self.set_last(spot, key, key.kind().map_or(Seen::NONE, |kind| Seen::new(site, kind)));
-    }
-
-    #[inline(always)]
-    fn set_last(&mut self, spot: Spot, key: SiteKey, seen: Seen) {
-        let step = &mut self.steps[spot.step() as usize % MEMORY];
-        if step.node == key.stack {
-            step.site = seen;
-        }
+    /// Remembers the site of a key.
+    pub(crate) fn set_site(&mut self, key: SiteKey, site: &'static SiteEntry) {
+        let key = key.word();
+        self.sites[spread(key)] = Seen { key, site: Some(site) };
     }
 }
 
@@ -187,7 +124,7 @@ mod tests {
     fn a_step_is_known_by_its_code_once_code_has_died() {
         let mut memory = Memory::new().expect("memory");
         let (first, frame) = (Generation::FIRST, Frame { code: 0x7000, at: 0x7010 });
-        let (_, step) = memory.step(3, frame.at);
+        let step = memory.step(3, frame.at);
         assert_eq!(step.plainly(3, frame.at, first), None, "no step yet");
         assert_eq!(step.known(0, Frame::default(), first), None, "no step at all");
         step.set(3, frame, first, 9);
@@ -201,35 +138,41 @@ mod tests {
         assert_eq!(step.known(3, frame, next), Some(9));
         assert_eq!(step.plainly(3, frame.at, next), Some(9));
         memory.forget_steps();
-        assert_eq!(memory.step(3, frame.at).1.known(3, frame, next), None);
+        assert_eq!(memory.step(3, frame.at).known(3, frame, next), None);
     }
 
     #[test]
     fn a_site_in_the_place_of_another_one_is_not_taken_for_it() {
         let sites: &Interner<SiteKey, Counts> =
             malloc_api::immortal::leak(Interner::new(16).expect("memory"));
-        let key = SiteKey { stack: 7, profile: 0, origin: 2, class: 3 };
-        // Told apart by the upper bits of the stack's number alone.
-        let place = |key: SiteKey| spread(key.word().rotate_left(16));
-        let mut others = (1..).map(|more| SiteKey { stack: 7 + (more << 16), ..key });
-        let other = others.find(|other| place(*other) == place(key)).expect("a place of two");
-        let site = sites.intern(0, key, Counts::default).expect("memory");
+        // No frames, the first profile, raw, and the smallest class: as what nothing was remembered in.
+        let key = SiteKey { stack: 0, profile: 0, origin: 0, class: 0 };
         let mut memory = Memory::new().expect("memory");
-        let spot = |key: SiteKey| Spot::new(key.stack, 0);
-        assert!(memory.recent_site(spot(key), key).is_none());
-        memory.set_site(spot(key), key, site);
-        assert!(memory.recent_site(spot(key), key).is_some_and(|found| found.key() == &key));
-        assert!(memory.recent_site(spot(other), other).is_none(), "another stack");
-        let of_second = SiteKey { profile: 1, ..key };
-        memory.set_site(spot(of_second), of_second, site);
-        assert!(memory.recent_site(spot(of_second), of_second).is_none(), "of a second profile");
+        assert!(memory.site(key).is_none());
+        let site = sites.intern(0, key, Counts::default).expect("memory");
+        memory.set_site(key, site);
+        let is_found = |memory: &Memory| memory.site(key).is_some_and(|found| found.key() == &key);
+        assert!(is_found(&memory));
+        let others = (1..).flat_map(|stack| {
+            let other = SiteKey { stack, ..key };
+            let with = |class, origin, profile| SiteKey { class, origin, profile, ..other };
+            [other, with(1, 0, 0), with(0, 2, 0), with(0, 0, 1)]
+        });
+        let of_this_place = |other: &SiteKey| spread(other.word()) == spread(key.word());
+        for other in others.filter(of_this_place).take(100) {
+            assert!(memory.site(other).is_none() && is_found(&memory), "{other:?}");
+        }
+        let other = SiteKey { profile: 1, ..key };
+        let site = sites.intern(1, other, Counts::default).expect("memory");
+        memory.set_site(other, site);
+        assert!(memory.site(other).is_some_and(|found| found.key() == &other));
     }
 
     #[test]
     fn a_frame_where_no_address_is_has_no_step() {
         let mut memory = Memory::new().expect("memory");
         let at = Generation::FIRST.next().expect("a second one").bits() as usize | 0x7010;
-        let (_, step) = memory.step(3, at);
+        let step = memory.step(3, at);
         step.set(3, Frame { code: 1, at }, Generation::FIRST, 9);
         assert_eq!(step.plainly(3, at, Generation::FIRST), None);
         assert_eq!(step.known(3, Frame { code: 1, at }, Generation::FIRST), None);

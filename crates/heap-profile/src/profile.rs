@@ -204,14 +204,14 @@ impl<S: StackSource + 'static> Profile<S> {
     #[inline(never)]
     pub(crate) fn allocate_for(
         &'static self,
-        mut captured: Captured<'_>,
+        captured: Captured<'_>,
         origin: u8,
         size: usize,
         amount: Amount,
     ) -> Option<&'static SiteEntry> {
         let (stack, profile, class) = (captured.node(), self.number, class_of(size));
         let key = SiteKey { stack, profile, origin, class };
-        let site = match captured.recent_site(key) {
+        let site = match captured.site(key) {
             Some(site) => site,
             None => self.site_of(captured, key, amount)?,
         };
@@ -230,21 +230,7 @@ impl<S: StackSource + 'static> Profile<S> {
     ) -> Option<&'static SiteEntry> {
         let (stack, profile) = (captured.node(), self.number);
         let key = SiteKey { stack, profile, origin: domain as u8, class };
-        match key.kind().and_then(|kind| captured.last_site(kind)) {
-            Some(site) => Some(site),
-            None => self.site_apart(captured, key, bytes),
-        }
-    }
-
-    /// The site of a key at which the thread did not count last at this stack.
-    #[inline(never)]
-    fn site_apart(
-        &'static self,
-        mut captured: Captured<'_>,
-        key: SiteKey,
-        bytes: u32,
-    ) -> Option<&'static SiteEntry> {
-        match captured.recent_site(key) {
+        match captured.site(key) {
             Some(site) => Some(site),
             None => self.site_of(captured, key, Amount::block(bytes as usize)),
         }

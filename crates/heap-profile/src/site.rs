@@ -27,16 +27,6 @@ impl SiteKey {
     }
 }
 
-impl SiteKey {
-    /// Origin and class of a site of a table's first profile, which with its stack are all of its key; never 0.
-    #[inline(always)]
-    pub(crate) const fn kind(self) -> Option<u16> {
-        let Self { profile, origin, class, .. } = self;
-        // The last class is far from the last number.
-        if profile == 0 { Some((origin as u16) << 8 | (class as u16 + 1)) } else { None }
-    }
-}
-
 impl PartialEq for SiteKey {
     // One comparison, where one for each field makes four.
     #[inline]

@@ -17,7 +17,6 @@ use crate::memory::{Memory, Step};
 use crate::own::{self, BUSY, NOT_YET};
 use crate::site::{SiteEntry, SiteKey};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::spot::Spot;
 use crate::trail::{Active, Common, Trail, same, unmoved};
 use crate::walk::Walk;
 
@@ -40,7 +39,7 @@ struct Last {
 
 /// A thread's stack, and the sites that the thread remembers.
 pub(crate) struct Captured<'a> {
-    spot: Spot,
+    node: Link,
     last: &'a mut Last,
 }
 
@@ -48,24 +47,18 @@ impl Captured<'_> {
     /// The link of the innermost frame, which is 0 without a frame or without memory for a node.
     #[inline(always)]
     pub(crate) const fn node(&self) -> Link {
-        self.spot.node()
+        self.node
     }
 
-    /// The site of a [kind](SiteKey::kind) at which the thread counted last at this stack, if that is where it did.
+    /// The site of a key, if the thread remembers the site.
     #[inline(always)]
-    pub(crate) fn last_site(&self, kind: u16) -> Option<&'static SiteEntry> {
-        self.last.memory.last_site(self.spot, kind)
+    pub(crate) fn site(&self, key: SiteKey) -> Option<&'static SiteEntry> {
+        self.last.memory.site(key)
     }
 
-    /// The site of a key of this stack, if the thread remembers the site.
-    #[inline(always)]
-    pub(crate) fn recent_site(&mut self, key: SiteKey) -> Option<&'static SiteEntry> {
-        self.last.memory.recent_site(self.spot, key)
-    }
-
-    /// Remembers the site of a key of this stack.
+    /// Remembers the site of a key.
     pub(crate) fn set_site(&mut self, key: SiteKey, site: &'static SiteEntry) {
-        self.last.memory.set_site(self.spot, key, site);
+        self.last.memory.set_site(key, site);
     }
 }
 
@@ -160,14 +153,14 @@ impl Stacks {
         if let Some((newest, calls)) = source.plain_calls(last.trail.age()) {
             known = self.follow(source, last, newest, &calls);
         }
-        let spot = match known {
+        let node = match known {
             Some(known) => known,
             None => self.shown(source, last),
         };
-        Some(Captured { spot, last })
+        Some(Captured { node, last })
     }
 
-    /// The spot of the stack from its `newest` call on, where no code has died since the last one; `None` where known calls have other
+    /// The node of the stack from its `newest` call on, where no code has died since the last one; `None` where known calls have other
     /// callers than they had.
     ///
     /// The usual stack has no fresh call, and at most the newest one has moved: the rest are functions of their own.
@@ -178,7 +171,7 @@ impl Stacks {
         last: &mut Last,
         newest: usize,
         calls: &impl Calls,
-    ) -> Option<Spot> {
+    ) -> Option<Link> {
         let Last { trail, memory, .. } = &mut *last;
         let Some(kept) = trail.depth_of(newest) else {
             return self.follow_fresh(source, last, newest, calls);
@@ -198,8 +191,8 @@ impl Stacks {
         };
         let at = calls.at(active.call);
         if at != active.frame.at {
-            let (caller, generation) = (caller.spot.node(), trail.generation);
-            let (number, step) = memory.step(caller, at);
+            let (caller, generation) = (caller.node, trail.generation);
+            let step = memory.step(caller, at);
             let known = step.plainly(caller, at, generation);
             let node = match known {
                 Some(node) => node,
@@ -212,9 +205,9 @@ impl Stacks {
                 }
             };
             let frame = Frame { code: step.code(), at };
-            *active = Active { call: active.call, frame, spot: Spot::new(node, number) };
+            *active = Active { call: active.call, frame, node };
         }
-        let found = active.spot;
+        let found = active.node;
         trail.known.truncate(kept);
         Some(found)
     }
@@ -228,7 +221,7 @@ impl Stacks {
         kept: usize,
         left: usize,
         calls: &impl Calls,
-    ) -> Option<Spot> {
+    ) -> Option<Link> {
         let floor = kept.saturating_sub(last.trail.limit());
         let (callee, callers) = last.trail.known.get(floor..=floor + left)?.split_last()?;
         let (call, moved) = unmoved(callee.call, callers, calls)?;
@@ -248,12 +241,12 @@ impl Stacks {
         last: &mut Last,
         newest: usize,
         calls: &impl Calls,
-    ) -> Option<Spot> {
+    ) -> Option<Link> {
         let common = last.trail.follow(newest, calls)?;
         Some(self.look_up_plainly(source, last, common, calls))
     }
 
-    /// Looks up the calls that differ from the last ones, for which there is room; the spot of the stack. Without memory none is known any
+    /// Looks up the calls that differ from the last ones, for which there is room; the node of the stack. Without memory none is known any
     /// more.
     #[inline(never)]
     fn look_up_plainly(
@@ -262,26 +255,26 @@ impl Stacks {
         last: &mut Last,
         Common { calls: kept, unmoved }: Common,
         calls: &impl Calls,
-    ) -> Spot {
+    ) -> Link {
         let Last { trail, memory, .. } = last;
         trail.known.truncate(kept);
         let generation = trail.generation;
         let step = |caller: Link, Active { call, .. }: Active| {
             let at = calls.at(call);
-            let (number, step) = memory.step(caller, at);
+            let step = memory.step(caller, at);
             let node = match step.plainly(caller, at, generation) {
                 Some(node) => node,
                 None => self.step_apart(source, step, caller, calls.frame(call), generation)?,
             };
             let frame = Frame { code: step.code(), at };
-            Some(Active { call, frame, spot: Spot::new(node, number) })
+            Some(Active { call, frame, node })
         };
         trail.look_up(unmoved, step)
     }
 
     /// As [`capture`](Self::capture), of a source that has more to tell than plain calls.
     #[inline(never)]
-    fn shown(&'static self, source: &impl StackSource, last: &mut Last) -> Spot {
+    fn shown(&'static self, source: &impl StackSource, last: &mut Last) -> Link {
         unrecorded(|| {
             let mut walk = Walk::of(&mut last.trail);
             source.capture(&mut walk);
@@ -296,7 +289,7 @@ impl Stacks {
         source: &impl StackSource,
         Last { trail, memory, .. }: &mut Last,
         Common { calls, mut unmoved }: Common,
-    ) -> Spot {
+    ) -> Link {
         trail.known.truncate(calls);
         let too_many = if trail.fresh.is_empty() { 0 } else { trail.too_many(calls) };
         if too_many > 0 {
@@ -308,9 +301,9 @@ impl Stacks {
         }
         let generation = trail.generation;
         let step = |caller: Link, active: Active| {
-            let (number, step) = memory.step(caller, active.frame.at);
+            let step = memory.step(caller, active.frame.at);
             let node = self.step_apart(source, step, caller, Some(active.frame), generation)?;
-            Some(Active { spot: Spot::new(node, number), ..active })
+            Some(Active { node, ..active })
         };
         trail.look_up(unmoved, step)
     }

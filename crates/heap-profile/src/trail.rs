@@ -6,7 +6,6 @@
 use crate::frame::{Calls, Frame, Link};
 use crate::generation::Generation;
 use crate::short::Short;
-use crate::spot::Spot;
 
 /// A running function: its call, and where it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,8 +13,8 @@ pub(crate) struct Active {
     /// No other call on the stack has this number.
     pub(crate) call: usize,
     pub(crate) frame: Frame,
-    /// The frame's node in the tree of stacks, once the frame is known, and the step to it in the thread's memory.
-    pub(crate) spot: Spot,
+    /// The frame's node in the tree of stacks, once the frame is known.
+    pub(crate) node: Link,
 }
 
 /// The stack that a thread showed last, and what the next one adds.
@@ -149,36 +148,36 @@ impl Trail {
     }
 
     /// Looks up the known calls from depth `unmoved` on and the fresh ones by `step`, which takes the node of a call's caller and the call; the
-    /// spot of the stack. Without memory none is known any more.
+    /// node of the innermost. Without memory none is known any more.
     #[inline(always)]
     pub(crate) fn look_up(
         &mut self,
         unmoved: usize,
         mut step: impl FnMut(Link, Active) -> Option<Active>,
-    ) -> Spot {
+    ) -> Link {
         let Some((callers, moved)) = self.known.split_at_mut_checked(unmoved) else {
-            return Spot::NOWHERE;
+            return 0;
         };
-        let mut caller = callers.last().map_or(0, |active| active.spot.node());
+        let mut caller = callers.last().map_or(0, |active| active.node);
         for active in moved {
             match step(caller, *active) {
                 Some(known) => *active = known,
                 None => return self.lost(),
             }
-            caller = active.spot.node();
+            caller = active.node;
         }
         for fresh in (0..self.fresh.len()).rev() {
             let Some(&fresh) = self.fresh.get(fresh) else { break };
             match step(caller, fresh) {
                 Some(known) => {
-                    caller = known.spot.node();
+                    caller = known.node;
                     self.push(known);
                 }
                 None => return self.lost(),
             }
         }
         self.fresh.truncate(0);
-        self.known.last().map_or(Spot::NOWHERE, |newest| newest.spot)
+        self.known.last().map_or(0, |newest| newest.node)
     }
 
     /// Adds a call that the innermost known one has called.
@@ -190,12 +189,12 @@ impl Trail {
         self.known.push(active);
     }
 
-    /// Knows no call any more; the spot of a stack without frames.
+    /// Knows no call any more; the node of a stack without frames.
     #[cold]
-    pub(crate) fn lost(&mut self) -> Spot {
+    pub(crate) fn lost(&mut self) -> Link {
         self.known.truncate(0);
         self.fresh.truncate(0);
-        Spot::NOWHERE
+        0
     }
 
     /// Takes the outermost calls away.

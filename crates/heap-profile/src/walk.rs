@@ -213,7 +213,6 @@ fn part(known: &[Active], fresh: &mut Short<Active>) {
 mod tests {
     use super::*;
     use crate::frame::Link;
-    use crate::spot::Spot;
 
     /// A stack, outermost first: calls, and where they are.
     struct Stack<'a>(&'a [(usize, usize)]);
@@ -253,7 +252,7 @@ mod tests {
 
     /// A number that tells what a known call is, and what its caller.
     fn node_at(known: &[Active], depth: usize) -> Link {
-        let caller = depth.checked_sub(1).map_or(0, |out| known[out].spot.node());
+        let caller = depth.checked_sub(1).map_or(0, |out| known[out].node);
         caller.wrapping_mul(31).wrapping_add(known[depth].frame.at as Link + 1)
     }
 
@@ -305,7 +304,7 @@ mod tests {
         trail.fresh.truncate(0);
         let unmoved = if too_many > 0 { 0 } else { unmoved };
         for depth in unmoved..trail.known.len() {
-            trail.known[depth].spot = Spot::new(node_at(&trail.known, depth), 0);
+            trail.known[depth].node = node_at(&trail.known, depth);
         }
         looked_up + if too_many > 0 { 2 * trail.limit() } else { 0 }
     }
@@ -352,7 +351,7 @@ mod tests {
             let innermost: Vec<_> = stack.iter().rev().take(limit).copied().collect();
             assert_eq!(known, innermost, "of {limit}, after {step} steps");
             let known = &trail.known;
-            let is_right = |depth: usize| known[depth].spot.node() == node_at(known, depth);
+            let is_right = |depth: usize| known[depth].node == node_at(known, depth);
             assert!((0..known.len()).all(is_right), "a call that was not looked up: {step} steps");
         }
     }
