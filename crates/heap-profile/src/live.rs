@@ -114,14 +114,14 @@ impl Live {
 
     /// Whether the next `bytes` of a domain are freed by an addition, as [`free_plainly`](Self::free_plainly) does.
     #[inline(always)]
-    pub(crate) fn frees_plainly(&self, domain: Domain, bytes: u32) -> bool {
+    pub(crate) fn frees_plainly(&self, domain: Domain, bytes: u64) -> bool {
         let Bytes { freed, plain_below, .. } = &self.domains[domain as usize];
-        freed.load(Relaxed) + u64::from(bytes) < plain_below.load(Relaxed)
+        freed.load(Relaxed).wrapping_add(bytes) < plain_below.load(Relaxed)
     }
 
     #[inline(always)]
-    pub(crate) fn free_plainly(&self, domain: Domain, bytes: u32) {
-        add(&self.domains[domain as usize].freed, bytes.into(), Overlap::Never);
+    pub(crate) fn free_plainly(&self, domain: Domain, bytes: u64) {
+        add(&self.domains[domain as usize].freed, bytes, Overlap::Never);
     }
 
     /// Notes the peak if memory is being freed and more is live than at the last noted peak.

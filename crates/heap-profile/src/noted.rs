@@ -1,13 +1,12 @@
 //! Owns `NotedProfiler`: every block is noted, those of pools beside the pools, so that a free looks nothing up.
 
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::Relaxed;
 
 use malloc_api::{Domain, Malloc};
 use pymem_sync::RawLock;
 
 use crate::blocks::Sampled;
-use crate::notes::{Note, NoteSize, Notes};
+use crate::notes::{NarrowNote, Note, NoteSize, Notes};
 use crate::profile::Profile;
 use crate::sampled::SampledProfiler;
 use crate::site::{CLASS_BYTES, NARROW_BYTES, SiteEntry, class_bytes, narrow_bytes};
@@ -23,6 +22,8 @@ use crate::stacks::Captured;
 #[derive(Clone, Debug)]
 pub struct NotedProfiler<A, S: 'static> {
     notes: &'static Notes,
+    /// The number of the keys of the domain's sites, but for the stack and the class.
+    keys: u64,
     /// The allocator below, and where its blocks are noted that lie in no pool.
     table: SampledProfiler<A, S>,
 }
@@ -37,7 +38,8 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
         domain: Domain,
         notes: &'static Notes,
     ) -> Self {
-        Self { notes, table: SampledProfiler::new(inner, profile, domain, 0) }
+        let keys = profile.keys_of(domain);
+        Self { notes, keys, table: SampledProfiler::new(inner, profile, domain, 0) }
     }
 
     /// The lock to hold over a fork, before those of the profile.
@@ -67,7 +69,7 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
         let last = size.wrapping_sub(1);
         if last < NARROW_BYTES {
             let (class, bytes) = ((last / CLASS_BYTES) as u8, size as u32);
-            let Some(site) = profile.site(captured, domain, class, bytes) else { return };
+            let Some(site) = profile.site(captured, self.keys, class, bytes) else { return };
             profile.allocate_block(site, domain, bytes);
             if !self.notes.put_plainly(block, bytes, site.number()) {
                 self.put_note(block, size, site);
@@ -120,19 +122,28 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
         self.put(block, size);
     }
 
-    /// Counts that `block` is freed, where no more is to be done than a few additions.
+    /// Counts that a block with this note is freed, where no more is to be done than a few additions.
     #[inline(always)]
-    fn forget_plainly(&self, block: NonNull<u8>) -> bool {
-        let Some((note, site, less)) = self.notes.narrow(block) else { return false };
-        let Some(site) = self.table.profile.site_at(site) else { return false };
+    fn count_plainly(&self, note: NarrowNote) -> bool {
         let SampledProfiler { profile, domain, .. } = self.table;
+        let Some(site) = note.site().and_then(|site| profile.site_at(site)) else { return false };
         // Blocks with these notes are of the classes up to 512 bytes.
-        let bytes = narrow_bytes(site.key().class).wrapping_sub(less);
-        let is_forgotten = profile.free_plainly(site, domain, bytes);
-        if is_forgotten {
-            note.store(0, Relaxed);
-        }
-        is_forgotten
+        let bytes = || u64::from(narrow_bytes(site.key().class)).wrapping_sub(note.less().into());
+        profile.free_plainly(site, domain, bytes)
+    }
+
+    /// Frees a block whose note was taken.
+    ///
+    /// # Safety
+    ///
+    /// Those of [`Malloc::free`].
+    #[inline(never)]
+    unsafe fn free_taken(&self, block: NonNull<u8>, note: NarrowNote) {
+        let size = NoteSize::BelowClass(note.less());
+        let noted = note.site().and_then(|site| self.read(Note { site, size }));
+        self.table.profile.free_noted(noted);
+        // SAFETY: the caller's duties 1 and 2.
+        unsafe { self.table.inner.free(Some(block)) };
     }
 
     /// Frees a block, which may be noted.
@@ -177,11 +188,18 @@ unsafe impl<A: Malloc, S: StackSource> Malloc for NotedProfiler<A, S> {
     // A free that has more to do is a function of its own, so that all others save no register and go on below by a jump.
     #[inline]
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        match ptr.filter(|block| !self.forget_plainly(*block)) {
-            // SAFETY: the caller's duties 1 and 2.
-            Some(block) => unsafe { self.free_apart(block) },
-            // SAFETY: the caller's duties 1 and 2.
-            None => unsafe { self.table.inner.free(ptr) },
+        if let Some(block) = ptr {
+            // The note is taken first: kept until all else is asked, it takes registers that would have to be saved.
+            let Some(note) = self.notes.take_narrow(block) else {
+                // SAFETY: the caller's duties 1 and 2.
+                return unsafe { self.free_apart(block) };
+            };
+            if !self.count_plainly(note) {
+                // SAFETY: the caller's duties 1 and 2.
+                return unsafe { self.free_taken(block, note) };
+            }
         }
+        // SAFETY: the caller's duties 1 and 2.
+        unsafe { self.table.inner.free(ptr) };
     }
 }

@@ -68,6 +68,24 @@ pub(crate) struct Note {
     pub(crate) size: NoteSize,
 }
 
+/// A note of one word, which stays in one register.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NarrowNote(u32);
+
+impl NarrowNote {
+    /// The site's number.
+    #[inline(always)]
+    pub(crate) const fn site(self) -> Option<u32> {
+        (self.0 >> SLACK_BITS).checked_sub(1)
+    }
+
+    /// How much less than the size class holds was asked for.
+    #[inline(always)]
+    pub(crate) const fn less(self) -> u32 {
+        self.0 % (1 << SLACK_BITS)
+    }
+}
+
 /// The bytes of a block, as they were requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoteSize {
@@ -231,9 +249,9 @@ impl Notes {
         Some(Note { site, size })
     }
 
-    /// The note of `block`, if it is one word: the word, the site's number, and how much less than the size class was asked for.
+    /// As [`take`](Self::take), of a note of one word.
     #[inline(always)]
-    pub(crate) fn narrow(&self, block: NonNull<u8>) -> Option<(&'static AtomicU32, u32, u32)> {
+    pub(crate) fn take_narrow(&self, block: NonNull<u8>) -> Option<NarrowNote> {
         let word = self.unit(block)?.load(Relaxed);
         let grains = grains_of(word);
         if grains.wrapping_sub(1) >= NARROW_GRAINS {
@@ -241,7 +259,9 @@ impl Notes {
         }
         let note = narrow_note(word, block, grains);
         let first = note.load(Relaxed);
-        Some((note, (first >> SLACK_BITS).checked_sub(1)?, first % (1 << SLACK_BITS)))
+        NarrowNote(first).site()?;
+        note.store(0, Relaxed);
+        Some(NarrowNote(first))
     }
 
     /// The number of the site in the note of `block`, if there is one.

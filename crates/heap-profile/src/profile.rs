@@ -219,17 +219,22 @@ impl<S: StackSource + 'static> Profile<S> {
         Some(site)
     }
 
-    /// The site of a domain and a class at the stack that the thread has captured; `None`, and `bytes` are lost, without memory.
+    /// The number of the keys of a domain's sites, but for the stack and the class.
+    pub(crate) const fn keys_of(&self, domain: Domain) -> u64 {
+        SiteKey { stack: 0, profile: self.number, origin: domain as u8, class: 0 }.word()
+    }
+
+    /// The site of a class at the stack that the thread has captured, of the domain with these [keys](Self::keys_of); `None`, and `bytes`
+    /// are lost, without memory.
     #[inline(always)]
     pub(crate) fn site(
         &'static self,
         captured: Captured<'_>,
-        domain: Domain,
+        keys: u64,
         class: u8,
         bytes: u32,
     ) -> Option<&'static SiteEntry> {
-        let (stack, profile) = (captured.node(), self.number);
-        let key = SiteKey { stack, profile, origin: domain as u8, class };
+        let key = SiteKey::with(keys, captured.node(), class);
         match captured.site(key) {
             Some(site) => Some(site),
             None => self.site_of(captured, key, Amount::block(bytes as usize)),
@@ -373,14 +378,21 @@ impl<S: StackSource + 'static> Profile<S> {
         }
     }
 
-    /// Counts that `bytes` of one block of a site of a domain are freed, where that is no more than additions; `false`, and nothing is
-    /// counted, where it is.
+    /// Counts that `bytes` of one block of a site of a domain, no more than half a word has room for, are freed, where that is no more than
+    /// additions; `false`, and nothing is counted, where it is.
     #[inline(always)]
-    pub(crate) fn free_plainly(&self, site: &SiteEntry, domain: Domain, bytes: u32) -> bool {
-        let is_plain = !site.value().is_of_peak(self.live.peak())
-            && site.key().origin == domain as u8
-            && self.live.frees_plainly(domain, bytes)
-            && site.value().free_plainly(bytes);
+    pub(crate) fn free_plainly(
+        &self,
+        site: &SiteEntry,
+        domain: Domain,
+        bytes: impl FnOnce() -> u64,
+    ) -> bool {
+        if site.value().is_of_peak(self.live.peak()) || site.key().origin != domain as u8 {
+            return false;
+        }
+        let bytes = bytes();
+        let is_plain =
+            self.live.frees_plainly(domain, bytes) && site.value().free_plainly(bytes as u32);
         if is_plain {
             self.live.free_plainly(domain, bytes);
         }

@@ -25,6 +25,18 @@ impl SiteKey {
         let Self { stack, profile, origin, class } = self;
         stack as u64 | (profile as u64) << 32 | (origin as u64) << 48 | (class as u64) << 56
     }
+
+    /// The key that is this number, but for the stack and the class, which the number has not.
+    #[inline(always)]
+    pub(crate) const fn with(word: u64, stack: u32, class: u8) -> Self {
+        let word = word | stack as u64 | (class as u64) << 56;
+        Self {
+            stack: word as u32,
+            profile: (word >> 32) as u16,
+            origin: (word >> 48) as u8,
+            class: (word >> 56) as u8,
+        }
+    }
 }
 
 impl PartialEq for SiteKey {

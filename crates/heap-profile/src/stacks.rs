@@ -176,17 +176,18 @@ impl Stacks {
         let Some(kept) = trail.depth_of(newest) else {
             return self.follow_fresh(source, last, newest, calls);
         };
-        let floor = kept.saturating_sub(trail.limit());
-        let (active, callers) = trail.known.get_mut(floor..kept)?.split_last_mut()?;
-        let (call, left) = same(active.call, callers, calls);
+        let limit = trail.limit();
+        let (active, callers) = trail.known.get_mut(..kept)?.split_last_mut()?;
+        // The innermost end of the list first, from which the loop goes outwards: where the others begin is then of no use to it.
+        let (call, left) = same(active.call, callers.get(kept.saturating_sub(limit)..)?, calls);
         if left > 0 {
             return self.follow_moved(source, last, kept, left, calls);
         }
-        if floor == 0 && calls.caller(call) != 0 {
+        if kept <= limit && calls.caller(call) != 0 {
             return None;
         }
         let Some(caller) = callers.last() else {
-            let common = Common { calls: kept, unmoved: floor };
+            let common = Common { calls: kept, unmoved: 0 };
             return Some(self.look_up_plainly(source, last, common, calls));
         };
         let at = calls.at(active.call);
