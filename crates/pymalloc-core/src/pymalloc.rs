@@ -579,6 +579,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             return None;
         }
         arena.set_hasty(supply != Supply::Sparse);
+        self.kept.note_haste(supply != Supply::Sparse);
         let resident = supply == Supply::Resident;
         if resident {
             self.kept.needed(ARENA_BYTES);
