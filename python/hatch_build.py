@@ -20,7 +20,7 @@ LIBRARY = "PYMEM_BUILD_LIBRARY"
 GLIBC = "PYMEM_BUILD_GLIBC"
 
 #: The workspace's files that cargo needs; in an sdist they are in the folder `workspace`.
-SOURCES = ("Cargo.toml", "Cargo.lock", "LICENSE-MIT", "LICENSE-APACHE", "crates", "bench", "xtask")
+SOURCES = (".cargo", "Cargo.toml", "Cargo.lock", "LICENSE-MIT", "LICENSE-APACHE", "crates", "bench", "xtask")
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
