@@ -182,7 +182,8 @@ pub(crate) struct Kept {
     peak: usize,
     /// Bytes of the largest block that the program asked for outside of the pools while some of them were free.
     largest: usize,
-    beside: &'static Beside,
+    /// Whether memory comes ahead of need in the arena that came last.
+    is_hasty: bool,
 }
 
 impl Kept {
@@ -194,13 +195,19 @@ impl Kept {
             due: 0,
             peak: 0,
             largest: 0,
-            beside: &BESIDE_HASTE,
+            is_hasty: true,
         }
     }
 
     /// Notes whether memory comes ahead of need in the arena that came last.
     pub(crate) fn note_haste(&mut self, is_hasty: bool) {
-        self.beside = if is_hasty { &BESIDE_HASTE } else { &BESIDE_OTHERS };
+        self.is_hasty = is_hasty;
+    }
+
+    /// By value: numbers in the code, where a place for them would be one more page of the library in memory.
+    #[inline]
+    const fn beside(&self) -> Beside {
+        if self.is_hasty { BESIDE_HASTE } else { BESIDE_OTHERS }
     }
 
     /// Forgets what was given back too early. The program's peak, and its largest block, stay what they are.
@@ -232,7 +239,8 @@ impl Kept {
     #[inline]
     pub(crate) fn is_large_enough(&mut self, large: usize, spare: usize) -> bool {
         self.asked = self.asked.saturating_add(large);
-        self.asked >= self.beside.asked && spare >= self.beside.asked + self.beside.stay
+        let Beside { asked, stay, .. } = self.beside();
+        self.asked >= asked && spare >= asked + stay
     }
 
     /// How many of the `spare` bytes of free pools stay resident beside a block of `large` bytes and those before it, in a process
@@ -252,9 +260,9 @@ impl Kept {
         let is_largest = large > self.largest;
         self.largest = self.largest.max(large);
         self.due += if is_largest { asked } else { asked.min(grown) };
-        (self.due >= self.beside.due).then(|| {
+        (self.due >= self.beside().due).then(|| {
             let room = core::mem::take(&mut self.due);
-            spare.saturating_sub(room).max(self.beside.stay)
+            spare.saturating_sub(room).max(self.beside().stay)
         })
     }
 
