@@ -2,17 +2,16 @@
 
 use std::ptr::NonNull;
 
-use malloc_api::testing::test_process;
 use malloc_api::{LibcMalloc, Malloc};
 use pymalloc_core::LocalPymalloc;
 use rstest::rstest;
 
-const MISUSE: &str = "PYMALLOC_CORE_TEST_MISUSE";
+use crate::misuse;
 
 /// What the child does, by name.
 #[test]
 fn misuse() {
-    let Ok(name) = std::env::var(MISUSE) else { return };
+    let Some(name) = misuse::asked_for() else { return };
     let alloc = LocalPymalloc::new(LibcMalloc);
     // One pool has these, also the one beside the records and with red zones.
     let blocks: Vec<_> = (0..150).map(|_| alloc.malloc(48).unwrap()).collect();
@@ -50,13 +49,5 @@ fn misuse() {
 #[case::write_after_free("write_after_free", Some("use after free"))]
 #[case::none("none", None)]
 fn misuse_is_named(#[case] name: &str, #[case] message: Option<&str>) {
-    let child = test_process("hardened::misuse").env(MISUSE, name).output().unwrap();
-    let text = String::from_utf8_lossy(&child.stderr);
-    match message {
-        Some(message) => {
-            assert!(!child.status.success());
-            assert!(text.contains(message), "{text}");
-        }
-        None => assert!(child.status.success(), "{text}"),
-    }
+    misuse::is_named("hardened::misuse", name, message);
 }

@@ -3,13 +3,15 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use malloc_api::testing::{Counting, alone, conformance, forked, resident_bytes, test_process};
+use malloc_api::testing::{Counting, alone, conformance, forked, resident_bytes};
 use malloc_api::{LibcMalloc, Malloc, page_bytes};
 use pymalloc_core::{
     LargeRuns, LargeRunsStats, LocalPymalloc, LockedPymalloc, POOLED_MAX, RUN_MAX,
     check_large_runs, large_runs_stats, release_large_runs,
 };
 use rstest::rstest;
+
+use crate::misuse;
 
 const KIB: usize = 1 << 10;
 
@@ -263,12 +265,10 @@ fn statistics_tell_of_blocks_and_of_what_is_free() {
     });
 }
 
-const MISUSE: &str = "PYMALLOC_CORE_TEST_MISUSE";
-
 /// What the child does, by name.
 #[test]
 fn misuse() {
-    let Ok(name) = std::env::var(MISUSE) else { return };
+    let Some(name) = misuse::asked_for() else { return };
     let alloc = LockedPymalloc::new(LargeRuns::new(LibcMalloc));
     let blocks = [9, 20, 40, 9].map(|kib| filled(&alloc, kib * KIB));
     let free = |block: NonNull<u8>| {
@@ -307,13 +307,5 @@ fn misuse() {
 #[case::resized("resized", Some("double free: the block is free already"))]
 #[case::none("none", None)]
 fn misuse_is_named(#[case] name: &str, #[case] message: Option<&str>) {
-    let child = test_process("large_runs::misuse").env(MISUSE, name).output().unwrap();
-    let text = String::from_utf8_lossy(&child.stderr);
-    match message {
-        Some(message) => {
-            assert!(!child.status.success());
-            assert!(text.contains(message), "{text}");
-        }
-        None => assert!(child.status.success(), "{text}"),
-    }
+    misuse::is_named("large_runs::misuse", name, message);
 }

@@ -22,6 +22,11 @@ mod huge_pages;
     not(any(feature = "hardened", feature = "asan", feature = "valgrind"))
 ))]
 mod large_runs;
+#[cfg(any(
+    feature = "hardened",
+    all(target_os = "linux", not(any(feature = "asan", feature = "valgrind")))
+))]
+mod misuse;
 mod pools;
 mod refusals;
 mod release;
