@@ -6,7 +6,7 @@ use malloc_api::{Domain, Malloc};
 use pymem_sync::RawLock;
 
 use crate::blocks::Sampled;
-use crate::notes::{NarrowNote, Note, NoteSize, Notes};
+use crate::notes::{Note, NoteSize, NoteWord, Notes};
 use crate::profile::Profile;
 use crate::sampled::SampledProfiler;
 use crate::site::{CLASS_BYTES, NARROW_BYTES, SiteEntry, class_bytes, narrow_bytes};
@@ -124,7 +124,7 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
 
     /// Counts that a block with this note is freed, where no more is to be done than a few additions.
     #[inline(always)]
-    fn count_plainly(&self, note: NarrowNote) -> bool {
+    fn count_plainly(&self, note: NoteWord) -> bool {
         let SampledProfiler { profile, domain, .. } = self.table;
         let Some(site) = note.site().and_then(|site| profile.site_at(site)) else { return false };
         // Blocks with these notes are of the classes up to 512 bytes.
@@ -138,9 +138,8 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     ///
     /// Those of [`Malloc::free`].
     #[inline(never)]
-    unsafe fn free_taken(&self, block: NonNull<u8>, note: NarrowNote) {
-        let size = NoteSize::BelowClass(note.less());
-        let noted = note.site().and_then(|site| self.read(Note { site, size }));
+    unsafe fn free_taken(&self, block: NonNull<u8>, note: NoteWord) {
+        let noted = note.alone().and_then(|note| self.read(note));
         self.table.profile.free_noted(noted);
         // SAFETY: the caller's duties 1 and 2.
         unsafe { self.table.inner.free(Some(block)) };

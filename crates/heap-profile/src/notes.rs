@@ -68,11 +68,11 @@ pub(crate) struct Note {
     pub(crate) size: NoteSize,
 }
 
-/// A note of one word, which stays in one register.
+/// The first word of a note, which is all of a narrow one, and stays in one register.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NarrowNote(u32);
+pub(crate) struct NoteWord(u32);
 
-impl NarrowNote {
+impl NoteWord {
     /// The site's number.
     #[inline(always)]
     pub(crate) const fn site(self) -> Option<u32> {
@@ -83,6 +83,12 @@ impl NarrowNote {
     #[inline(always)]
     pub(crate) const fn less(self) -> u32 {
         self.0 % (1 << SLACK_BITS)
+    }
+
+    /// What a note says that is no more than this word.
+    #[inline(always)]
+    pub(crate) fn alone(self) -> Option<Note> {
+        Some(Note { site: self.site()?, size: NoteSize::BelowClass(self.less()) })
     }
 }
 
@@ -239,35 +245,33 @@ impl Notes {
     #[inline]
     pub(crate) fn take(&self, block: NonNull<u8>) -> Option<Note> {
         let (note, bytes) = self.words_of(block)?;
-        let first = note.load(Relaxed);
-        let site = (first >> SLACK_BITS).checked_sub(1)?;
+        let mut taken = NoteWord(note.load(Relaxed)).alone()?;
         note.store(0, Relaxed);
-        let size = match bytes {
-            None => NoteSize::BelowClass(first % (1 << SLACK_BITS)),
-            Some(bytes) => NoteSize::Bytes(bytes.load(Relaxed)),
-        };
-        Some(Note { site, size })
+        if let Some(bytes) = bytes {
+            taken.size = NoteSize::Bytes(bytes.load(Relaxed));
+        }
+        Some(taken)
     }
 
     /// As [`take`](Self::take), of a note of one word.
     #[inline(always)]
-    pub(crate) fn take_narrow(&self, block: NonNull<u8>) -> Option<NarrowNote> {
+    pub(crate) fn take_narrow(&self, block: NonNull<u8>) -> Option<NoteWord> {
         let word = self.unit(block)?.load(Relaxed);
         let grains = grains_of(word);
         if grains.wrapping_sub(1) >= NARROW_GRAINS {
             return None;
         }
         let note = narrow_note(word, block, grains);
-        let first = note.load(Relaxed);
-        NarrowNote(first).site()?;
+        let taken = NoteWord(note.load(Relaxed));
+        taken.site()?;
         note.store(0, Relaxed);
-        Some(NarrowNote(first))
+        Some(taken)
     }
 
     /// The number of the site in the note of `block`, if there is one.
     pub(crate) fn site_of(&self, block: NonNull<u8>) -> Option<u32> {
         let (note, _) = self.words_of(block)?;
-        (note.load(Relaxed) >> SLACK_BITS).checked_sub(1)
+        NoteWord(note.load(Relaxed)).site()
     }
 
     /// The words of the note of `block`, as [`note_of`]; `None` where its unit has no notes.
