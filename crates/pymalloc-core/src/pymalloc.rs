@@ -578,8 +578,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             self.return_arena(arena, 0);
             return None;
         }
-        arena.set_hasty(supply != Supply::Sparse);
-        self.kept.note_haste(supply != Supply::Sparse);
+        let is_hasty = supply != Supply::Sparse;
+        arena.set_hasty(is_hasty);
+        self.kept.note_haste(is_hasty);
         let resident = supply == Supply::Resident;
         if resident {
             self.kept.needed(ARENA_BYTES);

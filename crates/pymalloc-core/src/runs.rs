@@ -156,38 +156,46 @@ impl Runs {
         true
     }
 
-    /// Bytes of the run in use that begins at `offset`; `None` where none does.
+    /// Where the run in use begins that begins at `offset`, and its length; `None` where none does.
     #[inline]
-    pub(crate) fn bytes_of(&mut self, offset: usize) -> Option<usize> {
+    fn used_at(&mut self, offset: usize) -> Option<(u32, u32)> {
         let start = (offset >> UNIT_SHIFT) as u32;
         if offset % UNIT_BYTES > 0 || start >= self.top {
             return None;
         }
-        self.slots.used(start).map(Self::bytes)
+        Some((start, self.slots.used(start)?))
+    }
+
+    /// Bytes of the run in use that begins at `offset`; `None` where none does.
+    #[inline]
+    pub(crate) fn bytes_of(&mut self, offset: usize) -> Option<usize> {
+        self.used_at(offset).map(|(_, length)| Self::bytes(length))
+    }
+
+    /// All runs in use, each with where it begins and its length.
+    fn walk_used(&mut self) -> impl Iterator<Item = (u32, u32)> {
+        let runs = self.slots.walk(self.top);
+        runs.filter(|(_, slot)| slot.length & FLAG == 0).map(|(start, slot)| (start, slot.length))
     }
 
     /// Whether `offset` lies in a run that is in use. Walks over all runs.
     #[cold]
     pub(crate) fn is_used(&mut self, offset: usize) -> bool {
         let unit = (offset >> UNIT_SHIFT) as u32;
-        self.slots.walk(self.top).any(|(start, slot)| {
-            slot.length & FLAG == 0 && (start..start + slot.length).contains(&unit)
-        })
+        self.walk_used().any(|(start, length)| (start..start + length).contains(&unit))
     }
 
     /// Runs in use. Walks over all runs.
     pub(crate) fn count(&mut self) -> usize {
-        self.slots.walk(self.top).filter(|(_, slot)| slot.length & FLAG == 0).count()
+        self.walk_used().count()
     }
 
     /// Gives the run in use back that begins at `offset`; `false` where none does.
     #[inline]
     pub(crate) fn give(&mut self, offset: usize) -> bool {
-        let bytes = self.bytes_of(offset);
-        bytes.is_some_and(|bytes| {
-            self.give_units((offset >> UNIT_SHIFT) as u32, (bytes >> UNIT_SHIFT) as u32);
-            true
-        })
+        let Some((start, length)) = self.used_at(offset) else { return false };
+        self.give_units(start, length);
+        true
     }
 
     fn give_units(&mut self, mut start: u32, length: u32) {

@@ -74,6 +74,14 @@ pub struct LargeRunsStats {
     pub free_resident_bytes: usize,
 }
 
+impl LargeRunsStats {
+    /// Whether there is anything to tell: not before the first block.
+    #[must_use]
+    pub const fn has_span(&self) -> bool {
+        self.used_bytes + self.free_bytes > 0
+    }
+}
+
 /// Counts of an allocator; its [`Display`](core::fmt::Display) is the text of CPython's `sys._debugmallocstats()`.
 ///
 /// `arenas_current * ARENA_BYTES` is the sum of the bytes of all blocks, in use and available, `unused_pools *
@@ -353,7 +361,7 @@ impl fmt::Display for Stats {
         line(f, "# bytes lost to arena map mid", self.map_bytes[1])?;
         line(f, "# bytes lost to arena map bot", self.map_bytes[2])?;
         line(f, "Total", self.map_bytes.iter().sum())?;
-        let Some(runs) = self.large_runs.filter(|runs| *runs != LargeRunsStats::default()) else {
+        let Some(runs) = self.large_runs.filter(LargeRunsStats::has_span) else {
             return Ok(());
         };
         writeln!(f)?;

@@ -134,7 +134,7 @@ fn write_text(out: &mut String, service: &Service) -> fmt::Result {
             "arenas: {} now, {} at most, {} in all",
             pools.arenas_current, pools.arenas_peak, pools.arenas_ever
         )?;
-        if let Some(runs) = pools.large_runs.filter(|runs| runs.used_bytes + runs.free_bytes > 0) {
+        if let Some(runs) = pools.large_runs.filter(|runs| runs.has_span()) {
             writeln!(
                 out,
                 "large blocks: {} of {} bytes; {} bytes free beside them, {} in memory",
