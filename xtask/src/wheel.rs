@@ -178,7 +178,8 @@ fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
         cmd!(shell, "{pip} --python {python} install {options...} {archive}")
             .env("CARGO_TARGET_DIR", &target)
             // What is left out of the sdist is missed at any level.
-            .env("CARGO_PROFILE_PRELOAD_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_PRELOAD_OPT_LEVEL", "0")
+            .env("CARGO_PROFILE_PRELOAD_LTO", "off")
             .quiet()
     };
     let without_rust = install().env("PATH", environment.folder().join("bin"));
