@@ -43,20 +43,33 @@ impl AllocatorRecord {
     pub const fn new<A: Malloc + Sync + 'static>(allocator: &'static A) -> Self {
         Self {
             ctx: ptr::from_ref(allocator).cast_mut().cast(),
-            malloc: malloc_of::<A>,
-            calloc: calloc_of::<A>,
-            realloc: realloc_of::<A>,
-            free: free_of::<A>,
+            malloc: often::malloc::<A>,
+            calloc: often::calloc::<A>,
+            realloc: often::realloc::<A>,
+            free: often::free::<A>,
         }
     }
 
-    /// The record of a Rust allocator, which is moved to memory of the C library and never dropped.
+    /// The same for an allocator that few processes have, such as a wrapper: its functions are apart from the others, so that a linker
+    /// can put them elsewhere.
+    #[must_use]
+    pub const fn rare<A: Malloc + Sync + 'static>(allocator: &'static A) -> Self {
+        Self {
+            ctx: ptr::from_ref(allocator).cast_mut().cast(),
+            malloc: rarely::malloc::<A>,
+            calloc: rarely::calloc::<A>,
+            realloc: rarely::realloc::<A>,
+            free: rarely::free::<A>,
+        }
+    }
+
+    /// The [`rare`](Self::rare) record of an allocator, which is moved to memory of the C library and never dropped.
     ///
     /// Aborts, as `Box::new` does, when there is no memory for it.
     #[cfg(feature = "std")]
     #[must_use]
     pub fn leak<A: Malloc + Sync + 'static>(allocator: A) -> Self {
-        Self::new(crate::immortal::leak(allocator))
+        Self::rare(crate::immortal::leak(allocator))
     }
 
     /// A record from its five words.
@@ -229,50 +242,68 @@ pub enum RecordError {
     NotThreadSafe,
 }
 
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static A`.
-unsafe extern "C" fn malloc_of<A: Malloc>(ctx: *mut c_void, size: usize) -> Option<NonNull<u8>> {
-    // SAFETY: by 1.
-    let allocator = unsafe { &*ctx.cast::<A>() };
-    allocator.malloc(size)
+/// The four functions of a record, for each type of allocator.
+macro_rules! functions {
+    ($name:ident) => {
+        mod $name {
+            use super::{Malloc, NonNull, c_void};
+
+            /// # Safety
+            ///
+            /// 1. `ctx` came from a `&'static A`.
+            pub(super) unsafe extern "C" fn malloc<A: Malloc>(
+                ctx: *mut c_void,
+                size: usize,
+            ) -> Option<NonNull<u8>> {
+                // SAFETY: by 1.
+                let allocator = unsafe { &*ctx.cast::<A>() };
+                allocator.malloc(size)
+            }
+
+            /// # Safety
+            ///
+            /// 1. `ctx` came from a `&'static A`.
+            pub(super) unsafe extern "C" fn calloc<A: Malloc>(
+                ctx: *mut c_void,
+                nelem: usize,
+                elsize: usize,
+            ) -> Option<NonNull<u8>> {
+                // SAFETY: by 1.
+                let allocator = unsafe { &*ctx.cast::<A>() };
+                allocator.calloc(nelem, elsize)
+            }
+
+            /// # Safety
+            ///
+            /// 1. `ctx` came from a `&'static A`.
+            /// 2. The duties of [`Malloc::realloc`].
+            pub(super) unsafe extern "C" fn realloc<A: Malloc>(
+                ctx: *mut c_void,
+                ptr: Option<NonNull<u8>>,
+                new_size: usize,
+            ) -> Option<NonNull<u8>> {
+                // SAFETY: by 1.
+                let allocator = unsafe { &*ctx.cast::<A>() };
+                // SAFETY: by 2.
+                unsafe { allocator.realloc(ptr, new_size) }
+            }
+
+            /// # Safety
+            ///
+            /// 1. `ctx` came from a `&'static A`.
+            /// 2. The duties of [`Malloc::free`].
+            pub(super) unsafe extern "C" fn free<A: Malloc>(
+                ctx: *mut c_void,
+                ptr: Option<NonNull<u8>>,
+            ) {
+                // SAFETY: by 1.
+                let allocator = unsafe { &*ctx.cast::<A>() };
+                // SAFETY: by 2.
+                unsafe { allocator.free(ptr) }
+            }
+        }
+    };
 }
 
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static A`.
-unsafe extern "C" fn calloc_of<A: Malloc>(
-    ctx: *mut c_void,
-    nelem: usize,
-    elsize: usize,
-) -> Option<NonNull<u8>> {
-    // SAFETY: by 1.
-    let allocator = unsafe { &*ctx.cast::<A>() };
-    allocator.calloc(nelem, elsize)
-}
-
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static A`.
-/// 2. The duties of [`Malloc::realloc`].
-unsafe extern "C" fn realloc_of<A: Malloc>(
-    ctx: *mut c_void,
-    ptr: Option<NonNull<u8>>,
-    new_size: usize,
-) -> Option<NonNull<u8>> {
-    // SAFETY: by 1.
-    let allocator = unsafe { &*ctx.cast::<A>() };
-    // SAFETY: by 2.
-    unsafe { allocator.realloc(ptr, new_size) }
-}
-
-/// # Safety
-///
-/// 1. `ctx` came from a `&'static A`.
-/// 2. The duties of [`Malloc::free`].
-unsafe extern "C" fn free_of<A: Malloc>(ctx: *mut c_void, ptr: Option<NonNull<u8>>) {
-    // SAFETY: by 1.
-    let allocator = unsafe { &*ctx.cast::<A>() };
-    // SAFETY: by 2.
-    unsafe { allocator.free(ptr) }
-}
+functions!(often);
+functions!(rarely);

@@ -81,11 +81,11 @@ pub fn hooks_over<A: Malloc + Sync + 'static>(
         hooks.verify_at_exit();
     }
     if options.guard.is_none() {
-        return Ok(AllocatorRecord::new(hooks));
+        return Ok(AllocatorRecord::rare(hooks));
     }
     let sampler = GuardSampler::new(hooks, domain).with_host(host).with_thread_rule();
     let sampler = sampler.with_options(&options.for_sampler())?;
-    Ok(AllocatorRecord::new(immortal::leak(sampler)))
+    Ok(AllocatorRecord::leak(sampler))
 }
 
 /// What looks after the blocks of a domain.

@@ -82,7 +82,9 @@ impl Shared {
         } else if debug.samples() {
             shared.set_samplers()?;
         }
-        let gate = |domain| immortal::leak(AllocatorRecord::leak(Gate::new(shared, domain)));
+        let gate = |domain| {
+            immortal::leak(AllocatorRecord::new(immortal::leak(Gate::new(shared, domain))))
+        };
         for_pools.store(gate(FOR_POOLS));
         for (domain, cell) in cells.iter().enumerate() {
             cell.store(gate(domain));

@@ -185,7 +185,7 @@ impl Service {
         debug: DebugConfig,
     ) -> Result<Drawable, Refusal> {
         let backend = domains.row().backend(Domain::Obj);
-        let drawable = Drawable::new(backend).map_err(Refusal::Heaps)?;
+        let drawable = Drawable::new(backend, domains).map_err(Refusal::Heaps)?;
         let drawable = drawable.filter(|_| profile.build() == Build::Gil);
         let drawable = drawable.ok_or(Refusal::NoHeap)?;
         for domain in [Domain::Mem, Domain::Obj] {

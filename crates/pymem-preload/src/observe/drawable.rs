@@ -6,34 +6,42 @@
 
 use core::cell::OnceCell;
 use core::ptr::NonNull;
+use std::sync::OnceLock;
 
 use heap_report::Snapshot;
-use malloc_api::{LibcMalloc, Malloc};
+use malloc_api::Malloc;
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, MiMalloc, ThreadHeaps, World};
-use pymalloc_core::{LockedPymalloc, MmapArenas};
-use pymem_domains::{AllocatorRecord, Backend, Domain};
+use pymalloc_core::{LargeRuns, LockedPymalloc, MmapArenas};
+use pymem_domains::{AllocatorRecord, Backend, Domain, DomainAllocator, Domains};
 use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
 
 /// Heaps that can be walked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Drawable {
     /// The pools behind both domains.
-    Pools(&'static LockedPymalloc<LibcMalloc, MmapArenas>),
+    Pools(&'static Pools),
     /// The heaps of every thread.
     Heaps(&'static InterpreterHeaps),
 }
 
-static POOLS: LockedPymalloc<LibcMalloc, MmapArenas> = LockedPymalloc::new(LibcMalloc);
+/// Of the type that other processes have too: another one would be the same code once more.
+type Pools = LockedPymalloc<LargeRuns<DomainAllocator>, MmapArenas>;
+
+static POOLS: OnceLock<Pools> = OnceLock::new();
 
 impl Drawable {
-    /// Heaps that serve as `backend` does; `None` for the C library's.
+    /// Heaps that serve as `backend` does in `domains`; `None` for the C library's.
     ///
     /// # Errors
     ///
     /// What keeps mimalloc's heaps from being there.
-    pub(crate) fn new(backend: Backend) -> Result<Option<Self>, HeapError> {
+    pub(crate) fn new(backend: Backend, domains: Domains) -> Result<Option<Self>, HeapError> {
         match backend {
-            Backend::Pymalloc => Ok(Some(Self::Pools(&POOLS))),
+            Backend::Pymalloc => {
+                let large = LargeRuns::new(domains.get(Domain::Raw));
+                let pools = || LockedPymalloc::with_source(large, MmapArenas::new());
+                Ok(Some(Self::Pools(POOLS.get_or_init(pools))))
+            }
             Backend::Mimalloc => {
                 let heaps = InterpreterHeaps::main()?;
                 // Without memory for the handlers a child may find the lock held, as without this call.
@@ -47,7 +55,7 @@ impl Drawable {
     /// The record that serves `domain`, mem or obj.
     pub(crate) fn record(self, domain: Domain) -> AllocatorRecord {
         match self {
-            Self::Pools(pools) => AllocatorRecord::new(pools),
+            Self::Pools(pools) => AllocatorRecord::rare(pools),
             Self::Heaps(heaps) => {
                 let kind = if domain == Domain::Mem { HeapKind::Mem } else { HeapKind::Object };
                 AllocatorRecord::leak(WorldHeaps { heaps, kind })
@@ -64,7 +72,7 @@ impl Drawable {
     }
 
     /// The pools, for their counts and to give memory back; `None` where mimalloc serves.
-    pub(crate) fn pools(self) -> Option<&'static LockedPymalloc<LibcMalloc, MmapArenas>> {
+    pub(crate) fn pools(self) -> Option<&'static Pools> {
         match self {
             Self::Pools(pools) => Some(pools),
             Self::Heaps(_) => None,
@@ -168,6 +176,7 @@ mod tests {
     use std::thread;
 
     use malloc_api::testing::{alone, forked};
+    use pymem_domains::Profile;
 
     use super::*;
 
@@ -183,7 +192,9 @@ mod tests {
     fn a_child_allocates_although_other_threads_were_in_their_heaps() {
         let name = "observe::drawable::tests::a_child_allocates_although_other_threads_were_in_their_heaps";
         alone(name, || {
-            let drawable = Drawable::new(Backend::Mimalloc).expect("heaps").expect("of mimalloc");
+            let domains = Domains::new(Profile::NEWEST, None).expect("domains");
+            let drawable =
+                Drawable::new(Backend::Mimalloc, domains).expect("heaps").expect("of mimalloc");
             let record = drawable.record(Domain::Obj);
             let (stop, begun) = (AtomicBool::new(false), Barrier::new(2));
             let ended = thread::scope(|scope| {
