@@ -28,7 +28,6 @@ use crate::config::{
 };
 use crate::idle_map::{GROUPS_MAX, IDLE_WORDS, IdleMap};
 use crate::lane::{LANE_BITS, Lane};
-use crate::policy::EXTEND_BYTES;
 use crate::size_class::SizeClass;
 
 /// Most blocks of a pool.
@@ -161,7 +160,8 @@ impl PoolPtr {
             Some(block)
         }));
         while filling.left() > 0 {
-            let run = self.take_idle(class, filling.left());
+            let groups = filling.left().div_ceil(class.geometry().group.into());
+            let run = self.take_idle(class, groups as u32);
             if run.is_empty() {
                 break;
             }
@@ -359,15 +359,17 @@ impl PoolPtr {
     #[inline]
     pub(crate) fn extend(mut self, class: SizeClass) -> bool {
         let (size, base) = (class.size(), self.base());
-        let run = self.take_idle(class, (EXTEND_BYTES / size).max(1));
+        let run = self.take_idle(class, class.geometry().extension.into());
         if run.is_empty() {
             return false;
         }
         // SAFETY: `open` and `make_idle` set bits of groups of this pool alone.
         let first = unsafe { base.add(run.start) };
+        // SAFETY: as above, in whole blocks.
+        let last = unsafe { base.add(run.end - size) };
         let mut block = first;
-        for _ in (run.start + size..run.end).step_by(size) {
-            // SAFETY: as above: before the end of the run.
+        while block != last {
+            // SAFETY: as above: the run has whole blocks, of which this is not the last.
             let next = unsafe { block.add(size) };
             // SAFETY: 1: an idle block is the pool's alone.
             unsafe { write_link(block, next.as_ptr()) };
@@ -379,15 +381,15 @@ impl PoolPtr {
         true
     }
 
-    /// Takes neighbouring idle blocks, those of the lowest addresses: about as many as `want`, in whole groups. Returns where the first
-    /// begins and the last ends, as offsets into the pool; an empty range if no block is idle.
+    /// Takes neighbouring idle blocks, those of the lowest addresses, in up to `groups` groups. Returns where the first begins and the
+    /// last ends, as offsets into the pool; an empty range if no block is idle.
     #[inline]
-    fn take_idle(self, class: SizeClass, want: usize) -> Range<usize> {
+    fn take_idle(self, class: SizeClass, groups: u32) -> Range<usize> {
         let idle = self.idle();
         let word = idle.first_word(self.first_word());
         self.set_first_word(word);
         let group = usize::from(class.geometry().group);
-        let taken = idle.take(word, want.div_ceil(group) as u32);
+        let taken = idle.take(word, groups);
         let stride = group * class.size();
         let end = class.blocks_per_pool() * class.size();
         taken.start * stride..end.min(taken.end * stride)

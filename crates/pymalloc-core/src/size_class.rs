@@ -13,6 +13,7 @@
 //! 6. `cargo xtask bench` says what the change costs in time and memory.
 
 use crate::config::{GRAIN_BYTES, IDLE_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
+use crate::policy::EXTEND_BYTES;
 
 const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
 
@@ -49,6 +50,10 @@ pub(crate) struct Geometry {
     pub(crate) group: u8,
     /// `ceil(2^32 / size)`: multiplying by it divides an offset in the pool by `size`.
     reciprocal: u32,
+    /// The fewest bytes for which a block stays where it is.
+    least: u16,
+    /// Groups of idle blocks that move to a pool's list at a time.
+    pub(crate) extension: u8,
 }
 
 impl SizeClass {
@@ -118,8 +123,8 @@ impl SizeClass {
     /// of the block or of the same class.
     #[inline]
     pub(crate) fn keeps(self, bytes: usize) -> bool {
-        let size = self.size();
-        bytes <= size && (4 * bytes > 3 * size || Self::of(bytes) == Some(self))
+        let Geometry { size, least, .. } = *self.geometry();
+        (usize::from(least)..=size as usize).contains(&bytes)
     }
 
     #[inline]
@@ -157,7 +162,8 @@ pub(crate) static CLASS_OF_GRAINS: [u8; POOLED_MAX / GRAIN_BYTES + 1] = {
 };
 
 static GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
-    let none = Geometry { size: 0, blocks: 0, units: 0, group: 1, reciprocal: 0 };
+    let (least, extension) = (1, 0);
+    let none = Geometry { size: 0, blocks: 0, units: 0, group: 1, reciprocal: 0, least, extension };
     let mut table = [none; SizeClass::COUNT + 1];
     let mut class = 1;
     while class <= SizeClass::COUNT {
@@ -168,12 +174,20 @@ static GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
             let units = if larger < LARGER_SINGLE { 1 } else { PAIR_UNITS };
             (units * POOL_BYTES / LARGER_BLOCKS[larger] / GRAIN_BYTES * GRAIN_BYTES, units)
         };
+        let group = IDLE_BYTES.div_ceil(size);
+        let (smaller, quarters) = (table[class - 1].size as usize, size * 3 / 4);
         table[class] = Geometry {
             size: size as u32,
             blocks: (units * POOL_BYTES / size) as u16,
             units: units as u8,
-            group: IDLE_BYTES.div_ceil(size) as u8,
+            group: group as u8,
             reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
+            least: if smaller < quarters { smaller } else { quarters } as u16 + 1,
+            extension: if size > EXTEND_BYTES {
+                1
+            } else {
+                (EXTEND_BYTES / size).div_ceil(group) as u8
+            },
         };
         class += 1;
     }
@@ -198,6 +212,17 @@ mod tests {
         }
         assert_eq!(SizeClass::of(0), None);
         assert_eq!(SizeClass::of(POOLED_MAX + 1), None);
+    }
+
+    #[test]
+    fn a_block_stays_for_more_than_three_quarters_or_the_same_class() {
+        for class in SizeClass::all() {
+            let size = class.size();
+            for bytes in 0..=POOLED_MAX + 1 {
+                let is_near = 4 * bytes > 3 * size || SizeClass::of(bytes) == Some(class);
+                assert_eq!(class.keeps(bytes), bytes <= size && is_near, "{bytes} of {size}");
+            }
+        }
     }
 
     #[test]
