@@ -111,16 +111,40 @@ impl AddressMap {
     }
 
     /// The class of a block at `address`, wherever its arena is; `None` if it is not in an open pool of ours.
+    #[inline]
     pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
-        if let Some(class) = SizeClass::from_byte(self.class_byte_in_span(address)) {
-            return Some(class);
+        match SizeClass::from_byte(self.class_byte_in_span(address)) {
+            None => self.class_elsewhere(address),
+            class => class,
         }
+    }
+
+    /// The same outside of the span.
+    #[cold]
+    #[inline(never)]
+    fn class_elsewhere(&self, address: usize) -> Option<SizeClass> {
         let arena = self.foreign.find(address)?;
         let unit = arena.unit_of(address)?;
         if arena.free_mask() >> unit & 1 == 1 {
             return None;
         }
         arena.pool(arena.pool_unit(unit)).class()
+    }
+
+    /// The class of a block at `address`, and its pool; `None` as of [`class_of`](Self::class_of).
+    #[inline]
+    pub(crate) fn pool_of(&self, address: usize) -> Option<(SizeClass, PoolPtr)> {
+        let class = self.class_of(address)?;
+        if self.class_byte_in_span(address) != 0 {
+            // SAFETY: 1: the unit has a class, so its arena is live.
+            let pool = unsafe { PoolPtr::of_block(address) };
+            // The record of a pair's second unit has none.
+            if pool.class().is_some() {
+                return Some((class, pool));
+            }
+        }
+        // SAFETY: 1: the block has a class.
+        Some((class, unsafe { self.pool_of_block(address) }))
     }
 
     /// The arena of a block.

@@ -141,12 +141,25 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     pub(crate) fn malloc_cold(&mut self, size: usize, lane: Lane) -> Option<NonNull<u8>> {
+        self.malloc_refilled(size, lane)
+    }
+
+    /// As [`malloc_cold`](Self::malloc_cold), for who is called seldom enough to have it in place.
+    #[inline(always)]
+    pub(crate) fn malloc_refilled(&mut self, size: usize, lane: Lane) -> Option<NonNull<u8>> {
         let class = SizeClass::of(annotate::padded(size));
         let Some(block) = class.and_then(|class| self.refill_any(class, lane)) else {
-            return self.fallback_block(size, |fallback| fallback.malloc(size));
+            return self.malloc_elsewhere(size);
         };
         self.annotate_allocated(block, size);
         Some(block)
+    }
+
+    /// Zero bytes, a large request, and any where the pools have no memory.
+    #[cold]
+    #[inline(never)]
+    fn malloc_elsewhere(&mut self, size: usize) -> Option<NonNull<u8>> {
+        self.fallback_block(size, |fallback| fallback.malloc(size))
     }
 
     /// Allocates `nelem * elsize` zero bytes; see [`Malloc::calloc`].
@@ -229,6 +242,20 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         }
     }
 
+    /// As [`free`](Self::free), for a block of which it is known that it was not pushed.
+    ///
+    /// # Safety
+    ///
+    /// 1. `block` is a live block of this allocator.
+    /// 2. It is not used afterwards.
+    #[inline(always)]
+    pub(crate) unsafe fn free_seldom(&mut self, block: NonNull<u8>) {
+        self.check_live(block);
+        self.annotate_freed(block);
+        // SAFETY: 1, 2: the caller's.
+        unsafe { self.free_cold(block) };
+    }
+
     /// Puts `block` on the list of its pool, if that is a used one of this allocator; what a pool's last block asks for is left to the
     /// caller.
     ///
@@ -258,15 +285,12 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     unsafe fn free_cold(&mut self, block: NonNull<u8>) {
-        let address = block.addr().get();
-        let Some(class) = self.map.class_of(address) else {
+        let Some((class, pool)) = self.map.pool_of(block.addr().get()) else {
             self.fallback_blocks = self.fallback_blocks.wrapping_sub(1);
             // SAFETY: 1, 2: no pool holds the block, so the fallback made it.
             unsafe { self.fallback.free(Some(block)) };
             return;
         };
-        // SAFETY: 1: the block has a class.
-        let pool = unsafe { self.map.pool_of_block(address) };
         // SAFETY: 1: the caller's 1 and 2.
         let empty = unsafe { pool.push(block) };
         if !pool.has_key(self.key) {
@@ -275,6 +299,16 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         } else if empty {
             self.pool_became_empty(pool);
         }
+    }
+
+    /// Whether `block` is one of the span's that becomes one of `new_size` bytes where it is, without a word to anybody.
+    #[inline(always)]
+    pub(crate) fn keeps(&self, block: NonNull<u8>, new_size: usize) -> bool {
+        if annotate::IS_ON || hardened::IS_ON {
+            return false;
+        }
+        let byte = self.map.class_byte_in_span(block.addr().get());
+        SizeClass::from_byte(byte).is_some_and(|class| class.keeps(new_size))
     }
 
     /// Resizes `ptr` to `new_size` bytes; see [`Malloc::realloc`].
@@ -297,9 +331,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         self.check_live(old);
         let Some(class) = self.map.class_of(old.addr().get()) else {
-            self.make_room(new_size);
-            // SAFETY: 1, 2: no pool holds the block, so the fallback made it; a call that fails leaves the block alone.
-            return self.or_after_release(|fallback| unsafe { fallback.realloc(ptr, new_size) });
+            // SAFETY: 1, 2: no pool holds the block.
+            return unsafe { self.realloc_elsewhere(ptr, new_size) };
         };
         if class.keeps(annotate::padded(new_size)) {
             annotate::block_resized(old, class, new_size);
@@ -312,6 +345,24 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         // SAFETY: 1, 2: the old block has been copied and is dead to the caller.
         unsafe { self.free(ptr) };
         Some(new)
+    }
+
+    /// Resizes a block of the fallback.
+    ///
+    /// # Safety
+    ///
+    /// 1. `ptr` is a live block that the fallback made.
+    /// 2. After a successful call the old pointer is dead, even where it equals the new one.
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_elsewhere(
+        &mut self,
+        ptr: Option<NonNull<u8>>,
+        new_size: usize,
+    ) -> Option<NonNull<u8>> {
+        self.make_room(new_size);
+        // SAFETY: 1, 2: the caller's; a call that fails leaves the block alone.
+        self.or_after_release(|fallback| unsafe { fallback.realloc(ptr, new_size) })
     }
 
     /// Moves free blocks of `class` into `filling`, as far as `lane` has pools with some; they are live here then.

@@ -12,6 +12,7 @@ use crate::access::{LockedPymalloc, debug, questions};
 use crate::cached::{CachedPymalloc, calloc_by};
 use crate::checks::{annotate, hardened};
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
+use crate::lane::Lane;
 use crate::pool::PoolPtr;
 use crate::pymalloc::{NO_KEY, Pushed, Pymalloc};
 use crate::size_class::CLASS_OF_GRAINS;
@@ -245,7 +246,7 @@ where
     #[inline(never)]
     fn malloc_slow(&self, size: usize) -> Option<NonNull<u8>> {
         if let Some((_inside, core)) = self.enter() {
-            let block = core.malloc(size);
+            let block = core.malloc_refilled(size, Lane::FIRST);
             self.quick.follow(core);
             return block;
         }
@@ -262,24 +263,26 @@ where
         self.with(|core| core.calloc(nelem, elsize))
     }
 
-    /// Resizes a block of pools that are shared.
+    /// Every case of `realloc` but a block that stays where it is.
     ///
     /// # Safety
     ///
-    /// 1. `ptr` is `None` or a live block of this allocator.
+    /// 1. `block` is a live block of this allocator.
     /// 2. After a successful call the old pointer is dead.
     #[cold]
     #[inline(never)]
-    unsafe fn realloc_shared(
-        &self,
-        ptr: Option<NonNull<u8>>,
-        new_size: usize,
-    ) -> Option<NonNull<u8>> {
+    unsafe fn realloc_slow(&self, block: NonNull<u8>, new_size: usize) -> Option<NonNull<u8>> {
+        if let Some((_inside, core)) = self.enter() {
+            // SAFETY: 1, 2: the caller's.
+            let new = unsafe { core.realloc(Some(block), new_size) };
+            self.quick.follow(core);
+            return new;
+        }
         match self.cached() {
             // SAFETY: 1, 2: the caller's.
-            Some(cached) => unsafe { cached.realloc(ptr, new_size) },
+            Some(cached) => unsafe { cached.realloc(Some(block), new_size) },
             // SAFETY: 1, 2: the caller's.
-            None => unsafe { self.pools.realloc(ptr, new_size) },
+            None => unsafe { self.pools.realloc(Some(block), new_size) },
         }
     }
 
@@ -294,7 +297,7 @@ where
     unsafe fn free_slow(&self, block: NonNull<u8>) {
         if let Some((_inside, core)) = self.enter() {
             // SAFETY: 1, 2: the caller's.
-            unsafe { core.free(Some(block)) };
+            unsafe { core.free_seldom(block) };
             return self.quick.follow(core);
         }
         match self.cached() {
@@ -355,16 +358,12 @@ where
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        if let Some((_inside, core)) = self.enter() {
-            // SAFETY: 1, 2: the caller's.
-            let block = unsafe { core.realloc(ptr, new_size) };
-            if block != ptr {
-                self.quick.follow(core);
-            }
-            return block;
+        let Some(block) = ptr else { return self.malloc(new_size) };
+        if self.enter().is_some_and(|(_inside, core)| core.keeps(block, new_size)) {
+            return ptr;
         }
         // SAFETY: 1, 2: the caller's.
-        unsafe { self.realloc_shared(ptr, new_size) }
+        unsafe { self.realloc_slow(block, new_size) }
     }
 
     #[inline]
@@ -447,8 +446,12 @@ where
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        let Some(block) = ptr else { return self.malloc(new_size) };
+        if self.core().keeps(block, new_size) {
+            return ptr;
+        }
         // SAFETY: 1, 2: the caller's.
-        unsafe { self.0.realloc(ptr, new_size) }
+        unsafe { self.0.realloc_slow(block, new_size) }
     }
 
     #[inline]
