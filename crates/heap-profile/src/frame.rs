@@ -34,6 +34,18 @@ pub trait Calls {
         self.is_called_by(call, caller)
     }
 
+    /// Whether the call has no caller, if that is told by a few words; `false` otherwise.
+    #[inline(always)]
+    fn is_plainly_outermost(&self, call: usize) -> bool {
+        self.caller(call) == 0
+    }
+
+    /// The record itself if it has a frame, or its nearest caller that has one; 0 for none.
+    #[inline(always)]
+    fn with_frame(&self, record: usize) -> usize {
+        record
+    }
+
     /// The nearest caller of the call that has a frame; 0 for none.
     fn caller(&self, call: usize) -> usize;
 }

@@ -10,7 +10,7 @@ use crate::counters::Overlap;
 #[derive(Debug)]
 pub(crate) struct Live {
     /// Those of each domain, and of all that is reported.
-    domains: [Bytes; 4],
+    domains: [DomainBytes; 4],
     /// How calls of each are counted.
     overlaps: [Overlap; 4],
     /// The live bytes at the noted peak.
@@ -21,13 +21,44 @@ pub(crate) struct Live {
 
 /// The bytes of a domain; apart, as some domains may count without atomic additions.
 #[derive(Debug, Default)]
-struct Bytes {
+pub(crate) struct DomainBytes {
     allocated: AtomicU64,
     freed: AtomicU64,
     /// The freed bytes at which the next look for a peak is due.
     look_at: AtomicU64,
     /// The same where no more is to be done before than an addition; else 0.
     plain_below: AtomicU64,
+    /// The number of the last peak where counting is no more than an addition; else [`NO_PEAK`].
+    plain_peak: AtomicU32,
+}
+
+/// The number of no peak.
+const NO_PEAK: u32 = u32::MAX;
+
+impl DomainBytes {
+    /// The number of the last peak, which no site has that is to be counted in another way than by additions.
+    #[inline(always)]
+    pub(crate) fn plain_peak(&self) -> u32 {
+        self.plain_peak.load(Relaxed)
+    }
+
+    /// Counts bytes of a domain whose calls never overlap.
+    #[inline(always)]
+    pub(crate) fn allocate_plainly(&self, bytes: u32) {
+        add(&self.allocated, bytes.into(), Overlap::Never);
+    }
+
+    /// Whether the next `bytes` are freed by an addition, as [`free_plainly`](Self::free_plainly) does.
+    #[inline(always)]
+    pub(crate) fn frees_plainly(&self, bytes: u32) -> bool {
+        let after = self.freed.load(Relaxed).wrapping_add(bytes.into());
+        after < self.plain_below.load(Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn free_plainly(&self, bytes: u32) {
+        add(&self.freed, bytes.into(), Overlap::Never);
+    }
 }
 
 /// Adds to a count that only grows; returns the sum.
@@ -51,9 +82,14 @@ impl Live {
         let overlap = |origin| {
             if serialized && is_held(origin) { Overlap::Never } else { Overlap::AtAnyTime }
         };
+        let overlaps = [0, 1, 2, 3].map(overlap);
+        let bytes = |overlap| {
+            let plain_peak = AtomicU32::new(if overlap == Overlap::Never { 0 } else { NO_PEAK });
+            DomainBytes { plain_peak, ..DomainBytes::default() }
+        };
         Self {
-            domains: Default::default(),
-            overlaps: [0, 1, 2, 3].map(overlap),
+            domains: overlaps.map(bytes),
+            overlaps,
             noted: AtomicU64::new(0),
             peaks: AtomicU32::new(0),
         }
@@ -63,6 +99,11 @@ impl Live {
     #[inline(always)]
     fn index(origin: u8) -> usize {
         usize::from(origin).min(Domain::ALL.len())
+    }
+
+    /// The bytes of a domain.
+    pub(crate) fn of(&self, domain: Domain) -> &DomainBytes {
+        &self.domains[domain as usize]
     }
 
     /// How an origin's calls are counted.
@@ -75,7 +116,7 @@ impl Live {
     ///
     /// Read while other threads count, the sums may be of different moments; a difference below zero is zero.
     pub(crate) fn bytes(&self) -> u64 {
-        let of = |Bytes { allocated, freed, .. }: &Bytes| {
+        let of = |DomainBytes { allocated, freed, .. }: &DomainBytes| {
             // Frees first: what they count was allocated before.
             let freed = freed.load(Relaxed);
             allocated.load(Relaxed).saturating_sub(freed)
@@ -95,12 +136,6 @@ impl Live {
         add(&self.domains[index].allocated, bytes, self.overlaps[index]);
     }
 
-    /// As [`allocate`](Self::allocate), of a domain whose calls never overlap.
-    #[inline(always)]
-    pub(crate) fn allocate_plainly(&self, domain: Domain, bytes: u32) {
-        add(&self.domains[domain as usize].allocated, bytes.into(), Overlap::Never);
-    }
-
     /// Counts freed bytes, and looks for a peak if that is due.
     #[inline]
     pub(crate) fn free(&self, origin: u8, bytes: u64) {
@@ -112,18 +147,6 @@ impl Live {
         }
     }
 
-    /// Whether the next `bytes` of a domain are freed by an addition, as [`free_plainly`](Self::free_plainly) does.
-    #[inline(always)]
-    pub(crate) fn frees_plainly(&self, domain: Domain, bytes: u64) -> bool {
-        let Bytes { freed, plain_below, .. } = &self.domains[domain as usize];
-        freed.load(Relaxed).wrapping_add(bytes) < plain_below.load(Relaxed)
-    }
-
-    #[inline(always)]
-    pub(crate) fn free_plainly(&self, domain: Domain, bytes: u64) {
-        add(&self.domains[domain as usize].freed, bytes, Overlap::Never);
-    }
-
     /// Notes the peak if memory is being freed and more is live than at the last noted peak.
     ///
     /// Growth alone never comes here. Between two looks at most 1/128 of what is live is freed in one domain, so that what
@@ -133,7 +156,7 @@ impl Live {
     fn look_for_peak(&self, index: usize, freed: u64) {
         let live = self.bytes();
         let look_at = freed + (live / 128).max(4096);
-        let Bytes { look_at: next, plain_below, .. } = &self.domains[index];
+        let DomainBytes { look_at: next, plain_below, .. } = &self.domains[index];
         next.store(look_at, Relaxed);
         if self.overlaps[index] == Overlap::Never {
             plain_below.store(look_at, Relaxed);
@@ -153,7 +176,28 @@ impl Live {
         // One thread of those that see the same peak.
         let note = || self.noted.compare_exchange(noted, live, Relaxed, Relaxed);
         if is_above && note().is_ok() {
-            self.peaks.fetch_add(1, Relaxed);
+            let number = self.peaks.fetch_add(1, Relaxed).wrapping_add(1);
+            for (bytes, overlap) in self.domains.iter().zip(self.overlaps) {
+                if overlap == Overlap::Never {
+                    // Of two threads that note peaks, the second may come here first.
+                    bytes.plain_peak.fetch_max(number, Relaxed);
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_is_told_to_the_domains_that_count_by_additions() {
+        let live = Live::new(true);
+        live.allocate(Domain::Mem as u8, 10);
+        live.note_peak();
+        assert_eq!(live.peak(), 1);
+        let told = [Domain::Raw, Domain::Mem, Domain::Obj].map(|of| live.of(of).plain_peak());
+        assert_eq!(told, [NO_PEAK, 1, 1]);
     }
 }

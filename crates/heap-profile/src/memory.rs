@@ -1,13 +1,10 @@
 //! Owns `Memory`: where the last frames and sites of a thread are.
 
-use allocator_api2_02::boxed::Box;
-use malloc_api::{AllocatorAdapter, LibcMalloc};
-
 use crate::frame::{Frame, Link};
 use crate::generation::{ADDRESS_BITS, Generation};
-use crate::site::{SiteEntry, SiteKey};
+use crate::site::{SiteEntry, SiteWord};
 
-/// Where a thread's last frames and sites are.
+/// Where a thread's last frames and sites are; all zero where nothing is remembered.
 pub(crate) struct Memory {
     steps: [Step; MEMORY],
     sites: [Seen; MEMORY],
@@ -67,19 +64,13 @@ impl Step {
 /// A site that a thread has counted at, by its key: whoever looks for another one reads nothing of this one.
 #[derive(Clone, Copy)]
 struct Seen {
-    /// As [`SiteKey::word`].
+    /// 0 where nothing is remembered.
     key: u64,
+    /// Where there is a key, there is its site.
     site: Option<&'static SiteEntry>,
 }
 
 impl Memory {
-    /// Nothing remembered; `None` without memory.
-    pub(crate) fn new() -> Option<Box<Self, AllocatorAdapter<LibcMalloc>>> {
-        let zeroed = Box::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
-        // SAFETY: of numbers and of references that need not be there, all zero is a value.
-        Some(unsafe { zeroed.assume_init() })
-    }
-
     /// Forgets all frames.
     #[cold]
     pub(crate) fn forget_steps(&mut self) {
@@ -89,21 +80,36 @@ impl Memory {
     /// What is remembered in the place of the step from `caller` to a frame that is at `at`.
     #[inline(always)]
     pub(crate) fn step(&mut self, caller: Link, at: usize) -> &mut Step {
-        &mut self.steps[spread((at ^ (caller as usize).rotate_left(20)) as u64)]
+        &mut self.steps[step_index(caller, at)]
+    }
+
+    /// As [`step`](Self::step), to look at.
+    #[inline(always)]
+    pub(crate) fn step_at(&self, caller: Link, at: usize) -> &Step {
+        &self.steps[step_index(caller, at)]
     }
 
     /// The site of a key, if the thread remembers the site.
     #[inline(always)]
-    pub(crate) fn site(&self, key: SiteKey) -> Option<&'static SiteEntry> {
-        let seen = &self.sites[spread(key.word())];
-        if seen.key == key.word() { seen.site } else { None }
+    pub(crate) fn site(&self, key: SiteWord) -> Option<&'static SiteEntry> {
+        let seen = &self.sites[spread(key.get())];
+        if seen.key != key.get() {
+            return None;
+        }
+        // SAFETY: `set_site` stored it with the key, which is not 0.
+        Some(unsafe { seen.site.unwrap_unchecked() })
     }
 
     /// Remembers the site of a key.
-    pub(crate) fn set_site(&mut self, key: SiteKey, site: &'static SiteEntry) {
-        let key = key.word();
-        self.sites[spread(key)] = Seen { key, site: Some(site) };
+    pub(crate) fn set_site(&mut self, key: SiteWord, site: &'static SiteEntry) {
+        self.sites[spread(key.get())] = Seen { key: key.get(), site: Some(site) };
     }
+}
+
+/// Where the step from `caller` to a frame that is at `at` is remembered.
+#[inline(always)]
+const fn step_index(caller: Link, at: usize) -> usize {
+    spread((at ^ (caller as usize).rotate_left(20)) as u64)
 }
 
 /// An index into what a thread remembers.
@@ -115,10 +121,24 @@ const fn spread(word: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use allocator_api2_02::boxed::Box;
+    use malloc_api::{AllocatorAdapter, LibcMalloc};
+    use std::num::NonZeroU16;
+
     use pymem_sync::Interner;
 
     use super::*;
     use crate::counts::Counts;
+    use crate::site::SiteKey;
+
+    impl Memory {
+        /// Nothing remembered; `None` without memory.
+        pub(crate) fn new() -> Option<Box<Self, AllocatorAdapter<LibcMalloc>>> {
+            let zeroed = Box::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
+            // SAFETY: of numbers and of references that need not be there, all zero is a value.
+            Some(unsafe { zeroed.assume_init() })
+        }
+    }
 
     #[test]
     fn a_step_is_known_by_its_code_once_code_has_died() {
@@ -145,27 +165,30 @@ mod tests {
     fn a_site_in_the_place_of_another_one_is_not_taken_for_it() {
         let sites: &Interner<SiteKey, Counts> =
             malloc_api::immortal::leak(Interner::new(16).expect("memory"));
-        // No frames, the first profile, raw, and the smallest class: as what nothing was remembered in.
-        let key = SiteKey { stack: 0, profile: 0, origin: 0, class: 0 };
+        // No frames, the first profile, raw, and the smallest class.
+        let key = SiteKey { stack: 0, profile: NonZeroU16::MIN, origin: 0, class: 0 };
         let mut memory = Memory::new().expect("memory");
-        assert!(memory.site(key).is_none());
+        assert!(memory.site(key.word()).is_none());
         let site = sites.intern(0, key, Counts::default).expect("memory");
-        memory.set_site(key, site);
-        let is_found = |memory: &Memory| memory.site(key).is_some_and(|found| found.key() == &key);
+        memory.set_site(key.word(), site);
+        let is_found =
+            |memory: &Memory| memory.site(key.word()).is_some_and(|found| found.key() == &key);
         assert!(is_found(&memory));
+        let second = NonZeroU16::new(2).expect("a number");
         let others = (1..).flat_map(|stack| {
             let other = SiteKey { stack, ..key };
             let with = |class, origin, profile| SiteKey { class, origin, profile, ..other };
-            [other, with(1, 0, 0), with(0, 2, 0), with(0, 0, 1)]
+            let first = key.profile;
+            [other, with(1, 0, first), with(0, 2, first), with(0, 0, second)]
         });
-        let of_this_place = |other: &SiteKey| spread(other.word()) == spread(key.word());
-        for other in others.filter(of_this_place).take(100) {
-            assert!(memory.site(other).is_none() && is_found(&memory), "{other:?}");
+        let place = |key: &SiteKey| spread(key.word().get());
+        for other in others.filter(|other| place(other) == place(&key)).take(100) {
+            assert!(memory.site(other.word()).is_none() && is_found(&memory), "{other:?}");
         }
-        let other = SiteKey { profile: 1, ..key };
+        let other = SiteKey { profile: second, ..key };
         let site = sites.intern(1, other, Counts::default).expect("memory");
-        memory.set_site(other, site);
-        assert!(memory.site(other).is_some_and(|found| found.key() == &other));
+        memory.set_site(other.word(), site);
+        assert!(memory.site(other.word()).is_some_and(|found| found.key() == &other));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! Owns `NotedProfiler`: every block is noted, those of pools beside the pools, so that a free looks nothing up.
 
+use std::hint;
 use std::ptr::NonNull;
 
 use malloc_api::{Domain, Malloc};
 use pymem_sync::RawLock;
 
 use crate::blocks::Sampled;
+use crate::live::DomainBytes;
 use crate::notes::{Note, NoteSize, NoteWord, Notes};
 use crate::profile::Profile;
 use crate::sampled::SampledProfiler;
-use crate::site::{CLASS_BYTES, NARROW_BYTES, SiteEntry, class_bytes, narrow_bytes};
+use crate::site::{
+    CLASS_BYTES, NARROW_BYTES, SiteEntry, SiteKey, SiteWord, class_bytes, key_with, narrow_bytes,
+};
 use crate::snapshot::{Amount, Stack};
 use crate::source::StackSource;
 use crate::stacks::Captured;
@@ -23,7 +27,9 @@ use crate::stacks::Captured;
 pub struct NotedProfiler<A, S: 'static> {
     notes: &'static Notes,
     /// The number of the keys of the domain's sites, but for the stack and the class.
-    keys: u64,
+    keys: SiteWord,
+    /// The bytes of the domain.
+    live: &'static DomainBytes,
     /// The allocator below, and where its blocks are noted that lie in no pool.
     table: SampledProfiler<A, S>,
 }
@@ -39,7 +45,8 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
         notes: &'static Notes,
     ) -> Self {
         let keys = profile.keys_of(domain);
-        Self { notes, keys, table: SampledProfiler::new(inner, profile, domain, 0) }
+        let live = profile.live_of(domain);
+        Self { notes, keys, live, table: SampledProfiler::new(inner, profile, domain, 0) }
     }
 
     /// The lock to hold over a fork, before those of the profile.
@@ -59,42 +66,94 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
         }
     }
 
-    /// Notes `block` of `size` bytes beside the pools, or in the table.
+    /// Notes `block` of `size` bytes beside the pools, or in the table; the block.
     ///
-    /// One function for the stack, the counts and the note of what is usual: as three, they have a third more instructions.
+    /// One function for the stack, the counts and the note of what is usual: as three, they have a third more instructions. What is not usual is
+    /// gone on with by functions of their own, after which nothing is left to do: kept over a call, what they are given takes registers
+    /// that every call would have to save.
     #[inline(always)]
-    fn put(&self, block: NonNull<u8>, size: usize) {
-        let SampledProfiler { profile, domain, .. } = self.table;
-        let Some(captured) = profile.capture() else { return };
-        let last = size.wrapping_sub(1);
-        if last < NARROW_BYTES {
-            let (class, bytes) = ((last / CLASS_BYTES) as u8, size as u32);
-            let Some(site) = profile.site(captured, self.keys, class, bytes) else { return };
-            profile.allocate_block(site, domain, bytes);
-            if !self.notes.put_plainly(block, bytes, site.number()) {
-                self.put_note(block, size, site);
-            }
-            return;
+    fn put(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
+        match self.table.profile.usual() {
+            Some(captured) => self.put_captured(captured, block, size),
+            None => self.put_apart(block, size),
         }
-        self.put_for(captured, block, size);
+    }
+
+    /// As [`put`](Self::put), of any stack.
+    #[inline(never)]
+    fn put_apart(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
+        match self.table.profile.capture() {
+            Some(captured) => self.put_captured(captured, block, size),
+            None => told(block),
+        }
     }
 
     /// As [`put`](Self::put), of a stack that was captured.
-    #[inline(never)]
-    fn put_for(&self, captured: Captured<'_>, block: NonNull<u8>, size: usize) {
-        let SampledProfiler { profile, domain, .. } = self.table;
-        let site = profile.allocate_for(captured, domain as u8, size, Amount::block(size));
-        if let Some(site) = site {
-            self.put_note(block, size, site);
+    #[inline(always)]
+    fn put_captured(
+        &self,
+        captured: Captured<'_>,
+        block: NonNull<u8>,
+        size: usize,
+    ) -> Option<NonNull<u8>> {
+        let last = size.wrapping_sub(1);
+        if last >= NARROW_BYTES {
+            return self.put_for(captured, block, size);
         }
+        let (class, bytes) = ((last / CLASS_BYTES) as u8, size as u32);
+        let Some(site) = captured.site(key_with(self.keys, captured.node(), class)) else {
+            return self.put_for(captured, block, size);
+        };
+        if site.value().is_of_peak(self.live.plain_peak()) || !site.value().allocate_plainly(bytes)
+        {
+            return self.put_counted(block, size, site);
+        }
+        self.live.allocate_plainly(bytes);
+        if self.notes.put_plainly(block, bytes, site.number()) {
+            return Some(block);
+        }
+        self.put_note(block, size, site)
+    }
+
+    /// As [`put_captured`](Self::put_captured), at a site that the thread does not remember, or of a large block.
+    #[inline(never)]
+    fn put_for(
+        &self,
+        captured: Captured<'_>,
+        block: NonNull<u8>,
+        size: usize,
+    ) -> Option<NonNull<u8>> {
+        let SampledProfiler { profile, domain, .. } = self.table;
+        match profile.allocate_for(captured, domain as u8, size, Amount::block(size)) {
+            Some(site) => self.put_note(block, size, site),
+            None => told(block),
+        }
+    }
+
+    /// As [`put`](Self::put), at a site where counting is more than an addition.
+    #[inline(never)]
+    fn put_counted(
+        &self,
+        block: NonNull<u8>,
+        size: usize,
+        site: &'static SiteEntry,
+    ) -> Option<NonNull<u8>> {
+        self.table.profile.allocate_at(site, Amount::block(size));
+        self.put_note(block, size, site)
     }
 
     /// Notes the site of `block`.
     #[inline(never)]
-    fn put_note(&self, block: NonNull<u8>, size: usize, site: &'static SiteEntry) {
+    fn put_note(
+        &self,
+        block: NonNull<u8>,
+        size: usize,
+        site: &'static SiteEntry,
+    ) -> Option<NonNull<u8>> {
         if !self.notes.put(block, size, site.number()) {
             self.table.keep(block, Sampled { site, amount: Amount::block(size) });
         }
+        told(block)
     }
 
     /// Takes what is noted of `block`.
@@ -118,8 +177,8 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
 
     /// As [`put`](Self::put), in a function of its own.
     #[inline(never)]
-    fn put_apart(&self, block: NonNull<u8>, size: usize) {
-        self.put(block, size);
+    fn put_called(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
+        self.put(block, size)
     }
 
     /// Counts that a block with this note is freed, where no more is to be done than a few additions.
@@ -127,9 +186,17 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     fn count_plainly(&self, note: NoteWord) -> bool {
         let SampledProfiler { profile, domain, .. } = self.table;
         let Some(site) = note.site().and_then(|site| profile.site_at(site)) else { return false };
+        let SiteKey { origin, class, .. } = *site.key();
+        if site.value().is_of_peak(self.live.plain_peak()) || origin != domain as u8 {
+            return false;
+        }
         // Blocks with these notes are of the classes up to 512 bytes.
-        let bytes = || u64::from(narrow_bytes(site.key().class)).wrapping_sub(note.less().into());
-        profile.free_plainly(site, domain, bytes)
+        let bytes = narrow_bytes(class).wrapping_sub(note.less());
+        let is_plain = self.live.frees_plainly(bytes) && site.value().free_plainly(bytes);
+        if is_plain {
+            self.live.free_plainly(bytes);
+        }
+        is_plain
     }
 
     /// Frees a block whose note was taken.
@@ -158,30 +225,34 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     }
 }
 
+/// A block as what a function answers by, so that whoever calls the function last goes on with it and keeps nothing: of a function that is
+/// seen to return what it was given, the compiler keeps that over a call.
+#[inline(always)]
+fn told(block: NonNull<u8>) -> Option<NonNull<u8>> {
+    hint::black_box(Some(block))
+}
+
 // SAFETY: 1 to 5 are those of `inner`, whose blocks are handed out as they are; neither the profile nor the notes unwind or allocate from
 // `inner`.
 unsafe impl<A: Malloc, S: StackSource> Malloc for NotedProfiler<A, S> {
     #[inline]
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
         let block = self.table.inner.malloc(size)?;
-        self.put(block, size);
-        Some(block)
+        self.put(block, size)
     }
 
     #[inline]
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
         let block = self.table.inner.calloc(nelem, elsize)?;
         // `inner` would have refused a product that overflows.
-        self.put_apart(block, nelem.wrapping_mul(elsize));
-        Some(block)
+        self.put_called(block, nelem.wrapping_mul(elsize))
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller's duties 1 and 2.
         let new = unsafe { self.table.moved(ptr, new_size, |block| self.take(block)) }?;
-        self.put_apart(new, new_size);
-        Some(new)
+        self.put_called(new, new_size)
     }
 
     // A free that has more to do is a function of its own, so that all others save no register and go on below by a jump.

@@ -6,16 +6,21 @@
 /// What a word leads to that leads to nothing else.
 #[repr(C)]
 pub(crate) struct Nothing {
-    /// Where what a thread remembers has the address of a tree; no tree is at 0.
+    /// Where what a thread remembers has the address of a tree.
     tree: usize,
     /// So that no two are one.
     which: u8,
 }
 
+/// In place of the address of a tree: where nothing is remembered.
+const NOTHING: usize = 0;
+/// In place of the address of a tree: where none is wanted. Nobody remembers this one.
+pub(crate) const NO_TREE: usize = 1;
+
 /// What the word of a thread leads to at first.
-pub(crate) static NOT_YET: Nothing = Nothing { tree: 0, which: 1 };
+pub(crate) static NOT_YET: Nothing = Nothing { tree: NOTHING, which: 1 };
 /// What it leads to while the thread does a profiler's own work, and after the thread's end.
-pub(crate) static BUSY: Nothing = Nothing { tree: 0, which: 2 };
+pub(crate) static BUSY: Nothing = Nothing { tree: NOTHING, which: 2 };
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu", not(miri)))]
 mod word {

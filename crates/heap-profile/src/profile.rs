@@ -1,8 +1,9 @@
 //! Owns `Profile`: the stacks, the sites and the peak that any number of profilers count into.
 
 use std::collections::HashMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use malloc_api::{Domain, immortal};
 use pymem_sync::{Entry, HeldOverFork, Interner};
@@ -10,14 +11,14 @@ use pymem_sync::{Entry, HeldOverFork, Interner};
 use crate::blocks::Sampled;
 use crate::counters::{Counters, Overlap, Sum};
 use crate::counts::AtPeak;
-use crate::live::Live;
+use crate::live::{DomainBytes, Live};
 use crate::origin::{Origin, Origins};
 use crate::profile_error::ProfileError;
-use crate::site::{SiteEntry, SiteKey, class_bytes, class_of};
+use crate::site::{SiteEntry, SiteKey, SiteWord, class_bytes, class_of};
 use crate::snapshot::{Amount, Site, Snapshot, Stack};
 use crate::source::{Location, StackSource};
 use crate::stack_table::StackTable;
-use crate::stacks::{Captured, mix, unrecorded};
+use crate::stacks::{Captured, Stacks, Wanted, mix, unrecorded};
 
 /// How a [`Profile`] records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +47,14 @@ impl Default for Options {
 pub struct Profile<S: 'static> {
     stacks: &'static StackTable<S>,
     /// The number of this profile among those of its stacks.
-    number: u16,
+    number: NonZeroU16,
     /// How many frames are told of one stack.
     frames: usize,
     /// By the site's number, what its counts have no room for.
     upper: Interner<u32, Upper>,
     origins: Origins,
-    recording: AtomicBool,
+    /// The stacks, while allocations are recorded.
+    wanted: Wanted,
     live: Live,
     lost: Lost,
 }
@@ -96,16 +98,18 @@ impl<S: StackSource + 'static> Profile<S> {
         if options.frames == 0 {
             return Err(ProfileError::Frames(0));
         }
-        Ok(immortal::leak(Self {
+        let profile = immortal::leak(Self {
             stacks,
             number: stacks.add_profile()?,
             frames: options.frames,
             upper: Interner::new(UPPER_BUCKETS).ok_or(ProfileError::NoMemory(UPPER_BUCKETS))?,
             origins: Origins::new(),
-            recording: AtomicBool::new(true),
+            wanted: Wanted::none(),
             live: Live::new(options.serialized),
             lost: Lost::default(),
-        }))
+        });
+        profile.set_recording(true);
+        Ok(profile)
     }
 
     /// The stacks of the profile, whose locks are held over a fork beside the profile's own.
@@ -115,14 +119,14 @@ impl<S: StackSource + 'static> Profile<S> {
 
     /// Stops recording allocations, or goes on; frees of recorded blocks are counted all the while.
     pub fn set_recording(&self, recording: bool) {
-        self.recording.store(recording, Relaxed);
+        self.wanted.set(recording.then_some(self.stacks.stacks()));
     }
 
     /// Whether allocations are recorded.
     #[inline]
     #[must_use]
     pub fn is_recording(&self) -> bool {
-        self.recording.load(Relaxed)
+        self.wanted.is_any()
     }
 
     /// The live bytes of all recorded blocks.
@@ -191,8 +195,13 @@ impl<S: StackSource + 'static> Profile<S> {
         self.allocate_for(self.capture()?, origin, size, amount)
     }
 
-    /// The calling thread's stack; `None` while nothing is recorded.
+    /// The calling thread's stack, where that is found without a call of any function; else `None`.
     #[inline(always)]
+    pub(crate) fn usual(&'static self) -> Option<Captured<'static>> {
+        Stacks::usual(&self.wanted, self.stacks.source())
+    }
+
+    /// The calling thread's stack; `None` while nothing is recorded.
     pub(crate) fn capture(&'static self) -> Option<Captured<'static>> {
         if !self.is_recording() {
             return None;
@@ -211,7 +220,7 @@ impl<S: StackSource + 'static> Profile<S> {
     ) -> Option<&'static SiteEntry> {
         let (stack, profile, class) = (captured.node(), self.number, class_of(size));
         let key = SiteKey { stack, profile, origin, class };
-        let site = match captured.site(key) {
+        let site = match captured.site(key.word()) {
             Some(site) => site,
             None => self.site_of(captured, key, amount)?,
         };
@@ -220,44 +229,17 @@ impl<S: StackSource + 'static> Profile<S> {
     }
 
     /// The number of the keys of a domain's sites, but for the stack and the class.
-    pub(crate) const fn keys_of(&self, domain: Domain) -> u64 {
+    pub(crate) const fn keys_of(&self, domain: Domain) -> SiteWord {
         SiteKey { stack: 0, profile: self.number, origin: domain as u8, class: 0 }.word()
     }
 
-    /// The site of a class at the stack that the thread has captured, of the domain with these [keys](Self::keys_of); `None`, and `bytes`
-    /// are lost, without memory.
-    #[inline(always)]
-    pub(crate) fn site(
-        &'static self,
-        captured: Captured<'_>,
-        keys: u64,
-        class: u8,
-        bytes: u32,
-    ) -> Option<&'static SiteEntry> {
-        let key = SiteKey::with(keys, captured.node(), class);
-        match captured.site(key) {
-            Some(site) => Some(site),
-            None => self.site_of(captured, key, Amount::block(bytes as usize)),
-        }
-    }
-
-    /// Counts an allocation of one block of `bytes` at a site of a domain.
-    #[inline(always)]
-    pub(crate) fn allocate_block(&'static self, site: &SiteEntry, domain: Domain, bytes: u32) {
-        // What is usual takes no more than additions.
-        let is_plain = self.live.overlap(domain as u8) == Overlap::Never
-            && !site.value().is_of_peak(self.live.peak())
-            && site.value().allocate_plainly(bytes);
-        if is_plain {
-            self.live.allocate_plainly(domain, bytes);
-        } else {
-            self.allocate_at(site, Amount::block(bytes as usize));
-        }
+    /// The bytes of a domain.
+    pub(crate) fn live_of(&'static self, domain: Domain) -> &'static DomainBytes {
+        self.live.of(domain)
     }
 
     /// Counts an allocation of `amount` at a site.
-    #[inline(never)]
-    fn allocate_at(&'static self, site: &SiteEntry, amount: Amount) {
+    pub(crate) fn allocate_at(&'static self, site: &SiteEntry, amount: Amount) {
         let origin = site.key().origin;
         self.before_change(site);
         let carry = site.value().allocate(amount, self.overlap(origin));
@@ -272,7 +254,7 @@ impl<S: StackSource + 'static> Profile<S> {
     #[inline(never)]
     fn site_of(
         &'static self,
-        mut captured: Captured<'_>,
+        captured: Captured<'_>,
         key: SiteKey,
         amount: Amount,
     ) -> Option<&'static SiteEntry> {
@@ -376,27 +358,6 @@ impl<S: StackSource + 'static> Profile<S> {
         if let Some(Sampled { site, amount }) = noted {
             self.free(site, amount);
         }
-    }
-
-    /// Counts that `bytes` of one block of a site of a domain, no more than half a word has room for, are freed, where that is no more than
-    /// additions; `false`, and nothing is counted, where it is.
-    #[inline(always)]
-    pub(crate) fn free_plainly(
-        &self,
-        site: &SiteEntry,
-        domain: Domain,
-        bytes: impl FnOnce() -> u64,
-    ) -> bool {
-        if site.value().is_of_peak(self.live.peak()) || site.key().origin != domain as u8 {
-            return false;
-        }
-        let bytes = bytes();
-        let is_plain =
-            self.live.frees_plainly(domain, bytes) && site.value().free_plainly(bytes as u32);
-        if is_plain {
-            self.live.free_plainly(domain, bytes);
-        }
-        is_plain
     }
 
     /// Notes what is live now as the peak, if it is one.

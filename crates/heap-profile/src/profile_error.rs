@@ -12,7 +12,7 @@ pub enum ProfileError {
     #[error("a stack cannot be cut to {0} frames; ask for 1 to {MAX_FRAMES}")]
     Frames(usize),
     /// Stacks have as many profiles as are told apart.
-    #[error("65,536 profiles share these stacks; give this one a table of its own")]
+    #[error("65,535 profiles share these stacks; give this one a table of its own")]
     TooMany,
     /// There is no memory for the tables.
     #[error("no memory for tables of {0} buckets; ask for fewer")]

@@ -1,5 +1,6 @@
 //! Owns what is counted apart: a site, and the size classes by which sites differ.
 
+use std::num::{NonZeroU16, NonZeroU64};
 use std::ptr;
 
 use pymem_sync::Entry;
@@ -12,31 +13,37 @@ pub(crate) struct SiteKey {
     /// The link of the stack's innermost node.
     pub(crate) stack: u32,
     /// The number of the profile among those that have these stacks.
-    pub(crate) profile: u16,
+    pub(crate) profile: NonZeroU16,
     /// The number of the origin.
     pub(crate) origin: u8,
     pub(crate) class: u8,
 }
 
-impl SiteKey {
-    /// The key as one number, as the key lies in memory.
-    #[inline]
-    pub(crate) const fn word(self) -> u64 {
-        let Self { stack, profile, origin, class } = self;
-        stack as u64 | (profile as u64) << 32 | (origin as u64) << 48 | (class as u64) << 56
-    }
+/// A key as one number, which is never 0, as no profile has that number.
+pub(crate) type SiteWord = NonZeroU64;
 
-    /// The key that is this number, but for the stack and the class, which the number has not.
-    #[inline(always)]
-    pub(crate) const fn with(word: u64, stack: u32, class: u8) -> Self {
-        let word = word | stack as u64 | (class as u64) << 56;
-        Self {
-            stack: word as u32,
-            profile: (word >> 32) as u16,
-            origin: (word >> 48) as u8,
-            class: (word >> 56) as u8,
+/// The bits of a key's number below the class.
+const CLASS_SHIFT: u32 = 56;
+
+impl SiteKey {
+    /// The key as one number.
+    #[inline]
+    pub(crate) const fn word(self) -> SiteWord {
+        let Self { stack, profile, origin, class } = self;
+        let above = (origin as u64) << 48 | (class as u64) << CLASS_SHIFT;
+        let word = stack as u64 | (profile.get() as u64) << 32 | above;
+        // As the profile's number is not 0.
+        match NonZeroU64::new(word) {
+            Some(word) => word,
+            None => NonZeroU64::MAX,
         }
     }
+}
+
+/// The number of the key of a stack and a class, of which `keys` has the rest.
+#[inline(always)]
+pub(crate) fn key_with(keys: SiteWord, stack: u32, class: u8) -> SiteWord {
+    keys | u64::from(stack) | u64::from(class) << CLASS_SHIFT
 }
 
 impl PartialEq for SiteKey {

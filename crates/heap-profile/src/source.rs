@@ -27,7 +27,7 @@ pub trait StackSource: Sync {
     /// Runs inside of every recorded allocation. What it allocates from the profiled allocator itself is not recorded.
     fn capture(&self, walk: &mut Walk<'_>);
 
-    /// The thread's newest call with a frame, and who can tell of the calls, where that is all that [`capture`](Self::capture) would show, none
+    /// The thread's newest record, and who can tell of the calls from [there](Calls::with_frame) on, where that is all that [`capture`](Self::capture) would show, none
     /// is left out, no code has died since the source was of this `age`, and the addresses at which frames are belong to one code each.
     ///
     /// What a source does here is compiled into each allocation.

@@ -1,6 +1,6 @@
 //! Owns `StackTable`: the stacks of one source by number, for whoever keeps four bytes in place of a stack.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use malloc_api::immortal;
@@ -13,7 +13,7 @@ use crate::stacks::{Stacks, unrecorded};
 
 /// Every distinct call stack that was asked for, each under a number.
 ///
-/// A table lives for ever and only grows: 20 bytes for each distinct frame of a stack, and a word a bucket. Up to 65,536
+/// A table lives for ever and only grows: 20 bytes for each distinct frame of a stack, and a word a bucket. Up to 65,535
 /// [profiles](crate::Profile) share one, as a thread remembers its last stack in one table alone. The
 /// table's locks are held over a fork.
 ///
@@ -87,8 +87,9 @@ impl<S: StackSource + 'static> StackTable<S> {
     }
 
     /// The number of one more profile that has these stacks.
-    pub(crate) fn add_profile(&self) -> Result<u16, ProfileError> {
-        u16::try_from(self.profiles.fetch_add(1, Relaxed)).map_err(|_| ProfileError::TooMany)
+    pub(crate) fn add_profile(&self) -> Result<NonZeroU16, ProfileError> {
+        let number = u16::try_from(self.profiles.fetch_add(1, Relaxed) + 1);
+        number.ok().and_then(NonZeroU16::new).ok_or(ProfileError::TooMany)
     }
 
     #[inline]

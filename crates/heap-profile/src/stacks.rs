@@ -3,6 +3,7 @@
 //! The root of the tree is the outermost frame. A thread remembers its last stack, so that the usual capture, whose outer
 //! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::{iter, mem, ptr};
 
 use allocator_api2_02::boxed::Box;
@@ -15,9 +16,9 @@ use crate::frame::{Calls, Frame, Link};
 use crate::generation::Generation;
 use crate::memory::{Memory, Step};
 use crate::own::{self, BUSY, NOT_YET};
-use crate::site::{SiteEntry, SiteKey};
+use crate::site::{SiteEntry, SiteKey, SiteWord};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::trail::{Active, Common, Trail, same, unmoved};
+use crate::trail::{Active, Common, Trail};
 use crate::walk::Walk;
 
 /// A frame in the tree: its place, and the node of its caller.
@@ -34,7 +35,7 @@ struct Last {
     /// Which tree the nodes are of: its address. Trees live for ever. The thread's word leads here.
     tree: usize,
     trail: Trail,
-    memory: Box<Memory, AllocatorAdapter<LibcMalloc>>,
+    memory: Memory,
 }
 
 /// A thread's stack, and the sites that the thread remembers.
@@ -52,13 +53,36 @@ impl Captured<'_> {
 
     /// The site of a key, if the thread remembers the site.
     #[inline(always)]
-    pub(crate) fn site(&self, key: SiteKey) -> Option<&'static SiteEntry> {
+    pub(crate) fn site(&self, key: SiteWord) -> Option<&'static SiteEntry> {
         self.last.memory.site(key)
     }
 
     /// Remembers the site of a key.
-    pub(crate) fn set_site(&mut self, key: SiteKey, site: &'static SiteEntry) {
-        self.last.memory.set_site(key, site);
+    pub(crate) fn set_site(self, key: SiteKey, site: &'static SiteEntry) {
+        self.last.memory.set_site(key.word(), site);
+    }
+}
+
+/// The tree of the stacks that are wanted, if any are: its address.
+#[derive(Debug)]
+pub(crate) struct Wanted(AtomicUsize);
+
+impl Wanted {
+    /// No stacks.
+    pub(crate) const fn none() -> Self {
+        Self(AtomicUsize::new(own::NO_TREE))
+    }
+
+    /// Has the stacks of a tree wanted, or none.
+    pub(crate) fn set(&self, stacks: Option<&'static Stacks>) {
+        // Relaxed here and where it is read: a thread that has a stack of the tree has seen the tree.
+        self.0.store(stacks.map_or(own::NO_TREE, |stacks| ptr::from_ref(stacks).addr()), Relaxed);
+    }
+
+    /// Whether any are.
+    #[inline]
+    pub(crate) fn is_any(&self) -> bool {
+        self.0.load(Relaxed) != own::NO_TREE
     }
 }
 
@@ -139,8 +163,27 @@ impl Stacks {
         })
     }
 
-    /// The calling thread's stack; `None` while this thread does a profiler's own work, and when the thread ends.
+    /// The calling thread's stack, where that is found without a call of any function; else `None`.
     #[inline(always)]
+    pub(crate) fn usual(wanted: &Wanted, source: &impl StackSource) -> Option<Captured<'static>> {
+        let last = own::get();
+        // SAFETY: the first word of what the thread's word leads to can be read.
+        if unsafe { last.read() } != wanted.0.load(Relaxed) {
+            return None;
+        }
+        // SAFETY: made by `begin`, as it has the address of a tree. Nothing else is led there: before anything is called that may allocate,
+        // the thread's word is `BUSY`.
+        let last = unsafe { &mut *last.cast_mut().cast::<Last>() };
+        let (newest, calls) = source.plain_calls(last.trail.age())?;
+        let Last { trail, memory, .. } = &mut *last;
+        let node = trail.usual(newest, &calls, |caller, at, generation| {
+            let step = memory.step_at(caller, at);
+            Some((step.code(), step.plainly(caller, at, generation)?))
+        })?;
+        Some(Captured { node, last })
+    }
+
+    /// The calling thread's stack; `None` while this thread does a profiler's own work, and when the thread ends.
     pub(crate) fn capture(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
         let mut last = own::get();
         // SAFETY: the first word of what the thread's word leads to can be read.
@@ -160,10 +203,8 @@ impl Stacks {
         Some(Captured { node, last })
     }
 
-    /// The node of the stack from its `newest` call on, where no code has died since the last one; `None` where known calls have other
+    /// The node of the stack from its `newest` record on, where no code has died since the last one; `None` where known calls have other
     /// callers than they had.
-    ///
-    /// The usual stack has no fresh call, and at most the newest one has moved: the rest are functions of their own.
     #[inline(always)]
     fn follow(
         &'static self,
@@ -172,79 +213,15 @@ impl Stacks {
         newest: usize,
         calls: &impl Calls,
     ) -> Option<Link> {
-        let Last { trail, memory, .. } = &mut *last;
-        let Some(kept) = trail.depth_of(newest) else {
-            return self.follow_fresh(source, last, newest, calls);
-        };
-        let limit = trail.limit();
-        let (active, callers) = trail.known.get_mut(..kept)?.split_last_mut()?;
-        // The innermost end of the list first, from which the loop goes outwards: where the others begin is then of no use to it.
-        let (call, left) = same(active.call, callers.get(kept.saturating_sub(limit)..)?, calls);
-        if left > 0 {
-            return self.follow_moved(source, last, kept, left, calls);
-        }
-        if kept <= limit && calls.caller(call) != 0 {
+        let newest = calls.with_frame(newest);
+        if newest == 0 {
             return None;
         }
-        let Some(caller) = callers.last() else {
-            let common = Common { calls: kept, unmoved: 0 };
-            return Some(self.look_up_plainly(source, last, common, calls));
+        let common = match last.trail.depth_of(newest) {
+            Some(kept) => last.trail.follow_known(kept, calls),
+            None => last.trail.follow(newest, calls),
         };
-        let at = calls.at(active.call);
-        if at != active.frame.at {
-            let (caller, generation) = (caller.node, trail.generation);
-            let step = memory.step(caller, at);
-            let known = step.plainly(caller, at, generation);
-            let node = match known {
-                Some(node) => node,
-                None => {
-                    let frame = calls.frame(active.call);
-                    match self.step_apart(source, step, caller, frame, generation) {
-                        Some(node) => node,
-                        None => return Some(trail.lost()),
-                    }
-                }
-            };
-            let frame = Frame { code: step.code(), at };
-            *active = Active { call: active.call, frame, node };
-        }
-        let found = active.node;
-        trail.known.truncate(kept);
-        Some(found)
-    }
-
-    /// As [`follow`](Self::follow), of a stack whose innermost call is below `kept`, and of whose callers so many, the outermost, may differ.
-    #[inline(never)]
-    fn follow_moved(
-        &'static self,
-        source: &impl StackSource,
-        last: &mut Last,
-        kept: usize,
-        left: usize,
-        calls: &impl Calls,
-    ) -> Option<Link> {
-        let floor = kept.saturating_sub(last.trail.limit());
-        let (callee, callers) = last.trail.known.get(floor..=floor + left)?.split_last()?;
-        let (call, moved) = unmoved(callee.call, callers, calls)?;
-        if floor == 0 && calls.caller(call) != 0 {
-            return None;
-        }
-        // The newest call is looked up in any case.
-        let unmoved = moved.map_or(kept.saturating_sub(1), |moved| floor + moved);
-        Some(self.look_up_plainly(source, last, Common { calls: kept, unmoved }, calls))
-    }
-
-    /// As [`follow`](Self::follow), of a stack with fresh calls.
-    #[inline(never)]
-    fn follow_fresh(
-        &'static self,
-        source: &impl StackSource,
-        last: &mut Last,
-        newest: usize,
-        calls: &impl Calls,
-    ) -> Option<Link> {
-        let common = last.trail.follow(newest, calls)?;
-        Some(self.look_up_plainly(source, last, common, calls))
+        Some(self.look_up_plainly(source, last, common?, calls))
     }
 
     /// Looks up the calls that differ from the last ones, for which there is room; the node of the stack. Without memory none is known any
@@ -321,12 +298,20 @@ impl Stacks {
         unsafe { own::replace(BUSY.word()) };
         forget(last);
         let made = END.try_with(|_| {
-            let last = Last {
-                tree: ptr::from_ref(self).addr(),
-                trail: Trail::new(self.limit)?,
-                memory: Memory::new()?,
-            };
-            let made = Box::try_new_in(last, AllocatorAdapter::new(LibcMalloc)).ok()?;
+            let (tree, trail) = (ptr::from_ref(self).addr(), Trail::new(self.limit)?);
+            let mut made =
+                Box::<Last, _>::try_new_zeroed_in(AllocatorAdapter::new(LibcMalloc)).ok()?;
+            let last = made.as_mut_ptr();
+            // SAFETY: a field of the box.
+            let tree_of = unsafe { &raw mut (*last).tree };
+            // SAFETY: as above.
+            let trail_of = unsafe { &raw mut (*last).trail };
+            // SAFETY: the box has room for the field.
+            unsafe { tree_of.write(tree) };
+            // SAFETY: as above.
+            unsafe { trail_of.write(trail) };
+            // SAFETY: two fields were written, and of the third all zero is a value.
+            let made = unsafe { made.assume_init() };
             Some(Box::into_raw(made).cast_const().cast::<usize>())
         });
         // A thread that ends stays busy.

@@ -27,6 +27,8 @@ pub(crate) struct Trail {
     /// By a hash of the call, where it may be among the known ones.
     at: [u16; PLACES],
     limit: usize,
+    /// The bytes of so many calls.
+    limit_bytes: usize,
     /// What the source said of its age at the last stack.
     age: usize,
     pub(crate) generation: Generation,
@@ -49,12 +51,14 @@ pub(crate) struct Common {
 impl Trail {
     /// Nothing remembered, for stacks of `limit` frames, of a source that has said nothing yet; `None` without memory.
     pub(crate) fn new(limit: usize) -> Option<Self> {
-        let (known, fresh) = (Short::new(3 * limit)?, Short::new(2 * limit)?);
+        let most = |count| Short::new(count, NO_CALL);
+        let (known, fresh) = (most(3 * limit)?, most(2 * limit)?);
         Some(Self {
             known,
             fresh,
             at: [0; PLACES],
             limit,
+            limit_bytes: limit * size_of::<Active>(),
             age: NO_AGE,
             generation: Generation::FIRST,
             is_worn: false,
@@ -65,11 +69,57 @@ impl Trail {
     #[inline(always)]
     pub(crate) fn depth_of(&self, call: usize) -> Option<usize> {
         // The innermost known one, more often than not.
-        if self.known.last().is_some_and(|known| known.call == call) {
+        // SAFETY: 1: the list's end.
+        if unsafe { before(self.known.end().as_ptr()) }.call == call {
             return Some(self.known.len());
         }
         let depth = usize::from(self.at[place_of(call)]);
         self.known.get(depth).is_some_and(|known| known.call == call).then_some(depth + 1)
+    }
+
+    /// The node of the next stack, from its `newest` record on, where that has no fresh call, no code has died since the last one, and no more
+    /// than the newest call has moved; else `None`, and what is known is as it was. `step` takes the node of a caller and where a call is, and
+    /// tells the call's code and node, if the thread remembers them.
+    ///
+    /// Calls nothing, so that who goes on with another function saves no register.
+    #[inline(always)]
+    pub(crate) fn usual(
+        &mut self,
+        newest: usize,
+        calls: &impl Calls,
+        step: impl FnOnce(Link, usize, Generation) -> Option<(usize, Link)>,
+    ) -> Option<Link> {
+        let mut end = self.known.end();
+        // The innermost known one, more often than not: the record of a call has a frame as long as it is the thread's.
+        // SAFETY: 1: the list's end.
+        if unsafe { before(end.as_ptr()) }.call != newest {
+            let depth = self.depth_of(calls.with_frame(newest))?;
+            // SAFETY: a depth of the list.
+            end = unsafe { self.known.first().add(depth) };
+        }
+        let first = self.known.first().addr().get();
+        let floor = first.max(end.addr().get().wrapping_sub(self.limit_bytes));
+        // SAFETY: 1: behind a call of the list, as no source has the call in front of it. 2: the limit is one call at least.
+        let outermost = unsafe { same(end.as_ptr(), floor, calls) }?;
+        if floor == first && !calls.is_plainly_outermost(outermost) {
+            return None;
+        }
+        // SAFETY: 1: as above.
+        let mut active = *unsafe { before(end.as_ptr()) };
+        let at = calls.at(active.call);
+        if at != active.frame.at {
+            // SAFETY: a call of the list.
+            let innermost = unsafe { end.sub(1) };
+            // SAFETY: 1: behind another call of the list, or what is in front of it.
+            let caller = unsafe { before(innermost.as_ptr()) }.node;
+            let (code, node) = step(caller, at, self.generation)?;
+            (active.frame, active.node) = (Frame { code, at }, node);
+            // SAFETY: as above, and nothing else leads there.
+            unsafe { innermost.write(active) };
+        }
+        // SAFETY: 1: behind a call of the list.
+        unsafe { self.known.end_at(end) };
+        Some(active.node)
     }
 
     /// Compares the next stack, from its `newest` call on, which is fresh, with the known one, where no code has died between them: by one
@@ -86,31 +136,43 @@ impl Trail {
             return Some(Common { calls: 0, unmoved: 0 });
         };
         let has_moved = calls.at(innermost.call) != innermost.frame.at;
-        let mut depth = if has_moved { callers.len() } else { callers.len() + 1 };
-        let (mut call, left) = same(innermost.call, callers, calls);
-        if left > 0 {
-            let (outermost, moved) = unmoved(call, &callers[..left], calls)?;
-            call = outermost;
-            depth = moved.unwrap_or(depth);
-        }
+        let depth = if has_moved { callers.len() } else { callers.len() + 1 };
+        let range = self.known[floor..kept].as_ptr_range();
+        // SAFETY: 1: behind `innermost`. 2: of `innermost`, or of one further out.
+        let same = unsafe { same(range.end, range.start.addr(), calls) };
+        let (call, moved) = match same {
+            Some(call) => (call, None),
+            None => unmoved(innermost.call, callers, calls)?,
+        };
         let is_whole = floor > 0 || calls.caller(call) == 0;
-        is_whole.then_some(Common { calls: kept, unmoved: floor + depth })
+        is_whole.then_some(Common { calls: kept, unmoved: floor + moved.unwrap_or(depth) })
+    }
+
+    /// As [`follow`](Self::follow), of a stack whose newest call is known, below the depth `kept`. That call is to be looked up in any case.
+    pub(crate) fn follow_known(&self, kept: usize, calls: &impl Calls) -> Option<Common> {
+        let floor = kept.saturating_sub(self.limit);
+        let (innermost, callers) = self.known.get(floor..kept)?.split_last()?;
+        let (call, moved) = unmoved(innermost.call, callers, calls)?;
+        let is_whole = floor > 0 || calls.caller(call) == 0;
+        is_whole.then_some(Common { calls: kept, unmoved: floor + moved.unwrap_or(callers.len()) })
     }
 
     /// Takes the fresh calls from `newest` on, which is one; the depth below which the known ones go on, and how many of these are wanted.
     #[inline(always)]
     fn reach(&mut self, newest: usize, calls: &impl Calls) -> (usize, usize) {
         let mut call = newest;
-        loop {
+        let most = 2 * self.limit;
+        for count in 1.. {
             self.fresh.push(Active { call, ..Active::default() });
             call = calls.caller(call);
-            if call == 0 || self.fresh.len() >= 2 * self.limit {
-                return (0, 1);
+            if call == 0 || count >= most {
+                break;
             }
             if let Some(kept) = self.depth_of(call) {
-                return (kept, self.limit.saturating_sub(self.fresh.len()).max(1));
+                return (kept, self.limit.saturating_sub(count).max(1));
             }
         }
+        (0, 1)
     }
 
     /// What the source said of its age at the last stack.
@@ -207,39 +269,72 @@ impl Trail {
     }
 }
 
-/// Goes out from `call` as long as its `callers` are the same, and that is told by a few words; the call, and how many callers are left.
+/// What is in front of the known calls: no source has a call of this number.
+const NO_CALL: Active = Active { call: usize::MAX, frame: Frame { code: 0, at: 0 }, node: 0 };
+
+/// The call in front of an end.
+///
+/// # Safety
+///
+/// 1. `end` is that of a list, or behind an element of it, and the list is not changed meanwhile.
 #[inline(always)]
-pub(crate) fn same(call: usize, callers: &[Active], calls: &impl Calls) -> (usize, usize) {
+unsafe fn before<'a>(end: *const Active) -> &'a Active {
+    // SAFETY: by 1, an element, or what is in front of the first one.
+    let last = unsafe { end.sub(1) };
+    // SAFETY: as above.
+    unsafe { &*last }
+}
+
+/// The call at the address `floor`, if the calls from there up to the one in front of `end` still call each other, as a few words tell, and all
+/// but the innermost are where they were.
+///
+/// # Safety
+///
+/// 1. `end` is behind an element of a list, which is not changed meanwhile.
+/// 2. `floor` is the address of an element in front of it.
+#[inline(always)]
+unsafe fn same(end: *const Active, floor: usize, calls: &impl Calls) -> Option<usize> {
     let is_same = |call: usize, caller: &Active| {
         // Read first, and gone on with if the caller is the same: the processor need not wait for what the call says.
         calls.is_plainly_called_by(call, caller.call) && calls.at(caller.call) == caller.frame.at
     };
-    // Four at a time, as that takes a third less instructions than one by one. What is not the same is looked at again by a function of its
-    // own: as a part of the loop it takes registers that the loop has not.
-    let (mut call, mut left) = (call, callers);
-    while let Some((others, [fourth, third, second, first])) = left.split_last_chunk() {
+    // SAFETY: duty 1.
+    let mut active = unsafe { end.sub(1) };
+    // SAFETY: as above.
+    let mut call = unsafe { &*active }.call;
+    // Four at a time, as that takes a third less instructions than one by one.
+    let four = floor + 4 * size_of::<Active>();
+    while active.addr() >= four {
+        // SAFETY: by 2, four elements further out.
+        active = unsafe { active.sub(4) };
+        // SAFETY: as above.
+        let [fourth, third, second, first] = unsafe { &*active.cast::<[Active; 4]>() };
         let are_same = is_same(call, first)
             && is_same(first.call, second)
             && is_same(second.call, third)
             && is_same(third.call, fourth);
         if !are_same {
-            return (call, left.len());
+            return None;
         }
-        (call, left) = (fourth.call, others);
+        call = fourth.call;
     }
-    while let Some((caller, others)) = left.split_last() {
+    while active.addr() != floor {
+        // SAFETY: by 2, an element further out.
+        active = unsafe { active.sub(1) };
+        // SAFETY: as above.
+        let caller = unsafe { &*active };
         if !is_same(call, caller) {
-            break;
+            return None;
         }
-        (call, left) = (caller.call, others);
+        call = caller.call;
     }
-    (call, left.len())
+    Some(call)
 }
 
 /// Goes out from `call` through all its `callers`; the outermost call, and how many there are above the outermost that has moved, if one has.
 /// `None` where they are not its callers.
-#[inline(never)]
-pub(crate) fn unmoved(
+#[inline]
+fn unmoved(
     mut call: usize,
     callers: &[Active],
     calls: &impl Calls,
@@ -247,7 +342,8 @@ pub(crate) fn unmoved(
     let mut moved = None;
     let mut left = callers.iter();
     while let Some(caller) = left.next_back() {
-        if !calls.is_called_by(call, caller.call) {
+        if !calls.is_plainly_called_by(call, caller.call) && !calls.is_called_by(call, caller.call)
+        {
             return None;
         }
         call = caller.call;

@@ -211,6 +211,8 @@ fn part(known: &[Active], fresh: &mut Short<Active>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::frame::Link;
 
@@ -262,18 +264,36 @@ mod tests {
         ByFrame,
         /// Calls tell who called them.
         ByCalls,
-        /// Likewise, by the trail alone where it can: the newest call is fresh.
+        /// Likewise, by the trail alone where it can.
         Plainly,
     }
 
     const WAYS: [Shown; 3] = [Shown::ByFrame, Shown::ByCalls, Shown::Plainly];
 
+    /// The nodes of calls, by their callers' and where they are.
+    type Steps = HashMap<(Link, usize), Link>;
+
     /// Shows a stack, outermost first; returns how many frames were looked up.
-    fn show(trail: &mut Trail, stack: &[(usize, usize)], shown: Shown) -> usize {
+    fn show(
+        trail: &mut Trail,
+        memory: &mut Steps,
+        stack: &[(usize, usize)],
+        shown: Shown,
+    ) -> usize {
         let calls = Stack(stack);
         let newest = calls.caller_at(stack.len());
-        let is_fresh = newest != 0 && trail.depth_of(newest).is_none();
-        let plain = (shown == Shown::Plainly && is_fresh).then(|| trail.follow(newest, &calls));
+        let is_plain = shown == Shown::Plainly && newest != 0;
+        if is_plain
+            && trail
+                .usual(newest, &calls, |caller, at, _| Some((1, *memory.get(&(caller, at))?)))
+                .is_some()
+        {
+            return 0;
+        }
+        let plain = is_plain.then(|| match trail.depth_of(newest) {
+            Some(kept) => trail.follow_known(kept, &calls),
+            None => trail.follow(newest, &calls),
+        });
         let common = plain.flatten().inspect(|common| {
             // Where these are is asked later.
             let Trail { known, fresh, .. } = &mut *trail;
@@ -306,16 +326,21 @@ mod tests {
         for depth in unmoved..trail.known.len() {
             trail.known[depth].node = node_at(&trail.known, depth);
         }
+        if let Some(newest) = trail.known.last() {
+            let caller = trail.known.iter().rev().nth(1).map_or(0, |caller| caller.node);
+            memory.insert((caller, newest.frame.at), newest.node);
+        }
         looked_up + if too_many > 0 { 2 * trail.limit() } else { 0 }
     }
 
     #[test]
     fn a_recursion_deeper_than_any_limit_costs_a_few_frames_a_call() {
         let mut trail = Trail::new(8).unwrap();
+        let mut memory = Steps::new();
         let deep: Vec<_> = (1..=1000).map(|call| (call, 1)).collect();
         let calls = (1..1000).chain((1..1000).rev());
         let fresh: usize =
-            calls.map(|depth| show(&mut trail, &deep[..depth], WAYS[depth % 3])).sum();
+            calls.map(|depth| show(&mut trail, &mut memory, &deep[..depth], WAYS[depth % 3])).sum();
         assert!(fresh < 5 * 2000, "{fresh} frames were looked up in 2,000 calls");
     }
 
@@ -327,6 +352,7 @@ mod tests {
 
     fn shows_known_stacks(limit: usize) {
         let mut trail = Trail::new(limit).unwrap();
+        let mut memory = Steps::new();
         let mut stack: Vec<(usize, usize)> = Vec::new();
         let mut random = 7_u64;
         let mut next = |below: usize| {
@@ -345,7 +371,7 @@ mod tests {
                 // The same call may have another caller than last time, which is at the same place.
                 stack.push((2 * stack.len() + 1 + next(8) / 7, next(3)));
             }
-            show(&mut trail, &stack, WAYS[next(3)]);
+            show(&mut trail, &mut memory, &stack, WAYS[next(3)]);
             let known = trail.known.iter().rev().map(|active| (active.call, active.frame.at));
             let known: Vec<_> = known.take(limit).collect();
             let innermost: Vec<_> = stack.iter().rev().take(limit).copied().collect();

@@ -143,3 +143,14 @@ pub(crate) unsafe fn word_at(address: usize) -> usize {
     // SAFETY: duty 1.
     unsafe { ptr::with_exposed_provenance::<usize>(address).read() }
 }
+
+/// As [`word_at`], of a word that is read anew even if it was read before.
+///
+/// # Safety
+///
+/// 1. A word can be read there.
+#[inline(always)]
+pub(crate) unsafe fn word_again(address: usize) -> usize {
+    // SAFETY: duty 1.
+    unsafe { ptr::with_exposed_provenance::<usize>(address).read_volatile() }
+}

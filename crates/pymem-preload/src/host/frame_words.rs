@@ -9,7 +9,7 @@ use heap_profile::{Calls, Frame, Walk};
 use memdebug::{FrameSink, ThreadWord};
 use pymem_domains::Build;
 
-use crate::host::capi::{PyObject, PyThreadState, symbol, word_at};
+use crate::host::capi::{PyObject, PyThreadState, symbol, word_again, word_at};
 use crate::host::code_deaths::Deaths;
 use crate::host::gil;
 use crate::host::line_table::CURSORS_READ;
@@ -331,7 +331,7 @@ impl UsualWords {
     /// Those of nothing.
     pub(crate) const NONE: Self = Self { state: None, newest: 0, owner: Usual { owner: 0 } };
 
-    /// The newest frame with code of the calling thread, and who tells of its calls; `None` where there is none.
+    /// The newest record of the calling thread, and who tells of its calls; `None` where the thread may not call the interpreter.
     ///
     /// # Safety
     ///
@@ -347,9 +347,7 @@ impl UsualWords {
         }
         // SAFETY: 1: the thread's own and current state, in the version of this layout (duty 1).
         let newest = unsafe { word_at(state + self.newest) };
-        let records = Records { words: self.owner, counted };
-        let newest = records.with_code(newest);
-        (newest != 0).then_some((newest, records))
+        Some((newest, Records { words: self.owner, counted }))
     }
 }
 
@@ -408,13 +406,35 @@ impl<L: RecordWords, C: Fn(usize) -> usize> Calls for Records<L, C> {
         if nearest == caller {
             return true;
         }
-        // The usual record between two with code is that of a call from C, and the one behind it has code, as it had last time.
+        // The usual record between two with code is that of a call from C, and the one behind it has code, as it had last time. The word is
+        // read again: kept, it takes a register and an instruction of those calls that need no second look.
+        // SAFETY: 1: as above.
+        let nearest = unsafe { word_again(call + self.words.previous()) };
         // SAFETY: 1: as above.
         if nearest == 0 || unsafe { python_frames::is_of_code(nearest + self.words.owner()) } {
             return false;
         }
         // SAFETY: 1: as above.
         unsafe { word_at(nearest + self.words.previous()) == caller }
+    }
+
+    #[inline(always)]
+    fn is_plainly_outermost(&self, call: usize) -> bool {
+        // SAFETY: 1: as above.
+        let nearest = unsafe { word_at(call + self.words.previous()) };
+        if nearest == 0 {
+            return true;
+        }
+        // The usual record behind the outermost with code is that of a call from C, and the last.
+        // SAFETY: 1: as above.
+        let has_code = unsafe { python_frames::is_of_code(nearest + self.words.owner()) };
+        // SAFETY: 1: as above.
+        !has_code && unsafe { word_at(nearest + self.words.previous()) } == 0
+    }
+
+    #[inline(always)]
+    fn with_frame(&self, record: usize) -> usize {
+        self.with_code(record)
     }
 
     #[inline(always)]
