@@ -45,17 +45,6 @@ const BESIDE_HASTE: Beside = Beside { asked: 256 << 10, stay: ARENA_BYTES, due: 
 /// Where it comes page by page: with 1 MiB that stays, and 256 KiB at a time, a program of 22 MiB peaked 0.8 MiB higher.
 const BESIDE_OTHERS: Beside = Beside { asked: 128 << 10, stay: 512 << 10, due: 128 << 10 };
 
-/// Bytes by which pools stay below the most that they held, while they have free ones: the rest of the program grows into them, by the
-/// code that runs at its end at least. With 128 KiB small programs' peaks fall half as much; 512 KiB cost twice the faults for little.
-const ROOM_BYTES: usize = 256 << 10;
-
-/// Bytes of free pools from which on room is made.
-const ROOM_FROM_BYTES: usize = 256 << 10;
-
-/// Bytes of pools that a program closes between two times, unless twice as much is free as ever before: to fill the room again costs
-/// little beside them.
-const ROOM_EVERY_BYTES: usize = 8 << 20;
-
 /// Arenas, the fullest, among which a pool is opened in one that has memory, so that no page is touched while another one is free.
 pub(crate) const FULLEST_MAX: usize = 16;
 
@@ -195,12 +184,6 @@ pub(crate) struct Kept {
     largest: usize,
     /// Whether memory comes ahead of need in the arena that came last.
     is_hasty: bool,
-    /// The most bytes of pools that were resident when one closed.
-    most: usize,
-    /// Bytes of pools that were closed since room was made.
-    closed: usize,
-    /// The most bytes of free pools of which room was made.
-    spared: usize,
 }
 
 impl Kept {
@@ -213,9 +196,6 @@ impl Kept {
             peak: 0,
             largest: 0,
             is_hasty: true,
-            most: 0,
-            closed: ROOM_EVERY_BYTES,
-            spared: 0,
         }
     }
 
@@ -252,31 +232,6 @@ impl Kept {
     pub(crate) fn trim_target(&self, open_bytes: usize) -> usize {
         let kept = self.bytes(open_bytes);
         kept - kept / TRIM_FRACTION
-    }
-
-    /// How many of the `spare` bytes of free pools stay resident beside `open_bytes` of pools in use, after one of `closed` bytes was
-    /// closed; `None` for all.
-    ///
-    /// The process peaks when its pools do, and what else comes later, such as the code that it runs at its end, would lift that peak
-    /// while pools are free. Where memory comes in huge pages they stay whole.
-    #[inline]
-    pub(crate) fn target_below_most(
-        &mut self,
-        open_bytes: usize,
-        spare: usize,
-        closed: usize,
-    ) -> Option<usize> {
-        let resident = open_bytes + spare;
-        self.most = self.most.max(resident);
-        self.closed = self.closed.saturating_add(closed);
-        let over = (resident + ROOM_BYTES).saturating_sub(self.most);
-        let is_seldom = self.closed >= ROOM_EVERY_BYTES || spare >= 2 * self.spared;
-        let is_due = spare >= ROOM_FROM_BYTES && is_seldom;
-        (over > 0 && is_due && !self.is_hasty).then(|| {
-            self.closed = 0;
-            self.spared = self.spared.max(spare);
-            spare.saturating_sub(over)
-        })
     }
 
     /// Notes that the program asks for `large` bytes outside of the pools, of which `spare` bytes are free: is it time for
@@ -398,24 +353,6 @@ mod tests {
         assert_eq!(kept.target_beside(1, MIB, 30 * MIB), Some(stay));
         kept.note_haste(true);
         assert!(!kept.is_large_enough(MIB, MIB), "an arena stays");
-    }
-
-    #[test]
-    fn free_pools_leave_room_below_the_most_that_they_held() {
-        let mut kept = Kept::new();
-        kept.note_haste(false);
-        let (most, spare) = (10 * MIB, 2 * ROOM_FROM_BYTES);
-        assert_eq!(kept.target_below_most(most, 0, 1), None, "nothing to spare");
-        let mut close =
-            |resident, spare, closed| kept.target_below_most(resident - spare, spare, closed);
-        assert_eq!(close(most, spare, 1), Some(spare - ROOM_BYTES));
-        assert_eq!(close(most, spare, ROOM_EVERY_BYTES - 1), None, "too often");
-        assert_eq!(close(most - ROOM_BYTES, spare, 1), None, "there is room");
-        assert_eq!(close(most, spare, 0), Some(spare - ROOM_BYTES));
-        assert_eq!(close(most, 2 * spare, 0), Some(2 * spare - ROOM_BYTES), "more than ever");
-        assert_eq!(close(most, 2 * spare, 0), None, "as much again");
-        kept.note_haste(true);
-        assert_eq!(kept.target_below_most(most, 8 * spare, ROOM_EVERY_BYTES), None, "huge pages");
     }
 
     #[test]

@@ -528,14 +528,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) fn pool_became_empty(&mut self, pool: PoolPtr) {
         let Some(class) = pool.class() else { return };
         self.close_pool(class, pool);
-        let (open, spare) = (self.open_bytes, self.arenas.resident_free_bytes());
-        let below_most = self.kept.target_below_most(open, spare, class.pool_bytes());
-        if spare > self.kept.bytes(open) {
-            let bytes = self.trim(self.kept.trim_target(open));
+        if self.arenas.resident_free_bytes() > self.kept.bytes(self.open_bytes) {
+            let bytes = self.trim(self.kept.trim_target(self.open_bytes));
             self.kept.gave_back(bytes);
-        } else if let Some(target) = below_most {
-            self.note_purged();
-            purge_free_pools(&mut self.arenas, &self.source, target);
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) fn purge_free_pools(
     while arenas.resident_free_bytes() > target {
         let resident = |arena: &ArenaPtr| arena.is_from_source() && arena.resident_mask() != 0;
         let Some(arena) = arenas.emptiest_first().find(resident) else { break };
-        let mask = highest(arena.resident_mask(), arenas.resident_free_bytes() - target);
+        let mask = arena.resident_mask();
         let mut units = source.take_back(arena.address(), mask);
         let first_unit = arena.unit_address(0);
         while units != 0 {
@@ -42,14 +42,6 @@ pub(crate) fn purge_free_pools(
         arenas.set_purged(arena, mask);
     }
     bytes
-}
-
-/// The highest units of `mask`, as many as have `bytes`: the lowest are needed first.
-fn highest(mut mask: u64, bytes: usize) -> u64 {
-    while mask.count_ones() as usize > bytes.div_ceil(POOL_BYTES) {
-        mask &= mask - 1;
-    }
-    mask
 }
 
 /// Purges the pages of open pools that hold no live block; returns the bytes that went back.

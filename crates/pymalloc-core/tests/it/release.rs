@@ -118,24 +118,6 @@ fn what_is_kept_has_a_floor_and_a_ceiling() {
     assert!(open <= 4, "{open} classes keep a pool after a trim");
 }
 
-/// While pools are free, those that are resident stay below the most that there were.
-#[test]
-fn free_pools_leave_room_for_the_rest_of_the_process() {
-    const ROOM_BYTES: usize = 256 << 10;
-    const BLOCKS: usize = 3_584;
-    let alloc = LocalPymalloc::new(LibcMalloc);
-    // Two arenas, whose memory comes page by page.
-    let blocks: Vec<_> = (0..BLOCKS).map(|_| alloc.malloc(512)).collect();
-    let most = BLOCKS * 512 + kept(&alloc).0;
-    let (stay, gone) = blocks.split_at(BLOCKS / 2);
-    // SAFETY: live, and not used again.
-    gone.iter().for_each(|block| unsafe { alloc.free(*block) });
-    let room = most - (stay.len() * 512 + kept(&alloc).0);
-    assert!((ROOM_BYTES..ROOM_BYTES + 2 * POOL_BYTES).contains(&room), "{room} bytes");
-    // SAFETY: live, and not used again.
-    stay.iter().for_each(|block| unsafe { alloc.free(*block) });
-}
-
 /// Page faults of this thread so far.
 fn faults() -> i64 {
     // SAFETY: all zeros are a valid `rusage`: it has numbers only.
