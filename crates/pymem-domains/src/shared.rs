@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) default_raw: AllocatorRecord,
     debug: DebugConfig,
     /// Where the pools find raw.
-    for_pools: &'static Published<AllocatorRecord>,
+    pub(crate) for_pools: &'static Published<AllocatorRecord>,
 }
 
 impl Shared {

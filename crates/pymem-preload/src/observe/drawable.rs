@@ -38,7 +38,7 @@ impl Drawable {
     pub(crate) fn new(backend: Backend, domains: Domains) -> Result<Option<Self>, HeapError> {
         match backend {
             Backend::Pymalloc => {
-                let large = LargeRuns::new(domains.get(Domain::Raw));
+                let large = LargeRuns::new(domains.raw_for_allocators());
                 let pools = || LockedPymalloc::with_source(large, MmapArenas::new());
                 Ok(Some(Self::Pools(POOLS.get_or_init(pools))))
             }

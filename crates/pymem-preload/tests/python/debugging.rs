@@ -327,6 +327,17 @@ fn guard_pages_beside_other_requests() {
     }
 }
 
+/// What the pools of a drawn heap have from raw, for a request of no bytes, is no block of raw's.
+#[test]
+fn guard_pages_of_raw_do_not_see_what_drawn_pools_take() {
+    let Some(interpreter) = with_gil().last() else { return };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = format!("{PRELUDE}for _ in range(1000): free(malloc(0))\nprint('well')");
+    let mut command = python(&interpreter.path, "pymalloc");
+    command.env("PYMEM_DEBUG", "guard=1/2").env("PYMEM_HEAP_MAP", folder.path().join("map"));
+    assert_eq!(succeed(command.args(["-c", &program])), "well\n", "{interpreter}");
+}
+
 /// Without the GIL mem is guarded over the host's own record, and objects are left alone.
 #[test]
 fn guard_pages_without_the_gil() {
