@@ -41,26 +41,14 @@ impl AllocatorRecord {
     /// `Sync` is CPython's rule that an allocator is thread-safe in every domain, checked by the compiler.
     #[must_use]
     pub const fn new<A: Malloc + Sync + 'static>(allocator: &'static A) -> Self {
-        Self {
-            ctx: ptr::from_ref(allocator).cast_mut().cast(),
-            malloc: often::malloc::<A>,
-            calloc: often::calloc::<A>,
-            realloc: often::realloc::<A>,
-            free: often::free::<A>,
-        }
+        often::record(allocator)
     }
 
     /// The same for an allocator that few processes have, such as a wrapper: its functions are apart from the others, so that a linker
     /// can put them elsewhere.
     #[must_use]
     pub const fn rare<A: Malloc + Sync + 'static>(allocator: &'static A) -> Self {
-        Self {
-            ctx: ptr::from_ref(allocator).cast_mut().cast(),
-            malloc: rarely::malloc::<A>,
-            calloc: rarely::calloc::<A>,
-            realloc: rarely::realloc::<A>,
-            free: rarely::free::<A>,
-        }
+        rarely::record(allocator)
     }
 
     /// The [`rare`](Self::rare) record of an allocator, which is moved to memory of the C library and never dropped.
@@ -242,16 +230,28 @@ pub enum RecordError {
     NotThreadSafe,
 }
 
-/// The four functions of a record, for each type of allocator.
+/// A record of an allocator, by four functions for its type.
 macro_rules! functions {
     ($name:ident) => {
         mod $name {
-            use super::{Malloc, NonNull, c_void};
+            use super::{AllocatorRecord, Malloc, NonNull, c_void, ptr};
+
+            pub(super) const fn record<A: Malloc + Sync + 'static>(
+                allocator: &'static A,
+            ) -> AllocatorRecord {
+                AllocatorRecord {
+                    ctx: ptr::from_ref(allocator).cast_mut().cast(),
+                    malloc: malloc::<A>,
+                    calloc: calloc::<A>,
+                    realloc: realloc::<A>,
+                    free: free::<A>,
+                }
+            }
 
             /// # Safety
             ///
             /// 1. `ctx` came from a `&'static A`.
-            pub(super) unsafe extern "C" fn malloc<A: Malloc>(
+            unsafe extern "C" fn malloc<A: Malloc>(
                 ctx: *mut c_void,
                 size: usize,
             ) -> Option<NonNull<u8>> {
@@ -263,7 +263,7 @@ macro_rules! functions {
             /// # Safety
             ///
             /// 1. `ctx` came from a `&'static A`.
-            pub(super) unsafe extern "C" fn calloc<A: Malloc>(
+            unsafe extern "C" fn calloc<A: Malloc>(
                 ctx: *mut c_void,
                 nelem: usize,
                 elsize: usize,
@@ -277,7 +277,7 @@ macro_rules! functions {
             ///
             /// 1. `ctx` came from a `&'static A`.
             /// 2. The duties of [`Malloc::realloc`].
-            pub(super) unsafe extern "C" fn realloc<A: Malloc>(
+            unsafe extern "C" fn realloc<A: Malloc>(
                 ctx: *mut c_void,
                 ptr: Option<NonNull<u8>>,
                 new_size: usize,
@@ -292,10 +292,7 @@ macro_rules! functions {
             ///
             /// 1. `ctx` came from a `&'static A`.
             /// 2. The duties of [`Malloc::free`].
-            pub(super) unsafe extern "C" fn free<A: Malloc>(
-                ctx: *mut c_void,
-                ptr: Option<NonNull<u8>>,
-            ) {
+            unsafe extern "C" fn free<A: Malloc>(ctx: *mut c_void, ptr: Option<NonNull<u8>>) {
                 // SAFETY: by 1.
                 let allocator = unsafe { &*ctx.cast::<A>() };
                 // SAFETY: by 2.
