@@ -131,22 +131,6 @@ impl AddressMap {
         arena.pool(arena.pool_unit(unit)).class()
     }
 
-    /// The class of a block at `address`, and its pool; `None` as of [`class_of`](Self::class_of).
-    #[inline]
-    pub(crate) fn pool_of(&self, address: usize) -> Option<(SizeClass, PoolPtr)> {
-        let class = self.class_of(address)?;
-        if self.class_byte_in_span(address) != 0 {
-            // SAFETY: 1: the unit has a class, so its arena is live.
-            let pool = unsafe { PoolPtr::of_block(address) };
-            // The record of a pair's second unit has none.
-            if pool.class().is_some() {
-                return Some((class, pool));
-            }
-        }
-        // SAFETY: 1: the block has a class.
-        Some((class, unsafe { self.pool_of_block(address) }))
-    }
-
     /// The arena of a block.
     ///
     /// # Safety
@@ -184,7 +168,16 @@ impl AddressMap {
     /// # Safety
     ///
     /// 1. `class_of(address)` is not `None`.
+    #[inline]
     pub(crate) unsafe fn pool_of_block(&self, address: usize) -> PoolPtr {
+        if self.class_byte_in_span(address) != 0 {
+            // SAFETY: 1: the unit has a class, so its arena is live.
+            let pool = unsafe { PoolPtr::of_block(address) };
+            // The record of a pair's second unit has none.
+            if pool.class().is_some() {
+                return pool;
+            }
+        }
         // SAFETY: 1.
         let arena = unsafe { self.arena_of_block(address) };
         // An open pool's unit is one of its arena's units.

@@ -285,12 +285,15 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     unsafe fn free_cold(&mut self, block: NonNull<u8>) {
-        let Some((class, pool)) = self.map.pool_of(block.addr().get()) else {
+        let address = block.addr().get();
+        let Some(class) = self.map.class_of(address) else {
             self.fallback_blocks = self.fallback_blocks.wrapping_sub(1);
             // SAFETY: 1, 2: no pool holds the block, so the fallback made it.
             unsafe { self.fallback.free(Some(block)) };
             return;
         };
+        // SAFETY: 1: the block has a class.
+        let pool = unsafe { self.map.pool_of_block(address) };
         // SAFETY: 1: the caller's 1 and 2.
         let empty = unsafe { pool.push(block) };
         if !pool.has_key(self.key) {
