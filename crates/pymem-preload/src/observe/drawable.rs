@@ -6,10 +6,9 @@
 
 use core::cell::OnceCell;
 use core::ptr::NonNull;
-use std::sync::OnceLock;
 
 use heap_report::Snapshot;
-use malloc_api::Malloc;
+use malloc_api::{Malloc, immortal};
 use mimalloc_heaps::{HeapError, HeapKind, InterpreterHeaps, MiMalloc, ThreadHeaps, World};
 use pymalloc_core::{LargeRuns, LockedPymalloc, MmapArenas};
 use pymem_domains::{AllocatorRecord, Backend, Domain, DomainAllocator, Domains};
@@ -27,8 +26,6 @@ pub(crate) enum Drawable {
 /// Of the type that other processes have too: another one would be the same code once more.
 type Pools = LockedPymalloc<LargeRuns<DomainAllocator>, MmapArenas>;
 
-static POOLS: OnceLock<Pools> = OnceLock::new();
-
 impl Drawable {
     /// Heaps that serve as `backend` does in `domains`; `None` for the C library's.
     ///
@@ -39,8 +36,8 @@ impl Drawable {
         match backend {
             Backend::Pymalloc => {
                 let large = LargeRuns::new(domains.raw_for_allocators());
-                let pools = || LockedPymalloc::with_source(large, MmapArenas::new());
-                Ok(Some(Self::Pools(POOLS.get_or_init(pools))))
+                let pools = LockedPymalloc::with_source(large, MmapArenas::new());
+                Ok(Some(Self::Pools(immortal::leak(pools))))
             }
             Backend::Mimalloc => {
                 let heaps = InterpreterHeaps::main()?;
