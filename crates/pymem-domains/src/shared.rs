@@ -82,6 +82,7 @@ impl Shared {
         } else if debug.samples() {
             shared.set_samplers()?;
         }
+        // Not rare: every process makes its first call through one.
         let gate = |domain| {
             immortal::leak(AllocatorRecord::new(immortal::leak(Gate::new(shared, domain))))
         };
