@@ -5,6 +5,7 @@
 mod command_line;
 mod debugging;
 mod embedding;
+mod guard_pages;
 mod header;
 mod heap_map;
 mod hostile;
