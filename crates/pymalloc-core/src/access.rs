@@ -181,7 +181,7 @@ macro_rules! questions {
             /// Sets the bytes of arenas beyond which no new one is made and requests go to the fallback; `usize::MAX` is
             /// no limit.
             pub fn set_memory_limit(&self, bytes: usize) {
-                self.with(|core| core.memory_limit = bytes);
+                self.with(|core| core.stock.memory_limit = bytes);
             }
 
             /// The record through which arenas come and go: the one that was set, else one that stands for the source.
@@ -189,7 +189,7 @@ macro_rules! questions {
             /// The latter is usable as long as this allocator stays where it is.
             #[must_use]
             pub fn arena_allocator(&self) -> ArenaAllocator {
-                self.with(|core| core.arena_allocator())
+                self.with(|core| core.stock.arena_allocator())
             }
 
             /// Replaces the functions through which arenas come and go, from now on.
@@ -203,7 +203,7 @@ macro_rules! questions {
             /// 3. Both may be called from where this allocator is used, as long as it is.
             pub unsafe fn set_arena_allocator(&self, record: ArenaAllocator) {
                 // SAFETY: 1, 2, 3: the caller's.
-                self.with(|core| unsafe { core.set_arena_allocator(record) });
+                self.with(|core| unsafe { core.stock.set_arena_allocator(record) });
             }
 
             /// Calls `hook` before each new arena, with the counts as of then; `None` stops that.
@@ -291,10 +291,10 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
         struct Pin<'a, R: Malloc, S: ArenaSource>(&'a LocalPymalloc<R, S>);
         impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
             fn drop(&mut self) {
-                self.0.with(|core| core.arenas.unpin());
+                self.0.with(|core| core.stock.arenas.unpin());
             }
         }
-        self.with(|core| core.arenas.pin());
+        self.with(|core| core.stock.arenas.pin());
         let _pin = Pin(self);
         let mut pools = self.with(|core| core.pools());
         while let Some(pool) = self.with(|_| pools.next()) {

@@ -16,7 +16,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Magazines for a thread that has none; `None` without memory, or without a span.
     pub(crate) fn magazines_for(&mut self, home: &'static dyn Home) -> Option<&'static Magazines> {
         let map = self.fix_map()?;
-        self.depot.take(home, map, |bytes| self.source.alloc_table(bytes))
+        self.depot.take(home, map, |bytes| self.stock.source.alloc_table(bytes))
     }
 
     /// Notes that the thread of `magazines` has waited for the lock. If that happens often, the magazines get more room, and a lane
@@ -92,11 +92,10 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) unsafe fn free_many(&mut self, block: NonNull<u8>, magazines: &Magazines) {
         // SAFETY: 1: the caller's.
         let row = usize::from(unsafe { magazines.class_byte(block.addr().get()) });
-        let (trims, open) = (self.trims, self.open_bytes);
+        let (trims, open) = (self.stock.trims, self.stock.open_bytes);
         // SAFETY: 1: the caller's 3.
         unsafe { self.take_from(magazines, row) };
-        let is_near = self.kept.is_near(self.open_bytes, self.arenas.resident_free_bytes());
-        if self.trims != trims || self.open_bytes < open && is_near {
+        if self.stock.trims != trims || self.stock.open_bytes < open && self.stock.is_near() {
             // Much was freed: the pools that the other blocks pin may go too.
             // SAFETY: 1: the caller's 3.
             unsafe { self.empty(magazines) };

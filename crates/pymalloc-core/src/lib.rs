@@ -49,6 +49,7 @@ mod sources {
     pub(crate) mod static_arenas;
 }
 mod stats;
+mod stock;
 mod supply;
 mod used_pools;
 

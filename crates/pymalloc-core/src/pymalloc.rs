@@ -1,5 +1,5 @@
-//! Owns the allocator itself: the four calls, and how blocks, pools and arenas come and go beneath them. Leaves the lock, or
-//! the promise that none is needed, to `access.rs`, and to `exchange.rs` what threads keep before it.
+//! Owns the allocator itself: the four calls, and which pools they take blocks from. Leaves the memory of the pools to `stock.rs`, the
+//! lock, or the promise that none is needed, to `access.rs`, and to `exchange.rs` what threads keep before it.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -7,22 +7,18 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use malloc_api::{MIN_ALIGN, Malloc, Pools, ReleaseLevel, Usage};
 use pymem_sync::Filling;
 
-use crate::address_map::AddressMap;
-use crate::arena::{ArenaPtr, Kind};
-use crate::arenas::Arenas;
+use crate::arena::ArenaPtr;
 use crate::checks::hardened::{self, Misuse};
 use crate::checks::{annotate, invariants};
-use crate::config::{ARENA_BYTES, GRAIN_BYTES, POOL_BYTES, POOLED_MAX};
+use crate::config::{GRAIN_BYTES, POOLED_MAX};
 use crate::depot::Depot;
 use crate::lane::Lane;
-use crate::policy::Kept;
 use crate::pool::PoolPtr;
-use crate::release::{purge_free_pages, purge_free_pools};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::slots::FixedMap;
-use crate::source::{ArenaAllocator, ArenaSource, Supply};
+use crate::source::ArenaSource;
 use crate::stats::{PoolWalk, Stats};
-use crate::supply::{regrow, supply};
+use crate::stock::Stock;
 use crate::used_pools::UsedPools;
 
 /// The key of the next allocator. Keys repeat after 2^32 allocators. Two allocators of one key would be confused only by a
@@ -45,27 +41,16 @@ pub(crate) enum Pushed {
 /// `S`.
 #[repr(C)]
 pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
-    map: AddressMap,
+    pub(crate) stock: Stock<S>,
     /// The key in the records of used pools; 0 before the first call.
     key: u32,
     used: UsedPools,
-    pub(crate) arenas: Arenas,
-    /// Bytes of open pools.
-    pub(crate) open_bytes: usize,
     fallback_blocks: usize,
-    pub(crate) kept: Kept,
-    /// How often free memory went back.
-    pub(crate) trims: usize,
     /// What threads keep before these pools: free blocks that are live ones here.
     pub(crate) depot: Depot,
-    /// Bytes of arenas beyond which no new one is made.
-    pub(crate) memory_limit: usize,
-    /// Set at run time, the functions through which arenas come and go instead of `source`.
-    record: Option<ArenaAllocator>,
     /// Called before each new arena, with the counts as of then.
     pub(crate) new_arena_hook: Option<fn(&Stats)>,
     pub(crate) fallback: R,
-    pub(crate) source: S,
 }
 
 // SAFETY: the raw pointers lead to arenas and tables that belong to this value alone; `R` and `S` may move by bound.
@@ -75,20 +60,13 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// An allocator without arenas yet.
     pub(crate) const fn new(fallback: R, source: S) -> Self {
         Self {
-            map: AddressMap::new(),
+            stock: Stock::new(source),
             key: 0,
             used: UsedPools::new(),
-            arenas: Arenas::new(),
-            open_bytes: 0,
             fallback_blocks: 0,
-            kept: Kept::new(),
-            trims: 0,
             depot: Depot::new(),
-            memory_limit: usize::MAX,
-            record: None,
             new_arena_hook: None,
             fallback,
-            source,
         }
     }
 
@@ -133,7 +111,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// The key of used pools, and the span as far as it has arenas.
     #[inline]
     pub(crate) fn hot_span(&self) -> (u32, usize, usize) {
-        let (base, bytes) = self.map.used_span();
+        let (base, bytes) = self.stock.map.used_span();
         (self.key, base, bytes)
     }
 
@@ -198,12 +176,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Gives free memory back for `bytes` that the fallback is asked for, where the process would come to hold more than ever.
     #[inline]
     fn make_room(&mut self, bytes: usize) {
-        let spare = self.arenas.resident_free_bytes();
-        if self.kept.is_large_enough(bytes, spare) {
-            let peak = self.source.peak_bytes();
-            if let Some(target) = self.kept.target_beside(bytes, spare, peak) {
-                self.trim(target);
-            }
+        if let Some(target) = self.stock.target_beside(bytes) {
+            self.trim(target);
         }
     }
 
@@ -213,9 +187,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         &mut self,
         call: impl Fn(&R) -> Option<NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
-        let open = self.open_bytes;
+        let open = self.stock.open_bytes;
         match call(&self.fallback) {
-            None if self.release(ReleaseLevel::Arenas) > 0 || self.open_bytes < open => {
+            None if self.release(ReleaseLevel::Arenas) > 0 || self.stock.open_bytes < open => {
                 call(&self.fallback)
             }
             block => block,
@@ -266,7 +240,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(always)]
     pub(crate) unsafe fn push(&mut self, block: NonNull<u8>) -> Pushed {
         // SAFETY: 1: a live block, so its arena is mapped.
-        match unsafe { self.map.record_in_span(block.addr().get()) } {
+        match unsafe { self.stock.map.record_in_span(block.addr().get()) } {
             Some(pool) if pool.has_key(self.key) => {
                 // SAFETY: 1: only a used pool of this allocator has its key, and the block lies in that pool.
                 if unsafe { pool.push(block) } { Pushed::Last(pool) } else { Pushed::OneOfMany }
@@ -286,14 +260,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(never)]
     unsafe fn free_cold(&mut self, block: NonNull<u8>) {
         let address = block.addr().get();
-        let Some(class) = self.map.class_of(address) else {
+        let Some(class) = self.stock.map.class_of(address) else {
             self.fallback_blocks = self.fallback_blocks.wrapping_sub(1);
             // SAFETY: 1, 2: no pool holds the block, so the fallback made it.
             unsafe { self.fallback.free(Some(block)) };
             return;
         };
         // SAFETY: 1: the block has a class.
-        let pool = unsafe { self.map.pool_of_block(address) };
+        let pool = unsafe { self.stock.map.pool_of_block(address) };
         // SAFETY: 1: the caller's 1 and 2.
         let empty = unsafe { pool.push(block) };
         if !pool.has_key(self.key) {
@@ -310,7 +284,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         if annotate::IS_ON || hardened::IS_ON {
             return false;
         }
-        let byte = self.map.class_byte_in_span(block.addr().get());
+        let byte = self.stock.map.class_byte_in_span(block.addr().get());
         SizeClass::from_byte(byte).is_some_and(|class| class.keeps(new_size))
     }
 
@@ -333,7 +307,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             return self.malloc(new_size);
         };
         self.check_live(old);
-        let Some(class) = self.map.class_of(old.addr().get()) else {
+        let Some(class) = self.stock.map.class_of(old.addr().get()) else {
             // SAFETY: 1, 2: no pool holds the block.
             return unsafe { self.realloc_elsewhere(ptr, new_size) };
         };
@@ -391,7 +365,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         blocks: &mut impl Iterator<Item = NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
         // SAFETY: 1: a live block, so its arena is mapped.
-        match unsafe { self.map.record_in_span(first.addr().get()) } {
+        match unsafe { self.stock.map.record_in_span(first.addr().get()) } {
             Some(pool) if pool.has_key(self.key) => {
                 // SAFETY: 1: only a used pool of this allocator has its key, and the blocks of the unit lie in that pool; the caller's 2.
                 let (is_empty, next) = unsafe { pool.push_run(first, blocks) };
@@ -413,14 +387,14 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         if self.key == 0 {
             self.begin();
         }
-        self.map.fix_table(&self.source)
+        self.stock.map.fix_table(&self.stock.source)
     }
 
     /// Tells a memory checker, if the build has one, that a block was handed out.
     #[inline(always)]
     fn annotate_allocated(&self, block: NonNull<u8>, size: usize) {
         if annotate::IS_ON {
-            let class = self.map.class_of(block.addr().get());
+            let class = self.stock.map.class_of(block.addr().get());
             class.into_iter().for_each(|class| annotate::block_allocated(block, class, size));
         }
     }
@@ -429,7 +403,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(always)]
     fn annotate_freed(&self, block: NonNull<u8>) {
         if annotate::IS_ON {
-            let class = self.map.class_of(block.addr().get());
+            let class = self.stock.map.class_of(block.addr().get());
             class.into_iter().for_each(|class| annotate::block_freed(block, class));
         }
     }
@@ -443,9 +417,11 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             return;
         }
         let address = block.addr().get();
-        match self.map.class_of(address) {
-            // SAFETY: 1: the address has a class.
-            Some(class) => unsafe { self.map.pool_of_block(address) }.check_live(class, block),
+        match self.stock.map.class_of(address) {
+            Some(class) => {
+                // SAFETY: 1: the address has a class.
+                unsafe { self.stock.map.pool_of_block(address) }.check_live(class, block);
+            }
             None if address % MIN_ALIGN != 0 => hardened::fatal(Misuse::NotABlock, block),
             None => {}
         }
@@ -484,44 +460,18 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[cold]
     #[inline(never)]
     fn new_pool(&mut self, class: SizeClass, lane: Lane) -> Option<PoolPtr> {
-        if !self.source.open_pool(class.pool_bytes()) {
+        if !self.stock.admits(class) {
             self.close_empty_pools();
-            if !self.source.open_pool(class.pool_bytes()) {
+            if !self.stock.admits(class) {
                 return None;
             }
         }
-        let Some((arena, unit, resident)) = self.take_place(Kind::of(class), lane) else {
-            self.source.close_pools(class.pool_bytes());
-            return None;
-        };
-        let kind = Kind::of(class);
-        let resident = match arena.is_from_source() {
-            true => self.source.take_back(arena.address(), resident),
-            false => resident,
-        };
-        let missing = class.pool_bytes() - resident.count_ones() as usize * POOL_BYTES;
-        if missing > 0 {
-            let (arenas, kept, source) = (&mut self.arenas, &mut self.kept, &self.source);
-            let neighbour = self.map.neighbour(arena);
-            if !regrow(arenas, kept, source, arena, neighbour, missing) {
-                supply(arenas, kept, source, arena, unit..unit + kind.units(), missing);
+        let (depot, blocks, hook) = (&self.depot, self.fallback_blocks, self.new_arena_hook);
+        self.stock.open_pool(class, lane, &self.fallback, |stock| {
+            if let Some(hook) = hook {
+                hook(&Stats::count(&stock.arenas, &stock.map, depot, blocks));
             }
-        }
-        let pool = arena.pool(unit);
-        pool.open(class, lane);
-        self.map.set_class(pool.base(), kind.units(), class.byte());
-        self.open_bytes += class.pool_bytes();
-        pool.annotate_opened(class);
-        Some(pool)
-    }
-
-    /// Units for a pool of `kind`, as [`Arenas::take_pool`] gives them; makes an arena if there is none with room.
-    fn take_place(&mut self, kind: Kind, lane: Lane) -> Option<(ArenaPtr, usize, u64)> {
-        if let Some(place) = self.arenas.take_pool(kind, lane) {
-            return Some(place);
-        }
-        self.new_arena()?;
-        self.arenas.take_pool(kind, lane)
+        })
     }
 
     /// Closes a pool without a live block. The pool is not the first of its class: that one is kept, so that a class whose
@@ -531,36 +481,23 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     pub(crate) fn pool_became_empty(&mut self, pool: PoolPtr) {
         let Some(class) = pool.class() else { return };
         self.close_pool(class, pool);
-        if self.arenas.resident_free_bytes() > self.kept.bytes(self.open_bytes) {
-            let bytes = self.trim(self.kept.trim_target(self.open_bytes));
-            self.kept.gave_back(bytes);
+        if let Some(target) = self.stock.target() {
+            let bytes = self.trim(target);
+            self.stock.kept.gave_back(bytes);
         }
     }
 
-    /// Gives a used pool without live blocks back to its arena.
+    /// Closes a used pool without live blocks.
     fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
-        let start = pool.base();
-        // SAFETY: 1: the pool is open.
-        let arena = unsafe { self.map.arena_of_block(start.addr().get()) };
-        let kind = Kind::of(class);
         self.used.unlink(class, pool);
-        pool.close();
-        self.open_bytes -= class.pool_bytes();
-        self.source.close_pools(class.pool_bytes());
-        self.map.set_class(start, kind.units(), 0);
-        let unit = pool.unit();
-        self.arenas.give_pool(arena, unit, kind);
-        if arena.is_from_source() {
-            let spare = self.arenas.resident_free_bytes();
-            // SAFETY: 1: free units.
-            unsafe { self.source.offer(arena.address(), kind.mask(unit), spare) };
-        }
+        self.stock.close_pool(class, pool);
     }
 
     /// Lets `lane` have pools; `false` without memory.
     pub(crate) fn open_lane(&mut self, lane: Lane) -> bool {
-        self.used.open(lane, |bytes| self.source.alloc_table(bytes))
-            && self.arenas.open(lane, |bytes| self.source.alloc_table(bytes))
+        let Stock { arenas, source, .. } = &mut self.stock;
+        self.used.open(lane, |bytes| source.alloc_table(bytes))
+            && arenas.open(lane, |bytes| source.alloc_table(bytes))
     }
 
     /// Gives the pools of `lane` to the first.
@@ -580,7 +517,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             }
         }
         self.used.close(lane);
-        self.arenas.close(lane);
+        self.stock.arenas.close(lane);
     }
 
     /// Closes the pools that are kept although they have no live block.
@@ -603,125 +540,21 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             // Relaxed: the keys' order does not matter, only that they differ.
             self.key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
         }
-        self.map.cover(&self.source);
-    }
-
-    /// Gets an arena and enters it as an empty one; `None` if there is no memory or the limit is reached.
-    #[cold]
-    #[inline(never)]
-    fn new_arena(&mut self) -> Option<()> {
-        let held = self.arenas.count() * ARENA_BYTES;
-        if held.saturating_add(ARENA_BYTES) > self.memory_limit {
-            return None;
-        }
-        if let Some(hook) = self.new_arena_hook {
-            hook(&self.stats());
-        }
-        let (address, supply) = match self.record {
-            Some(record) => {
-                // SAFETY: `set_arena_allocator` 1 and 3.
-                let arena = unsafe { (record.alloc)(record.ctx, ARENA_BYTES) };
-                (NonNull::new(arena.cast::<u8>())?, Supply::Sparse)
-            }
-            None => self.source.alloc_for(ARENA_BYTES, held, self.kept.missing())?,
-        };
-        let from_source = self.record.is_none();
-        // SAFETY: 1, 2: the source or the record gave these bytes to us alone (`ArenaSource` 1, 2).
-        let arena = unsafe { ArenaPtr::init(address, from_source && S::IS_ZEROED, from_source) };
-        if !self.map.insert(arena, &self.fallback, &self.source) {
-            self.return_arena(arena, 0);
-            return None;
-        }
-        let is_hasty = supply != Supply::Sparse;
-        arena.set_hasty(is_hasty);
-        self.kept.note_haste(is_hasty);
-        let resident = supply == Supply::Resident;
-        if resident {
-            self.kept.needed(ARENA_BYTES);
-        }
-        self.arenas.add(arena, resident);
-        if resident {
-            // SAFETY: 1: free units of an arena of the source.
-            unsafe { self.source.offer(address, arena.free_mask(), 0) };
-        }
-        Some(())
-    }
-
-    /// Gives empty arenas back, the one that was used last first, while `go_on` says so; returns how many.
-    fn release_arenas(&mut self, mut go_on: impl FnMut(&Arenas) -> bool) -> usize {
-        let mut count = 0;
-        while go_on(&self.arenas) {
-            let Some(arena) = self.arenas.remove_empty() else { break };
-            self.map.remove(arena);
-            self.return_arena(arena, 0);
-            count += 1;
-        }
-        if count > 0 {
-            self.map.recede(self.arenas.iter());
-        }
-        count
-    }
-
-    /// Gives an arena that is in no list and in no map back to where it came from, with `spare_bytes` of them in all if they may
-    /// go later.
-    fn return_arena(&self, arena: ArenaPtr, spare_bytes: usize) {
-        let address = arena.address();
-        annotate::arena_closed(address);
-        let units = match arena.is_from_source() {
-            // The first unit has the header.
-            true => 1 | !arena.free_mask() | self.source.take_back(address, arena.resident_mask()),
-            false => u64::MAX,
-        };
-        match self.record {
-            // SAFETY: `set_arena_allocator` 2 and 3.
-            Some(record) => unsafe {
-                (record.free)(record.ctx, address.as_ptr().cast(), ARENA_BYTES);
-            },
-            // SAFETY: 1: without a record all arenas are the source's, of this size, and nothing leads to this one any more;
-            // 2: units that are free and not resident were never written to, or have gone.
-            None => unsafe { self.source.free_later(address, units, spare_bytes) },
-        }
-    }
-
-    /// Notes which free units the source has taken the memory of.
-    fn note_purged(&mut self) {
-        let mut next = self.arenas.first();
-        while let Some(arena) = next {
-            next = Arenas::after(arena);
-            if arena.is_from_source() {
-                let mask = arena.resident_mask();
-                let gone = mask & !self.source.waiting(arena.address(), mask);
-                self.arenas.set_purged(arena, gone);
-            }
-        }
+        self.stock.map.cover(&self.stock.source);
     }
 
     /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of it are resident;
     /// returns the bytes given back.
     #[cold]
     fn trim(&mut self, target: usize) -> usize {
-        self.trims = self.trims.wrapping_add(1);
-        self.note_purged();
         self.close_empty_pools();
-        let before = self.arenas.resident_free_bytes();
-        self.release_arenas(|arenas| arenas.resident_free_bytes() > target);
-        purge_free_pools(&mut self.arenas, &self.source, target);
-        before - self.arenas.resident_free_bytes()
+        self.stock.trim(target)
     }
 
     /// Gives memory back to the system; returns the bytes given back.
     pub(crate) fn release(&mut self, level: ReleaseLevel) -> usize {
-        self.note_purged();
         self.close_empty_pools();
-        self.kept.begin_anew();
-        let mut bytes = self.release_arenas(|_| true) * ARENA_BYTES;
-        if level >= ReleaseLevel::Pools {
-            bytes += purge_free_pools(&mut self.arenas, &self.source, 0);
-        }
-        if level >= ReleaseLevel::Pages {
-            bytes += purge_free_pages(&self.arenas, &self.source);
-        }
-        bytes
+        self.stock.release(level)
     }
 
     /// Number of live blocks, those of the fallback included.
@@ -734,57 +567,41 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let live = |arena: ArenaPtr| {
             arena.open_units().map(|unit| arena.pool(unit).live_blocks()).sum::<usize>()
         };
-        let live: usize = self.arenas.iter().map(live).sum();
+        let live: usize = self.stock.arenas.iter().map(live).sum();
         // A block that changes threads meanwhile may be counted twice.
         live.saturating_sub(SizeClass::all().map(|class| self.depot.blocks_of(class)).sum())
     }
 
     /// Usable bytes of a block of the pools; `None` for any other pointer.
     pub(crate) fn block_size(&self, ptr: *const u8) -> Option<usize> {
-        let class = self.map.class_of(ptr.addr())?;
+        let class = self.stock.map.class_of(ptr.addr())?;
         NonNull::new(ptr.cast_mut()).map(|block| annotate::live_size(block, class))
     }
 
     /// Is `ptr` in an open pool of this allocator?
     pub(crate) fn owns(&self, ptr: *const u8) -> bool {
-        self.map.class_of(ptr.addr()).is_some()
+        self.stock.map.class_of(ptr.addr()).is_some()
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats::count(&self.arenas, &self.map, &self.depot, self.fallback_blocks)
+        let Stock { arenas, map, .. } = &self.stock;
+        Stats::count(arenas, map, &self.depot, self.fallback_blocks)
     }
 
     pub(crate) fn pools(&mut self) -> PoolWalk {
-        self.note_purged();
-        PoolWalk::new(&self.arenas, self.depot.clone())
+        self.stock.note_purged();
+        PoolWalk::new(&self.stock.arenas, self.depot.clone())
     }
 
     pub(crate) fn check_invariants(&self) {
-        let depot = &self.depot;
-        invariants::check(&self.arenas, &self.used, &self.map, depot, self.key, self.open_bytes);
-    }
-
-    /// The record through which arenas come and go: the one that was set, else one that stands for the source.
-    pub(crate) fn arena_allocator(&self) -> ArenaAllocator {
-        self.record.unwrap_or_else(|| ArenaAllocator::of(&self.source))
-    }
-
-    /// Replaces the functions through which arenas come and go.
-    ///
-    /// # Safety
-    ///
-    /// 1. `record.alloc(ctx, size)` returns null or `size` bytes of any alignment that nobody else uses.
-    /// 2. `record.free(ctx, ptr, size)` takes back those, and the arenas that exist now.
-    /// 3. Both may be called from where this allocator is used, as long as it is.
-    pub(crate) unsafe fn set_arena_allocator(&mut self, record: ArenaAllocator) {
-        self.record = (record != ArenaAllocator::of(&self.source)).then_some(record);
+        invariants::check(&self.stock, &self.used, &self.depot, self.key);
     }
 }
 
 impl<R: Pools, S: ArenaSource> Pymalloc<R, S> {
     /// The live blocks, and their bytes: of the pools by class, of the fallback as it counts them, but for the map's table.
     pub(crate) fn usage(&self) -> Usage {
-        let [_, (_, table_bytes)] = self.map.footprint();
+        let [_, (_, table_bytes)] = self.stock.map.footprint();
         let stats = self.stats();
         let bytes = stats.bytes_in_use() + self.fallback.usage().bytes - table_bytes;
         Usage { blocks: stats.allocated_blocks(), bytes }
@@ -798,13 +615,8 @@ impl<R: Pools, S: ArenaSource> Pymalloc<R, S> {
     /// 2. The allocator is only dropped afterwards.
     pub(crate) unsafe fn tear_down(&mut self) {
         self.used = UsedPools::new();
-        let bytes = self.arenas.count() * ARENA_BYTES;
-        for arena in self.arenas.take_all() {
-            self.return_arena(arena, bytes);
-        }
-        self.source.close_pools(core::mem::take(&mut self.open_bytes));
-        // The table may be the fallback's.
-        self.map.clear(&self.fallback, &self.source);
+        // SAFETY: 1: the caller's 1 and 2.
+        unsafe { self.stock.tear_down(&self.fallback) };
         // SAFETY: 1, 2: the caller's.
         unsafe { self.fallback.tear_down() };
     }
@@ -814,10 +626,6 @@ impl<R: Malloc, S: ArenaSource> Drop for Pymalloc<R, S> {
     /// Gives every arena back if no block is live; else they stay, so that no block dangles.
     fn drop(&mut self) {
         self.close_empty_pools();
-        if self.open_bytes > 0 {
-            return;
-        }
-        self.release_arenas(|_| true);
-        self.map.clear(&self.fallback, &self.source);
+        self.stock.give_up(&self.fallback);
     }
 }

@@ -1,5 +1,5 @@
 //! Owns the way back of memory in arenas that stay: which free pools and pages go back to the system, and in which order.
-//! Leaves whole arenas to `pymalloc.rs`.
+//! Leaves whole arenas to `stock.rs`.
 
 use core::ptr::NonNull;
 

@@ -1,27 +1,21 @@
 //! Owns the walk that asserts every numbered invariant of an allocator. Leaves the invariants of one pool, one list and the
 //! order of arenas to the `check` of their types.
 
-use crate::address_map::AddressMap;
-use crate::arenas::Arenas;
 use crate::config::ARENA_BYTES;
 use crate::depot::Depot;
 use crate::size_class::SizeClass;
+use crate::source::ArenaSource;
 use crate::stats::Stats;
+use crate::stock::Stock;
 use crate::used_pools::UsedPools;
 
-/// Compares every structure of an allocator with every other; `open_bytes` is its count of bytes in open pools.
+/// Compares every structure of an allocator with every other.
 ///
 /// # Panics
 ///
 /// If an invariant does not hold; the message names the invariant.
-pub(crate) fn check(
-    arenas: &Arenas,
-    used: &UsedPools,
-    map: &AddressMap,
-    depot: &Depot,
-    key: u32,
-    open_bytes: usize,
-) {
+pub(crate) fn check(stock: &Stock<impl ArenaSource>, used: &UsedPools, depot: &Depot, key: u32) {
+    let Stock { arenas, map, open_bytes, .. } = stock;
     arenas.check();
     let mut listed = [0; SizeClass::COUNT];
     let mut bytes = 0;
@@ -61,7 +55,7 @@ pub(crate) fn check(
             assert_eq!(class_at(unit), None, "address map invariant 1: closed");
         }
     }
-    assert_eq!(bytes, open_bytes, "bytes of open pools");
+    assert_eq!(bytes, *open_bytes, "bytes of open pools");
     for class in SizeClass::all() {
         let count = used.check(class, key);
         assert_eq!(listed[class.index()], count, "used pools invariant 1: complete");
