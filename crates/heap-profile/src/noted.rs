@@ -17,6 +17,7 @@ use crate::site::{
 use crate::snapshot::{Amount, Stack};
 use crate::source::StackSource;
 use crate::stacks::Captured;
+use crate::trail::{Active, Unusual};
 
 /// An allocator that notes for each block which stack allocated it: four bytes a block of a pool, found without a lock or a hash. Other
 /// blocks are noted in a table.
@@ -74,6 +75,37 @@ impl<A: Malloc, S: StackSource> NotedProfiler<A, S> {
     #[inline(always)]
     fn put(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
         match self.table.profile.usual() {
+            Ok(captured) => self.put_captured(captured, block, size),
+            Err(Unusual::Called) => self.put_in_fresh(block, size),
+            // SAFETY: 1: told just now.
+            Err(Unusual::Moved(end)) => unsafe { self.put_moved(block, size, end) },
+            Err(Unusual::Otherwise) => self.put_apart(block, size),
+        }
+    }
+
+    /// As [`put`](Self::put), in a call that is fresh, likely.
+    #[inline(never)]
+    fn put_in_fresh(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
+        match self.table.profile.called() {
+            Some(captured) => self.put_captured(captured, block, size),
+            None => self.put_apart(block, size),
+        }
+    }
+
+    /// As [`put`](Self::put), in a call that has moved.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`Profile::usual`] has just told so of the thread, by this `end`.
+    #[inline(never)]
+    unsafe fn put_moved(
+        &self,
+        block: NonNull<u8>,
+        size: usize,
+        end: NonNull<Active>,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: 1: duty 1.
+        match unsafe { self.table.profile.moved(end) } {
             Some(captured) => self.put_captured(captured, block, size),
             None => self.put_apart(block, size),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU16;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,6 +20,7 @@ use crate::snapshot::{Amount, Site, Snapshot, Stack};
 use crate::source::{Location, StackSource};
 use crate::stack_table::StackTable;
 use crate::stacks::{Captured, Stacks, Wanted, mix, unrecorded};
+use crate::trail::{Active, Unusual};
 
 /// How a [`Profile`] records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,10 +197,27 @@ impl<S: StackSource + 'static> Profile<S> {
         self.allocate_for(self.capture()?, origin, size, amount)
     }
 
-    /// The calling thread's stack, where that is found without a call of any function; else `None`.
+    /// The calling thread's stack, where that is found without a call of any function; else how it is to be found.
     #[inline(always)]
-    pub(crate) fn usual(&'static self) -> Option<Captured<'static>> {
+    pub(crate) fn usual(&'static self) -> Result<Captured<'static>, Unusual> {
         Stacks::usual(&self.wanted, self.stacks.source())
+    }
+
+    /// As [`usual`](Self::usual), of a stack whose newest call is [fresh](Unusual::Called), likely.
+    #[inline(always)]
+    pub(crate) fn called(&'static self) -> Option<Captured<'static>> {
+        self.stacks.stacks().called(self.stacks.source())
+    }
+
+    /// As [`usual`](Self::usual), of a stack whose newest call has [moved](Unusual::Moved).
+    ///
+    /// # Safety
+    ///
+    /// 1. `usual` has just told so of the thread, by this `end`.
+    #[inline(always)]
+    pub(crate) unsafe fn moved(&'static self, end: NonNull<Active>) -> Option<Captured<'static>> {
+        // SAFETY: 1: duty 1, of the tree of these stacks, as they are wanted.
+        unsafe { self.stacks.stacks().moved(self.stacks.source(), end) }
     }
 
     /// The calling thread's stack; `None` while nothing is recorded.

@@ -3,6 +3,7 @@
 //! The root of the tree is the outermost frame. A thread remembers its last stack, so that the usual capture, whose outer
 //! frames are those of the one before, looks up only the frames that changed. Leaves telling which these are to `walk.rs`.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::{iter, mem, ptr};
 
@@ -18,7 +19,7 @@ use crate::memory::{Memory, Step};
 use crate::own::{self, BUSY, NOT_YET};
 use crate::site::{SiteEntry, SiteKey, SiteWord};
 use crate::source::{MAX_FRAMES, StackSource};
-use crate::trail::{Active, Common, Trail};
+use crate::trail::{Active, Common, Trail, Unusual};
 use crate::walk::Walk;
 
 /// A frame in the tree: its place, and the node of its caller.
@@ -163,24 +164,94 @@ impl Stacks {
         })
     }
 
-    /// The calling thread's stack, where that is found without a call of any function; else `None`.
+    /// The calling thread's stack, where that is found without a call of any function; else how it is to be found.
     #[inline(always)]
-    pub(crate) fn usual(wanted: &Wanted, source: &impl StackSource) -> Option<Captured<'static>> {
+    pub(crate) fn usual(
+        wanted: &Wanted,
+        source: &impl StackSource,
+    ) -> Result<Captured<'static>, Unusual> {
         let last = own::get();
         // SAFETY: the first word of what the thread's word leads to can be read.
         if unsafe { last.read() } != wanted.0.load(Relaxed) {
-            return None;
+            return Err(Unusual::Otherwise);
         }
         // SAFETY: made by `begin`, as it has the address of a tree. Nothing else is led there: before anything is called that may allocate,
         // the thread's word is `BUSY`.
         let last = unsafe { &mut *last.cast_mut().cast::<Last>() };
-        let (newest, calls) = source.plain_calls(last.trail.age())?;
+        let plain = source.plain_calls(last.trail.age());
+        let (newest, calls) = plain.ok_or(Unusual::Otherwise)?;
         let Last { trail, memory, .. } = &mut *last;
         let node = trail.usual(newest, &calls, |caller, at, generation| {
             let step = memory.step_at(caller, at);
             Some((step.code(), step.plainly(caller, at, generation)?))
         })?;
+        Ok(Captured { node, last })
+    }
+
+    /// The calling thread's stack, whose newest call is fresh, likely; `None` where it is to be found otherwise.
+    #[inline(always)]
+    pub(crate) fn called(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
+        let last = self.last()?;
+        let (newest, calls) = source.plain_calls(last.trail.age())?;
+        let Last { trail, memory, .. } = &mut *last;
+        let generation = trail.generation;
+        let node = trail.called(newest, &calls, |caller, call| {
+            self.step(source, memory, caller, call, &calls, generation)
+        })?;
         Some(Captured { node, last })
+    }
+
+    /// The calling thread's stack, whose newest call has moved.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`usual`](Self::usual) has just told so of the thread, by this `end`.
+    #[inline(always)]
+    pub(crate) unsafe fn moved(
+        &'static self,
+        source: &impl StackSource,
+        end: NonNull<Active>,
+    ) -> Option<Captured<'static>> {
+        let last = self.last()?;
+        let (_, calls) = source.plain_calls(last.trail.age())?;
+        let Last { trail, memory, .. } = &mut *last;
+        let generation = trail.generation;
+        let step = |caller, call| self.step(source, memory, caller, call, &calls, generation);
+        // SAFETY: 1: duty 1.
+        let node = unsafe { trail.moved(end, step) }?;
+        Some(Captured { node, last })
+    }
+
+    /// What the calling thread remembers of this tree, if it does.
+    #[inline(always)]
+    fn last(&self) -> Option<&'static mut Last> {
+        let last = own::get();
+        // SAFETY: the first word of what the thread's word leads to can be read.
+        if unsafe { last.read() } != ptr::from_ref(self).addr() {
+            return None;
+        }
+        // SAFETY: made by `begin`. Nothing else is led there: before anything is called that may allocate, the thread's word is `BUSY`.
+        Some(unsafe { &mut *last.cast_mut().cast::<Last>() })
+    }
+
+    /// Where a call is that no code has died behind, and its node; `None` without memory.
+    #[inline(always)]
+    fn step(
+        &'static self,
+        source: &impl StackSource,
+        memory: &mut Memory,
+        caller: Link,
+        call: usize,
+        calls: &impl Calls,
+        generation: Generation,
+    ) -> Option<(Frame, Link)> {
+        let at = calls.at(call);
+        let step = memory.step(caller, at);
+        let node = match step.plainly(caller, at, generation) {
+            Some(node) => node,
+            None => self.step_apart(source, step, caller, calls.frame(call), generation)?,
+        };
+        Some((Frame { code: step.code(), at }, node))
     }
 
     /// The calling thread's stack; `None` while this thread does a profiler's own work, and when the thread ends.
@@ -238,13 +309,7 @@ impl Stacks {
         trail.known.truncate(kept);
         let generation = trail.generation;
         let step = |caller: Link, Active { call, .. }: Active| {
-            let at = calls.at(call);
-            let step = memory.step(caller, at);
-            let node = match step.plainly(caller, at, generation) {
-                Some(node) => node,
-                None => self.step_apart(source, step, caller, calls.frame(call), generation)?,
-            };
-            let frame = Frame { code: step.code(), at };
+            let (frame, node) = self.step(source, memory, caller, call, calls, generation)?;
             Some(Active { call, frame, node })
         };
         trail.look_up(unmoved, step)

@@ -3,6 +3,8 @@
 //! A stack deeper than the limit is compared down to the limit alone. What is remembered is up to three times as deep and is cut only when
 //! full, to two thirds: a recursion deeper than any limit then costs one frame for each call, as its root moves once in a limit of calls.
 
+use std::ptr::NonNull;
+
 use crate::frame::{Calls, Frame, Link};
 use crate::generation::Generation;
 use crate::short::Short;
@@ -36,8 +38,21 @@ pub(crate) struct Trail {
     pub(crate) is_worn: bool,
 }
 
+/// The most fresh calls that are compared without a list.
+const MOST_CALLED: usize = 8;
+
 /// More than the most known calls, so that few share one.
 const PLACES: usize = 512;
+
+/// Why a stack is not a usual one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unusual {
+    /// The newest call is fresh.
+    Called,
+    /// The newest call, the one in front of this end of the known ones, has moved to where the thread does not remember it.
+    Moved(NonNull<Active>),
+    Otherwise,
+}
 
 /// What a stack has in common with the one before.
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +93,8 @@ impl Trail {
     }
 
     /// The node of the next stack, from its `newest` record on, where that has no fresh call, no code has died since the last one, and no more
-    /// than the newest call has moved; else `None`, and what is known is as it was. `step` takes the node of a caller and where a call is, and
-    /// tells the call's code and node, if the thread remembers them.
+    /// than the newest call has moved; else how it goes on, and what is known is as it was. `step` takes the node of a caller and where a call
+    /// is, and tells the call's code and node, if the thread remembers them.
     ///
     /// Calls nothing, so that who goes on with another function saves no register.
     #[inline(always)]
@@ -88,21 +103,21 @@ impl Trail {
         newest: usize,
         calls: &impl Calls,
         step: impl FnOnce(Link, usize, Generation) -> Option<(usize, Link)>,
-    ) -> Option<Link> {
+    ) -> Result<Link, Unusual> {
         let mut end = self.known.end();
         // The innermost known one, more often than not: the record of a call has a frame as long as it is the thread's.
         // SAFETY: 1: the list's end.
         if unsafe { before(end.as_ptr()) }.call != newest {
-            let depth = self.depth_of(calls.with_frame(newest))?;
+            let depth = self.depth_of(calls.with_frame(newest)).ok_or(Unusual::Called)?;
             // SAFETY: a depth of the list.
             end = unsafe { self.known.first().add(depth) };
         }
         let first = self.known.first().addr().get();
         let floor = first.max(end.addr().get().wrapping_sub(self.limit_bytes));
         // SAFETY: 1: behind a call of the list, as no source has the call in front of it. 2: the limit is one call at least.
-        let outermost = unsafe { same(end.as_ptr(), floor, calls) }?;
+        let outermost = unsafe { same(end.as_ptr(), floor, calls) }.ok_or(Unusual::Otherwise)?;
         if floor == first && !calls.is_plainly_outermost(outermost) {
-            return None;
+            return Err(Unusual::Otherwise);
         }
         // SAFETY: 1: as above.
         let mut active = *unsafe { before(end.as_ptr()) };
@@ -112,14 +127,101 @@ impl Trail {
             let innermost = unsafe { end.sub(1) };
             // SAFETY: 1: behind another call of the list, or what is in front of it.
             let caller = unsafe { before(innermost.as_ptr()) }.node;
-            let (code, node) = step(caller, at, self.generation)?;
+            let (code, node) = step(caller, at, self.generation).ok_or(Unusual::Moved(end))?;
             (active.frame, active.node) = (Frame { code, at }, node);
             // SAFETY: as above, and nothing else leads there.
             unsafe { innermost.write(active) };
         }
         // SAFETY: 1: behind a call of the list.
         unsafe { self.known.end_at(end) };
-        Some(active.node)
+        Ok(active.node)
+    }
+
+    /// Goes on where [`usual`](Self::usual) has left off at `end`, as the step of the call in front of that is not remembered: `step` finds it,
+    /// given the caller's node and the call. `None` without memory, and what is known is as it was.
+    ///
+    /// # Safety
+    ///
+    /// 1. `usual` of this trail has just answered by this `end`.
+    #[inline(always)]
+    pub(crate) unsafe fn moved(
+        &mut self,
+        end: NonNull<Active>,
+        step: impl FnOnce(Link, usize) -> Option<(Frame, Link)>,
+    ) -> Option<Link> {
+        // SAFETY: by 1, a call of the list.
+        let innermost = unsafe { end.sub(1) };
+        // SAFETY: 1: behind another call of the list, or what is in front of it.
+        let caller = unsafe { before(innermost.as_ptr()) }.node;
+        // SAFETY: as above.
+        let call = unsafe { innermost.read() }.call;
+        let (frame, node) = step(caller, call)?;
+        // SAFETY: as above, and nothing else leads there.
+        unsafe { innermost.write(Active { call, frame, node }) };
+        // SAFETY: 1: behind a call of the list.
+        unsafe { self.known.end_at(end) };
+        Some(node)
+    }
+
+    /// As [`usual`](Self::usual), of a stack with a few fresh calls, called by a known one that alone may have moved; `None` where it is another,
+    /// and without memory, and what is known is calls of this stack, or as it was. `step` takes the node of a caller and a call, and finds where
+    /// that is, and its node.
+    #[inline(always)]
+    pub(crate) fn called(
+        &mut self,
+        newest: usize,
+        calls: &impl Calls,
+        mut step: impl FnMut(Link, usize) -> Option<(Frame, Link)>,
+    ) -> Option<Link> {
+        let mut fresh = [0; MOST_CALLED];
+        let mut count = 0;
+        let mut call = calls.with_frame(newest);
+        let depth = loop {
+            if call == 0 {
+                return None;
+            }
+            *fresh.get_mut(count)? = call;
+            count += 1;
+            call = calls.caller(call);
+            if let Some(depth) = self.depth_of(call) {
+                break depth;
+            }
+        };
+        if depth + count > 3 * self.limit {
+            return None;
+        }
+        // SAFETY: a depth of the list.
+        let end = unsafe { self.known.first().add(depth) };
+        // The fresh ones are of the limit, too.
+        let room = self.limit_bytes.saturating_sub(count * size_of::<Active>());
+        let first = self.known.first().addr().get();
+        let floor = first.max(end.addr().get().wrapping_sub(room.max(size_of::<Active>())));
+        // SAFETY: 1: behind a call of the list. 2: room for one call at least.
+        let outermost = unsafe { same(end.as_ptr(), floor, calls) }?;
+        if floor == first && !calls.is_plainly_outermost(outermost) {
+            return None;
+        }
+        // SAFETY: 1: behind a call of the list.
+        unsafe { self.known.end_at(end) };
+        // SAFETY: a call of the list.
+        let innermost = unsafe { end.sub(1) };
+        // SAFETY: as above.
+        let active = unsafe { innermost.read() };
+        let mut caller = active.node;
+        if calls.at(call) != active.frame.at {
+            // SAFETY: 1: behind another call of the list, or what is in front of it.
+            let outer = unsafe { before(innermost.as_ptr()) }.node;
+            let (frame, node) = step(outer, call)?;
+            // SAFETY: as above, and nothing else leads there.
+            unsafe { innermost.write(Active { call, frame, node }) };
+            caller = node;
+        }
+        for &call in fresh[..count].iter().rev() {
+            let (frame, node) = step(caller, call)?;
+            self.push(Active { call, frame, node });
+            caller = node;
+        }
+        Some(caller)
     }
 
     /// Compares the next stack, from its `newest` call on, which is fresh, with the known one, where no code has died between them: by one

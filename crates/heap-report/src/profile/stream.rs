@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn numbers_have_their_digits() {
         let small = 0..12_000;
-        let ends = (0..=19).map(|digits| 10_u64.pow(digits)).flat_map(|end| [end - 1, end, end + 1]);
+        let ends =
+            (0..=19).map(|digits| 10_u64.pow(digits)).flat_map(|end| [end - 1, end, end + 1]);
         for each in small.chain(ends).chain([u64::MAX]) {
             let mut text = b"x".to_vec();
             number(&mut text, each);
