@@ -2,6 +2,7 @@
 
 use crate::frame::{Frame, Link};
 use crate::generation::{ADDRESS_BITS, Generation};
+use crate::notes::SITES_MAX;
 use crate::site::{SiteEntry, SiteWord};
 
 /// Where a thread's last frames and sites are; all zero where nothing is remembered.
@@ -100,8 +101,11 @@ impl Memory {
         Some(unsafe { seen.site.unwrap_unchecked() })
     }
 
-    /// Remembers the site of a key.
+    /// Remembers the site of a key, if the site has a number that [notes](crate::Notes) have room for.
     pub(crate) fn set_site(&mut self, key: SiteWord, site: &'static SiteEntry) {
+        if site.number() >= SITES_MAX {
+            return;
+        }
         self.sites[spread(key.get())] = Seen { key: key.get(), site: Some(site) };
     }
 }

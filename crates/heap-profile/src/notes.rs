@@ -46,6 +46,9 @@ const NARROW_GRAINS: usize = 32;
 const SLACK_BITS: u32 = 4;
 const _: () = assert!(1 << SLACK_BITS == GRAIN_BYTES);
 
+/// Sites with a number from here on have no room in a note.
+pub(crate) const SITES_MAX: u32 = u32::MAX >> SLACK_BITS;
+
 /// Bits of a unit's word below the notes' address: the blocks' grains.
 const GRAINS_BITS: u32 = u16::BITS;
 
@@ -211,7 +214,7 @@ impl Notes {
                 None => return false,
             }
         }
-        if site >= u32::MAX >> SLACK_BITS {
+        if site >= SITES_MAX {
             return false;
         }
         let (note, bytes) = note_of(word, block);
@@ -226,18 +229,20 @@ impl Notes {
         true
     }
 
-    /// As [`put`](Self::put), of a block of at most 512 bytes and more than none, whose note is in its place; `false`, and nothing is noted,
-    /// where it is not, and for a site whose number has no room.
+    /// As [`put`](Self::put), of a block of at most 512 bytes and more than none, whose note is in its place, and of a site below
+    /// [`SITES_MAX`]; `false`, and nothing is noted,
+    /// where it is not.
     #[inline(always)]
     pub(crate) fn put_plainly(&self, block: NonNull<u8>, bytes: u32, site: u32) -> bool {
         let grains = bytes.div_ceil(GRAIN_BYTES as u32);
         let Some(unit) = self.unit(block) else { return false };
         let word = unit.load(Relaxed);
-        if grains_of(word) as u32 != grains || site >= u32::MAX >> SLACK_BITS {
+        if grains_of(word) as u32 != grains {
             return false;
         }
         let note = narrow_note(word, block, grains as usize);
-        note.store(((site + 1) << SLACK_BITS) + (grains * GRAIN_BYTES as u32 - bytes), Relaxed);
+        let slack = bytes.wrapping_neg() % GRAIN_BYTES as u32;
+        note.store(((site + 1) << SLACK_BITS) + slack, Relaxed);
         true
     }
 

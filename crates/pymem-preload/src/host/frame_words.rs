@@ -123,7 +123,7 @@ impl FrameWords {
         };
         let is_usual = (code, previous, instruction) == (CODE, PREVIOUS, INSTRUCTION);
         let (owner, state) = owner.zip(self.state).filter(|_| is_usual)?;
-        Some(UsualWords { state: Some(state), newest, owner: Usual { owner } })
+        Some(UsualWords { state, newest, owner: Usual { owner } })
     }
 
     /// As [`walk`](Self::walk), of frames whose code may be another one at the same address, or that are no records.
@@ -321,15 +321,22 @@ impl RecordWords for Usual {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UsualWords {
     /// Where the calling thread's state is.
-    state: Option<ThreadWord>,
+    state: ThreadWord,
     /// From the state to the newest frame.
     newest: usize,
     owner: Usual,
 }
 
+/// The state of no thread.
+static NO_STATE: usize = 0;
+
 impl UsualWords {
     /// Those of nothing.
-    pub(crate) const NONE: Self = Self { state: None, newest: 0, owner: Usual { owner: 0 } };
+    pub(crate) const fn none() -> Self {
+        // SAFETY: 1: a word that lives for ever. 2: it is always 0.
+        let state = unsafe { ThreadWord::of_process(&raw const NO_STATE) };
+        Self { state, newest: 0, owner: Usual { owner: 0 } }
+    }
 
     /// The newest record of the calling thread, and who tells of its calls; `None` where the thread may not call the interpreter.
     ///
@@ -341,7 +348,7 @@ impl UsualWords {
         &self,
         counted: C,
     ) -> Option<(usize, impl Calls)> {
-        let state = self.state?.get();
+        let state = self.state.get();
         if state == 0 {
             return None;
         }

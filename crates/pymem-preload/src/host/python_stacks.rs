@@ -195,7 +195,7 @@ fn make(
     let deaths = words.deaths();
     let plain = match words.usual().filter(|_| native.is_none()) {
         Some(words) => Plain { deaths, words },
-        None => Plain { deaths: &NEVER, words: UsualWords::NONE },
+        None => Plain { deaths: &NEVER, words: UsualWords::none() },
     };
     let source = PythonStacks { words, deaths, native, plain };
     let table = StackTable::new(source, options.frames, options.buckets)?;
