@@ -191,7 +191,8 @@ impl Stacks {
     /// The calling thread's stack, whose newest call is fresh, likely; `None` where it is to be found otherwise.
     #[inline(always)]
     pub(crate) fn called(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
-        let last = self.last()?;
+        // SAFETY: 1: a capture begins, and calls nothing that begins another one.
+        let last = unsafe { self.last() }?;
         let (newest, calls) = source.plain_calls(last.trail.age())?;
         let Last { trail, memory, .. } = &mut *last;
         let generation = trail.generation;
@@ -212,7 +213,8 @@ impl Stacks {
         source: &impl StackSource,
         end: NonNull<Active>,
     ) -> Option<Captured<'static>> {
-        let last = self.last()?;
+        // SAFETY: 1: a capture begins, and calls nothing that begins another one.
+        let last = unsafe { self.last() }?;
         let (_, calls) = source.plain_calls(last.trail.age())?;
         let Last { trail, memory, .. } = &mut *last;
         let generation = trail.generation;
@@ -223,14 +225,18 @@ impl Stacks {
     }
 
     /// What the calling thread remembers of this tree, if it does.
+    ///
+    /// # Safety
+    ///
+    /// 1. Nobody else refers to it as long as the result is used.
     #[inline(always)]
-    fn last(&self) -> Option<&'static mut Last> {
+    unsafe fn last(&self) -> Option<&'static mut Last> {
         let last = own::get();
         // SAFETY: the first word of what the thread's word leads to can be read.
         if unsafe { last.read() } != ptr::from_ref(self).addr() {
             return None;
         }
-        // SAFETY: made by `begin`. Nothing else is led there: before anything is called that may allocate, the thread's word is `BUSY`.
+        // SAFETY: made by `begin`, as it has the address of this tree; duty 1.
         Some(unsafe { &mut *last.cast_mut().cast::<Last>() })
     }
 
