@@ -31,6 +31,9 @@ pub(crate) const GRAIN_BYTES: usize = 16;
 /// Bytes at least of blocks that are idle together: an arena's records and idle maps fit into one page.
 pub(crate) const IDLE_BYTES: usize = 128;
 
+/// Bytes in a line of the processor's cache.
+pub(crate) const LINE_BYTES: usize = 64;
+
 /// Units of [`POOL_BYTES`] in an arena.
 pub(crate) const ARENA_UNITS: usize = ARENA_BYTES / POOL_BYTES;
 

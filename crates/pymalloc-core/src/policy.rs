@@ -48,6 +48,10 @@ const BESIDE_OTHERS: Beside = Beside { asked: 128 << 10, stay: 512 << 10, due: 1
 /// Arenas, the fullest, among which a pool is opened in one that has memory, so that no page is touched while another one is free.
 pub(crate) const FULLEST_MAX: usize = 16;
 
+/// Bytes of a cache line before the first block of a pool of whole lines: as many as CPython's header of a pool has, so that two words of the
+/// block are in one line, and the rest is in the next.
+pub(crate) const LINE_START: usize = 48;
+
 /// Bytes of idle blocks that move to a pool's list at a time: few enough to stay in the cache until they are used.
 pub(crate) const EXTEND_BYTES: usize = 1024;
 

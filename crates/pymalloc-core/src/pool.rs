@@ -28,7 +28,7 @@ use crate::config::{
 };
 use crate::idle_map::{GROUPS_MAX, IDLE_WORDS, IdleMap};
 use crate::lane::{LANE_BITS, Lane};
-use crate::size_class::SizeClass;
+use crate::size_class::{Geometry, SizeClass};
 
 /// Most blocks of a pool.
 const BLOCKS_MAX: usize = POOL_BYTES / GRAIN_BYTES;
@@ -167,7 +167,7 @@ impl PoolPtr {
             }
             for offset in run.step_by(class.size()) {
                 // SAFETY: `open` and `make_idle` set bits of groups of this pool alone.
-                let block = unsafe { self.base().add(offset) };
+                let block = unsafe { self.first_block(class).add(offset) };
                 if filling.left() > 0 {
                     filling.put(block);
                     count += 1;
@@ -263,10 +263,16 @@ impl PoolPtr {
         ((self.0.addr().get() % PAGE_BYTES) >> RECORD_SHIFT) % ARENA_UNITS
     }
 
-    /// Address of the first block.
+    /// Address of the first unit.
     pub(crate) fn base(self) -> NonNull<u8> {
         // SAFETY: `new` 1: the pool is in the same arena.
         unsafe { self.first_unit().add(self.unit() << POOL_SHIFT) }
+    }
+
+    /// Address of the first block of a pool of `class`.
+    fn first_block(self, class: SizeClass) -> NonNull<u8> {
+        // SAFETY: `new` 1: in the pool.
+        unsafe { self.base().add(class.geometry().start.into()) }
     }
 
     #[expect(clippy::mut_from_ref, reason = "the map is the record's, as if it were a field")]
@@ -329,8 +335,10 @@ impl PoolPtr {
             return 0..0;
         }
         let header = self.0.addr().get() % POOL_BYTES / PAGE_BYTES * PAGE_BYTES;
-        let group_of =
-            |offset| class.geometry().block_at(offset) / usize::from(class.geometry().group);
+        let Geometry { group, start, .. } = *class.geometry();
+        let group_of = |offset: usize| {
+            class.geometry().block_at(offset.saturating_sub(start.into())) / usize::from(group)
+        };
         group_of(header)..group_of(header + PAGE_BYTES - 1) + 1
     }
 
@@ -358,7 +366,7 @@ impl PoolPtr {
     /// Moves some idle blocks, those of the lowest addresses, to the empty list; `false` if there are none.
     #[inline]
     pub(crate) fn extend(mut self, class: SizeClass) -> bool {
-        let (size, base) = (class.size(), self.base());
+        let (size, base) = (class.size(), self.first_block(class));
         let run = self.take_idle(class, class.geometry().extension.into());
         if run.is_empty() {
             return false;
@@ -382,7 +390,7 @@ impl PoolPtr {
     }
 
     /// Takes neighbouring idle blocks, those of the lowest addresses, in up to `groups` groups. Returns where the first begins and the
-    /// last ends, as offsets into the pool; an empty range if no block is idle.
+    /// last ends, as offsets from the first block; an empty range if no block is idle.
     #[inline]
     fn take_idle(self, class: SizeClass, groups: u32) -> Range<usize> {
         let idle = self.idle();
@@ -399,7 +407,7 @@ impl PoolPtr {
     pub(crate) fn make_idle(mut self) {
         let Some(class) = self.class() else { return };
         let (group, blocks) = (usize::from(class.geometry().group), class.blocks_per_pool());
-        let base = self.base().addr().get();
+        let base = self.first_block(class).addr().get();
         let group_of =
             |block: NonNull<u8>| class.geometry().block_at(block.addr().get() - base) / group;
         let mut freed = [0_u8; GROUPS_MAX];
@@ -442,7 +450,10 @@ impl PoolPtr {
     /// The answer is certain, with two exceptions: a block that has a new owner by now, and one whose seal was overwritten
     /// after it was freed.
     pub(crate) fn check_live(self, class: SizeClass, block: NonNull<u8>) {
-        let offset = block.addr().get() - self.base().addr().get();
+        let first = self.first_block(class).addr().get();
+        let Some(offset) = block.addr().get().checked_sub(first) else {
+            hardened::fatal(Misuse::NotABlock, block);
+        };
         let index = class.geometry().block_at(offset);
         let is_lost =
             self.groups_of_header(class).contains(&(index / usize::from(class.geometry().group)));
@@ -475,7 +486,7 @@ impl PoolPtr {
         for index in (0..blocks).filter(|index| self.is_idle(class, *index)) {
             seen[index / 64] |= 1 << (index % 64);
         }
-        let base = self.base().addr().get();
+        let base = self.first_block(class).addr().get();
         for block in self.freed() {
             let offset = block.addr().get().wrapping_sub(base);
             let index = class.geometry().block_at(offset);

@@ -55,11 +55,13 @@ pub(crate) fn purge_free_pages(arenas: &Arenas, source: &impl ArenaSource) -> us
             pool.make_idle();
             let start = arena.unit_address(unit);
             let mut from = 0;
-            for block in 0..class.blocks_per_pool() {
-                if !pool.is_idle(class, block) {
-                    bytes += purge_between(source, start, from, block * class.size());
-                    from = (block + 1) * class.size();
+            let mut block = usize::from(class.geometry().start);
+            for index in 0..class.blocks_per_pool() {
+                if !pool.is_idle(class, index) {
+                    bytes += purge_between(source, start, from, block);
+                    from = block + class.size();
                 }
+                block += class.size();
             }
             bytes += purge_between(source, start, from, class.pool_bytes());
         }

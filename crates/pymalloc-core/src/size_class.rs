@@ -12,8 +12,10 @@
 //!    and put the table into `tests/it/size_classes.txt`.
 //! 6. `cargo xtask bench` says what the change costs in time and memory.
 
-use crate::config::{GRAIN_BYTES, IDLE_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX};
-use crate::policy::EXTEND_BYTES;
+use crate::config::{
+    GRAIN_BYTES, IDLE_BYTES, LINE_BYTES, PAIR_UNITS, POOL_BYTES, POOLED_MAX, SMALL_MAX,
+};
+use crate::policy::{EXTEND_BYTES, LINE_START};
 
 const SMALL_CLASSES: usize = SMALL_MAX / GRAIN_BYTES;
 
@@ -48,6 +50,8 @@ pub(crate) struct Geometry {
     pub(crate) units: u8,
     /// Neighbouring blocks that are idle together: as many as take `IDLE_BYTES`.
     pub(crate) group: u8,
+    /// Bytes of a pool before its first block.
+    pub(crate) start: u8,
     /// `ceil(2^32 / size)`: multiplying by it divides an offset in the pool by `size`.
     reciprocal: u32,
     /// The fewest bytes for which a block stays where it is.
@@ -139,7 +143,7 @@ impl SizeClass {
 }
 
 impl Geometry {
-    /// The block that `offset` bytes into a pool lie in. It is `offset / size` for every offset in a pool.
+    /// The block that lies `offset` bytes behind the first one. It is `offset / size` for every offset in a pool.
     #[inline]
     pub(crate) const fn block_at(&self, offset: usize) -> usize {
         ((offset as u64 * self.reciprocal as u64) >> 32) as usize
@@ -161,9 +165,20 @@ pub(crate) static CLASS_OF_GRAINS: [u8; POOLED_MAX / GRAIN_BYTES + 1] = {
     table
 };
 
+/// Where the first block of `size` bytes lies in a pool of `pool_bytes`: in blocks of whole cache lines the line begins within the block, as in
+/// CPython's, whose pools have a header of as many bytes, unless that costs more than one block of a hundred.
+///
+/// A program with a cycle collector walks lists of blocks, by their first two words, and reads what follows these. Then a neighbour's
+/// first words come with the rest of the block before.
+const fn start_of(pool_bytes: usize, size: usize) -> usize {
+    let is_cheap = pool_bytes % size >= LINE_START || pool_bytes / size >= 100;
+    if size % LINE_BYTES == 0 && size <= SMALL_MAX && is_cheap { LINE_START } else { 0 }
+}
+
 static GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
     let (least, extension) = (1, 0);
-    let none = Geometry { size: 0, blocks: 0, units: 0, group: 1, reciprocal: 0, least, extension };
+    let (size, blocks, units, group, start, reciprocal) = (0, 0, 0, 1, 0, 0);
+    let none = Geometry { size, blocks, units, group, start, reciprocal, least, extension };
     let mut table = [none; SizeClass::COUNT + 1];
     let mut class = 1;
     while class <= SizeClass::COUNT {
@@ -175,12 +190,14 @@ static GEOMETRY: [Geometry; SizeClass::COUNT + 1] = {
             (units * POOL_BYTES / LARGER_BLOCKS[larger] / GRAIN_BYTES * GRAIN_BYTES, units)
         };
         let group = IDLE_BYTES.div_ceil(size);
+        let start = start_of(units * POOL_BYTES, size);
         let (smaller, quarters) = (table[class - 1].size as usize, size * 3 / 4);
         table[class] = Geometry {
             size: size as u32,
-            blocks: (units * POOL_BYTES / size) as u16,
+            blocks: ((units * POOL_BYTES - start) / size) as u16,
             units: units as u8,
             group: group as u8,
+            start: start as u8,
             reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
             least: if smaller < quarters { smaller } else { quarters } as u16 + 1,
             extension: if size > EXTEND_BYTES {
@@ -246,8 +263,18 @@ mod tests {
     #[test]
     fn a_pool_wastes_less_than_a_block() {
         for class in SizeClass::all() {
-            let used = class.blocks_per_pool() * class.size();
+            let start = usize::from(class.geometry().start);
+            let used = start + class.blocks_per_pool() * class.size();
             assert!(used <= class.pool_bytes() && class.pool_bytes() - used < class.size());
         }
+    }
+
+    #[test]
+    fn a_line_begins_within_a_block_of_whole_lines() {
+        let starts = [64, 128, 192, 256, 320, 384, 448, 512, 1024].map(|size| {
+            let class = SizeClass::of(size).unwrap();
+            (class.size() == size).then_some(class.geometry().start)
+        });
+        assert_eq!(starts, [48, 48, 48, 0, 48, 48, 48, 0, 0].map(Some));
     }
 }
