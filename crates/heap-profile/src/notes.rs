@@ -230,10 +230,10 @@ impl Notes {
     }
 
     /// As [`put`](Self::put), of a block of at most 512 bytes and more than none, whose note is in its place, and of a site below
-    /// [`SITES_MAX`]; `false`, and nothing is noted,
-    /// where it is not.
+    /// [`SITES_MAX`]; `false`, and nothing is noted, where the note is not in its place.
     #[inline(always)]
     pub(crate) fn put_plainly(&self, block: NonNull<u8>, bytes: u32, site: u32) -> bool {
+        debug_assert!(site < SITES_MAX, "a thread remembers no other site");
         let grains = bytes.div_ceil(GRAIN_BYTES as u32);
         let Some(unit) = self.unit(block) else { return false };
         let word = unit.load(Relaxed);

@@ -112,11 +112,8 @@ impl Trail {
             // SAFETY: a depth of the list.
             end = unsafe { self.known.first().add(depth) };
         }
-        let first = self.known.first().addr().get();
-        let floor = first.max(end.addr().get().wrapping_sub(self.limit_bytes));
         // SAFETY: 1: behind a call of the list, as no source has the call in front of it. 2: the limit is one call at least.
-        let outermost = unsafe { same(end.as_ptr(), floor, calls) }.ok_or(Unusual::Otherwise)?;
-        if floor == first && !calls.is_plainly_outermost(outermost) {
+        if !unsafe { self.is_as_known(end, self.limit_bytes, calls) } {
             return Err(Unusual::Otherwise);
         }
         // SAFETY: 1: as above.
@@ -137,19 +134,34 @@ impl Trail {
         Ok(active.node)
     }
 
-    /// Goes on where [`usual`](Self::usual) has left off at `end`, as the step of the call in front of that is not remembered: `step` finds it,
-    /// given the caller's node and the call. `None` without memory, and what is known is as it was.
+    /// Whether the callers of the call in front of `end` are the known ones, as far as the innermost `bytes` of the list go.
     ///
     /// # Safety
     ///
-    /// 1. `usual` of this trail has just answered by this `end`.
+    /// 1. `end` is behind a call of the list.
+    /// 2. There is room for one call at least in `bytes`.
+    #[inline(always)]
+    unsafe fn is_as_known(&self, end: NonNull<Active>, bytes: usize, calls: &impl Calls) -> bool {
+        let first = self.known.first().addr().get();
+        let floor = first.max(end.addr().get().wrapping_sub(bytes));
+        // SAFETY: 1, 2: duties 1 and 2.
+        let outermost = unsafe { same(end.as_ptr(), floor, calls) };
+        outermost.is_some_and(|call| floor != first || calls.is_plainly_outermost(call))
+    }
+
+    /// The node of the call in front of `end`, which has moved and whose callers are the known ones, and the list ends with that call. `step`
+    /// finds the node, given the caller's and the call. `None` without memory, and what is known is as it was.
+    ///
+    /// # Safety
+    ///
+    /// 1. `end` is behind a call of the list, as [`usual`](Self::usual) answers, and the list has not changed since.
     #[inline(always)]
     pub(crate) unsafe fn moved(
         &mut self,
         end: NonNull<Active>,
         step: impl FnOnce(Link, usize) -> Option<(Frame, Link)>,
     ) -> Option<Link> {
-        // SAFETY: by 1, a call of the list.
+        // SAFETY: by duty 1, a call of the list.
         let innermost = unsafe { end.sub(1) };
         // SAFETY: 1: behind another call of the list, or what is in front of it.
         let caller = unsafe { before(innermost.as_ptr()) }.node;
@@ -194,28 +206,21 @@ impl Trail {
         let end = unsafe { self.known.first().add(depth) };
         // The fresh ones are of the limit, too.
         let room = self.limit_bytes.saturating_sub(count * size_of::<Active>());
-        let first = self.known.first().addr().get();
-        let floor = first.max(end.addr().get().wrapping_sub(room.max(size_of::<Active>())));
         // SAFETY: 1: behind a call of the list. 2: room for one call at least.
-        let outermost = unsafe { same(end.as_ptr(), floor, calls) }?;
-        if floor == first && !calls.is_plainly_outermost(outermost) {
+        if !unsafe { self.is_as_known(end, room.max(size_of::<Active>()), calls) } {
             return None;
         }
-        // SAFETY: 1: behind a call of the list.
-        unsafe { self.known.end_at(end) };
-        // SAFETY: a call of the list.
-        let innermost = unsafe { end.sub(1) };
-        // SAFETY: as above.
-        let active = unsafe { innermost.read() };
-        let mut caller = active.node;
-        if calls.at(call) != active.frame.at {
-            // SAFETY: 1: behind another call of the list, or what is in front of it.
-            let outer = unsafe { before(innermost.as_ptr()) }.node;
-            let (frame, node) = step(outer, call)?;
-            // SAFETY: as above, and nothing else leads there.
-            unsafe { innermost.write(Active { call, frame, node }) };
-            caller = node;
-        }
+        // SAFETY: 1: as above.
+        let known = unsafe { before(end.as_ptr()) };
+        let mut caller = if calls.at(call) == known.frame.at {
+            let node = known.node;
+            // SAFETY: 1: as above.
+            unsafe { self.known.end_at(end) };
+            node
+        } else {
+            // SAFETY: 1: as above.
+            unsafe { self.moved(end, &mut step) }?
+        };
         for &call in fresh[..count].iter().rev() {
             let (frame, node) = step(caller, call)?;
             self.push(Active { call, frame, node });
