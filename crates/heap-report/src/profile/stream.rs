@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use heap_profile::{Amount, Location, Node, Origin, Row, StackSource, Tables};
+use heap_profile::{Location, Node, Origin, Row, StackSource, Tables};
 
 use super::file::{FORMAT, Mode, VERSION};
 
@@ -50,15 +50,10 @@ pub fn stream<S: StackSource>(
         text.push(b',');
         number(text, class_bytes);
         for amount in [live, peak, total] {
-            if amount == Amount::default() {
-                // Of most sites nothing is live, nor was at the peak.
-                text.extend_from_slice(b",0,0");
-            } else {
-                text.push(b',');
-                number(text, amount.bytes);
-                text.push(b',');
-                number(text, amount.blocks);
-            }
+            text.push(b',');
+            number(text, amount.bytes);
+            text.push(b',');
+            number(text, amount.blocks);
         }
         text.push(b']');
         Ok(())
@@ -129,42 +124,13 @@ impl Names {
     }
 }
 
-/// The digits of each number below 1,000, with zeros in front, and how many of these there are.
-static DIGITS: [[u8; 4]; 1000] = {
-    let mut table = [[0; 4]; 1000];
-    let mut number = 0;
-    while number < table.len() {
-        let [hundreds, tens, ones] = [number / 100, number / 10 % 10, number % 10];
-        let zeros = (number < 100) as u8 + (number < 10) as u8;
-        table[number] = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8, zeros];
-        number += 1;
-    }
-    table
-};
-
-/// Adds a number: by threes of digits, as most have no more than two of these, and a general function takes four times as long for them.
 #[inline]
 fn number(text: &mut Vec<u8>, number: u64) {
+    // Most are: sites that count one block, none of which is live.
     match number {
         0..10 => text.push(b'0' + number as u8),
-        10..1000 => leading(text, number as usize),
-        1000..1_000_000 => {
-            leading(text, (number / 1000) as usize);
-            let [hundreds, tens, ones, _] = DIGITS[(number % 1000) as usize];
-            text.extend_from_slice(&[hundreds, tens, ones]);
-        }
         _ => text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
     }
-}
-
-/// Adds the digits of a number below 1,000.
-#[inline]
-fn leading(text: &mut Vec<u8>, number: usize) {
-    let digits = DIGITS[number];
-    let zeros = u32::from(digits[3]);
-    // Four bytes are always added, of which those go again that are no digits.
-    text.extend_from_slice(&(u32::from_le_bytes(digits) >> (8 * zeros)).to_le_bytes());
-    text.truncate(text.len() - 1 - zeros as usize);
 }
 
 #[cfg(test)]
