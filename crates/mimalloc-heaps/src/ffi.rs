@@ -6,6 +6,7 @@
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI64, AtomicUsize};
 use std::sync::Once;
 
@@ -105,12 +106,26 @@ pub(crate) struct Theap {
     pub(crate) pages: [(Cell<&'static Page>, Cell<&'static Page>); MI_SMALL_SIZE_MAX / 16 + 1],
 }
 
+/// Arenas that mimalloc has at most.
+const ARENAS_MAX: usize = 160;
+
+/// The beginning of `mi_heap_t`.
+#[repr(C)]
+struct Heap {
+    _links_and_place: [usize; 8],
+    theaps_lock: libc::pthread_mutex_t,
+    _abandoned: [usize; 75 + 1],
+    _abandoned_lock: libc::pthread_mutex_t,
+    _arena_pages: [usize; ARENAS_MAX],
+    arena_pages_lock: libc::pthread_mutex_t,
+}
+
 /// The beginning of `mi_subproc_t`, of which a process has one.
 #[repr(C)]
 struct Subproc {
     _number_and_links: [usize; 3],
-    _arenas: [usize; 1 + 160],
-    _reserve_lock: libc::pthread_mutex_t,
+    _arenas: [usize; 1 + ARENAS_MAX],
+    reserve_lock: libc::pthread_mutex_t,
     /// When some arena gives back what waits in it, in milliseconds; 0 while nothing waits.
     purge_expires: AtomicI64,
 }
@@ -126,6 +141,8 @@ struct ThreadData {
 }
 
 unsafe extern "C" {
+    /// A static's address.
+    fn mi_heap_main() -> *mut Heap;
     pub(crate) fn mi_heap_theap(heap: *mut mi_heap_t) -> *mut mi_theap_t;
     pub(crate) fn mi_heap_stats_get(heap: *mut mi_heap_t, stats: *mut Stats) -> bool;
     pub(crate) fn mi_stats_get(stats: *mut Stats) -> bool;
@@ -252,6 +269,24 @@ pub(crate) fn purge_expired() {
     unsafe { _mi_arenas_collect(false, true, &raw const thread) };
 }
 
+/// The mutexes of mimalloc's that a thread may take in any call, in an order in which no holder waits for one before its own: that of
+/// the main heap's theaps, of new arenas, and of the arenas that the main heap has pages in. Once mimalloc is [started](start), they
+/// stay.
+pub(crate) fn own_mutexes() -> [NonNull<libc::pthread_mutex_t>; 3] {
+    // SAFETY: no preconditions.
+    let heap = unsafe { mi_heap_main() };
+    // SAFETY: no preconditions.
+    let subproc = unsafe { _mi_subproc_main() }.cast_mut();
+    // SAFETY: a static, of which an address is taken.
+    let theaps = unsafe { &raw mut (*heap).theaps_lock };
+    // SAFETY: as above.
+    let reserve = unsafe { &raw mut (*subproc).reserve_lock };
+    // SAFETY: as above.
+    let arena_pages = unsafe { &raw mut (*heap).arena_pages_lock };
+    // SAFETY: parts of statics, so none is null.
+    [theaps, reserve, arena_pages].map(|mutex| unsafe { NonNull::new_unchecked(mutex) })
+}
+
 /// The version of the linked mimalloc, as it writes it: 30302 is 3.3.2.
 pub(crate) fn linked_version() -> c_int {
     // SAFETY: `mi_version` has no preconditions.
@@ -261,6 +296,10 @@ pub(crate) fn linked_version() -> c_int {
 #[cfg(test)]
 mod tests {
     use core::ptr;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::time::Duration;
+
+    use malloc_api::testing::alone;
 
     use super::*;
 
@@ -373,5 +412,46 @@ mod tests {
             (before..after + 1.5).contains(&expires)
         });
         assert!(is_there, "{seen:?}");
+    }
+
+    /// What takes a mutex waits for whoever holds it, and goes on afterwards.
+    #[test]
+    fn mutexes_are_where_mimalloc_has_them() {
+        fn begin_a_thread() {
+            // SAFETY: no preconditions.
+            unsafe { mi_thread_init() };
+        }
+        /// Of a GiB, which is in no arena that has a page: the new one's first page is for it.
+        fn make_an_arena() {
+            // SAFETY: no preconditions.
+            let block = unsafe { mi_malloc(1 << 30) };
+            // SAFETY: a live block.
+            assert!(unsafe { _mi_arenas_contain(block) });
+        }
+        alone("ffi::tests::mutexes_are_where_mimalloc_has_them", || {
+            start();
+            make_an_arena();
+            let actions = [begin_a_thread, make_an_arena, make_an_arena];
+            for (index, (mutex, action)) in own_mutexes().into_iter().zip(actions).enumerate() {
+                let (to_main, from_thread) = channel();
+                // SAFETY: an initialised mutex, which the calling thread does not hold.
+                assert_eq!(unsafe { libc::pthread_mutex_lock(mutex.as_ptr()) }, 0);
+                let thread = std::thread::spawn(move || {
+                    if index != 0 {
+                        begin_a_thread();
+                    }
+                    to_main.send(()).unwrap();
+                    action();
+                    to_main.send(()).unwrap();
+                });
+                from_thread.recv().unwrap();
+                let early = from_thread.recv_timeout(Duration::from_millis(200));
+                assert_eq!(early, Err(RecvTimeoutError::Timeout), "mutex {index} is not taken");
+                // SAFETY: held by the calling thread.
+                assert_eq!(unsafe { libc::pthread_mutex_unlock(mutex.as_ptr()) }, 0);
+                assert_eq!(from_thread.recv_timeout(Duration::from_secs(60)), Ok(()), "{index}");
+                thread.join().unwrap();
+            }
+        });
     }
 }

@@ -10,6 +10,7 @@ mod idle;
 mod interpreter;
 mod interpreter_heaps;
 mod mi_malloc;
+mod mutexes;
 mod own_heap;
 mod page;
 mod registry;
@@ -32,7 +33,7 @@ pub use own_heap::{OwnHeap, heap_account};
 pub use pymem_sync::qsbr::{Limits, Pending};
 #[doc(hidden)]
 pub use registry::control_without_fork_handlers;
-pub use registry::{HeapError, start, stop_background_thread_before_forks};
+pub use registry::{HeapError, hold_over_forks, start};
 pub use stats::{HeapUsage, Statistics, Usage};
 pub use thread_heaps::ThreadHeaps;
 pub use thread_malloc::ThreadMalloc;

@@ -1,16 +1,14 @@
 //! Owns the one lock of the crate, what must be done once before it is first taken, and [`HeapError`].
 //!
-//! The lock is held around each call that takes one of mimalloc's own locks (heaps and theaps made and freed, threads that
-//! start and end), and over a fork, so that no child inherits one of them taken. mimalloc has no fork handlers. One lock is not
-//! covered: the lock that mimalloc takes to ask the system for a new arena. Nothing under the lock allocates through Rust's
-//! global allocator, which may be one of ours.
+//! The lock is held around each call that takes one of mimalloc's own locks for a heap of this crate (heaps and theaps made and
+//! freed, attached threads that end), and over a fork, so that no child inherits one of them taken. What threads without such a
+//! heap take, `mutexes.rs` holds. Nothing under the lock allocates through Rust's global allocator, which may be one of ours.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use pymem_sync::{ForkLock, Lock, LockGuard, Rank, hold_over_forks};
+use pymem_sync::{ForkLock, Lock, LockGuard, Rank};
 
-use crate::ffi;
-use crate::idle;
+use crate::{ffi, idle, mutexes};
 
 /// Why a thread or an interpreter could not get its heaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,27 +77,31 @@ pub fn start() {
     ffi::start();
 }
 
-/// Has the thread that gives memory back end before every fork, from now on.
+/// Has a child of any fork from now on find mimalloc's own mutexes unlocked, and the thread that gives memory back end before each
+/// fork. Starts mimalloc as [`start`] does.
 ///
-/// Without this call that begins when the thread first starts, for which no handler of a fork may be the reason.
+/// Heaps of this crate do that themselves; for [`MiMalloc`](crate::MiMalloc) alone it is called before a second thread allocates.
 ///
 /// # Errors
 ///
-/// [`HeapError::ForkHandlers`].
-pub fn stop_background_thread_before_forks() -> Result<(), HeapError> {
-    idle::stop_before_forks().map_err(|errno| HeapError::ForkHandlers { errno })
-}
-
-/// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`].
-pub(crate) fn prepare() -> Result<(), HeapError> {
+/// [`HeapError::Version`] and [`HeapError::ForkHandlers`].
+pub fn hold_over_forks() -> Result<(), HeapError> {
     start();
     let found = ffi::linked_version();
     if found != ffi::SUPPORTED_VERSION {
         return Err(HeapError::Version { found, expected: ffi::SUPPORTED_VERSION });
     }
+    let held = pymem_sync::hold_over_forks(&mutexes::OVER_FORKS);
+    held.and_then(|()| idle::stop_before_forks()).map_err(|errno| HeapError::ForkHandlers { errno })
+}
+
+/// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`].
+pub(crate) fn prepare() -> Result<(), HeapError> {
+    start();
     if !WITHOUT_HANDLERS.load(Ordering::Relaxed) {
-        stop_background_thread_before_forks()?;
-        hold_over_forks(&HELD_OVER_FORKS).map_err(|errno| HeapError::ForkHandlers { errno })?;
+        hold_over_forks()?;
+        let held = pymem_sync::hold_over_forks(&HELD_OVER_FORKS);
+        held.map_err(|errno| HeapError::ForkHandlers { errno })?;
     }
     let _registry = lock();
     // SAFETY: an option of 3.3.2; takes effect for pages that are made from now on.

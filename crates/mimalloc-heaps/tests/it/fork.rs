@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use malloc_api::Malloc as _;
 use malloc_api::testing::alone;
-use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
+use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, MiMalloc, World};
 
 use crate::threads::{Parcel, check, fill};
 use crate::visit::quiet_world;
@@ -146,6 +147,26 @@ fn hold_the_lock_often(done: &AtomicBool) {
 /// many children hung, at most `enough`.
 fn hung_children(forks: usize, enough: usize, third: fn(&AtomicBool)) -> usize {
     let interpreter = InterpreterHeaps::new().unwrap();
+    let life = || {
+        let heaps = interpreter.attach().unwrap();
+        for kind in HeapKind::ALL {
+            let block = heaps.malloc(kind, 100).unwrap();
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+        }
+    };
+    hung_beside(forks, enough, life, third, || use_heaps(&interpreter))
+}
+
+/// Forks `forks` times beside two threads that keep starting one of `life` and waiting for its end, and one that runs `third`
+/// until its flag is set; returns how many children hung in `in_child`, at most `enough`.
+fn hung_beside(
+    forks: usize,
+    enough: usize,
+    life: impl Fn() + Sync,
+    third: fn(&AtomicBool),
+    in_child: impl Fn() -> i32,
+) -> usize {
     let done = AtomicBool::new(false);
     let mut hung = 0;
     thread::scope(|scope| {
@@ -153,20 +174,12 @@ fn hung_children(forks: usize, enough: usize, third: fn(&AtomicBool)) -> usize {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    // A thread each time: attaching, allocating, detaching and exiting.
-                    on_thread(|| {
-                        let heaps = interpreter.attach().unwrap();
-                        for kind in HeapKind::ALL {
-                            let block = heaps.malloc(kind, 100).unwrap();
-                            // SAFETY: (1) live and (2) not used afterwards.
-                            unsafe { heaps.free(Some(block)) };
-                        }
-                    });
+                    on_thread(&life);
                 }
             });
         }
         for _ in 0..forks {
-            match in_fork(|| use_heaps(&interpreter)) {
+            match in_fork(&in_child) {
                 Some(status) => assert_eq!(status, 0),
                 None => hung += 1,
             }
@@ -188,6 +201,24 @@ fn no_child_of_1000_hangs() {
 fn no_child_hangs_on_a_lock_that_another_thread_held() {
     alone("fork::no_child_hangs_on_a_lock_that_another_thread_held", || {
         assert_eq!(hung_children(200, 3, hold_the_lock_often), 0);
+    });
+}
+
+/// mimalloc begins and ends a thread that is attached to nothing under a lock of its own.
+#[test]
+fn no_child_hangs_on_a_lock_of_mimallocs_own() {
+    let life = || {
+        let block = MiMalloc.malloc(100);
+        // SAFETY: (1) live and (2) not used afterwards.
+        unsafe { MiMalloc.free(block) };
+    };
+    alone("fork::no_child_hangs_on_a_lock_of_mimallocs_own", || {
+        mimalloc_heaps::hold_over_forks().unwrap();
+        let in_child = || {
+            on_thread(life);
+            0
+        };
+        assert_eq!(hung_beside(3000, 3, life, |_| (), in_child), 0);
     });
 }
 

@@ -88,12 +88,11 @@ impl Serve for Heaps {
     ///
     /// Set once mimalloc has started, the option concerns mimalloc alone. Before, and with the variable `MIMALLOC_ALLOW_THP`, mimalloc
     /// forbids huge pages to the whole process and its children. And no thread that gives memory back is there in a fork; without
-    /// memory for handlers there is none at all.
+    /// memory for handlers there is none at all, and a child may find a mutex of mimalloc's locked.
     fn prepare(&self) {
-        if mimalloc_heaps::stop_background_thread_before_forks().is_err() {
+        if mimalloc_heaps::hold_over_forks().is_err() {
             mimalloc_heaps::allow_background_thread(false);
         }
-        mimalloc_heaps::start();
         // SAFETY: an option of 3.3.2, which each new arena looks at.
         unsafe { libmimalloc_sys::mi_option_set(ALLOW_THP, 0) };
     }

@@ -198,10 +198,6 @@ fn fork_while_eight_threads_allocate() {
                     }
                 });
             }
-            // A thread's first call takes locks of mimalloc's own, which nothing can hold over a fork.
-            while tables.iter().flatten().any(|place| place.load(Relaxed).is_null()) {
-                thread::yield_now();
-            }
             let child = || {
                 for table in &tables {
                     for (index, place) in table.iter().enumerate() {
