@@ -4,11 +4,11 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use malloc_api::{MIN_ALIGN, Malloc, Pools, ReleaseLevel, Usage};
+use malloc_api::{Malloc, Pools, ReleaseLevel, Usage};
 use pymem_sync::Filling;
 
 use crate::arena::ArenaPtr;
-use crate::checks::hardened::{self, Misuse};
+use crate::checks::hardened;
 use crate::checks::{annotate, invariants};
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
 use crate::depot::Depot;
@@ -90,7 +90,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let row = unsafe { *CLASS_OF_GRAINS.get_unchecked(bytes.div_ceil(GRAIN_BYTES)) };
         // SAFETY: 1: the table holds class bytes, and 0 for no bytes.
         let block = unsafe { self.used.head(row) }.pop()?;
-        self.annotate_allocated(block, size);
+        self.stock.annotate_allocated(block, size);
         Some(block)
     }
 
@@ -129,7 +129,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let Some(block) = class.and_then(|class| self.refill_any(class, lane)) else {
             return self.malloc_elsewhere(size);
         };
-        self.annotate_allocated(block, size);
+        self.stock.annotate_allocated(block, size);
         Some(block)
     }
 
@@ -205,8 +205,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     #[inline(always)]
     pub(crate) unsafe fn free(&mut self, ptr: Option<NonNull<u8>>) {
         let Some(block) = ptr else { return };
-        self.check_live(block);
-        self.annotate_freed(block);
+        self.stock.check_live(block);
+        self.stock.annotate_freed(block);
         // SAFETY: 1, 2: the caller's.
         match unsafe { self.push(block) } {
             Pushed::Last(pool) => self.pool_became_empty(pool),
@@ -224,8 +224,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// 2. It is not used afterwards.
     #[inline(always)]
     pub(crate) unsafe fn free_seldom(&mut self, block: NonNull<u8>) {
-        self.check_live(block);
-        self.annotate_freed(block);
+        self.stock.check_live(block);
+        self.stock.annotate_freed(block);
         // SAFETY: 1, 2: the caller's.
         unsafe { self.free_cold(block) };
     }
@@ -306,7 +306,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         let Some(old) = ptr else {
             return self.malloc(new_size);
         };
-        self.check_live(old);
+        self.stock.check_live(old);
         let Some(class) = self.stock.map.class_of(old.addr().get()) else {
             // SAFETY: 1, 2: no pool holds the block.
             return unsafe { self.realloc_elsewhere(ptr, new_size) };
@@ -388,43 +388,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
             self.begin();
         }
         self.stock.map.fix_table(&self.stock.source)
-    }
-
-    /// Tells a memory checker, if the build has one, that a block was handed out.
-    #[inline(always)]
-    fn annotate_allocated(&self, block: NonNull<u8>, size: usize) {
-        if annotate::IS_ON {
-            let class = self.stock.map.class_of(block.addr().get());
-            class.into_iter().for_each(|class| annotate::block_allocated(block, class, size));
-        }
-    }
-
-    /// Tells a memory checker, if the build has one, that a block of the pools came back.
-    #[inline(always)]
-    fn annotate_freed(&self, block: NonNull<u8>) {
-        if annotate::IS_ON {
-            let class = self.stock.map.class_of(block.addr().get());
-            class.into_iter().for_each(|class| annotate::block_freed(block, class));
-        }
-    }
-
-    /// With feature `hardened`, aborts with a message unless `block` may be a live block.
-    ///
-    /// For addresses outside the pools only the alignment is checked; the rest is up to the fallback.
-    #[inline(always)]
-    fn check_live(&self, block: NonNull<u8>) {
-        if !hardened::IS_ON {
-            return;
-        }
-        let address = block.addr().get();
-        match self.stock.map.class_of(address) {
-            Some(class) => {
-                // SAFETY: 1: the address has a class.
-                unsafe { self.stock.map.pool_of_block(address) }.check_live(class, block);
-            }
-            None if address % MIN_ALIGN != 0 => hardened::fatal(Misuse::NotABlock, block),
-            None => {}
-        }
     }
 
     /// As [`refill`](Self::refill); where `lane` can have no more memory, what the first lane has at hand.

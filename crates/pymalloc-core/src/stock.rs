@@ -3,12 +3,13 @@
 
 use core::ptr::NonNull;
 
-use malloc_api::{Malloc, ReleaseLevel};
+use malloc_api::{MIN_ALIGN, Malloc, ReleaseLevel};
 
 use crate::address_map::AddressMap;
 use crate::arena::{ArenaPtr, Kind};
 use crate::arenas::Arenas;
 use crate::checks::annotate;
+use crate::checks::hardened::{self, Misuse};
 use crate::config::{ARENA_BYTES, POOL_BYTES};
 use crate::lane::Lane;
 use crate::policy::Kept;
@@ -196,6 +197,43 @@ impl<S: ArenaSource> Stock<S> {
             // SAFETY: 1: without a record all arenas are the source's, of this size, and nothing leads to this one any more;
             // 2: units that are free and not resident were never written to, or have gone.
             None => unsafe { self.source.free_later(address, units, spare_bytes) },
+        }
+    }
+
+    /// Tells a memory checker, if the build has one, that a block was handed out.
+    #[inline(always)]
+    pub(crate) fn annotate_allocated(&self, block: NonNull<u8>, size: usize) {
+        if annotate::IS_ON {
+            let class = self.map.class_of(block.addr().get());
+            class.into_iter().for_each(|class| annotate::block_allocated(block, class, size));
+        }
+    }
+
+    /// Tells a memory checker, if the build has one, that a block of the pools came back.
+    #[inline(always)]
+    pub(crate) fn annotate_freed(&self, block: NonNull<u8>) {
+        if annotate::IS_ON {
+            let class = self.map.class_of(block.addr().get());
+            class.into_iter().for_each(|class| annotate::block_freed(block, class));
+        }
+    }
+
+    /// With feature `hardened`, aborts with a message unless `block` may be a live block.
+    ///
+    /// For addresses outside the pools only the alignment is checked; the rest is up to the fallback.
+    #[inline(always)]
+    pub(crate) fn check_live(&self, block: NonNull<u8>) {
+        if !hardened::IS_ON {
+            return;
+        }
+        let address = block.addr().get();
+        match self.map.class_of(address) {
+            Some(class) => {
+                // SAFETY: 1: the address has a class.
+                unsafe { self.map.pool_of_block(address) }.check_live(class, block);
+            }
+            None if address % MIN_ALIGN != 0 => hardened::fatal(Misuse::NotABlock, block),
+            None => {}
         }
     }
 
