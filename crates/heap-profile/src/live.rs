@@ -136,26 +136,33 @@ impl Live {
         add(&self.domains[index].allocated, bytes, self.overlaps[index]);
     }
 
-    /// Counts freed bytes, and looks for a peak if that is due.
+    /// Looks for a peak before `bytes` are freed, if that is due.
     #[inline]
-    pub(crate) fn free(&self, origin: u8, bytes: u64) {
+    pub(crate) fn before_free(&self, origin: u8, bytes: u64) {
         let index = Self::index(origin);
-        let domain = &self.domains[index];
-        let freed = add(&domain.freed, bytes, self.overlaps[index]);
-        if freed >= domain.look_at.load(Relaxed) {
-            self.look_for_peak(index, freed);
+        let DomainBytes { freed, look_at, .. } = &self.domains[index];
+        if freed.load(Relaxed).wrapping_add(bytes) >= look_at.load(Relaxed) {
+            self.look_for_peak(index, bytes);
         }
     }
 
-    /// Notes the peak if memory is being freed and more is live than at the last noted peak.
+    /// Counts freed bytes.
+    #[inline]
+    pub(crate) fn free(&self, origin: u8, bytes: u64) {
+        let index = Self::index(origin);
+        add(&self.domains[index].freed, bytes, self.overlaps[index]);
+    }
+
+    /// Notes the peak if `bytes` are about to be freed and more is live than at the last noted peak.
     ///
-    /// Growth alone never comes here. Between two looks at most 1/128 of what is live is freed in one domain, so that what
-    /// is live at a look is at most that much below any peak since the look before; and a peak is noted only when it is
+    /// Growth alone never comes here. Between two looks less than 1/128 of what is live, or 4 KiB, is freed in one domain, so that
+    /// what is live at a look is at most that much below any peak since the look before; and a peak is noted only when it is
     /// 1/128 above the last noted one, so that sites rarely note what they hold.
     #[cold]
-    fn look_for_peak(&self, index: usize, freed: u64) {
+    fn look_for_peak(&self, index: usize, bytes: u64) {
         let live = self.bytes();
-        let look_at = freed + (live / 128).max(4096);
+        let freed = self.domains[index].freed.load(Relaxed).wrapping_add(bytes);
+        let look_at = freed + (live.saturating_sub(bytes) / 128).max(4096);
         let DomainBytes { look_at: next, plain_below, .. } = &self.domains[index];
         next.store(look_at, Relaxed);
         if self.overlaps[index] == Overlap::Never {

@@ -363,6 +363,7 @@ impl<S: StackSource + 'static> Profile<S> {
     #[inline(always)]
     pub(crate) fn free(&'static self, site: &SiteEntry, amount: Amount) {
         let origin = site.key().origin;
+        self.live.before_free(origin, amount.bytes);
         self.before_change(site);
         let carry = site.value().free(amount, self.overlap(origin));
         if carry != Amount::default() {

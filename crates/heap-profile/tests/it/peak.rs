@@ -63,6 +63,23 @@ fn a_peak_among_frees_is_seen_too() {
     assert!((most - most / 64..=most + 100).contains(&bytes), "{bytes} of {most}");
 }
 
+/// As a temporary of most of the program's memory is.
+#[test]
+fn a_large_block_that_goes_is_part_of_the_peak() {
+    let (_, profile) = profile(32);
+    let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);
+    let kept = run(&[101], || heap.malloc(1_000_000));
+    for large in [9_000_000, 50_000_000] {
+        let block = run(&[102], || heap.malloc(large));
+        // SAFETY: (1) live; (2) not used again.
+        run(&[103], || unsafe { heap.free(block) });
+        assert_eq!(profile.snapshot().live().bytes, 1_000_000);
+        assert_eq!(at_peak(&profile.snapshot()), [(101, 1_000_000), (102, large as u64)]);
+    }
+    // SAFETY: (1) live; (2) not used again.
+    unsafe { heap.free(kept) };
+}
+
 #[test]
 fn a_site_counts_more_than_half_a_word_holds() {
     const GIB: u64 = 1 << 30;
