@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from pathlib import Path
 
@@ -60,6 +61,48 @@ print(before.bytes > 1_000_000)
     # The lines of `inside` stand before: an import. The list itself is a block of its own.
     assert out == "True 6 True 101\n[(-1033, -1)]\nTrue\n"
     assert '"pymem-profile"' in (tmp_path / "app.json").read_text()
+
+
+def held(profile: Path) -> set[int]:
+    """The lines of `-c` that hold more than 100,000 bytes."""
+    lines = json.loads(profile.read_text())
+    return {number for _, file, number, size, _ in lines if file == "<string>" and size > 100_000}
+
+
+@profiled
+def test_a_profile_in_a_profile_ends_alone(command: Run, tmp_path: Path) -> None:
+    outer, inner, other = (tmp_path / f"{name}.lines.json" for name in ("outer", "inner", "other"))
+    code = f"""
+a = [bytes(300) for _ in range(1000)]
+with p.profile({str(inner)!r}):
+    b = [bytes(400) for _ in range(1000)]
+c = [bytes(500) for _ in range(1000)]
+"""
+    inside(command, code, "--profile", str(outer))
+    assert (held(inner), held(outer)) == ({3, 5}, {3, 5, 6})
+    code = f"""
+first, second = p.profile({str(inner)!r}), p.profile({str(other)!r})
+first.__enter__(), second.__enter__(), first.__exit__(None, None, None)
+d = [bytes(600) for _ in range(1000)]
+second.__exit__(None, None, None)
+e = [bytes(700) for _ in range(1000)]
+with p.profile({str(outer)!r}): f = [bytes(800) for _ in range(1000)]
+"""
+    inside(command, code)
+    # The first one's file is written again at the end.
+    assert (held(inner), held(other), held(outer)) == ({5, 8}, {5}, {5, 8})
+
+
+@profiled
+def test_no_profile_begins_while_tracemalloc_traces(command: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "x.lines.json")
+    code = (
+        "import tracemalloc; tracemalloc.start()\n"
+        f"try: p.profile({path!r}).__enter__()\nexcept p.NotProfiledError as error: print(error)\n"
+        f"tracemalloc.stop()\nwith p.profile({path!r}): kept = [bytes(1000) for _ in range(1000)]"
+    )
+    assert "`tracemalloc` traces" in inside(command, code)
+    assert held(Path(path)) == {6}
 
 
 @profiled

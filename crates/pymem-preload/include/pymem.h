@@ -163,8 +163,10 @@ int pymem_heap_map(const char *path);
  * `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. The request is not read where there is a profile already;
  * null is enough then. What was allocated before the start is not in the profile.
  *
- * Returns 0; -1, with nothing changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file
- * cannot be written, or no interpreter with the GIL is there. The calling thread must hold the GIL.
+ * Returns 0; 1 where it is recorded already, so that it is for whoever began that to stop it; -1, with nothing changed, for null without
+ * a profile and for a request that is none; -2 when it cannot be met: the file cannot be written, no interpreter with the GIL is there, or
+ * `tracemalloc` traces, which would end the profile by its own end.
+ * The calling thread must hold the GIL.
  *
  * # Safety
  *

@@ -36,9 +36,11 @@ const NO_PROFILE: c_int = -1;
 const NO_BLOCK: c_int = -2;
 /// `pymem_profile_unrecorded`: there is nothing to call.
 const NO_WORK: c_int = -1;
+/// `pymem_profile_start`: it is recorded already.
+const WAS_RECORDING: c_int = 1;
 /// `pymem_profile_start`: no request for a profile.
 const NO_REQUEST: c_int = -1;
-/// `pymem_profile_start`: the file cannot be written, or there are no stacks to be told.
+/// `pymem_profile_start`: the file cannot be written, there are no stacks to be told, or `tracemalloc` traces.
 const NOT_STARTED: c_int = -2;
 /// `pymem_report`: an unknown format, or null.
 const NO_FORMAT: c_int = -1;
@@ -210,8 +212,10 @@ pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
 /// `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. The request is not read where there is a profile already;
 /// null is enough then. What was allocated before the start is not in the profile.
 ///
-/// Returns 0; -1, with nothing changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file
-/// cannot be written, or no interpreter with the GIL is there. The calling thread must hold the GIL.
+/// Returns 0; 1 where it is recorded already, so that it is for whoever began that to stop it; -1, with nothing changed, for null without
+/// a profile and for a request that is none; -2 when it cannot be met: the file cannot be written, no interpreter with the GIL is there, or
+/// `tracemalloc` traces, which would end the profile by its own end.
+/// The calling thread must hold the GIL.
 ///
 /// # Safety
 ///
@@ -220,8 +224,7 @@ pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pymem_profile_start(request: *const c_char) -> c_int {
     if let Some(running) = profile::running() {
-        running.set_recording(true);
-        return OK;
+        return if running.start_recording() { OK } else { WAS_RECORDING };
     }
     // SAFETY: 1: by duty 1.
     let Some(request) = (unsafe { text(request) }) else { return NO_REQUEST };
@@ -242,7 +245,7 @@ pub unsafe extern "C" fn pymem_profile_start(request: *const c_char) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn pymem_profile_stop() -> c_int {
     let Some(running) = profile::running() else { return NO_PROFILE };
-    running.set_recording(false);
+    running.stop_recording();
     OK
 }
 

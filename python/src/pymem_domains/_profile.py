@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The status of `pymem_profile_start` for a request that is none.
 _NO_REQUEST = -1
+#: The same for a profile that is recorded already.
+_WAS_RECORDING = 1
 #: The status of the functions below for a process without a profile.
 _NO_PROFILE = -1
 
@@ -85,13 +88,27 @@ def _ordered(held: dict[tuple[str, str, int], tuple[int, int]]) -> Snapshot:
     return Snapshot(tuple(sorted(lines, key=lambda line: -line.bytes)))
 
 
+class _Bodies:
+    """Those of `with profile(...)` that run now, in all threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.running = 0
+        #: Whether one of them started what is recorded, so that the last one stops it.
+        self.started_it = False
+
+
+_bodies = _Bodies()
+
+
 class profile:  # noqa: N801 - used as a function
     """Records who holds the memory of mem and obj while the body of `with` runs, and writes that into the file at `path`.
 
     The file's name tells the format: `.html` is a page, `.txt` a table, `.collapsed` and `.speedscope.json` are for other
     tools, anything else is a profile that `pymem-domains report` draws. `sample` is the number of bytes for each block that
     is recorded, or None for every block; `frames` is the greatest depth of a stack. A process has one profile: where one
-    runs already, as under `run --profile`, it goes on with its own `sample` and `frames`. The file of a process's first
+    runs already, as under `run --profile` or in another thread's body, it goes on with its own `sample` and `frames`, and does
+    not end with this body. The file of a process's first
     profile is written again when the process ends. Needs an interpreter with the GIL, 3.9 to 3.15.
 
     >>> from pymem_domains import active
@@ -110,17 +127,29 @@ class profile:  # noqa: N801 - used as a function
         self._request = b",".join(options)
 
     def __enter__(self) -> None:
+        with _bodies.lock:
+            self._start()
+            _bodies.running += 1
+
+    def _start(self) -> None:
         status: int = functions().profile_start(self._request)
+        if status == _WAS_RECORDING:
+            return
         if status == _NO_REQUEST:
             raise ValueError(f"`{os.fsdecode(self._request)}` cannot be profiled; sample is above 0, frames is 1 to 128")
         if status != 0:
             raise NotProfiledError(
                 f"no profile can be started: {os.fsdecode(self._path)} cannot be written, or this interpreter is not one "
-                "of 3.9 to 3.15 with the GIL"
+                "of 3.9 to 3.15 with the GIL, or `tracemalloc` traces, whose end would be the profile's"
             )
+        _bodies.started_it = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        functions().profile_stop()
+        with _bodies.lock:
+            _bodies.running -= 1
+            if _bodies.started_it and not _bodies.running:
+                _bodies.started_it = False
+                functions().profile_stop()
         _write(self._path)
 
 

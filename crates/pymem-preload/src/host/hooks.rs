@@ -153,18 +153,33 @@ const NO_DOMAIN: core::ffi::c_uint = 0x7079_6d65;
 /// What `PyTraceMalloc_Untrack` answers while tracing is off.
 const TRACING_IS_OFF: core::ffi::c_int = -2;
 
+fn trace_api() -> Option<&'static TraceApi> {
+    static API: OnceLock<Option<TraceApi>> = OnceLock::new();
+    API.get_or_init(TraceApi::find).as_ref()
+}
+
+/// Whether the host's `tracemalloc` traces.
+///
+/// # Safety
+///
+/// 1. The calling thread holds the GIL.
+pub(crate) unsafe fn is_tracing() -> bool {
+    // SAFETY: takes any numbers, from any thread that holds the GIL (duty 1).
+    let answer = |api: &TraceApi| unsafe { (api.untrack)(NO_DOMAIN, 0) };
+    trace_api().is_some_and(|api| answer(api) != TRACING_IS_OFF)
+}
+
 /// Where the host's `tracemalloc` saw the block at `address` allocated.
 ///
 /// The answer is made of Python objects, as in the interpreter's own report; so it is only asked for by a thread that may
 /// make some.
 fn allocation_traceback(address: usize, frames: &mut dyn FrameSink) -> Tracing {
-    static API: OnceLock<Option<TraceApi>> = OnceLock::new();
-    let Some(api) = API.get_or_init(TraceApi::find) else { return Tracing::Off };
+    let Some(api) = trace_api() else { return Tracing::Off };
     if !host().is_some_and(Host::is_initialized) || gil::own_state().is_none() {
         return Tracing::Off;
     }
-    // SAFETY: takes any numbers, from any thread that holds the GIL.
-    if unsafe { (api.untrack)(NO_DOMAIN, address) } == TRACING_IS_OFF {
+    // SAFETY: 1: it has a state of its own.
+    if !unsafe { is_tracing() } {
         return Tracing::Off;
     }
     // SAFETY: takes any numbers; the thread holds the GIL and the host is initialized.

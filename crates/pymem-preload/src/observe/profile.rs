@@ -20,6 +20,7 @@ use malloc_api::{Malloc, NewFile, immortal};
 use pymem_domains::{AllocatorRecord, Build, Domain, Domains};
 use pymem_sync::{ForkLock, Rank, RawLock, hold_over_forks};
 
+use crate::host::hooks;
 use crate::host::python::Host;
 use crate::host::python_stacks::{self, PythonStacks};
 use crate::observe::apart;
@@ -139,7 +140,9 @@ pub(crate) unsafe fn start_late(
     request: ProfileRequest,
     noted_in: NotedIn,
 ) -> Result<(), Refusal> {
-    if !host.is_initialized() {
+    // When `tracemalloc` stops, it puts back the records of before its start, in which the profile would not be.
+    // SAFETY: 1: by duty 1.
+    if !host.is_initialized() || unsafe { hooks::is_tracing() } {
         return Err(Refusal::TooLate);
     }
     let running = start(host, request)?;
@@ -219,9 +222,16 @@ impl ProcessProfile {
         &self.tracker
     }
 
-    /// Records from now on, or no longer.
-    pub(crate) fn set_recording(&self, recording: bool) {
-        self.profile.set_recording(recording);
+    /// Records from now on; `false` if that was so before.
+    pub(crate) fn start_recording(&self) -> bool {
+        let is_new = !self.profile.is_recording();
+        self.profile.set_recording(true);
+        is_new
+    }
+
+    /// Records no longer.
+    pub(crate) fn stop_recording(&self) {
+        self.profile.set_recording(false);
     }
 
     /// Writes what is known now into the file at `path`, in the format that its name tells.
