@@ -66,13 +66,11 @@ impl ReportFormat {
     ///
     /// Those of `to`.
     pub fn write(self, file: &ProfileFile, mut to: impl Write) -> io::Result<()> {
-        /// Lines of a table.
-        const LINES: usize = 40;
+        /// Lines of a table, of each kind.
+        const LINES: usize = 20;
         match self {
             Self::Json => file.write(to),
-            Self::Table => {
-                write!(to, "{}", Table { file, which: Which::Peak, lines: LINES })
-            }
+            Self::Table => write!(to, "{}", Table { file, lines: LINES }),
             Self::Collapsed => write!(to, "{}", Collapsed(file, Which::Peak)),
             Self::Speedscope => write!(to, "{}", Speedscope(file)),
             Self::Html => write!(to, "{}", Html(file)),

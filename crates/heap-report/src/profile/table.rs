@@ -8,20 +8,19 @@ use malloc_api::Domain;
 
 use super::file::{Mode, NO_FRAME, ProfileFile, Row, Which};
 
-/// Writes a profile as a table: totals by domain, then the lines of the program that hold the most, by the innermost frame.
+/// Writes a profile as a table: totals by domain, then the lines of the program that held the most at the peak, by the innermost frame,
+/// and those that hold the most now where that is not the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     /// What is shown.
     pub file: &'a ProfileFile,
-    /// By which amount the lines are ordered.
-    pub which: Which,
-    /// How many lines are shown.
+    /// How many lines of each are shown.
     pub lines: usize,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, which, lines } = *self;
+        let Self { file, lines } = *self;
         let recorded = match file.mode {
             Mode::Exact => String::from("every block"),
             Mode::Sampled(interval) => format!("one block in {}", Bytes(interval)),
@@ -49,10 +48,14 @@ impl fmt::Display for Table<'_> {
                 Bytes(file.lost().bytes)
             )?;
         }
-        writeln!(f, "\n{:>12}{:>10}  most at", which.name(), "blocks")?;
-        for (line, amount) in largest(file, which).into_iter().take(lines) {
-            let bytes = Bytes(amount.bytes).to_string();
-            writeln!(f, "{bytes:>12}{:>10}  {line}", amount.blocks)?;
+        let most = [Which::Peak, Which::Live].map(|which| (which, largest(file, which)));
+        let shown = if most[0].1 == most[1].1 { &most[1..] } else { &most };
+        for (which, largest) in shown {
+            writeln!(f, "\n{:>12}{:>10}  most at", which.name(), "blocks")?;
+            for (line, amount) in largest.iter().take(lines) {
+                let bytes = Bytes(amount.bytes).to_string();
+                writeln!(f, "{bytes:>12}{:>10}  {line}", amount.blocks)?;
+            }
         }
         Ok(())
     }
