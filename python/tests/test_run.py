@@ -27,6 +27,7 @@ def test_hi(command: Run) -> None:
         (["--malloc", "malloc"], "malloc"),
         (["--malloc=mimalloc"], "mimalloc"),
         (["--debug", "strict"], "pymalloc_debug"),
+        (["--debug", "strict,guard=1/5"], "pymalloc_debug"),
         (["--malloc", "mimalloc_debug", "--debug", "serial"], "mimalloc_debug"),
         (["--debug", "guard=1/100,backtrace=4"], "pymalloc"),
     ],

@@ -49,7 +49,8 @@ class Request:
         if not self.debug:
             return
         words = [word.partition("=")[0] for word in self.debug.split(",")]
-        if "guard" in words:
+        # What pages find, they find without hooks too.
+        if "guard" in words and set(words) <= {"guard", "backtrace", "native"}:
             return
         if row is None:
             self.malloc = "debug"
