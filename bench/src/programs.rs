@@ -198,41 +198,20 @@ pub(crate) struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Runs every program in every setup of `comparison`; all must print the same.
+    /// Runs every program that the plain interpreter runs in every setup of `comparison`; all must print the same.
     pub(crate) fn run(&self, comparison: &Comparison, scratch: &Path) -> Result<Programs> {
         ensure!(
             self.library.exists(),
             "{} is missing: build pymem-preload",
             self.library.display()
         );
-        let is_there = |setup: &Setup| setup.profiler != Profiler::Memray || self.memray.is_some();
         let mut results = Vec::new();
         for program in self.programs()? {
             let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let mut runs: Vec<Vec<Usage>> = vec![Vec::new(); comparison.setups.len()];
-            let mut expected = None;
-            let bar = progress(&name, self.rounds);
-            for round in 0..self.rounds {
-                let setups = comparison.setups.iter().zip(&mut runs);
-                for (setup, runs) in setups.filter(|(setup, _)| is_there(setup)) {
-                    if setup.profiler.is_guest() && round >= self.guest_rounds {
-                        continue;
-                    }
-                    let (usage, output) = self
-                        .process(setup, &program, scratch)
-                        .with_context(|| format!("{} failed", program.display()))?;
-                    ensure!(
-                        *expected.get_or_insert_with(|| output.clone()) == output,
-                        "{} printed something else under {}",
-                        program.display(),
-                        setup.name()
-                    );
-                    runs.push(usage);
-                }
-                bar.inc(1);
+            match self.runs(comparison, &program, &name, scratch)? {
+                Some(runs) => results.push(ProgramResult { program: name, runs }),
+                None => eprintln!("left out, as the plain interpreter does not run it: {name}"),
             }
-            bar.finish_and_clear();
-            results.push(ProgramResult { program: name, runs });
         }
         ensure!(!results.is_empty(), "no program's name contains one of {:?}", self.only);
         let column = |&(title, row, baseline): &(&str, _, _)| Column {
@@ -247,11 +226,50 @@ impl Plan<'_> {
             columns: comparison
                 .columns
                 .iter()
-                .filter(|(_, row, _)| is_there(&comparison.setups[*row]))
+                .filter(|(_, row, _)| self.has(&comparison.setups[*row]))
                 .map(column)
                 .collect(),
             results,
         })
+    }
+
+    /// Whether what watches the memory in `setup` could be had.
+    fn has(&self, setup: &Setup) -> bool {
+        setup.profiler != Profiler::Memray || self.memray.is_some()
+    }
+
+    /// What `program` used in every setup; `None` if the plain interpreter, which is the first, does not run it.
+    fn runs(
+        &self,
+        comparison: &Comparison,
+        program: &Path,
+        name: &str,
+        scratch: &Path,
+    ) -> Result<Option<Vec<Vec<Usage>>>> {
+        let mut runs: Vec<Vec<Usage>> = vec![Vec::new(); comparison.setups.len()];
+        let mut expected = None;
+        let bar = progress(name, self.rounds);
+        for round in 0..self.rounds {
+            for (at, setup) in comparison.setups.iter().enumerate() {
+                if !self.has(setup) || setup.profiler.is_guest() && round >= self.guest_rounds {
+                    continue;
+                }
+                let (usage, output) = match self.process(setup, program, scratch) {
+                    Err(_) if expected.is_none() => return Ok(None),
+                    run => run.with_context(|| format!("{} failed", program.display()))?,
+                };
+                ensure!(
+                    *expected.get_or_insert_with(|| output.clone()) == output,
+                    "{} printed something else under {}",
+                    program.display(),
+                    setup.name()
+                );
+                runs[at].push(usage);
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Some(runs))
     }
 
     /// What one run used, and what it printed by way of a file in `scratch`.
