@@ -158,12 +158,22 @@ fn run_steps(steps: &[&Step]) -> Result<()> {
     let mut times = Vec::new();
     for Step { name, run, .. } in steps {
         println!("=== {name}");
-        let begin = Instant::now();
+        let (begin, used) = (Instant::now(), processor_seconds()?);
         run(&shell).with_context(|| format!("`cargo xtask ci {name}` failed"))?;
-        times.push(format!("{name} {} s", begin.elapsed().as_secs()));
+        let (seconds, used) = (begin.elapsed().as_secs(), processor_seconds()? - used);
+        times.push(format!("{name} {seconds} s, {used} of a processor"));
     }
-    println!("=== ci: all green in {} s ({})", start.elapsed().as_secs(), times.join(", "));
+    println!("=== ci: all green in {} s ({})", start.elapsed().as_secs(), times.join("; "));
     Ok(())
+}
+
+/// Processor time of this process and of the children that have ended.
+fn processor_seconds() -> Result<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // After the command's name, which may have spaces: user and system mode, then those of children.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let ticks: u64 = fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(ticks / rustix::param::clock_ticks_per_second())
 }
 
 fn fmt(shell: &Shell) -> Result<()> {
