@@ -11,7 +11,7 @@
 //! lock. Where a unit is in neither word, the owner waits for that lock and finds the unit's memory gone.
 
 use crate::lock::RawLock;
-use crate::sync::{AtomicBool, AtomicU64, Ordering, Site, const_in_real, fence, ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, Site, chosen, const_in_real, fence, ordering};
 
 /// Up to 64 units of memory of one owner, and which of them wait to be given back.
 #[derive(Debug)]
@@ -137,15 +137,20 @@ impl Keeper {
         self.is_awake.load(Ordering::Relaxed)
     }
 
-    /// Ends the keeper's work unless units of `all` wait; returns whether it has ended.
+    /// Ends the keeper's work unless units of what `all` then gives wait; returns whether it has ended.
     ///
-    /// A unit that is offered meanwhile is seen here, or its owner sees that nobody is awake.
-    pub fn rest<'a>(&self, all: impl IntoIterator<Item = &'a IdleUnits>) -> bool {
+    /// A unit that is offered meanwhile is seen here, or its owner sees that nobody is awake. That holds for words that come into use
+    /// meanwhile too, if `all` gives every word of which its owner said so before the offer.
+    pub fn rest<'a, I>(&self, all: impl Fn() -> I) -> bool
+    where
+        I: IntoIterator<Item = &'a IdleUnits>,
+    {
         self.within(|| {
+            let early = chosen(Site::IdleRestOrder, false, true).then(&all);
             self.set_awake(false);
-            // Partner: the fence of `IdleUnits::offer`; see `loom_idle`.
+            // Partner: the fence of `IdleUnits::offer`. What is in use is looked up after it. See `loom_idle`.
             fence(Site::IdleRestFence);
-            let is_over = all.into_iter().all(|units| units.now() == 0);
+            let is_over = early.unwrap_or_else(all).into_iter().all(|units| units.now() == 0);
             if !is_over {
                 self.set_awake(true);
             }

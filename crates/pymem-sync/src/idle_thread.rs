@@ -17,7 +17,7 @@ const STACK_BYTES: usize = 256 << 10;
 
 /// Memory that an [`IdleThread`] gives back.
 pub trait IdleMemory: Sync {
-    /// Every word that is in use.
+    /// Every word that is in use. A word's owner says that it is, for this to read, before its first [offer](IdleUnits::offer).
     fn units(&self) -> &[IdleUnits];
 
     /// Ends a period: calls [`IdleUnits::give_back`] of each word. Neither allocates from what is given back nor unwinds.
@@ -144,7 +144,7 @@ impl IdleThread {
             }
             self.memory.end_period(&self.keeper);
             idle_threads::ends();
-            if self.keeper.rest(self.memory.units()) {
+            if self.keeper.rest(|| self.memory.units()) {
                 return;
             }
             idle_threads::goes_on();

@@ -102,6 +102,8 @@ sites! {
     IdleOfferFence = "idle-offer-fence",
     /// The fence between going to sleep and the last look; removed: as above.
     IdleRestFence = "idle-rest-fence",
+    /// Which words are in use is looked up after that fence; planted: before, and a word that comes into use waits for ever.
+    IdleRestOrder = "idle-rest-order",
     /// The Release that puts a block into a magazine; weakened: a forked child finds a block there that is still in use.
     MagazinePush = "magazine-push",
     /// The Acquire that counts a magazine's blocks; weakened: as above.

@@ -44,9 +44,9 @@ fn a_keeper_sleeps_while_nothing_waits() {
     assert!(!units.offer(0b1, &keeper), "nobody is awake");
     assert!(keeper.wake() && !keeper.wake() && keeper.is_awake());
     assert!(units.offer(0b10, &keeper));
-    assert!(!keeper.rest([&units]) && keeper.is_awake(), "two units wait");
+    assert!(!keeper.rest(|| [&units]) && keeper.is_awake(), "two units wait");
     assert_eq!(units.take_back(0b11, &keeper), 0b11);
-    assert!(keeper.rest([&units]) && !keeper.is_awake());
+    assert!(keeper.rest(|| [&units]) && !keeper.is_awake());
     assert!(keeper.wake());
     units.offer(0b1, &keeper);
     keeper.stop();
