@@ -100,9 +100,12 @@ impl Pace {
     }
 
     /// Notes that an arena is asked for at `now`, in nanoseconds of processor time: were the two before filled in haste?
+    ///
+    /// The clock of a forked child begins again: of the arena that it was forked in, nobody knows how fast it was filled.
     pub(crate) fn is_hasty(&mut self, now: u64) -> bool {
-        let took = now.saturating_sub(core::mem::replace(&mut self.last, now));
-        let was_hasty = core::mem::replace(&mut self.was_hasty, took < HASTE_NANOS);
+        let took = now.checked_sub(core::mem::replace(&mut self.last, now));
+        let is_hasty = took.is_some_and(|took| took < HASTE_NANOS);
+        let was_hasty = core::mem::replace(&mut self.was_hasty, is_hasty);
         was_hasty && self.was_hasty
     }
 }
@@ -376,6 +379,17 @@ mod tests {
         kept.gave_back(MISTAKE_BYTES);
         kept.missed(MISTAKE_BYTES, KEPT_MIN_BYTES + 1);
         assert_eq!(kept.bytes(0), KEPT_MIN_BYTES + 1, "up to the peak");
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn a_forked_childs_first_arena_is_not_hasty() {
+        const EARLIER: u64 = 9 * HASTE_NANOS;
+        let mut pace = Pace::new();
+        let asks = [EARLIER, EARLIER + 1, EARLIER + 2].map(|now| pace.is_hasty(now));
+        assert_eq!(asks, [false, false, true], "two were filled in haste");
+        let asks = [1, 2, 3].map(|now| pace.is_hasty(now));
+        assert_eq!(asks, [false, false, true], "two in the child");
     }
 
     #[test]
