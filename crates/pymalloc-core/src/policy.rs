@@ -265,12 +265,21 @@ impl Kept {
         let asked = core::mem::take(&mut self.asked);
         let grown = peak.saturating_sub(core::mem::replace(&mut self.peak, peak));
         let is_largest = large > self.largest;
-        self.largest = self.largest.max(large);
-        self.due += if is_largest { asked } else { asked.min(grown) };
+        self.due = self.due.saturating_add(if is_largest { asked } else { asked.min(grown) });
         (self.due >= self.beside().due).then(|| {
             let room = core::mem::take(&mut self.due);
             spare.saturating_sub(room).max(self.beside().stay)
         })
+    }
+
+    /// Notes that the block of `large` bytes that [`target_beside`](Self::target_beside) was asked for is there.
+    pub(crate) fn served(&mut self, large: usize) {
+        self.largest = self.largest.max(large);
+    }
+
+    /// Notes that there is no block of `large` bytes, which counts as not asked for.
+    pub(crate) fn refused(&mut self, large: usize) {
+        self.asked = self.asked.saturating_sub(large);
     }
 
     /// Notes that a trim gave `bytes` back to the system, and lowers the floor a little.
@@ -319,7 +328,9 @@ mod tests {
         let mut kept = Kept::new();
         let mut ask = |large, spare, peak| {
             let is_due = kept.is_large_enough(large, spare);
-            is_due.then(|| kept.target_beside(large, spare, peak)).flatten()
+            let target = is_due.then(|| kept.target_beside(large, spare, peak)).flatten();
+            kept.served(large);
+            target
         };
         assert_eq!(ask(ASKED_BYTES - 1, 8 * MIB, 0), None, "too little to look at");
         assert_eq!(ask(4 * MIB, MIB, 20 * MIB), None, "nothing to spare");
@@ -344,6 +355,27 @@ mod tests {
         );
     }
 
+    /// A program that catches one `MemoryError` gives way as before.
+    #[test]
+    fn a_request_that_fails_is_no_largest_block() {
+        let mut kept = Kept::new();
+        assert!(kept.is_large_enough(MIB, 3 * MIB));
+        assert_eq!(kept.target_beside(MIB, 3 * MIB, 0), Some(2 * MIB), "the largest");
+        kept.served(MIB);
+        assert!(kept.is_large_enough(ASKED_BYTES, 3 * MIB));
+        assert_eq!(kept.target_beside(2 * MIB, 3 * MIB, 0), None, "less than an arena is due");
+        for _ in 0..2 {
+            assert!(kept.is_large_enough(usize::MAX, 3 * MIB));
+            assert_eq!(kept.target_beside(usize::MAX, 3 * MIB, 0), Some(GROWTH_BYTES));
+            kept.refused(usize::MAX);
+            assert!(!kept.is_large_enough(usize::MAX, 0), "nothing to spare");
+            kept.refused(usize::MAX);
+            assert!(!kept.is_large_enough(0, 3 * MIB), "what is not there was not asked for");
+        }
+        assert!(kept.is_large_enough(2 * MIB, 3 * MIB));
+        assert_eq!(kept.target_beside(2 * MIB, 3 * MIB, 0), Some(GROWTH_BYTES), "the largest");
+    }
+
     #[test]
     fn free_pools_of_small_pages_give_way_in_smaller_steps() {
         let mut kept = Kept::new();
@@ -352,6 +384,7 @@ mod tests {
         assert!(!kept.is_large_enough(asked, asked + stay - 1), "nothing to spare");
         assert!(kept.is_large_enough(0, asked + stay));
         assert_eq!(kept.target_beside(asked, 2 * MIB, 20 * MIB), Some(2 * MIB - asked));
+        kept.served(asked);
         assert!(kept.is_large_enough(MIB, MIB));
         assert_eq!(kept.target_beside(1, MIB, 20 * MIB + due - 1), None, "too little to go");
         assert!(kept.is_large_enough(MIB, MIB));

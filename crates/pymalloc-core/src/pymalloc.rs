@@ -167,14 +167,33 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         bytes: usize,
         call: impl Fn(&R) -> Option<NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
-        self.make_room(bytes);
-        let block = self.or_after_release(call)?;
+        let block = self.with_room(bytes, call)?;
         self.fallback_blocks += 1;
         Some(block)
     }
 
-    /// Gives free memory back for `bytes` that the fallback is asked for, where the process would come to hold more than ever.
+    /// As [`or_after_release`](Self::or_after_release), for a block of `bytes`, for which free memory is given back where the process
+    /// would come to hold more than ever.
     #[inline]
+    fn with_room(
+        &mut self,
+        bytes: usize,
+        call: impl Fn(&R) -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        let may_lift = self.stock.may_lift(bytes);
+        if may_lift {
+            self.make_room(bytes);
+        }
+        let block = self.or_after_release(call);
+        match block {
+            None => self.stock.kept.refused(bytes),
+            Some(_) if may_lift => self.stock.kept.served(bytes),
+            Some(_) => {}
+        }
+        block
+    }
+
+    /// Gives free memory back for a block of `bytes` that may lift the process's peak.
     fn make_room(&mut self, bytes: usize) {
         if let Some(target) = self.stock.target_beside(bytes) {
             self.trim(target);
@@ -337,9 +356,8 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         ptr: Option<NonNull<u8>>,
         new_size: usize,
     ) -> Option<NonNull<u8>> {
-        self.make_room(new_size);
         // SAFETY: 1, 2: the caller's; a call that fails leaves the block alone.
-        self.or_after_release(|fallback| unsafe { fallback.realloc(ptr, new_size) })
+        self.with_room(new_size, |fallback| unsafe { fallback.realloc(ptr, new_size) })
     }
 
     /// Moves free blocks of `class` into `filling`, as far as `lane` has pools with some; they are live here then.

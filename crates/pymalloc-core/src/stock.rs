@@ -250,13 +250,15 @@ impl<S: ArenaSource> Stock<S> {
         }
     }
 
-    /// The bytes of free memory that may stay, for `bytes` of a large block beside it: `None` where as much as there is may.
+    /// Whether a large block of `bytes`, which is asked for, may lift the process's peak by what is free here.
     #[inline]
+    pub(crate) fn may_lift(&mut self, bytes: usize) -> bool {
+        self.kept.is_large_enough(bytes, self.arenas.resident_free_bytes())
+    }
+
+    /// The bytes of free memory that may stay beside a large block of `bytes`: `None` where as much as there is may.
     pub(crate) fn target_beside(&mut self, bytes: usize) -> Option<usize> {
         let spare = self.arenas.resident_free_bytes();
-        if !self.kept.is_large_enough(bytes, spare) {
-            return None;
-        }
         self.kept.target_beside(bytes, spare, self.source.peak_bytes())
     }
 
