@@ -15,7 +15,7 @@ use crate::slots::{self, NONE, SlotOf};
 use crate::source::{ArenaAllocator, ArenaSource};
 #[cfg(feature = "std")]
 use crate::sources::region::MmapArenas;
-use crate::stats::{PoolStats, Stats};
+use crate::stats::{PoolStats, PoolWalk, Stats};
 
 /// A pool allocator for one thread at a time.
 ///
@@ -287,19 +287,36 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
     /// Allocates nothing. The order of the arenas is not specified. What an arena has before its first pool (slack for
     /// alignment, its records) and after its last one is not visited. `f` may use this allocator: no arena goes back
     /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
-    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
-        struct Pin<'a, R: Malloc, S: ArenaSource>(&'a LocalPymalloc<R, S>);
-        impl<R: Malloc, S: ArenaSource> Drop for Pin<'_, R, S> {
-            fn drop(&mut self) {
-                self.0.with(|core| core.stock.arenas.unpin());
-            }
+    pub fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
+        walk_pinned(&|work| self.with(work), f);
+    }
+}
+
+/// What lends an allocator's pools for the time of a call.
+type Lend<'a, R, S> = dyn Fn(&mut dyn FnMut(&mut Pymalloc<R, S>)) + 'a;
+
+/// Calls `f` with each pool of the allocator whose pools `lend` lends; `f` may use the allocator.
+pub(crate) fn walk_pinned<R: Malloc, S: ArenaSource>(
+    lend: &Lend<'_, R, S>,
+    mut f: impl FnMut(PoolStats),
+) {
+    struct Unpin<'a, R: Malloc, S: ArenaSource>(&'a Lend<'a, R, S>);
+    impl<R: Malloc, S: ArenaSource> Drop for Unpin<'_, R, S> {
+        fn drop(&mut self) {
+            (self.0)(&mut |core| core.stock.arenas.unpin());
         }
-        self.with(|core| core.stock.arenas.pin());
-        let _pin = Pin(self);
-        let mut pools = self.with(|core| core.pools());
-        while let Some(pool) = self.with(|_| pools.next()) {
-            f(pool);
-        }
+    }
+    let mut pools = None;
+    lend(&mut |core| {
+        core.stock.arenas.pin();
+        pools = Some(core.pools());
+    });
+    let _unpin = Unpin(lend);
+    loop {
+        let mut next = None;
+        lend(&mut |_| next = pools.as_mut().and_then(PoolWalk::next));
+        let Some(pool) = next else { return };
+        f(pool);
     }
 }
 

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering
 use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::Passage;
 
-use crate::access::{LockedPymalloc, debug, questions};
+use crate::access::{LockedPymalloc, debug, questions, walk_pinned};
 use crate::cached::{CachedPymalloc, calloc_by};
 use crate::checks::{annotate, hardened};
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
@@ -190,15 +190,13 @@ impl<R: Malloc, S: ArenaSource> SerializedPymalloc<R, S> {
         unsafe { self.pools.core.raw().unlock() };
     }
 
-    /// Calls `f` with each pool as [`LocalPymalloc::for_each_pool`](crate::LocalPymalloc::for_each_pool) does; `f` must not use this
-    /// allocator.
-    pub fn for_each_pool(&self, mut f: impl FnMut(PoolStats)) {
-        self.with(|core| {
-            let mut pools = core.pools();
-            while let Some(pool) = pools.next() {
-                f(pool);
-            }
-        });
+    /// Calls `f` with each pool as [`LocalPymalloc::for_each_pool`](crate::LocalPymalloc::for_each_pool) does; once shared, as that of
+    /// [`LockedPymalloc`], and then `f` must not use this allocator, or it waits for ever.
+    pub fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
+        if self.is_shared() {
+            return self.pools.for_each_pool(f);
+        }
+        walk_pinned(&|work| self.with(work), f);
     }
 
     /// Gives memory back to the system, as [`LockedPymalloc::release`] does; returns the bytes given back.

@@ -118,28 +118,36 @@ fn a_serialized_allocators_pools_add_up() {
 }
 
 /// What a walk calls may use the allocator: arenas stay until the walk ends, also when the call panics.
+macro_rules! change_in_walk {
+    ($alloc:expr) => {{
+        let alloc = $alloc;
+        let mut blocks = fill(&alloc);
+        let arenas = alloc.stats().arenas_current;
+        let mut pools = 0;
+        alloc.for_each_pool(|_| {
+            for block in blocks.drain(..) {
+                // SAFETY: live, and not used again.
+                unsafe { alloc.free(Some(block)) };
+            }
+            assert_eq!(alloc.release(ReleaseLevel::Arenas), 0, "no arena goes during a walk");
+            alloc.check_invariants();
+            // SAFETY: live, and not used again.
+            unsafe { alloc.free(alloc.malloc(5_000)) };
+            pools += 1;
+        });
+        assert!(pools >= 62 * arenas - 40, "{pools} pools of {arenas} arenas");
+        let panics = std::panic::AssertUnwindSafe(|| alloc.for_each_pool(|_| panic!("on purpose")));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert!(alloc.release(ReleaseLevel::Arenas) >= arenas * ARENA_BYTES);
+        alloc.check_invariants();
+    }};
+}
+
 #[test]
 fn a_walk_may_change_what_it_walks_over() {
-    let alloc = LocalPymalloc::new(LibcMalloc);
-    let mut blocks = fill(&alloc);
-    let arenas = alloc.stats().arenas_current;
-    let mut pools = 0;
-    alloc.for_each_pool(|_| {
-        for block in blocks.drain(..) {
-            // SAFETY: live, and not used again.
-            unsafe { alloc.free(Some(block)) };
-        }
-        assert_eq!(alloc.release(ReleaseLevel::Arenas), 0, "no arena goes during a walk");
-        alloc.check_invariants();
-        // SAFETY: live, and not used again.
-        unsafe { alloc.free(alloc.malloc(5_000)) };
-        pools += 1;
-    });
-    assert!(pools >= 62 * arenas - 40, "{pools} pools of {arenas} arenas");
-    let panics = std::panic::AssertUnwindSafe(|| alloc.for_each_pool(|_| panic!("on purpose")));
-    assert!(std::panic::catch_unwind(panics).is_err());
-    assert!(alloc.release(ReleaseLevel::Arenas) >= arenas * ARENA_BYTES);
-    alloc.check_invariants();
+    change_in_walk!(LocalPymalloc::new(LibcMalloc));
+    // SAFETY: 1: this thread alone calls.
+    change_in_walk!(unsafe { SerializedPymalloc::new(LibcMalloc) });
 }
 
 #[test]

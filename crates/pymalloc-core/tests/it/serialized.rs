@@ -53,7 +53,10 @@ fn free_many(pools: &Pools, blocks: Vec<NonNull<u8>>) {
 /// # Safety
 ///
 /// 1. That of [`forked`].
-unsafe fn child_of(pools: &Pools, work: impl FnOnce()) -> bool {
+unsafe fn child_of<R>(pools: &SerializedPymalloc<R, MmapArenas>, work: impl FnOnce()) -> bool
+where
+    R: Malloc + Send + 'static,
+{
     pools.lock_for_fork();
     let work = || {
         // SAFETY: 1: locked above, by the thread that forked.
@@ -213,34 +216,59 @@ fn a_child_allocates_and_shares() {
     });
 }
 
+static IS_INSIDE: AtomicBool = AtomicBool::new(false);
+static GOES_ON: AtomicBool = AtomicBool::new(false);
+
+/// A fallback that keeps its caller inside until it may go on.
+struct Waits;
+
+// SAFETY: 1-5: every call is passed on to `LibcMalloc`.
+unsafe impl Malloc for Waits {
+    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
+        IS_INSIDE.store(true, Ordering::Relaxed);
+        while !GOES_ON.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        LibcMalloc.malloc(size)
+    }
+
+    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
+        LibcMalloc.calloc(nelem, elsize)
+    }
+
+    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
+        // SAFETY: 1, 2: the caller's.
+        unsafe { LibcMalloc.realloc(ptr, new_size) }
+    }
+
+    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
+        // SAFETY: 1, 2: the caller's.
+        unsafe { LibcMalloc.free(ptr) }
+    }
+}
+
 /// A thread that forks without the callers' lock may leave a child a call that never ends.
 #[test]
 fn a_child_does_not_wait_for_a_call_of_a_lost_thread() {
     let name = "serialized::a_child_does_not_wait_for_a_call_of_a_lost_thread";
     alone(name, || {
-        let pools = pools!();
-        let (visits, go_on) = (AtomicBool::new(false), AtomicBool::new(false));
-        // SAFETY: 1, 2: live, freed below.
-        let block = pools.malloc(10);
+        // SAFETY: 1: one thread makes all calls until the child shares them.
+        static POOLS: SerializedPymalloc<Waits, MmapArenas> =
+            unsafe { SerializedPymalloc::new(Waits) };
+        assert!(can_be_shared());
         thread::scope(|scope| {
             scope.spawn(|| {
-                pools.for_each_pool(|_| {
-                    visits.store(true, Ordering::Relaxed);
-                    while !go_on.load(Ordering::Relaxed) {
-                        thread::yield_now();
-                    }
-                });
+                // SAFETY: 1: live; 2: not used again.
+                unsafe { POOLS.free(POOLS.malloc(1 << 20)) };
             });
-            while !visits.load(Ordering::Relaxed) {
+            while !IS_INSIDE.load(Ordering::Relaxed) {
                 thread::yield_now();
             }
             // SAFETY: 1: the child only shares the pools.
-            let ended = unsafe { child_of(pools, || pools.share()) };
-            go_on.store(true, Ordering::Relaxed);
+            let ended = unsafe { child_of(&POOLS, || POOLS.share()) };
+            GOES_ON.store(true, Ordering::Relaxed);
             assert!(ended);
         });
-        // SAFETY: live, and not used again.
-        unsafe { pools.free(block) };
-        assert_empty(pools);
+        assert_eq!(POOLS.allocated_blocks(), 0);
     });
 }
