@@ -2,11 +2,9 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::ops::ControlFlow;
 
 use mimalloc_heaps::{Area, InterpreterHeaps, World};
 
-use crate::collect::collect;
 use crate::model::{Arena, Contents, Pool, Snapshot};
 
 /// Bytes of address space that a row of the report stands for: mimalloc's areas are 64 KiB to 4 MiB, and rarely more.
@@ -45,13 +43,7 @@ impl Snapshot {
         heaps: &InterpreterHeaps,
         world: &W,
     ) -> Self {
-        let areas = collect(|visit: &mut dyn FnMut(Area)| {
-            let _all = heaps.visit_areas(world, |area| {
-                visit(area);
-                ControlFlow::Continue(())
-            });
-        });
-        Self { name: name.into(), arenas: rows(areas) }
+        Self { name: name.into(), arenas: rows(heaps.areas(world)) }
     }
 }
 

@@ -94,9 +94,13 @@ impl InterpreterHeaps {
 
     /// Calls `visitor` for every live block of `kind`, of every thread and of those that have exited; it can break off.
     ///
-    /// Stops the world meanwhile. Blocks that wait for a delayed free are live. `visitor` must not allocate from or free into
-    /// this interpreter's heaps, nor attach, detach or fork; it may write to the blocks' contents.
-    pub fn visit_blocks<W: World + ?Sized>(
+    /// Stops the world meanwhile. Blocks that wait for a delayed free are live. A `visitor` that attaches, detaches or forks waits for
+    /// ever; it may write to the blocks' contents.
+    ///
+    /// # Safety
+    ///
+    /// 1. `visitor` allocates nothing from this interpreter's heaps, and frees and resizes no block of them.
+    pub unsafe fn visit_blocks<W: World + ?Sized>(
         &self,
         world: &W,
         kind: HeapKind,
@@ -109,22 +113,33 @@ impl InterpreterHeaps {
     #[must_use]
     pub fn count_blocks<W: World + ?Sized>(&self, world: &W, kind: HeapKind) -> usize {
         let mut blocks = 0;
-        let _all = self.visit_areas(world, |area| {
+        let _all = visit::areas(&Stopped::stop(world), self.id(), &mut |area| {
             blocks += if area.kind == kind { area.used_blocks } else { 0 };
             ControlFlow::Continue(())
         });
         blocks
     }
 
-    /// Calls `visitor` for every area of every heap, with an exact count of its blocks; it can break off.
-    ///
-    /// Stops the world meanwhile; `visitor`'s duties are those of [`visit_blocks`](Self::visit_blocks).
-    pub fn visit_areas<W: World + ?Sized>(
-        &self,
-        world: &W,
-        mut visitor: impl FnMut(Area) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        visit::areas(&Stopped::stop(world), self.id(), &mut visitor)
+    /// Every area of every heap, with an exact count of its blocks; stops the world meanwhile, more than once where areas come.
+    #[must_use]
+    pub fn areas<W: World + ?Sized>(&self, world: &W) -> Vec<Area> {
+        let mut areas = Vec::new();
+        loop {
+            let mut count = 0;
+            // During the walk nothing may be allocated, as the global allocator may be one of ours.
+            let _all = visit::areas(&Stopped::stop(world), self.id(), &mut |area| {
+                count += 1;
+                if areas.len() < areas.capacity() {
+                    areas.push(area);
+                }
+                ControlFlow::Continue(())
+            });
+            if areas.len() == count {
+                return areas;
+            }
+            areas.clear();
+            areas.reserve(count + count / 4 + 64);
+        }
     }
 
     /// Frees every block that waits for a delayed free, of every thread, and returns how many; stops the world meanwhile.

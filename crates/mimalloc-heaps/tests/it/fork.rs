@@ -10,7 +10,7 @@ use malloc_api::testing::alone;
 use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, MiMalloc, World};
 
 use crate::threads::{Parcel, check, fill};
-use crate::visit::quiet_world;
+use crate::visit::{quiet_world, visit_blocks};
 
 /// Processor time after which a child counts as hung, in seconds; it needs milliseconds.
 const SPINNING: u64 = 1;
@@ -132,11 +132,11 @@ fn hold_the_lock_often(done: &AtomicBool) {
     let heaps = interpreter.attach().unwrap();
     let block = heaps.malloc(HeapKind::Mem, 100).unwrap();
     while !done.load(Ordering::Relaxed) {
-        let visited = interpreter.visit_areas(&quiet_world(), |_| {
+        let visited = visit_blocks(&interpreter, &quiet_world(), HeapKind::Mem, |_| {
             thread::yield_now();
             ControlFlow::Break(())
         });
-        assert!(visited.is_break(), "no area, and so no visitor");
+        assert!(visited.is_break(), "no block, and so no visitor");
         thread::yield_now();
     }
     // SAFETY: (1) live and (2) not used afterwards.

@@ -7,7 +7,7 @@ use std::thread;
 use mimalloc_heaps::{HeapKind, InterpreterHeaps};
 
 use crate::threads::Parcel;
-use crate::visit::{blocks_of, kind_of, quiet_world};
+use crate::visit::{blocks_of, kind_of, quiet_world, visit_blocks};
 
 #[test]
 fn no_block_of_one_is_handed_out_by_or_visited_in_another() {
@@ -37,7 +37,7 @@ fn no_block_of_one_is_handed_out_by_or_visited_in_another() {
     });
     for (interpreter, own) in interpreters.iter().zip(&blocks) {
         let mut seen = BTreeSet::new();
-        let flow = interpreter.visit_blocks(&quiet_world(), HeapKind::Object, |block| {
+        let flow = visit_blocks(interpreter, &quiet_world(), HeapKind::Object, |block| {
             seen.insert(block.start.addr().get());
             ControlFlow::Continue(())
         });

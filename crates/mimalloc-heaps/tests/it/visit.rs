@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, World};
+use mimalloc_heaps::{BarrierWorld, Block, HeapKind, InterpreterHeaps, World};
 
 use crate::threads::{Parcel, check, fill};
 
@@ -24,10 +24,21 @@ pub(crate) fn quiet_world() -> QuietWorld {
     QuietWorld
 }
 
+/// [`InterpreterHeaps::visit_blocks`], with visitors of these tests: none of them uses a heap.
+pub(crate) fn visit_blocks<W: World + ?Sized>(
+    interpreter: &InterpreterHeaps,
+    world: &W,
+    kind: HeapKind,
+    visitor: impl FnMut(Block) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    // SAFETY: (1) as said above; the global allocator is the system's.
+    unsafe { interpreter.visit_blocks(world, kind, visitor) }
+}
+
 /// Which heap of `interpreter` the block at this address lives in.
 pub(crate) fn kind_of(interpreter: &InterpreterHeaps, block: NonNull<u8>) -> Option<HeapKind> {
     HeapKind::ALL.into_iter().find(|&kind| {
-        let visited = interpreter.visit_blocks(&quiet_world(), kind, |visited| {
+        let visited = visit_blocks(interpreter, &quiet_world(), kind, |visited| {
             let offset = block.addr().get().wrapping_sub(visited.start.addr().get());
             if offset < visited.bytes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -38,13 +49,16 @@ pub(crate) fn kind_of(interpreter: &InterpreterHeaps, block: NonNull<u8>) -> Opt
 /// Counts by walking the blocks, and checks that walking the areas gives the same.
 pub(crate) fn blocks_of(interpreter: &InterpreterHeaps, kind: HeapKind) -> usize {
     let mut starts = BTreeSet::new();
-    let flow = interpreter.visit_blocks(&quiet_world(), kind, |block| {
+    let flow = visit_blocks(interpreter, &quiet_world(), kind, |block| {
         assert_eq!(block.kind, kind);
         assert!(starts.insert(block.start), "{:?} was visited twice", block.start);
         ControlFlow::Continue(())
     });
     assert!(flow.is_continue());
     assert_eq!(interpreter.count_blocks(&quiet_world(), kind), starts.len());
+    let areas = interpreter.areas(&quiet_world());
+    let in_areas = areas.iter().filter(|area| area.kind == kind).map(|area| area.used_blocks);
+    assert_eq!(in_areas.sum::<usize>(), starts.len());
     starts.len()
 }
 
@@ -66,7 +80,7 @@ fn every_block_of_a_live_thread_is_visited_with_its_address() {
     }
     let noise = heaps.malloc(HeapKind::Mem, 10).unwrap();
     let mut seen = BTreeSet::new();
-    let flow = interpreter.visit_blocks(&quiet_world(), HeapKind::Gc, |block| {
+    let flow = visit_blocks(&interpreter, &quiet_world(), HeapKind::Gc, |block| {
         seen.insert(block.start);
         ControlFlow::Continue(())
     });
@@ -115,13 +129,13 @@ fn a_visitor_can_break_off_or_panic_and_the_world_starts_again() {
     let heaps = interpreter.attach().unwrap();
     let blocks: Vec<_> = (0..10).map(|_| heaps.malloc(HeapKind::Gc, 64).unwrap()).collect();
     let mut calls = 0;
-    let flow = interpreter.visit_blocks(&thread, HeapKind::Gc, |_| {
+    let flow = visit_blocks(&interpreter, &thread, HeapKind::Gc, |_| {
         calls += 1;
         if calls == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert_eq!((flow, calls), (ControlFlow::Break(()), 3));
     let unwound = panic::catch_unwind(AssertUnwindSafe(|| {
-        interpreter.visit_blocks(&thread, HeapKind::Gc, |_| panic!("the visitor's own"))
+        visit_blocks(&interpreter, &thread, HeapKind::Gc, |_| panic!("the visitor's own"))
     }));
     assert!(unwound.is_err());
     assert_eq!(interpreter.count_blocks(&thread, HeapKind::Gc), 10);
@@ -221,7 +235,7 @@ fn a_thread_that_exits_during_a_visit_leaves_its_blocks() {
         let thread = unsafe { world.join() };
         thread.blocking(|| wait_for(&is_ready));
         let mut seen = 0;
-        let flow = interpreter.visit_blocks(&thread, HeapKind::Object, |_| {
+        let flow = visit_blocks(&interpreter, &thread, HeapKind::Object, |_| {
             seen += 1;
             may_go.store(true, Ordering::Relaxed);
             wait_for(&is_going);
@@ -280,7 +294,7 @@ fn a_visitor_passes_checkpoints() {
     let heaps = interpreter.attach().unwrap();
     assert!(heaps.malloc(HeapKind::Gc, 64).is_some());
     let mut visited = 0;
-    let _all = interpreter.visit_blocks(&thread, HeapKind::Gc, |_| {
+    let _all = visit_blocks(&interpreter, &thread, HeapKind::Gc, |_| {
         thread.checkpoint();
         visited += thread.blocking(|| 1);
         ControlFlow::Continue(())
