@@ -10,7 +10,6 @@
 
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
-use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering::Relaxed};
 use std::sync::OnceLock;
 
@@ -37,9 +36,6 @@ pub(crate) fn reader(host: &Host) -> Option<&'static Reader> {
     reader.as_ref()
 }
 
-type PyErrFetch = unsafe extern "C" fn(*mut *mut PyObject, *mut *mut PyObject, *mut *mut PyObject);
-type PyErrRestore = unsafe extern "C" fn(*mut PyObject, *mut PyObject, *mut PyObject);
-
 /// The first minor version whose frames are records.
 pub(crate) const FIRST_WITH_RECORDS: u32 = 11;
 
@@ -49,10 +45,8 @@ pub(crate) struct Reader {
     /// `None` where frames are objects.
     records: Option<FrameRecords>,
     code: CodeLayout,
-    utf8: unsafe extern "C" fn(*mut PyObject, *mut isize) -> *const c_char,
-    fetch: PyErrFetch,
-    restore: PyErrRestore,
-    clear: unsafe extern "C" fn(),
+    length: unsafe extern "C" fn(*mut PyObject) -> isize,
+    copy: unsafe extern "C" fn(*mut PyObject, *mut u32, isize, c_int) -> *mut u32,
 }
 
 /// The code in the word at an address.
@@ -455,6 +449,9 @@ unsafe fn offset_of_member(mut member: *const Member, wanted: &CStr) -> Option<u
     }
 }
 
+/// The most characters of a name that is told.
+const MOST_CHARACTERS: usize = 1 << 16;
+
 impl Reader {
     fn new(host: &Host) -> Option<Self> {
         let code = CodeLayout::find(host.build)?;
@@ -465,10 +462,8 @@ impl Reader {
         Some(Self {
             records,
             code,
-            utf8: function!(c"PyUnicode_AsUTF8AndSize")?,
-            fetch: function!(c"PyErr_Fetch")?,
-            restore: function!(c"PyErr_Restore")?,
-            clear: function!(c"PyErr_Clear")?,
+            length: function!(c"PyUnicode_GetLength")?,
+            copy: function!(c"PyUnicode_AsUCS4")?,
         })
     }
 
@@ -510,7 +505,7 @@ impl Reader {
         type_of == self.code.type_object
     }
 
-    /// Gives `sink` a frame in `code`, and leaves an exception that is on its way as it is.
+    /// Gives `sink` a frame in `code`.
     ///
     /// # Safety
     ///
@@ -521,55 +516,43 @@ impl Reader {
         line: c_int,
         sink: &mut dyn FrameSink,
     ) {
-        // SAFETY: 1: by duty 1. 2: the GIL is held, and the exception is put aside.
-        self.beside_exception(|| unsafe { self.show(code, line, sink) });
-    }
-
-    /// Does `work` while an exception that may be on its way is put aside. The calling thread holds the GIL.
-    fn beside_exception(&self, work: impl FnOnce()) {
-        let [mut kind, mut value, mut trace] = [ptr::null_mut(); 3];
-        // SAFETY: room for the three words of an exception; the thread holds the GIL.
-        unsafe { (self.fetch)(&raw mut kind, &raw mut value, &raw mut trace) };
-        work();
-        // SAFETY: what `fetch` gave, once.
-        unsafe { (self.restore)(kind, value, trace) };
-    }
-
-    /// # Safety
-    ///
-    /// 1. `code` is a live code object.
-    /// 2. The calling thread holds the GIL.
-    unsafe fn show(&self, code: *mut PyObject, line: c_int, sink: &mut dyn FrameSink) {
         let text = |offset| {
             // SAFETY: 1: a member of a code object (duty 1).
             let object = unsafe { word_at(code.expose_provenance() + offset) };
-            // SAFETY: 1: it lives as long as the code; 2: duty 2.
+            // SAFETY: 1: a member of a live code object (duty 1). 2: the GIL is held (duty 1).
             unsafe { self.text(ptr::with_exposed_provenance_mut(object)) }
         };
-        let file = text(self.code.file).unwrap_or("<unknown>");
-        sink.frame(file, u32::try_from(line).unwrap_or(0), text(self.code.name));
+        let (file, function) = (text(self.code.file), text(self.code.name));
+        let file = file.as_deref().unwrap_or("<unknown>");
+        sink.frame(file, u32::try_from(line).unwrap_or(0), function.as_deref());
     }
 
-    /// The text of a string object; `None` for one that is no UTF-8, as of a file's name with other bytes.
+    /// The text of a string object, in which U+FFFD stands for each lone surrogate: a file's name has one for each byte that is no UTF-8. `None`
+    /// for more than [`MOST_CHARACTERS`], and without memory.
+    ///
+    /// The characters are copied: asked for UTF-8, the interpreter raises for such a name, and an exception is an object.
     ///
     /// # Safety
     ///
-    /// 1. `object` is null, or a string that lives as long as the result is used.
-    /// 2. The calling thread holds the GIL; no exception is on its way.
-    unsafe fn text<'a>(&self, object: *mut PyObject) -> Option<&'a str> {
+    /// 1. `object` is null, or a live string.
+    /// 2. The calling thread holds the GIL.
+    unsafe fn text(&self, object: *mut PyObject) -> Option<String> {
         if object.is_null() {
             return None;
         }
-        let mut len = 0;
-        // SAFETY: a string (duty 1); it may keep a copy of its text, which is no object.
-        let text = unsafe { (self.utf8)(object, &raw mut len) };
-        if text.is_null() {
-            // SAFETY: by duty 2: the exception is this call's.
-            unsafe { (self.clear)() };
+        // SAFETY: a string (duties 1 and 2), which has a length.
+        let count = unsafe { (self.length)(object) };
+        let len = usize::try_from(count).ok().filter(|len| *len <= MOST_CHARACTERS)?;
+        let mut characters = Vec::new();
+        characters.try_reserve_exact(len).ok()?;
+        // SAFETY: a string (duties 1 and 2), and room for its characters.
+        let copied = unsafe { (self.copy)(object, characters.as_mut_ptr(), count, 0) };
+        if copied.is_null() {
             return None;
         }
-        let len = usize::try_from(len).ok()?;
-        // SAFETY: `len` bytes that live as long as the string (duty 1).
-        core::str::from_utf8(unsafe { slice::from_raw_parts(text.cast(), len) }).ok()
+        // SAFETY: so many were written.
+        unsafe { characters.set_len(len) };
+        let told = |character| char::from_u32(character).unwrap_or(char::REPLACEMENT_CHARACTER);
+        Some(characters.into_iter().map(told).collect())
     }
 }

@@ -250,6 +250,40 @@ print(len(places) < 30)
     }
 }
 
+/// A name is asked for while an allocation is under way, and before 3.12 any object that is made then may start the collector: of a list that
+/// is being moved it would read the old place.
+#[test]
+fn a_file_whose_name_is_no_text_is_told_and_no_object_is_made_of_it() {
+    const PROGRAM: &str = "\
+import gc
+class Item: pass
+def fill(threshold):
+    functions, kept = {}, []
+    for i in range(100):
+        exec(compile(f'def f{i}(kept):\\n    kept.append(None)', 'caf\\udce9.py', 'exec'), functions)
+    del functions['__builtins__']
+    gc.set_threshold(threshold)
+    for function in functions.values():
+        items = [Item(), Item(), Item(), Item()]
+        function(items)
+        kept.append(items)
+    gc.set_threshold(700)
+    return len(kept)
+print(sum(fill(threshold) for threshold in range(2, 12)))
+exec(compile('def \\u043d():\\n    return bytearray(70_000)', 'caf\\udce9\\U0001f40d.py', 'exec'))
+kept = locals()['\\u043d']()
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("names.json");
+        let mut command = python(&interpreter.path, "pymalloc");
+        let output = succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
+        assert_eq!(output, "1000\n", "{interpreter}");
+        let profile = read(&path);
+        let live = bytes_at(&profile, Which::Live, "caf\u{fffd}\u{1f40d}.py", "\u{43d}", 2);
+        assert!((70_000..71_000).contains(&live), "{interpreter}: {live}");
+    }
+}
+
 /// What a thread remembers of a call is not taken for a later one in other code, at the same instruction of the same frame.
 #[test]
 fn code_that_takes_the_place_of_other_code_unseen_has_its_own_name() {
