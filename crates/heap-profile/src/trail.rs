@@ -288,12 +288,12 @@ impl Trail {
         self.age
     }
 
-    /// Takes note of the source's age: with another one, what is remembered of frames may be of other code.
+    /// Takes note of another age of the source: what is remembered of frames may be of other code, and no call is known any more.
+    ///
+    /// Those beyond the limit would be looked up by words of the age before once the root moves.
     pub(crate) fn set_age(&mut self, age: usize) {
-        if self.age == age {
-            return;
-        }
         self.age = age;
+        self.known.truncate(0);
         let next = self.generation.next();
         self.is_worn |= next.is_none();
         self.generation = next.unwrap_or(Generation::FIRST);

@@ -42,7 +42,13 @@ impl<'a> Walk<'a> {
 
     /// Says the age of the source, which is not the largest number.
     pub fn set_age(&mut self, age: usize) {
+        if self.is_of_age(age) {
+            return;
+        }
+        // Those that were shown so far are of this stack.
+        self.part();
         self.trail.set_age(age);
+        (self.below, self.shown, self.unmoved) = (0, 0, 0);
     }
 
     /// Takes the next frame, further out than all before; `call` is a number that no other call on this stack has, such as

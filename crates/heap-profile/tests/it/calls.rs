@@ -7,10 +7,15 @@ use heap_profile::{Calls, Frame, Location, StackSource, StackTable, Walk};
 /// Addresses of code.
 const CODES: usize = 12;
 
+/// Counts of deaths: three codes share one.
+const SLOTS: usize = 4;
+
 thread_local! {
     /// Outermost first: the call, the number of its code, and where it is in the code.
     static STACK: RefCell<Vec<(usize, usize, usize)>> = const { RefCell::new(Vec::new()) };
-    static DEATHS: RefCell<[usize; CODES]> = const { RefCell::new([0; CODES]) };
+    static DEATHS: RefCell<[usize; SLOTS]> = const { RefCell::new([0; SLOTS]) };
+    /// How many codes have been at an address.
+    static USES: RefCell<[usize; CODES]> = const { RefCell::new([0; CODES]) };
     static AGE: Cell<usize> = const { Cell::new(0) };
     static IS_PLAIN: Cell<bool> = const { Cell::new(false) };
 }
@@ -18,10 +23,16 @@ thread_local! {
 /// Tells the stack above.
 struct Told;
 
-/// The words of the call at this depth.
+/// The words of a call.
 fn frame_of((_, code, at): (usize, usize, usize)) -> Frame {
-    let deaths = DEATHS.with_borrow(|deaths| deaths[code]);
+    let deaths = DEATHS.with_borrow(|deaths| deaths[code % SLOTS]);
     Frame { code: deaths << 48 | code << 8, at: code << 8 | at }
+}
+
+/// What the code at the address of this number is, and where in it a call is.
+fn place_of(code: usize, at: usize) -> Frame {
+    let uses = USES.with_borrow(|uses| uses[code]);
+    Frame { code: uses << 48 | code << 8, at: code << 8 | at }
 }
 
 fn depth_of(call: usize) -> usize {
@@ -72,7 +83,9 @@ impl StackSource for Told {
     }
 
     fn place(&self, frame: Frame) -> Option<Frame> {
-        Some(frame)
+        let (code, at) = (frame.at >> 8, frame.at & 0xFF);
+        // The words of a frame that code has died under since are told no more.
+        (frame_of((0, code, at)) == frame).then(|| place_of(code, at))
     }
 
     fn locate(&self, _: Frame) -> Location {
@@ -110,17 +123,59 @@ fn stacks_are_told_to(limit: usize) {
         if step % 20 == 0 {
             let dead = next(CODES);
             if STACK.with_borrow(|stack| stack.iter().all(|active| active.1 != dead)) {
-                DEATHS.with_borrow_mut(|deaths| deaths[dead] += 1);
+                DEATHS.with_borrow_mut(|deaths| deaths[dead % SLOTS] += 1);
+                USES.with_borrow_mut(|uses| uses[dead] += 1);
                 AGE.set(AGE.get() + 1);
             }
         }
         IS_PLAIN.set(next(10) > 0);
         plain += usize::from(IS_PLAIN.get());
-        let told = table.current().expect("nobody else asks");
-        let told: Vec<_> = told.map(|stack| table.places(stack).collect()).unwrap_or_default();
-        let wanted: Vec<_> = STACK
-            .with_borrow(|stack| stack.iter().rev().take(limit).copied().map(frame_of).collect());
-        assert_eq!(told, wanted, "of {limit}, after {step} steps, {plain} of them plain");
+        assert_eq!(
+            told(table),
+            wanted(limit),
+            "of {limit}, after {step} steps, {plain} of them plain"
+        );
     }
     assert!(AGE.get() > 100, "{} codes have died", AGE.get());
+}
+
+/// The innermost `limit` places of the stack.
+fn wanted(limit: usize) -> Vec<Frame> {
+    let place = |&(_, code, at): &_| place_of(code, at);
+    STACK.with_borrow(|stack| stack.iter().rev().take(limit).map(place).collect())
+}
+
+/// The places that a table tells.
+fn told(table: &'static StackTable<Told>) -> Vec<Frame> {
+    let told = table.current().expect("nobody else asks");
+    told.map(|stack| table.places(stack).collect()).unwrap_or_default()
+}
+
+/// A call that lies beyond the limit, and so is not looked at, when other code dies whose deaths are counted with its own.
+#[test]
+fn a_call_that_was_beyond_the_limit_is_told_whatever_other_code_has_died() {
+    const LIMIT: usize = 4;
+    let table = StackTable::new(Told, LIMIT, 1 << 10).expect("memory");
+    IS_PLAIN.set(true);
+    // Each code but the first.
+    let code_of = |call: usize| 1 + call % (CODES - 1);
+    // As far apart as records are.
+    let push_of = |call, code| STACK.with_borrow_mut(|stack| stack.push((call << 5, code, 1)));
+    let push = |call| push_of(call, code_of(call));
+    for call in 1..CODES {
+        push(call);
+        assert_eq!(told(table), wanted(LIMIT));
+    }
+    let outer = (1..CODES - LIMIT).rev().find(|call| code_of(*call) % SLOTS == 0);
+    let outer = outer.expect("a call beyond the limit whose code shares its count with the first");
+    DEATHS.with_borrow_mut(|deaths| deaths[0] += 1);
+    AGE.set(AGE.get() + 1);
+    assert_eq!(told(table), wanted(LIMIT));
+    // Its place is told of another call meanwhile, and then the root moves.
+    push_of(CODES, code_of(outer));
+    assert_eq!(told(table), wanted(LIMIT));
+    push(CODES + 1);
+    assert_eq!(told(table), wanted(LIMIT));
+    STACK.with_borrow_mut(|stack| stack.truncate(outer + LIMIT - 1));
+    assert_eq!(told(table), wanted(LIMIT), "call {outer} is the outermost of these");
 }

@@ -101,9 +101,10 @@ impl FrameWords {
     }
 
     /// As [`walk`](Self::walk), of a thread whose last walk was of this `age`; `false`, and nothing is shown, where it was not, and where
-    /// frames are no records.
+    /// frames are no records that tell their instruction.
     fn follow(&self, walk: &mut Walk<'_>, age: usize, counted: impl Fn(usize) -> usize) -> bool {
-        let Some(owner) = self.layout.owner.filter(|_| walk.is_of_age(age)) else { return false };
+        let owner = self.layout.owner.filter(|_| self.tells_instructions() && walk.is_of_age(age));
+        let Some(owner) = owner else { return false };
         let Some(state) = self.state() else { return false };
         // SAFETY: 1: the thread's own and current state; the layout is that of its version, and was trusted when the age was said.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
@@ -122,8 +123,14 @@ impl FrameWords {
             return None;
         };
         let is_usual = (code, previous, instruction) == (CODE, PREVIOUS, INSTRUCTION);
-        let (owner, state) = owner.zip(self.state).filter(|_| is_usual)?;
+        let (owner, state) =
+            owner.zip(self.state).filter(|_| is_usual && self.tells_instructions())?;
         Some(UsualWords { state, newest, owner: Usual { owner } })
+    }
+
+    /// Whether a frame is where its instruction is, and not at a line.
+    const fn tells_instructions(&self) -> bool {
+        matches!(self.lines, Lines::OfCode(_))
     }
 
     /// As [`walk`](Self::walk), of frames whose code may be another one at the same address, or that are no records.
@@ -139,9 +146,7 @@ impl FrameWords {
         if !self.reader.is_trusted(state.as_ptr()) {
             return;
         }
-        if matches!(self.lines, Lines::OfCode(_)) && self.layout.has_records() {
-            walk.set_age(age);
-        }
+        walk.set_age(age);
         // SAFETY: 1: the thread's own and current state; the layout is that of its version.
         let newest = unsafe { self.layout.newest(state.as_ptr()) };
         // SAFETY: 1: the thread's own.
