@@ -50,8 +50,31 @@ pub trait Calls {
     fn caller(&self, call: usize) -> usize;
 }
 
+/// A source of stacks that are the calls of a thread and no more, which each allocation asks.
+///
+/// # Safety
+///
+/// 1. Neither a call that is told nor the newest record has the largest number.
+/// 2. Neither the source nor the calls that it tells allocate or free, ask for a stack, or end a thread.
+pub unsafe trait PlainSource {
+    /// The calling thread's newest record, and who can tell of the calls from [there](Calls::with_frame) on; `None` where that is not all that
+    /// [`capture`](crate::StackSource::capture) would show, code has died since the source was of this `age`, or an address at which frames are belongs
+    /// to more than one code.
+    ///
+    /// What a source does here is compiled into each allocation.
+    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)>;
+}
+
 /// The calls of a source that tells none so.
 pub(crate) struct NoCalls;
+
+// SAFETY: 1, 2: it tells none, and does nothing.
+unsafe impl PlainSource for NoCalls {
+    #[inline(always)]
+    fn plain_calls(&self, _: usize) -> Option<(usize, impl Calls)> {
+        None::<(usize, Self)>
+    }
+}
 
 impl Calls for NoCalls {
     fn frame(&self, _: usize) -> Option<Frame> {

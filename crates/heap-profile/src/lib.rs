@@ -34,7 +34,7 @@ mod walk;
 
 pub use apart::ApartProfiler;
 pub use exact::ExactProfiler;
-pub use frame::{Calls, Frame};
+pub use frame::{Calls, Frame, PlainSource};
 #[cfg(feature = "backtrace")]
 pub use native::NativeStack;
 pub use noted::NotedProfiler;

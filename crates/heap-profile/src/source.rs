@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::frame::{Calls, Frame, NoCalls};
+use crate::frame::{Frame, NoCalls, PlainSource};
 use crate::walk::Walk;
 
 /// The most frames of one stack.
@@ -27,13 +27,11 @@ pub trait StackSource: Sync {
     /// Runs inside of every recorded allocation. What it allocates from the profiled allocator itself is not recorded.
     fn capture(&self, walk: &mut Walk<'_>);
 
-    /// The thread's newest record, and who can tell of the calls from [there](Calls::with_frame) on, where that is all that [`capture`](Self::capture) would show, none
-    /// is left out, no code has died since the source was of this `age`, and the addresses at which frames are belong to one code each.
+    /// Who tells stacks that are calls and no more; `None` where nobody does.
     ///
     /// What a source does here is compiled into each allocation.
-    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
-        let _ = age;
-        None::<(usize, NoCalls)>
+    fn plain(&self) -> Option<&impl PlainSource> {
+        None::<&NoCalls>
     }
 
     /// The place that `frame` stands for, called by the thread that has just captured it; `None` leaves the frame out of the
@@ -64,8 +62,8 @@ impl<S: StackSource + ?Sized> StackSource for &S {
         (**self).capture(walk);
     }
 
-    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
-        (**self).plain_calls(age)
+    fn plain(&self) -> Option<&impl PlainSource> {
+        (**self).plain()
     }
 
     fn place(&self, frame: Frame) -> Option<Frame> {

@@ -13,7 +13,7 @@ use pymem_sync::{Chain, Entry, Interner, RawLock};
 
 use crate::counts::Counts;
 use crate::found::Found;
-use crate::frame::{Calls, Frame, Link};
+use crate::frame::{Calls, Frame, Link, PlainSource};
 use crate::generation::Generation;
 use crate::memory::{Memory, Step};
 use crate::own::{self, BUSY, NOT_YET};
@@ -170,15 +170,16 @@ impl Stacks {
         wanted: &Wanted,
         source: &impl StackSource,
     ) -> Result<Captured<'static>, Unusual> {
+        let source = source.plain();
         let last = own::get();
         // SAFETY: the first word of what the thread's word leads to can be read.
         if unsafe { last.read() } != wanted.0.load(Relaxed) {
             return Err(Unusual::Otherwise);
         }
-        // SAFETY: made by `begin`, as it has the address of a tree. Nothing else is led there: before anything is called that may allocate,
-        // the thread's word is `BUSY`.
+        // SAFETY: made by `begin`, as it has the address of a tree. Nothing else is led there: a plain source asks for no stack (2 of
+        // `PlainSource`).
         let last = unsafe { &mut *last.cast_mut().cast::<Last>() };
-        let plain = source.plain_calls(last.trail.age());
+        let plain = source.and_then(|source| source.plain_calls(last.trail.age()));
         let (newest, calls) = plain.ok_or(Unusual::Otherwise)?;
         let Last { trail, memory, .. } = &mut *last;
         let node = trail.usual(newest, &calls, |caller, at, generation| {
@@ -191,9 +192,10 @@ impl Stacks {
     /// The calling thread's stack, whose newest call is fresh, likely; `None` where it is to be found otherwise.
     #[inline(always)]
     pub(crate) fn called(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
-        // SAFETY: 1: a capture begins, and calls nothing that begins another one.
+        let plain = source.plain()?;
+        // SAFETY: 1: a capture begins, and a plain source begins no other (2 of `PlainSource`).
         let last = unsafe { self.last() }?;
-        let (newest, calls) = source.plain_calls(last.trail.age())?;
+        let (newest, calls) = plain.plain_calls(last.trail.age())?;
         let Last { trail, memory, .. } = &mut *last;
         let generation = trail.generation;
         let node = trail.called(newest, &calls, |caller, call| {
@@ -213,9 +215,10 @@ impl Stacks {
         source: &impl StackSource,
         end: NonNull<Active>,
     ) -> Option<Captured<'static>> {
-        // SAFETY: 1: a capture begins, and calls nothing that begins another one.
+        let plain = source.plain()?;
+        // SAFETY: 1: a capture begins, and a plain source begins no other (2 of `PlainSource`).
         let last = unsafe { self.last() }?;
-        let (_, calls) = source.plain_calls(last.trail.age())?;
+        let (_, calls) = plain.plain_calls(last.trail.age())?;
         let Last { trail, memory, .. } = &mut *last;
         let generation = trail.generation;
         let step = |caller, call| self.step(source, memory, caller, call, &calls, generation);
@@ -262,15 +265,17 @@ impl Stacks {
 
     /// The calling thread's stack; `None` while this thread does a profiler's own work, and when the thread ends.
     pub(crate) fn capture(&'static self, source: &impl StackSource) -> Option<Captured<'static>> {
+        let plain = source.plain();
         let mut last = own::get();
         // SAFETY: the first word of what the thread's word leads to can be read.
         if unsafe { last.read() } != ptr::from_ref(self).addr() {
             last = self.begin(last)?;
         }
-        // SAFETY: made by `begin`. Nothing else is led there: before anything is called that may allocate, the thread's word is `BUSY`.
+        // SAFETY: made by `begin`. Nothing else is led there: a plain source asks for no stack (2 of `PlainSource`), and before anything else
+        // is called that may, the thread's word is `BUSY`.
         let last = unsafe { &mut *last.cast_mut().cast::<Last>() };
         let mut known = None;
-        if let Some((newest, calls)) = source.plain_calls(last.trail.age()) {
+        if let Some((newest, calls)) = plain.and_then(|plain| plain.plain_calls(last.trail.age())) {
             known = self.follow(source, last, newest, &calls);
         }
         let node = match known {

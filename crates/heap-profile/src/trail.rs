@@ -376,7 +376,7 @@ impl Trail {
     }
 }
 
-/// What is in front of the known calls: no source has a call of this number.
+/// What is in front of the known calls: no [plain source](crate::PlainSource) tells a call of this number (its duty 1).
 const NO_CALL: Active = Active { call: usize::MAX, frame: Frame { code: 0, at: 0 }, node: 0 };
 
 /// The call in front of an end.

@@ -8,7 +8,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Once, OnceLock};
 
-use heap_profile::{Calls, Frame, Location, Options, ProfileError, StackSource, StackTable, Walk};
+use heap_profile::{
+    Calls, Frame, Location, Options, PlainSource, ProfileError, StackSource, StackTable, Walk,
+};
 use malloc_api::immortal;
 use memdebug::{FrameSink, HostStacks};
 use pymem_sync::{ForkLock, HeldOverFork, Lock, Rank, hold_over_forks};
@@ -38,6 +40,19 @@ struct Plain {
     /// Never of the age of a source, where calls cannot be told so.
     deaths: &'static Deaths,
     words: UsualWords,
+}
+
+// SAFETY: 1: a call has the address of its record. 2: words are read.
+unsafe impl PlainSource for Plain {
+    #[inline(always)]
+    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
+        let Self { deaths, words } = self;
+        if deaths.age() != age {
+            return None;
+        }
+        // SAFETY: 1: the layout was trusted when the age was said.
+        unsafe { words.calls(|code| deaths.counted(code)) }
+    }
 }
 
 /// The code of every native frame, whose instruction is the address that it goes on at; no object has this address.
@@ -95,13 +110,8 @@ impl StackSource for PythonStacks {
     }
 
     #[inline(always)]
-    fn plain_calls(&self, age: usize) -> Option<(usize, impl Calls)> {
-        let Plain { deaths, words } = &self.plain;
-        if deaths.age() != age {
-            return None;
-        }
-        // SAFETY: 1: the layout was trusted when the age was said.
-        unsafe { words.calls(|code| deaths.counted(code)) }
+    fn plain(&self) -> Option<&impl PlainSource> {
+        Some(&self.plain)
     }
 
     fn usage(&self, frame: Frame) -> (Frame, u32) {
