@@ -72,7 +72,7 @@ impl Deaths {
         &DEATHS
     }
 
-    /// How many there were.
+    /// How many there were, and other reasons to look at code again.
     #[inline]
     pub(crate) fn age(&self) -> usize {
         // Relaxed: who runs code got it after the death of what was there before, in an order that the interpreter makes.
@@ -95,6 +95,11 @@ impl Deaths {
 
     fn count(&self, code: usize) {
         self.of(code).fetch_add(1, Relaxed);
+        self.grow_older();
+    }
+
+    /// Has every thread look at the code of its calls again.
+    pub(crate) fn grow_older(&self) {
         self.all.fetch_add(1, Relaxed);
     }
 }

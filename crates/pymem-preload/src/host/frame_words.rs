@@ -232,7 +232,8 @@ impl FrameWords {
         self.reader.deaths()
     }
 
-    /// The bytes from the code's first instruction to `at`; `None` before the first one that belongs to a line.
+    /// The bytes from the code's first instruction to `at`; `None` before the first one that belongs to a line. Code without a line is passed over
+    /// from then on.
     fn place(&self, code: usize, at: usize) -> Option<c_int> {
         /// Bytes of an instruction.
         const UNIT: usize = 2;
@@ -249,6 +250,13 @@ impl FrameWords {
             #[expect(clippy::cast_possible_truncation, reason = "the number has four bytes")]
             let belongs_to_line = belongs_to_line as u32 as usize;
             if (place as isize) < (belongs_to_line * UNIT) as isize {
+                // SAFETY: 1: the number of instructions, behind the head of a code object with the GIL.
+                let count = unsafe { word_at(code + 2 * size_of::<usize>()) };
+                // Code that is made of a program has its first one, or none, within.
+                if belongs_to_line > count && !python_frames::is_shim(code) {
+                    python_frames::pass_over(code);
+                    self.deaths().grow_older();
+                }
                 return None;
             }
         }
@@ -418,13 +426,20 @@ impl<L: RecordWords, C: Fn(usize) -> usize> Calls for Records<L, C> {
         if nearest == caller {
             return true;
         }
-        // The usual record between two with code is that of a call from C, and the one behind it has code, as it had last time. The word is
-        // read again: kept, it takes a register and an instruction of those calls that need no second look.
+        // The usual record between two with code is that of a call from C, or a shim, and the one behind it has code, as it had last time. The
+        // word is read again: kept, it takes a register and an instruction of those calls that need no second look.
         // SAFETY: 1: as above.
         let nearest = unsafe { word_again(call + self.words.previous()) };
-        // SAFETY: 1: as above.
-        if nearest == 0 || unsafe { python_frames::is_of_code(nearest + self.words.owner()) } {
+        if nearest == 0 {
             return false;
+        }
+        // SAFETY: 1: as above.
+        if unsafe { python_frames::is_of_code(nearest + self.words.owner()) } {
+            // SAFETY: 1: as above.
+            let code = unsafe { python_frames::code_at(nearest + self.words.code()) };
+            if !python_frames::is_shim(code) {
+                return false;
+            }
         }
         // SAFETY: 1: as above.
         unsafe { word_at(nearest + self.words.previous()) == caller }

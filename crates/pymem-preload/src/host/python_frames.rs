@@ -10,7 +10,7 @@
 
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use memdebug::FrameSink;
@@ -60,6 +60,22 @@ pub(crate) unsafe fn code_at(address: usize) -> usize {
     unsafe { word_at(address) & !TAG }
 }
 
+/// The interpreter's own code without a line, once known: since 3.13 a record with it stands between an `__init__` and who makes the object,
+/// where the evaluator runs both without a call.
+static SHIM: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether code is none of the program's, but the interpreter's own.
+#[inline(always)]
+pub(crate) fn is_shim(code: usize) -> bool {
+    // Relaxed: a constant of the host, which is passed over from the next stack on.
+    code == SHIM.load(Relaxed)
+}
+
+/// Has records with this code passed over from now on.
+pub(crate) fn pass_over(code: usize) {
+    SHIM.store(code, Relaxed);
+}
+
 /// Whether the frame whose `owner` and code are at these addresses has code.
 ///
 /// # Safety
@@ -70,7 +86,7 @@ pub(crate) unsafe fn has_code(owner: usize, code: usize) -> bool {
     // SAFETY: 1: duty 1.
     let code = unsafe { code_at(code) };
     // SAFETY: 1: duty 1.
-    code != 0 && unsafe { is_of_code(owner) }
+    code != 0 && unsafe { is_of_code(owner) } && !is_shim(code)
 }
 
 /// Whether the frame whose `owner` is at this address is one of those that have code.
@@ -181,7 +197,7 @@ impl WordLayout {
         let has_code = self.owner.is_none_or(|owner| unsafe { is_of_code(frame + owner) });
         // SAFETY: 1: duty 1.
         let code = unsafe { code_at(frame + self.code) };
-        (has_code && code != 0).then_some(code)
+        (has_code && code != 0 && !is_shim(code)).then_some(code)
     }
 
     /// The instruction that a frame is at.

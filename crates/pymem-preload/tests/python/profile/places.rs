@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use heap_report::profile::Which;
+use heap_report::profile::{Row, Which};
 use rstest::rstest;
 
 use super::{bytes_at, folder, profiled, read};
@@ -74,6 +74,36 @@ fn a_block_stands_at_the_line_that_made_it(#[case] row: &str) {
         });
         let depth = deep.map(|row| row.stack().count());
         assert_eq!(depth, Some(32), "{interpreter}: the innermost frames of a deep stack");
+    }
+}
+
+/// An `__init__` that the evaluator runs without a call has a record of the interpreter's own between it and its caller, which is no frame.
+#[test]
+fn a_stack_of_inlined_calls_has_as_many_frames_as_any_other() {
+    const PROGRAM: &str = "\
+class Chained:
+    def __init__(self, depth):
+        if depth:
+            self.next = Chained(depth - 1)
+        self.data = bytearray(70_000)
+for _ in range(50): Chained(3)
+kept = Chained(100)
+";
+    for interpreter in profiled() {
+        let (_folder, path) = folder("inlined.json");
+        let mut command = python(&interpreter.path, "pymalloc");
+        succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
+        let profile = read(&path);
+        let is_data = |row: &Row<'_>| {
+            let is_line = row.stack().next() == Some(("__init__", "<string>", 5));
+            is_line && row.amount(Which::Live).bytes >= 70_000
+        };
+        let mut depths: Vec<_> =
+            profile.rows().filter(is_data).map(|row| row.stack().count()).collect();
+        depths.sort_unstable();
+        // The 70 innermost ones have one stack.
+        let expected: Vec<_> = (2..=32).chain([32]).collect();
+        assert_eq!(depths, expected, "{interpreter}");
     }
 }
 
