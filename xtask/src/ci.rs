@@ -169,11 +169,13 @@ fn run_steps(steps: &[&Step]) -> Result<()> {
 
 /// Processor time of this process and of the children that have ended.
 fn processor_seconds() -> Result<u64> {
+    /// In all that Linux tells programs.
+    const TICKS_PER_SECOND: u64 = 100;
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // After the command's name, which may have spaces: user and system mode, then those of children.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
     let ticks: u64 = fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(ticks / rustix::param::clock_ticks_per_second())
+    Ok(ticks / TICKS_PER_SECOND)
 }
 
 fn fmt(shell: &Shell) -> Result<()> {
