@@ -1,7 +1,8 @@
 //! Owns `cargo xtask regrtest`: runs CPython's own test suite under the preload, on every interpreter that has it, in every row.
 //!
-//! Only differences count: a module is broken if it fails with the library and passes without it. A module that fails is run again
-//! alone, with the library and without it, because some of CPython's tests miss their time on a loaded machine.
+//! Only differences count: a module is broken if it fails with the library and passes without it. Tests that fail are run again
+//! without the library. Where one passes, its module runs again alone, with the library and without it, because some of CPython's tests
+//! miss their time on a loaded machine.
 
 mod modules;
 mod runner;
@@ -279,6 +280,10 @@ impl Suite<'_> {
                 println!("    expected to fail: {test} {reason}");
                 continue;
             }
+            if !outcome.crashed.contains(module) && self.all_fail_anyway(module, tests)? {
+                println!("    {module} fails without the library too{}", list(tests));
+                continue;
+            }
             match self.verdict(row, module)? {
                 // A test that misses its time is not ended by a signal.
                 Verdict::Unsteady if outcome.crashed.contains(module) => {
@@ -304,6 +309,18 @@ impl Suite<'_> {
         }
         println!("{} {row}: {broken} broken", self.python);
         Ok(broken)
+    }
+
+    /// Runs the tests of a module that failed, and no others, without the library: do all fail there too?
+    fn all_fail_anyway(&self, module: &str, tests: &BTreeSet<String>) -> Result<bool> {
+        if tests.is_empty() {
+            return Ok(false);
+        }
+        let functions = tests.iter().filter_map(|test| test.rsplit('.').next());
+        let only = functions.flat_map(|name| ["-m", name]).chain([module]);
+        let only: Vec<String> = only.map(str::to_owned).collect();
+        let without = regrtest(Command::new(&self.python.path), None, self.jobs, &only)?;
+        Ok(without.failed.get(module).is_some_and(|known| tests.is_subset(known)))
     }
 
     /// Runs a module that failed alone, with the library and without it.

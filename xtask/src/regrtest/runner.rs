@@ -23,7 +23,7 @@ pub(super) struct Outcome {
     pub(super) output: String,
 }
 
-/// Runs `modules` by `python -m test`, with `PYTHONMALLOC` set to `row` and no other variable of the interpreter's.
+/// Runs `modules`, before which options may stand, by `python -m test`, with `PYTHONMALLOC` set to `row` and no other variable of the interpreter's.
 pub(super) fn regrtest(
     mut python: Command,
     row: Option<&str>,
