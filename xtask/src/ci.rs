@@ -12,7 +12,7 @@ use xshell::{Shell, cmd};
 
 use crate::workspace::CRATES;
 use crate::{
-    aarch64, bench, docs, fuzz, header, hosts, install, layers, loom, msrv, regrtest, snippets,
+    aarch64, bench, docs, header, hosts, install, layers, loom, msrv, regrtest, snippets,
     third_party, wheel, workspace,
 };
 
@@ -61,7 +61,6 @@ const STEPS: &[Step] = &[
     first("doc", doc),
     first("msrv", msrv::check),
     first("third-party", |_| third_party::run()),
-    first("fuzz", short_fuzz),
     second("loom", |_| loom::run(false, None)),
     second("install", install::check),
     second("hosts", |_| hosts::short()),
@@ -78,9 +77,6 @@ const STEPS: &[Step] = &[
     by_name("rustpython", |_| third_party::rustpython::run(1)),
     by_name("regrtest-rows", |_| regrtest::every_row()),
 ];
-
-/// How long each fuzz target runs: long enough for the kept inputs and some thousand new ones.
-const FUZZ_SECONDS: u32 = 4;
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let Some(name) = only else { return all_lanes() };
@@ -299,16 +295,6 @@ fn package(shell: &Shell) -> Result<()> {
 /// Runs the whole benchmark at its quickest, to see that it runs.
 fn smoke(_shell: &Shell) -> Result<()> {
     bench::run(&["--quick".into(), "--threads=0".into()])
-}
-
-fn short_fuzz(shell: &Shell) -> Result<()> {
-    if !fuzz::is_installed(shell) {
-        println!(
-            "skipped: fuzzing needs a nightly toolchain and cargo-fuzz, which are not installed"
-        );
-        return Ok(());
-    }
-    fuzz::short(FUZZ_SECONDS)
 }
 
 /// Compares the instruction counts of the hot paths with the committed baseline. Callgrind counts the same on a busy machine.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use xshell::{Shell, cmd};
+use xshell::cmd;
 
 use crate::workspace;
 
@@ -28,31 +28,18 @@ const VARIANTS: &[(&str, &str)] = &[("pymalloc", "hardened")];
 /// A target that does not build, or that found a bug. libFuzzer leaves the input in `fuzz/artifacts`.
 pub(crate) fn run(seconds: u32, only: Option<&str>, together: bool) -> Result<()> {
     let shell = workspace::shell()?;
+    let version = cmd!(shell, "cargo +nightly fuzz --version").quiet();
     ensure!(
-        is_installed(&shell),
+        version.ignore_stdout().ignore_stderr().run().is_ok(),
         "fuzzing needs a nightly toolchain and cargo-fuzz; install them with \
          `rustup toolchain install nightly` and `cargo install cargo-fuzz`"
     );
-    run_targets(&shell, &targets(only)?, seconds, together)
-}
-
-/// Runs the targets at the same time, without the variants.
-///
-/// # Errors
-///
-/// As [`run`].
-pub(crate) fn short(seconds: u32) -> Result<()> {
-    let mut targets = targets(None)?;
-    targets.retain(|target| target.feature.is_none());
-    run_targets(&workspace::shell()?, &targets, seconds, true)
-}
-
-fn run_targets(shell: &Shell, targets: &[Target], seconds: u32, together: bool) -> Result<()> {
+    let targets = targets(only)?;
     // One build of all programs takes less time than a build of each.
     if targets.iter().filter(|target| target.feature.is_none()).count() > 1 {
         cmd!(shell, "cargo +nightly fuzz build").run()?;
     }
-    for target in targets {
+    for target in &targets {
         let build = target.cargo_fuzz("build");
         cmd!(shell, "cargo {build...}").quiet().run()?;
     }
@@ -70,12 +57,6 @@ fn run_targets(shell: &Shell, targets: &[Target], seconds: u32, together: bool) 
         println!("{}: {} executions", target.title(), result?);
     }
     Ok(())
-}
-
-/// Are a nightly toolchain and cargo-fuzz installed?
-pub(crate) fn is_installed(shell: &Shell) -> bool {
-    let version = cmd!(shell, "cargo +nightly fuzz --version").quiet();
-    version.ignore_stdout().ignore_stderr().run().is_ok()
 }
 
 impl Target {
