@@ -1,5 +1,5 @@
-//! Owns `cargo xtask third-party`: runs the test suite of a published crate with the obj domain as its global allocator, under
-//! every name of the table.
+//! Owns `cargo xtask third-party`: runs the test suite of a published crate with the obj domain as its global allocator, on
+//! every row of the table.
 //!
 //! A copy of the crate gets a dependency on `third_party/allocator.rs` and one line that links it. Each test program prints at exit
 //! what the domain served. The last run shows that the suite notices a `realloc` that loses a byte.
@@ -31,7 +31,11 @@ pub(crate) fn run() -> Result<()> {
     let copy = folder.join(NAME);
     copy_crate(&shell, &published(&shell, &folder.join("source"))?, &copy)?;
     let suite = Suite { manifest: copy.join("Cargo.toml") };
-    AllocatorName::ALL.into_iter().try_for_each(|row| suite.must_pass(row))?;
+    // Two names are each another's, in a build with the GIL.
+    let others = AllocatorName::ALL.into_iter();
+    let mut rows =
+        others.filter(|name| !matches!(name, AllocatorName::Default | AllocatorName::Debug));
+    rows.try_for_each(|row| suite.must_pass(row))?;
     suite.must_notice_a_lost_byte()
 }
 
