@@ -2,12 +2,18 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::Command;
-use std::thread;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use xshell::{Shell, cmd};
 
 use crate::workspace::CRATES;
@@ -98,38 +104,48 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
 /// Runs the lanes side by side, the first on this terminal. What a step of another prints comes as a whole when the step has ended.
 fn all_lanes() -> Result<()> {
     let start = Instant::now();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&interrupted))?;
+    }
     let mut lanes = Vec::new();
-    let mut printers = Vec::new();
     for (at, name) in LANES.iter().enumerate() {
         // This program, whatever cargo has put in place of its file meanwhile.
         let mut lane = Command::new("/proc/self/exe");
-        lane.args(["ci", name]);
+        // A group of processes can be ended as a whole. Not being the terminal's, it must not read from there.
+        lane.args(["ci", name]).process_group(0).stdin(Stdio::null());
+        let mut printer = None;
         if at > 0 {
             let (reader, writer) = std::io::pipe()?;
             lane.stdout(writer.try_clone()?).stderr(writer);
-            printers.push(thread::spawn(move || print_by_step(BufReader::new(reader))));
+            printer = Some(thread::spawn(move || print_by_step(BufReader::new(reader))));
         }
-        lanes.push((name, lane.spawn().with_context(|| format!("{name} does not start"))?));
+        let process = lane.spawn().with_context(|| format!("{name} does not start"))?;
+        lanes.push((name, process, printer));
     }
-    while !lanes.is_empty() {
+    let mut running = true;
+    while running {
         thread::sleep(Duration::from_millis(100));
-        let mut left = Vec::new();
-        for (name, mut lane) in std::mem::take(&mut lanes) {
-            match lane.try_wait()? {
-                None => left.push((name, lane)),
-                Some(status) if status.success() => {}
-                Some(status) => {
-                    printers.into_iter().filter(|_| *name != LANES[0]).for_each(|p| drop(p.join()));
-                    for (_, other) in &mut left {
-                        other.kill()?;
-                    }
-                    bail!("{name}: {status}");
+        running = false;
+        for at in 0..lanes.len() {
+            let status = lanes[at].1.try_wait()?;
+            let failed = status.is_some_and(|status| !status.success());
+            running |= status.is_none();
+            if failed || interrupted.load(Relaxed) {
+                for (_, process, _) in &lanes {
+                    // A group may have ended.
+                    let _ = kill_process_group(Pid::from_child(process), Signal::KILL);
                 }
+                let (name, _, printer) = lanes.swap_remove(at);
+                drop(printer.map(JoinHandle::join));
+                bail!(
+                    "{name}: {}",
+                    status.map_or("interrupted".into(), |status| status.to_string())
+                );
             }
         }
-        lanes = left;
     }
-    printers.into_iter().for_each(|printer| drop(printer.join()));
+    lanes.into_iter().filter_map(|(.., printer)| printer).for_each(|p| drop(p.join()));
     println!("=== ci: all green in {} s", start.elapsed().as_secs());
     Ok(())
 }
