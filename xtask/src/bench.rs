@@ -13,6 +13,12 @@ use crate::{python, workspace};
 /// Arguments of partial runs, which measure less than the documentation shows.
 const PARTIAL: &[&str] = &["--quick", "--only", "--rows", "--trace", "--programs", "--output"];
 
+/// Arguments of runs without the peers that are compiled from C and C++ for minutes, unless `--rows` names one.
+const WITHOUT_PEERS: &[&str] = &["--quick", "--rows", "--python", "--redraw"];
+
+/// These peers, as `--rows` has them.
+const PEERS: &[&str] = &["jemalloc", "snmalloc"];
+
 /// Arguments of modes that write no results.
 const SILENT: &[&str] = &["--help", "-h", "--version", "-V", "--instructions"];
 
@@ -28,6 +34,12 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
             names.contains(&name)
         })
     };
+    let names_peer = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        PEERS.iter().any(|peer| argument.contains(peer))
+    };
+    let peers = arguments.iter().any(names_peer) || !given(WITHOUT_PEERS) && !given(SILENT);
+    let peers = peers.then_some("--features=peers");
     let target = workspace::target();
     let mut arguments = arguments.to_vec();
     if given(&["--python"]) {
@@ -39,7 +51,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
             if given(PARTIAL) { target.join("benchmarks") } else { workspace::root().join("docs") };
         arguments.extend(["--output".into(), output.into()]);
     }
-    cmd!(shell, "cargo build --release -p bench --features peers").run()?;
+    cmd!(shell, "cargo build --release -p bench {peers...}").run()?;
     let program = target.join("release/bench");
     let program: &OsStr = program.as_os_str();
     shell.change_dir(caller);

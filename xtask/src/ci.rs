@@ -72,7 +72,7 @@ const STEPS: &[Step] = &[
     second("hosts", |_| hosts::short()),
     second("wheel", wheel::step),
     second("snippets", |_| snippets::run("", false)),
-    second("bench", smoke),
+    second("bench", |_| quick_bench(&[])),
     second("instructions", instructions),
     second("regrtest", |_| regrtest::short()),
     by_name("clippy-alone", clippy_alone),
@@ -83,6 +83,7 @@ const STEPS: &[Step] = &[
     by_name("aarch64", aarch64::run),
     by_name("rustpython", |_| third_party::rustpython::run(1)),
     by_name("regrtest-rows", |_| regrtest::every_row()),
+    by_name("bench-peers", |_| quick_bench(&["--rows=jemalloc,snmalloc"])),
 ];
 
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
@@ -310,8 +311,9 @@ fn package(shell: &Shell) -> Result<()> {
 }
 
 /// Runs the whole benchmark at its quickest, to see that it runs.
-fn smoke(_shell: &Shell) -> Result<()> {
-    bench::run(&["--quick".into(), "--threads=0".into()])
+fn quick_bench(options: &[&str]) -> Result<()> {
+    let arguments = ["--quick", "--threads=0"].iter().chain(options);
+    bench::run(&arguments.map(Into::into).collect::<Vec<_>>())
 }
 
 /// Compares the instruction counts of the hot paths with the committed baseline. Callgrind counts the same on a busy machine.
