@@ -68,9 +68,10 @@ const STEPS: &[Step] = &[
     first("msrv", |shell| msrv::check(shell, "--all-features")),
     first("third-party", |_| third_party::run()),
     second("loom", |_| loom::run(false, None)),
+    // Those after it run on the library that the wheel ships.
+    second("wheel", wheel::step),
     second("install", install::check),
     second("hosts", |_| hosts::short()),
-    second("wheel", wheel::step),
     second("snippets", |_| snippets::run("", false)),
     second("bench", |_| quick_bench(&[])),
     second("instructions", instructions),

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -99,8 +100,17 @@ fn is_toolchain(folder: &Path) -> bool {
     [toolchain, target].into_iter().flatten().any(|root| folder.starts_with(root))
 }
 
-/// Builds the library as it ships; returns its path.
+/// The library that the wheel of this process ships, once that is built.
+pub(crate) static SHIPPED: OnceLock<PathBuf> = OnceLock::new();
+
+/// The variable that names the library to a child, here as in `python/hatch_build.py`.
+pub(crate) const BUILT: &str = "PYMEM_BUILD_LIBRARY";
+
+/// Builds the library as it ships, unless it is built already; returns its path.
 pub(crate) fn library() -> Result<PathBuf> {
+    if let Some(built) = SHIPPED.get().cloned().or_else(|| env::var_os(BUILT).map(PathBuf::from)) {
+        return Ok(built);
+    }
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.arg("rustc");

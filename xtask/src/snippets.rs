@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::python::{BUILT, SHIPPED};
 use crate::{wheel, workspace};
 
 /// The documents with commands.
@@ -138,6 +139,7 @@ impl Scratch {
                 shell.env_remove(&*name);
             }
         }
+        shell.envs(SHIPPED.get().map(|library| (BUILT, library)));
         let mut child = shell.spawn().context("sh does not start")?;
         // The command's copies of the writing end would keep the pipe open.
         drop(shell);

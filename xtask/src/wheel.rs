@@ -4,6 +4,7 @@
 mod environment;
 mod suites;
 
+use std::env::consts::ARCH;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,7 @@ use xshell::{Shell, cmd};
 
 use environment::Environment;
 
-use crate::python::{Interpreter, OLDEST_MINOR};
+use crate::python::{self, Interpreter, OLDEST_MINOR};
 use crate::workspace;
 
 /// The version of glibc to build for: the oldest that Rust's standard library runs on.
@@ -78,7 +79,12 @@ pub(crate) fn step(shell: &Shell) -> Result<()> {
         println!("skipped: the wheel needs a python3 with venv; python3-venv in Debian");
         return Ok(());
     }
-    run(&Args { out: workspace::target().join("wheel/dist"), check: true, suites: false })
+    run(&Args { out: dist(), check: true, suites: false })
+}
+
+/// Where the wheel of these sources is built.
+fn dist() -> PathBuf {
+    workspace::target().join("wheel/dist")
 }
 
 /// Gives `command` an environment of its own, in which pip finds the wheel of these sources as it finds a published one.
@@ -89,13 +95,14 @@ pub(crate) fn step(shell: &Shell) -> Result<()> {
 pub(crate) fn let_install(command: &mut Command) -> Result<()> {
     static WHEELS: OnceLock<PathBuf> = OnceLock::new();
     let shell = workspace::shell()?;
-    let wheels = workspace::target().join("wheel/dist");
     if WHEELS.get().is_none() {
-        run(&Args { out: wheels.clone(), check: false, suites: false })?;
+        if python::SHIPPED.get().is_none() {
+            run(&Args { out: dist(), check: false, suites: false })?;
+        }
         // pip takes an installed package of the same version for this one.
         shell.remove_path(workspace::target().join("wheel/documents"))?;
     }
-    let wheels = WHEELS.get_or_init(|| wheels);
+    let wheels = WHEELS.get_or_init(dist);
     let environment = Environment::new(&shell, Path::new("python3"), "documents")?;
     command.env("PATH", environment.path()?);
     command.env("PIP_FIND_LINKS", wheels).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
@@ -114,6 +121,11 @@ fn build(shell: &Shell, tools: &Environment, out: &Path) -> Result<PathBuf> {
     cmd!(shell, "{python} -m build --no-isolation --wheel --sdist --outdir {out} python")
         .ignore_stdout()
         .run()?;
+    let library = format!("{ARCH}-unknown-linux-gnu/preload/libpymem_preload.so");
+    let library = workspace::target().join(library);
+    ensure!(library.exists(), "no library was built at {}", library.display());
+    // The other checks of this process take what people get.
+    python::SHIPPED.get_or_init(|| library);
     let built = shell.read_dir(out)?;
     built
         .into_iter()
