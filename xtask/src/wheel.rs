@@ -82,6 +82,11 @@ pub(crate) fn step(shell: &Shell) -> Result<()> {
     run(&Args { out: dist(), check: true, suites: false })
 }
 
+/// What the library is built for, without the version of glibc.
+fn target() -> String {
+    format!("{ARCH}-unknown-linux-gnu")
+}
+
 /// Where the wheel of these sources is built.
 fn dist() -> PathBuf {
     workspace::target().join("wheel/dist")
@@ -121,9 +126,8 @@ fn build(shell: &Shell, tools: &Environment, out: &Path) -> Result<PathBuf> {
     cmd!(shell, "{python} -m build --no-isolation --wheel --sdist --outdir {out} python")
         .ignore_stdout()
         .run()?;
-    let library = format!("{ARCH}-unknown-linux-gnu/preload/libpymem_preload.so");
-    let library = workspace::target().join(library);
-    ensure!(library.exists(), "no library was built at {}", library.display());
+    let library = workspace::target().join(target()).join("preload/libpymem_preload.so");
+    let library = fs::canonicalize(library).context("cargo built no library")?;
     // The other checks of this process take what people get.
     python::SHIPPED.get_or_init(|| library);
     let built = shell.read_dir(out)?;
@@ -184,25 +188,40 @@ fn sources(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     let environment = Environment::empty(shell, Path::new("python3"), "sources")?;
     let (pip, python) = (tools.program("pip"), environment.program("python"));
     let options = ["--quiet", "--disable-pip-version-check", "--no-cache-dir", "--no-deps"];
-    // A build of its own: cargo takes an unpacked crate for the one of the same place in the workspace.
-    let target = workspace::target().join("wheel/sources-target");
-    let install = || {
-        cmd!(shell, "{pip} --python {python} install {options...} {archive}")
-            .env("CARGO_TARGET_DIR", &target)
-            // What is left out of the sdist is missed at any level.
-            .env("CARGO_PROFILE_PRELOAD_OPT_LEVEL", "0")
-            .env("CARGO_PROFILE_PRELOAD_LTO", "off")
-            .quiet()
-    };
+    let install = || cmd!(shell, "{pip} --python {python} install {options...} {archive}").quiet();
     let without_rust = install().env("PATH", environment.folder().join("bin"));
     let told = String::from_utf8(without_rust.ignore_status().ignore_stdout().output()?.stderr)?;
     ensure!(told.contains(NO_RUST), "without Rust pip does not say `{NO_RUST}`, but:\n{told}");
-    shell.remove_path(&target)?;
-    install().run()?;
-    shell.remove_path(&target)?;
+    let library = python::SHIPPED.get().context("no library was built")?;
+    install().env(python::BUILT, library).run()?;
     served(&environment, "pymalloc")?;
-    println!("built from the sdist, and served");
+    cargo_finds_all(shell, tools, &archive, &environment.folder().join("unpacked"))?;
+    println!("the sdist is whole, and served");
     Ok(())
+}
+
+/// Cargo misses nothing in the sdist. That it makes a library of what it finds was seen when the wheel was built.
+fn cargo_finds_all(
+    shell: &Shell,
+    tools: &Environment,
+    archive: &Path,
+    unpacked: &Path,
+) -> Result<()> {
+    shell.create_dir(unpacked)?;
+    // As of now: packed files are of the year 2020, by which cargo would take what it has seen of an older state for this one.
+    let options = ["--touch", "--gzip", "--strip-components=1"];
+    cmd!(shell, "tar --extract {options...} --file {archive} --directory {unpacked}")
+        .quiet()
+        .run()?;
+    let cargo = tools.program("cargo-zigbuild");
+    let (manifest, folder) = (unpacked.join("workspace/Cargo.toml"), workspace::target());
+    let options = ["--quiet", "--locked", "--profile=preload", "--package=pymem-preload"];
+    let target = format!("--target={}.{GLIBC}", target());
+    let check = cmd!(shell, "{cargo} check {options...} {target} --manifest-path {manifest}");
+    // The dependencies are those of the wheel. The crates are not, as they have a wrapper here: without one cargo takes an unpacked
+    // crate for that of the same place in the workspace.
+    let check = check.env("CARGO_TARGET_DIR", folder).env("RUSTC_WORKSPACE_WRAPPER", "env");
+    Ok(check.env("PATH", tools.path()?).quiet().run()?)
 }
 
 /// Installs the wheel where nothing else is, without Rust on the path, and has programs served.
