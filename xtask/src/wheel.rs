@@ -144,10 +144,12 @@ fn check(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     platform(shell, tools, wheel)?;
     sources(shell, tools, wheel)?;
     let mut count = 0;
-    for python in Interpreter::installed() {
-        if python.minor < OLDEST_MINOR {
-            continue;
-        }
+    let mut pythons = Interpreter::installed();
+    pythons.retain(|python| python.minor >= OLDEST_MINOR);
+    // One of each kind.
+    pythons.sort_by_key(|python| (python.minor, python.free_threaded, python.pydebug));
+    pythons.dedup_by_key(|python| (python.minor, python.free_threaded, python.pydebug));
+    for python in pythons {
         in_empty_environment(shell, tools, wheel, &python)
             .with_context(|| format!("the wheel does not work on {python}"))?;
         count += 1;
