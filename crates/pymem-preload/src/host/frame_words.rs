@@ -1,12 +1,12 @@
 //! Owns reading the calling thread's Python frames as words, at every allocation: which code runs in a frame, and where in
-//! it. Leaves finding the words from 3.11 on to `python_frames.rs`, and what they are called to `describe`, which is
-//! asked once for each pair of words.
+//! it. Leaves finding the words from 3.11 on to `python_frames.rs`, and the names of code, which are
+//! asked for once.
 
 use core::ffi::c_int;
 use core::ptr::{self, NonNull};
 
 use heap_profile::{Calls, Frame, Walk};
-use memdebug::{FrameSink, ThreadWord};
+use memdebug::ThreadWord;
 use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol, word_again, word_at};
@@ -179,38 +179,41 @@ impl FrameWords {
         Some(Frame { code: counted(code), at })
     }
 
-    /// Gives `sink` file, line and function of the instruction `at` in `code`. Gives nothing for a frame that is still being set
-    /// up, or runs no code object. `key` stands for this code alone, also of those that have been at its address.
+    /// The line of the instruction `at` in `code`, 0 where that is not known; `None` for a frame that is still being set up, or runs no code
+    /// object. `key` stands for this code alone, also of those that have been at its address.
     ///
     /// # Safety
     ///
     /// 1. The calling thread has been shown both by [`walk`](Self::walk), and the object lives.
-    pub(crate) unsafe fn describe(
-        &self,
-        code: usize,
-        at: usize,
-        key: usize,
-        sink: &mut dyn FrameSink,
-    ) {
+    pub(crate) unsafe fn line(&self, code: usize, at: usize, key: usize) -> Option<u32> {
         let object: *mut PyObject = ptr::with_exposed_provenance_mut(code);
         // SAFETY: 1: by duty 1.
         if !unsafe { self.reader.is_code(object) } {
-            return;
+            return None;
         }
         let line = match self.lines {
             Lines::OfFrame(_) => c_int::try_from(at).unwrap_or(0),
             Lines::OfCode(line) => {
-                let Some(place) = self.place(code, at) else { return };
+                let place = self.place(code, at)?;
                 // SAFETY: a code object (duty 1); the function reads its table of lines, and takes any place.
                 let told = || unsafe { line(object, place) };
                 // SAFETY: 1: as above.
-                let read = unsafe { self.line(code, key, place) };
+                let read = unsafe { self.line_at(code, key, place) };
                 debug_assert!(read.is_none_or(|read| read == told()), "{read:?}, not {}", told());
                 read.unwrap_or_else(told)
             }
         };
+        Some(u32::try_from(line).unwrap_or(0))
+    }
+
+    /// The file and the function of `code`, each `None` where it cannot be told.
+    ///
+    /// # Safety
+    ///
+    /// 1. [`line`](Self::line) has just told one of a code object there.
+    pub(crate) unsafe fn names(&self, code: usize) -> [Option<String>; 2] {
         // SAFETY: 1: a live code object; the thread holds the GIL, or is attached (duty 1).
-        unsafe { self.reader.show_code(object, line, sink) };
+        unsafe { self.reader.names(ptr::with_exposed_provenance_mut(code)) }
     }
 
     /// The line `place` bytes from the first instruction of `code`; `None` where its table is not known.
@@ -218,7 +221,7 @@ impl FrameWords {
     /// # Safety
     ///
     /// 1. `code` is a live code object of a host with the GIL, which the calling thread holds.
-    unsafe fn line(&self, code: usize, key: usize, place: c_int) -> Option<c_int> {
+    unsafe fn line_at(&self, code: usize, key: usize, place: c_int) -> Option<c_int> {
         if place < 0 || !(FIRST_WITH_RECORDS..=NEWEST_KNOWN).contains(&self.minor) {
             return None;
         }

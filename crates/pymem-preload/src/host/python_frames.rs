@@ -13,7 +13,6 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
-use memdebug::FrameSink;
 use pymem_domains::Build;
 
 use crate::host::capi::{PyObject, PyThreadState, symbol, word_at};
@@ -521,30 +520,22 @@ impl Reader {
         type_of == self.code.type_object
     }
 
-    /// Gives `sink` a frame in `code`.
+    /// The file and the function of `code`, in which U+FFFD stands for each lone surrogate: a file's name has one for each byte that is no UTF-8.
+    /// `None` for more than [`MOST_CHARACTERS`], and without memory.
     ///
     /// # Safety
     ///
     /// 1. `code` is a live code object, and the calling thread holds the GIL.
-    pub(crate) unsafe fn show_code(
-        &self,
-        code: *mut PyObject,
-        line: c_int,
-        sink: &mut dyn FrameSink,
-    ) {
-        let text = |offset| {
+    pub(crate) unsafe fn names(&self, code: *mut PyObject) -> [Option<String>; 2] {
+        [self.code.file, self.code.name].map(|offset| {
             // SAFETY: 1: a member of a code object (duty 1).
             let object = unsafe { word_at(code.expose_provenance() + offset) };
             // SAFETY: 1: a member of a live code object (duty 1). 2: the GIL is held (duty 1).
             unsafe { self.text(ptr::with_exposed_provenance_mut(object)) }
-        };
-        let (file, function) = (text(self.code.file), text(self.code.name));
-        let file = file.as_deref().unwrap_or("<unknown>");
-        sink.frame(file, u32::try_from(line).unwrap_or(0), function.as_deref());
+        })
     }
 
-    /// The text of a string object, in which U+FFFD stands for each lone surrogate: a file's name has one for each byte that is no UTF-8. `None`
-    /// for more than [`MOST_CHARACTERS`], and without memory.
+    /// The text of a string object, as [`names`](Self::names) tells it.
     ///
     /// The characters are copied: asked for UTF-8, the interpreter raises for such a name, and an exception is an object.
     ///
@@ -559,7 +550,7 @@ impl Reader {
         // SAFETY: a string (duties 1 and 2), which has a length.
         let count = unsafe { (self.length)(object) };
         let len = usize::try_from(count).ok().filter(|len| *len <= MOST_CHARACTERS)?;
-        let mut characters = Vec::new();
+        let mut characters = Vec::<u32>::new();
         characters.try_reserve_exact(len).ok()?;
         // SAFETY: a string (duties 1 and 2), and room for its characters.
         let copied = unsafe { (self.copy)(object, characters.as_mut_ptr(), count, 0) };
@@ -568,6 +559,10 @@ impl Reader {
         }
         // SAFETY: so many were written.
         unsafe { characters.set_len(len) };
+        if characters.iter().fold(0, |all, character| all | character) < 0x80 {
+            // By 16 at a time; most names are of these.
+            return String::from_utf8(characters.iter().map(|ascii| *ascii as u8).collect()).ok();
+        }
         let told = |character| char::from_u32(character).unwrap_or(char::REPLACEMENT_CHARACTER);
         Some(characters.into_iter().map(told).collect())
     }

@@ -59,7 +59,44 @@ unsafe impl PlainSource for Plain {
 const NATIVE: usize = 1;
 
 /// What was named. Held over a fork.
-static NAMED: Lock<BTreeSet<&'static Named>> = Lock::new(BTreeSet::new());
+static NAMED: Lock<Names> =
+    Lock::new(Names { all: BTreeSet::new(), of_code: [const { (0, None) }; CODES] });
+
+/// How many code objects are remembered by their words: of one that runs for the first time, each line asks for the names.
+const CODES: usize = 64;
+
+/// All names, and those of the last code objects.
+struct Names {
+    all: BTreeSet<&'static Named>,
+    /// By a hash, the word of a code object, which counts deaths, and its names.
+    of_code: [(usize, Option<&'static Named>); CODES],
+}
+
+impl Names {
+    const fn place(code: usize) -> usize {
+        (code >> 4 ^ code >> 10) % CODES
+    }
+
+    /// The names of the code object with this word, if they are remembered.
+    fn of_code(&self, code: usize) -> Option<&'static Named> {
+        let (known, named) = self.of_code[Self::place(code)];
+        named.filter(|_| known == code)
+    }
+
+    /// The ones of these names that live for ever, which are those of `code` from now on.
+    fn intern(&mut self, code: usize, named: Named) -> &'static Named {
+        let named = match self.all.get(&named) {
+            Some(known) => known,
+            None => {
+                let named = immortal::leak(named);
+                self.all.insert(named);
+                named
+            }
+        };
+        self.of_code[Self::place(code)] = (code, Some(named));
+        named
+    }
+}
 
 /// What a code object is called.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,17 +106,6 @@ struct Named {
 }
 
 impl Named {
-    /// The one of these names that lives for ever.
-    fn interned(self) -> &'static Self {
-        let mut all = NAMED.lock();
-        if let Some(known) = all.get(&self) {
-            return known;
-        }
-        let named = immortal::leak(self);
-        all.insert(named);
-        named
-    }
-
     /// The names at a place.
     fn at(place: Frame) -> &'static Self {
         // SAFETY: `place` made the word from a `Named` that lives for ever.
@@ -128,12 +154,17 @@ impl StackSource for PythonStacks {
         if self.deaths.counted(code) != frame.code {
             return None;
         }
-        let mut taken = Taken::default();
         // SAFETY: 1: a place is asked for by the thread that has just captured the frame, or has captured it before and its code
         // has not died.
-        unsafe { self.words.describe(code, at, frame.code, &mut taken) };
-        let (named, line) = taken.0?;
-        let named = named.interned();
+        let line = unsafe { self.words.line(code, at, frame.code) }?;
+        let known = NAMED.lock().of_code(frame.code);
+        let named = known.unwrap_or_else(|| {
+            // SAFETY: 1: told just now.
+            let [file, function] = unsafe { self.words.names(code) };
+            let file = file.as_deref().unwrap_or("<unknown>").into();
+            let function = function.as_deref().unwrap_or("?").into();
+            NAMED.lock().intern(frame.code, Named { function, file })
+        });
         Some(Frame { code: ptr::from_ref(named).expose_provenance(), at: line as usize })
     }
 
@@ -144,21 +175,6 @@ impl StackSource for PythonStacks {
         let named = Named::at(place);
         let line = line_of(place);
         Location { function: named.function.clone(), file: named.file.clone(), line }
-    }
-}
-
-/// Takes the one frame that is shown.
-#[derive(Default)]
-struct Taken(Option<(Named, u32)>);
-
-impl FrameSink for Taken {
-    fn frame(&mut self, file: &str, line: u32, function: Option<&str>) {
-        self.0 =
-            Some((Named { function: function.unwrap_or("?").into(), file: file.into() }, line));
-    }
-
-    fn is_full(&self) -> bool {
-        self.0.is_some()
     }
 }
 
