@@ -40,7 +40,7 @@ pub(crate) fn ends_with_traceback(outcome: &Outcome, message: &str) {
     "bad ID: Allocated using API 'm', verified using API 'o'"
 )]
 fn violations_end_in_the_hosts_fatal_error(#[case] bug: &str, #[case] message: &str) {
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         for row in ROWS {
             let outcome = report(&interpreter.path, row, &[], bug);
             ends_with_traceback(&outcome, &format!("_PyMem_DebugRawFree: {message}"));
@@ -60,7 +60,7 @@ fn violations_end_in_the_hosts_fatal_error(#[case] bug: &str, #[case] message: &
 /// CPython itself dies of SIGSEGV in the middle of this report.
 #[test]
 fn a_double_free_is_reported() {
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         for row in ROWS {
             let outcome = report(&interpreter.path, row, &[], "p = malloc(64); free(p); free(p)");
             assert_eq!(
@@ -78,7 +78,7 @@ fn a_double_free_is_reported() {
 fn the_gil_must_be_held() {
     // `CDLL` lets the GIL go during the call, `PyDLL` does not.
     let bug = "free_threaded = ctypes.CDLL(None); free_threaded.PyMem_Malloc(ctypes.c_size_t(8))";
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let outcome = report(&interpreter.path, "debug", &[], bug);
         assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
         let fatal = "Fatal Python error: _PyMem_DebugMalloc: Python memory allocator called without holding the GIL\n";
@@ -96,7 +96,7 @@ thread = ctypes.c_ulong()
 shared.pthread_create(ctypes.byref(thread), None, shared.PyMem_Malloc, ctypes.c_void_p(8))
 shared.pthread_join(thread, None)
 ";
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let outcome = report(&interpreter.path, "debug", &[], bug);
         assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
         let fatal = "Fatal Python error: _PyMem_DebugMalloc: Python memory allocator called without holding the GIL\n";
@@ -153,12 +153,7 @@ globals()[sys.argv[1]]()
              File \"{app}\", line {line}, in {function}\n  File \"{app}\", line 27, in <module>\n"
         )
     };
-    let mut ran = 0;
     for interpreter in with_gil() {
-        if interpreter.minor < 9 {
-            eprintln!("skipped: {interpreter}: its frames are not read");
-            continue;
-        }
         let mut command = python(&interpreter.path, "debug");
         command.env("PYMEM_DEBUG", "quarantine=16M,backtrace=8");
         let outcome = run(command.args([app, function]));
@@ -173,10 +168,6 @@ globals()[sys.argv[1]]()
             }
             None => assert!(!outcome.stderr.contains("\nMemory block freed by"), "{outcome:?}"),
         }
-        ran += 1;
-    }
-    if ran == 0 {
-        eprintln!("skipped: no interpreter from 3.9 on is installed");
     }
 }
 
@@ -199,7 +190,7 @@ fn realloc_erases_nothing_without_the_gil() {
 #[test]
 fn tracebacks_come_from_the_hosts_tracemalloc() {
     let bug = "p = malloc(16)\nwrite(p + 16, 0x78)\nfree(p)\n";
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let outcome = report(&interpreter.path, "debug", &["-X", "tracemalloc=3"], bug);
         ends_with_traceback(&outcome, "_PyMem_DebugRawFree: bad trailing pad byte");
         let frames = "\n\nMemory block allocated at (most recent call first):\n  File \"<string>\", line 6\n  \
@@ -240,7 +231,7 @@ fn native_stacks_do_not_begin_with_the_library(
     )]
     bug: &str,
 ) {
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let program = format!("{PRELUDE}{bug}");
         let outcome = run(python(&interpreter.path, "debug")
             .env("PYMEM_DEBUG", options)
@@ -264,7 +255,7 @@ def leaky():
     malloc(12345)
 leaky()
 ";
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let report = |options: &str, program: &str| {
             let mut command = python(&interpreter.path, "debug");
             run(command.env("PYMEM_DEBUG", options).args(["-c", program]))
@@ -291,7 +282,7 @@ print(os.getpid(), child, os.WTERMSIG(status), flush=True)
 os.chdir('/')
 free(malloc(8) + 16)
 ";
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let folder = tempfile::tempdir().expect("a folder");
         let in_folder = |program: &str| {
             let mut command = python(&interpreter.path, "debug");
@@ -324,7 +315,7 @@ free(malloc(8) + 16)
 fn a_program_may_go_on_after_a_report() {
     let bug =
         "p = malloc(16); write(p + 16, 0x78); free(p); write(p + 16, 0xfd); free(p); print('done')";
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let program = format!("{PRELUDE}{bug}");
         let outcome = run(python(&interpreter.path, "debug")
             .env("PYMEM_DEBUG", "continue")

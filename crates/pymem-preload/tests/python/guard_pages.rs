@@ -37,7 +37,7 @@ print('nothing was seen')
 )]
 #[case::overflow("read(p + 64); free(p)", "overflow: read at p+64", "access outside a block")]
 fn guard_pages_in_production(#[case] bug: &str, #[case] found: &str, #[case] message: &str) {
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         for row in [None, Some("pymalloc"), Some("malloc"), Some("mimalloc")] {
             let outcome = guarded(&interpreter.path, row, "guard=1/50", bug);
             ends_with_traceback(&outcome, &format!("_PyMem_DebugGuardPage: {message}"));
@@ -51,7 +51,7 @@ fn guard_pages_in_production(#[case] bug: &str, #[case] found: &str, #[case] mes
 
 #[test]
 fn guard_pages_name_the_python_lines() {
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let bug = "free(p); read(p + 3)";
         let outcome = guarded(&interpreter.path, Some("pymalloc"), "guard=1/50,backtrace=8", bug);
         assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
@@ -109,7 +109,6 @@ for _ in range(10):
 for thread in threads: thread.join()
 print('well')
 ";
-    // 3.8 has no frames for `backtrace`, and says so.
     for interpreter in few_with_gil() {
         let rows: &[&str] = match is_newest(interpreter) {
             true => &["pymalloc", "malloc", "mimalloc"],

@@ -38,7 +38,7 @@ for _ in range(5):
 print('well')
 "
     );
-    for interpreter in interpreters().iter().filter(|python| python.minor > 8) {
+    for interpreter in interpreters() {
         let mut command = python(&interpreter.path, "debug");
         command.env("PYMEM_DEBUG", "backtrace=8").args(["-S", "-W", "ignore", "-c", &program]);
         assert_eq!(succeed(&mut command), "well\n", "{interpreter}");
@@ -55,7 +55,7 @@ sub.destroy(sub.create())
 ctypes.CDLL(None).PyMem_Malloc(ctypes.c_size_t(8))
 "
     );
-    for interpreter in interpreters().iter().filter(|python| python.minor > 8) {
+    for interpreter in interpreters() {
         let outcome =
             run(python(&interpreter.path, "debug").args(["-W", "ignore", "-c", &program]));
         assert_eq!(outcome.signal, Some(libc::SIGABRT), "{interpreter}: {outcome:?}");
@@ -269,7 +269,7 @@ for i in range(100):
     del f, names
 print(len(places) < 50)
 "#;
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         let mut command = python(&interpreter.path, "debug");
         command.env("PYMEM_DEBUG", "backtrace=4,leak_site=in f");
         let outcome = run(command.args(["-c", program]));

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use pymem_domains::{AllocatorName, Build, Profile, Version};
 
-/// An interpreter that the library can be preloaded into: CPython 3.8 or newer that exports `PyMem_SetAllocator`.
+/// An interpreter that the library can be preloaded into: CPython 3.9 or newer that exports `PyMem_SetAllocator`.
 #[derive(Clone, Debug)]
 pub(crate) struct Interpreter {
     pub(crate) path: PathBuf,
@@ -65,7 +65,7 @@ impl Interpreter {
             ));
         };
         match minor.parse() {
-            Ok(minor @ 8..) => Ok(Self {
+            Ok(minor @ 9..) => Ok(Self {
                 path: PathBuf::from(real),
                 minor,
                 micro: micro.parse().unwrap_or(0),
@@ -73,7 +73,7 @@ impl Interpreter {
                 pydebug: pydebug == "1",
                 has_tests: has_tests == "1",
             }),
-            _ => Err(format!("{} is Python 3.{minor}; 3.8 or newer is needed", path.display())),
+            _ => Err(format!("{} is Python 3.{minor}; 3.9 or newer is needed", path.display())),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Owns how a test runs a program: with the library preloaded or without, in an environment of its own.
 
+use std::cmp::Reverse;
 use std::env;
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -20,14 +22,22 @@ pub(crate) fn library() -> PathBuf {
     library
 }
 
-/// The interpreters of this machine; says so when there is none.
+/// The interpreters of this machine, oldest first, one of each version and build unless everything is to be tried; says so when
+/// there is none.
 pub(crate) fn interpreters() -> &'static [Interpreter] {
     static FOUND: OnceLock<Vec<Interpreter>> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let found = Interpreter::installed();
+        let mut found = Interpreter::installed();
+        if !tries_all() {
+            // Of several the one with `libpython` in its program, as most distributions build it: that is the largest.
+            let bytes = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+            let kind = |python: &Interpreter| (python.minor, python.free_threaded, python.pydebug);
+            found.sort_by_cached_key(|python| (kind(python), Reverse(bytes(&python.path))));
+            found.dedup_by_key(|python| kind(python));
+        }
         if found.is_empty() {
             eprintln!(
-                "skipped: no CPython 3.8 or newer that exports PyMem_SetAllocator is installed"
+                "skipped: no CPython 3.9 or newer that exports PyMem_SetAllocator is installed"
             );
         }
         found
@@ -44,12 +54,18 @@ pub(crate) fn tries_all() -> bool {
     env::var_os("PYMEM_TEST_ALL").is_some()
 }
 
-/// The oldest from 3.9 on, 3.13, and the newest with the GIL: for programs that ask nothing of what versions have in different places.
-pub(crate) fn few_with_gil() -> impl Iterator<Item = &'static Interpreter> {
-    let oldest = with_gil().map(|python| python.minor).filter(|minor| *minor >= 9).min();
-    with_gil().filter(move |python| python.minor >= 9).filter(move |python| {
+/// The oldest, 3.13, and the newest of each build: for programs that ask nothing of what versions have in different places, and for
+/// those that `cargo xtask hosts` runs on each version.
+pub(crate) fn few() -> impl Iterator<Item = &'static Interpreter> {
+    let oldest = interpreters().first().map(|python| python.minor);
+    interpreters().iter().filter(move |python| {
         tries_all() || Some(python.minor) == oldest || python.minor == 13 || is_newest(python)
     })
+}
+
+/// Those of them with the GIL.
+pub(crate) fn few_with_gil() -> impl Iterator<Item = &'static Interpreter> {
+    few().filter(|python| !python.free_threaded)
 }
 
 /// Whether no interpreter of this build is newer.
@@ -81,6 +97,7 @@ pub(crate) fn plain(program: impl AsRef<OsStr>) -> Command {
         "PYMEM_STATS",
         "PYMEM_TRACE",
         "PYMEM_TRACE_LIMIT",
+        "PYMEM_LIMIT",
         "PYMEM_PROFILE",
         "PYMEM_HEAP_MAP",
     ] {

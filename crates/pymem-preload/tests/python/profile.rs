@@ -9,14 +9,6 @@ use std::path::{Path, PathBuf};
 
 use heap_report::profile::{ProfileFile, Row, Which};
 
-use crate::interpreters::Interpreter;
-use crate::process::with_gil;
-
-/// The interpreters whose frames are told.
-fn profiled() -> impl Iterator<Item = &'static Interpreter> {
-    with_gil().filter(|interpreter| interpreter.minor >= 9)
-}
-
 fn folder(name: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(name);

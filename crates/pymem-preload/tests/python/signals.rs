@@ -23,7 +23,7 @@ fn reports_of_threads_are_not_lost_to_faulthandler(
          thread = threading.Thread(target=run)\nthread.start()\nthread.join()\n"
     );
     let message = message.replace("bad ID", "pointer that is no block");
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         for row in ROWS {
             let program = format!("{PRELUDE}{bug}");
             let outcome = run(python(&interpreter.path, row)
@@ -56,7 +56,7 @@ fn a_signal_that_was_sent_ends_the_process(
 ) {
     let imports = "import faulthandler, os, signal, threading\n";
     let program = program.replace("{}", signal.0);
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         for faulthandler in ["", "faulthandler.enable()\n"] {
             let program = format!("{imports}{faulthandler}{program}");
             let outcome = run(python(&interpreter.path, row.0)
@@ -80,7 +80,7 @@ fn blocks_given_to_the_c_library(
         "{enable}make = ctypes.pythonapi.{function}\nmake.restype = ctypes.c_void_p\nlibc = ctypes.CDLL(None)\n\
          libc.free.argtypes = [ctypes.c_void_p]\np = make(ctypes.c_size_t(600))\nprint(hex(p), flush=True)\nlibc.free(p)\n"
     );
-    for interpreter in with_gil().filter(|python| python.minor > 8) {
+    for interpreter in with_gil() {
         for row in ROWS {
             let outcome =
                 run(python(&interpreter.path, row).args(["-c", &format!("{PRELUDE}{bug}")]));

@@ -102,7 +102,7 @@ fn the_interpreters_own_hooks_are_told_from_ours() {
 #[case::overflow("pymem_buffer_overflow", "bad trailing pad byte")]
 #[case::misuse("pymem_api_misuse", "bad ID: Allocated using API 'm', verified using API 'r'")]
 fn the_hooks_that_report_are_ours(#[case] function: &str, #[case] message: &str) {
-    for interpreter in interpreters().iter().filter(|python| python.has_tests && python.minor > 8) {
+    for interpreter in interpreters().iter().filter(|python| python.has_tests) {
         let mut command = python(&interpreter.path, "debug");
         let program = format!("import _testcapi; _testcapi.{function}()");
         let outcome = run(command.env("PYMEM_DEBUG", "serial").args(["-c", &program]));

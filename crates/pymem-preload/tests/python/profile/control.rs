@@ -8,8 +8,8 @@ use heap_report::profile::{Mode, ProfileFile, Which};
 use malloc_api::Domain;
 use rstest::rstest;
 
-use super::{bytes_at, folder, profiled, read};
-use crate::process::{few_with_gil, free_threaded, preloaded, run, succeed};
+use super::{bytes_at, folder, read};
+use crate::process::{few_with_gil, free_threaded, preloaded, run, succeed, with_gil};
 
 #[test]
 fn a_forked_child_goes_on_in_a_file_of_its_own_however_it_ends() {
@@ -159,7 +159,7 @@ assert pymem.pymem_report(None, None, None, None) == -1
 assert pymem.pymem_report(files[0], None, folder + b'/none/a', None) == -2
 assert pymem.pymem_report(folder + b'/end', None, None, None) == -3
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (folder, path) = folder("leak.py");
         fs::write(&path, PROGRAM).expect("a program");
         let outcome = run(preloaded(&interpreter.path).arg(&path).arg(folder.path()));
@@ -184,7 +184,7 @@ assert pymem.pymem_report(folder + b'/end', None, None, None) == -3
 #[case::device("/dev/null", "name a new file, or one to replace")]
 #[case::folder("/no/such/folder/a.json", "name a file in a folder that can be written")]
 fn a_bad_request_ends_the_program_in_one_sentence(#[case] request: &str, #[case] says: &str) {
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let mut command = preloaded(&interpreter.path);
         let outcome = run(command.env("PYMEM_PROFILE", request).args(["-c", "print(1)"]));
         assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{interpreter}");
@@ -234,7 +234,7 @@ print(refused)
     let profile = ProfileFile::new(&snapshot, vec!["app.py".to_owned()], 17, Mode::Exact);
     let (_folder, path) = folder("small.json");
     profile.write(fs::File::create(&path).expect("a file")).expect("a profile");
-    let interpreter = profiled().last().expect("an interpreter");
+    let interpreter = with_gil().last().expect("an interpreter");
     let outcome = run(preloaded(&interpreter.path).args(["-c", PROGRAM]).arg(&path));
     assert_eq!(outcome.status, Some(0), "{outcome:?}");
     let refused: usize = outcome.stdout.trim().parse().expect("how many were refused");

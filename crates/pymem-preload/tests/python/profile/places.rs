@@ -7,9 +7,9 @@ use std::path::Path;
 use heap_report::profile::{Row, Which};
 use rstest::rstest;
 
-use super::{bytes_at, folder, profiled, read};
+use super::{bytes_at, folder, read};
 use crate::interpreters::Interpreter;
-use crate::process::{plain, preloaded, python, run, succeed};
+use crate::process::{plain, preloaded, python, run, succeed, with_gil};
 
 /// Blocks of sizes that nothing else has, each made in a place of its own.
 const PLACES: &str = "\
@@ -56,7 +56,7 @@ const EXPECTED: [(&str, u32, u64); 5] = [
 #[case::mimalloc("mimalloc")]
 #[case::beside_hooks("debug")]
 fn a_block_stands_at_the_line_that_made_it(#[case] row: &str) {
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (folder, path) = folder("places.json");
         let program = folder.path().join("places.py");
         fs::write(&program, PLACES).expect("a program");
@@ -89,7 +89,7 @@ class Chained:
 for _ in range(50): Chained(3)
 kept = Chained(100)
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (_folder, path) = folder("inlined.json");
         let mut command = python(&interpreter.path, "pymalloc");
         succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
@@ -138,7 +138,7 @@ kept.append(bytearray(90_000))
 other.switch()
 kept.append(bytearray(100_000))
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (folder, path) = folder("greenlets.json");
         if !has_package(interpreter, "greenlet", folder.path()) {
             continue;
@@ -174,7 +174,7 @@ if os.fork() == 0:
 os.wait()
 print(getattr(_json, '__file__', ''))
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (_folder, path) = folder("native.json");
         let mut command = python(&interpreter.path, row);
         // A block of seventeen intervals is sampled all but surely; unwinding for every block takes long.
@@ -226,7 +226,7 @@ for block in blocks:
 free(blocks[0])
 print(ask(blocks[0], note, None), ask(None, note, None), told)
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (_folder, path) = folder("traceback.json");
         let mut command = preloaded(&interpreter.path);
         command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
@@ -256,7 +256,7 @@ for i in range(60):
     del f, names
 print(len(places) < 30)
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (_folder, path) = folder("code.json");
         let mut command = preloaded(&interpreter.path);
         command.env("PYTHONMALLOC", row).env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
@@ -303,7 +303,7 @@ print(sum(fill(threshold) for threshold in range(2, 12)))
 exec(compile('def \\u043d():\\n    return bytearray(70_000)', 'caf\\udce9\\U0001f40d.py', 'exec'))
 kept = locals()['\\u043d']()
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (_folder, path) = folder("names.json");
         let mut command = python(&interpreter.path, "pymalloc");
         let output = succeed(command.env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]));
@@ -335,7 +335,7 @@ for i in range(40):
     del f, names
 print(len(places) < 20)
 ";
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (_folder, path) = folder("unseen.json");
         let mut command = preloaded(&interpreter.path);
         command.env("PYTHONMALLOC", "pymalloc").env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);

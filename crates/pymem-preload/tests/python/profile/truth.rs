@@ -5,8 +5,8 @@ use std::fs;
 
 use heap_report::profile::Which;
 
-use super::{folder, profiled, read};
-use crate::process::{preloaded, python, succeed};
+use super::{folder, read};
+use crate::process::{preloaded, python, succeed, with_gil};
 
 /// Thirty lines that keep blocks of 500 bytes, ten of 1,500 samples and more, and twenty of 500 at most; and drop as many.
 ///
@@ -23,7 +23,7 @@ fn the_ten_largest_lines_of_a_sampled_profile_are_right_to_a_tenth() {
     });
     let program: String = ["kept = []\n".to_owned()].into_iter().chain(lines).collect();
     let mut wrong = 0;
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (folder, path) = folder("large.json");
         let source = folder.path().join("large.py");
         fs::write(&source, &program).expect("a program");
@@ -59,7 +59,7 @@ _testcapi.tracemalloc_untrack(389047, 0x20000)
 print('libpython' in open('/proc/self/maps').read())
 ";
     let mut seen = 0;
-    for interpreter in profiled().filter(|interpreter| interpreter.has_tests) {
+    for interpreter in with_gil().filter(|interpreter| interpreter.has_tests) {
         let (folder, path) = folder("reported.json");
         let program = folder.path().join("reported.py");
         fs::write(&program, PROGRAM).expect("a program");
@@ -126,7 +126,7 @@ for line in snapshot.statistics('lineno'):
 fn the_live_bytes_of_a_line_are_those_of_tracemalloc() {
     let lines =
         [("texts", 7), ("buffers", 10), ("numbers", 13), ("tree", 15), ("tree", 16), ("wide", 25)];
-    for interpreter in profiled() {
+    for interpreter in with_gil() {
         let (folder, path) = folder("truth.json");
         let (program, end) = (folder.path().join("truth.py"), folder.path().join("end.json"));
         fs::write(&program, TRUTH).expect("a program");
