@@ -4,7 +4,7 @@
 /// Modules chosen for what they allocate: each object type, containers, strings of every width, buffers, threads, forks,
 /// subprocesses, cyclic garbage, interpreters, C extensions, and the allocator's own tests. A version that lacks one of
 /// them leaves it out.
-pub(super) const MODULES: [&str; 61] = [
+pub(super) const MODULES: [&str; 62] = [
     "test_array",
     "test_ast",
     "test_asyncgen",
@@ -50,6 +50,7 @@ pub(super) const MODULES: [&str; 61] = [
     "test_pyexpat",
     "test_queue",
     "test_re",
+    "test_repl",
     "test_set",
     "test_sort",
     "test_sqlite3",

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::process::{Outcome, free_threaded, python, run, succeed, with_gil};
+use crate::process::{Outcome, few_with_gil, free_threaded, python, run, succeed, with_gil};
 
 /// Mem blocks by the interpreter's own functions, so that the hooks of the row see them.
 pub(crate) const PRELUDE: &str = r"
@@ -40,7 +40,7 @@ pub(crate) fn ends_with_traceback(outcome: &Outcome, message: &str) {
     "bad ID: Allocated using API 'm', verified using API 'o'"
 )]
 fn violations_end_in_the_hosts_fatal_error(#[case] bug: &str, #[case] message: &str) {
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         for row in ROWS {
             let outcome = report(&interpreter.path, row, &[], bug);
             ends_with_traceback(&outcome, &format!("_PyMem_DebugRawFree: {message}"));
@@ -60,7 +60,7 @@ fn violations_end_in_the_hosts_fatal_error(#[case] bug: &str, #[case] message: &
 /// CPython itself dies of SIGSEGV in the middle of this report.
 #[test]
 fn a_double_free_is_reported() {
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         for row in ROWS {
             let outcome = report(&interpreter.path, row, &[], "p = malloc(64); free(p); free(p)");
             assert_eq!(
@@ -153,7 +153,7 @@ globals()[sys.argv[1]]()
              File \"{app}\", line {line}, in {function}\n  File \"{app}\", line 27, in <module>\n"
         )
     };
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let mut command = python(&interpreter.path, "debug");
         command.env("PYMEM_DEBUG", "quarantine=16M,backtrace=8");
         let outcome = run(command.args([app, function]));
@@ -255,7 +255,7 @@ def leaky():
     malloc(12345)
 leaky()
 ";
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let report = |options: &str, program: &str| {
             let mut command = python(&interpreter.path, "debug");
             run(command.env("PYMEM_DEBUG", options).args(["-c", program]))

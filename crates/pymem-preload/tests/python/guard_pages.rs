@@ -37,7 +37,7 @@ print('nothing was seen')
 )]
 #[case::overflow("read(p + 64); free(p)", "overflow: read at p+64", "access outside a block")]
 fn guard_pages_in_production(#[case] bug: &str, #[case] found: &str, #[case] message: &str) {
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         for row in [None, Some("pymalloc"), Some("malloc"), Some("mimalloc")] {
             let outcome = guarded(&interpreter.path, row, "guard=1/50", bug);
             ends_with_traceback(&outcome, &format!("_PyMem_DebugGuardPage: {message}"));
@@ -94,7 +94,7 @@ fn guard_pages_without_a_bug() {
     let program = r"
 import os, threading
 def work():
-    for round in range(30):
+    for round in range(10):
         data = [str(i) * (i % 50) for i in range(500)]
         data.sort()
         del data

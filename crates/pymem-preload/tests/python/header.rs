@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rstest::rstest;
 
-use crate::process::{interpreters, plain, run, succeed};
+use crate::process::{few, plain, run, succeed};
 
 #[rstest]
 #[case::c("c")]
@@ -14,7 +14,7 @@ fn the_header_compiles(#[case] language: &str) {
     let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("include/pymem.h");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut includes = vec![(String::new(), String::from("."))];
-    for interpreter in interpreters() {
+    for interpreter in few() {
         let ask = "import os, sysconfig; p = sysconfig.get_paths()['include']
 print(p if os.path.exists(p + '/Python.h') else '')";
         let path = succeed(plain(&interpreter.path).args(["-c", ask]));

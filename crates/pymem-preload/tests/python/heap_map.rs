@@ -5,7 +5,7 @@ use std::fs;
 use rstest::rstest;
 
 use crate::process::{
-    free_threaded, interpreters, plain, preloaded, python, run, succeed, with_gil,
+    few_with_gil, free_threaded, interpreters, plain, preloaded, python, run, succeed, with_gil,
 };
 
 /// Keeps 1000 blocks of a size that nothing else has; threads come and go before.
@@ -34,9 +34,9 @@ fn blocks_about(svg: &str, sizes: std::ops::Range<usize>) -> usize {
 
 #[rstest]
 fn the_map_of_the_end_shows_what_the_program_had(
-    #[values("default", "pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug")] row: &str,
+    #[values("pymalloc", "mimalloc", "pymalloc_debug", "mimalloc_debug")] row: &str,
 ) {
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("map.svg");
         let expected = succeed(plain(&interpreter.path).args(["-c", PROGRAM]));

@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::process::{Outcome, free_threaded, plain, python, run, with_gil};
+use crate::process::{Outcome, few_with_gil, free_threaded, plain, python, run, with_gil};
 
 /// The first line of the pools' text.
 const POOLS: &str = "Small block threshold = 512, in 32 size classes.\n";
@@ -17,10 +17,10 @@ fn stats(path: &std::path::Path, row: &str, value: &str, option: &str) -> Outcom
 /// Any value but the empty one asks, also 0.
 #[rstest]
 fn the_pools_print_before_each_arena_and_at_the_end(
-    #[values("pymalloc", "pymalloc_debug", "default")] row: &str,
+    #[values("pymalloc", "pymalloc_debug")] row: &str,
     #[values("1", "0")] value: &str,
 ) {
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let outcome = stats(&interpreter.path, row, value, "-s");
         assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(0), "done\n"), "{outcome:?}");
         let mut texts = outcome.stderr.split(POOLS);

@@ -8,7 +8,7 @@ use std::process::Command;
 use rstest::rstest;
 use tempfile::TempDir;
 
-use crate::process::{plain, python, run, succeed, with_gil};
+use crate::process::{few_with_gil, plain, python, run, succeed};
 
 /// A folder with the module, for every interpreter.
 fn module() -> TempDir {
@@ -28,7 +28,7 @@ fn module() -> TempDir {
 /// Plain CPython, and the library in three rows, each running `code`.
 fn everywhere(code: &str, check: impl Fn(&str, &mut Command)) {
     let module = module();
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let commands = [
             ("CPython's default", plain(&interpreter.path)),
             ("pymalloc", python(&interpreter.path, "pymalloc")),
@@ -64,7 +64,7 @@ fn a_profile_has_its_leak_at_its_line() {
     let module = module();
     let profile = module.path().join("held.collapsed");
     let code = "import extension\ndef hoard():\n    extension.leak(1 << 20)\nhoard()";
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let mut command = python(&interpreter.path, "default");
         command.args(["-c", code]).env("PYTHONPATH", module.path()).env("PYMEM_PROFILE", &profile);
         succeed(&mut command);
@@ -102,7 +102,7 @@ print(address % 4096, zeros)
 fn an_overrun_is_reported(#[case] preloaded: bool) {
     let module = module();
     let code = "import extension\ndef greet():\n    extension.overrun()\ngreet()";
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let path: &Path = &interpreter.path;
         let mut command = if preloaded { python(path, "debug") } else { plain(path) };
         command.env("PYTHONMALLOC", "debug").env("PYTHONPATH", module.path());

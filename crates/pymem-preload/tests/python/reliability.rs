@@ -8,7 +8,7 @@ use std::process::Command;
 use rstest::rstest;
 
 use crate::interpreters::Interpreter;
-use crate::process::{plain, python, run, succeed, with_gil};
+use crate::process::{few_with_gil, plain, python, run, succeed, tries_all, with_gil};
 
 /// Handlers run in their order and may allocate; a child that leaves by `os._exit` runs none.
 const EXITS: &str = r"
@@ -188,7 +188,8 @@ const STEP_KIB: isize = 2 << 10;
 /// Those that end give back what they had; what they leave behind stays, and harms nobody.
 ///
 /// The interpreter itself loses some KiB with each. How many, it shows with its `malloc` row and without the library, where
-/// each freed block goes back for itself: pools may take a tenth more, and two steps.
+/// each freed block goes back for itself: pools may take a tenth more, and two steps. Of a thousand 17 KiB that each
+/// loses are seen; at every change there are 400 at most, of which 25 KiB are.
 #[rstest]
 #[case::own("own", "clean", 1_000, 12)]
 #[case::own_leaking("own", "leak", 200, 12)]
@@ -199,6 +200,7 @@ fn subinterpreters_by_the_thousand(
     #[case] rounds: isize,
     #[case] oldest: u32,
 ) {
+    let rounds = if tries_all() { rounds } else { rounds.min(400) };
     let Some(interpreter) = with_gil().filter(|python| python.minor >= oldest).last() else {
         return eprintln!("skipped: no interpreter from 3.{oldest} on is installed");
     };
@@ -285,7 +287,7 @@ thread.start()
 thread.join()
 print('done', len(kept))
 ";
-    for interpreter in with_gil() {
+    for interpreter in few_with_gil() {
         let mut command = python(&interpreter.path, row);
         let output = succeed(command.args(["-c", PROGRAM, &mebibytes.to_string()]));
         assert_eq!(output, "done 0\n", "{interpreter} with {row}");
@@ -329,11 +331,9 @@ for thread in threads: thread.join()
     }
 }
 
-/// CPython's own tests of allocations that fail at a chosen call.
+/// CPython's own tests of allocations that fail at a chosen call. With the hooks `cargo xtask ci regrtest` runs their modules.
 #[rstest]
-fn cpythons_tests_without_memory_pass(
-    #[values("pymalloc", "mimalloc", "pymalloc_debug")] row: &str,
-) {
+fn cpythons_tests_without_memory_pass(#[values("pymalloc", "mimalloc")] row: &str) {
     const MODULES: [&str; 5] =
         ["test_capi", "test_class", "test_exceptions", "test_repl", "test_weakref"];
     const NAMES: [&str; 3] = ["*nomemory*", "*no_memory*", "*memory_error*"];

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::process::{free_threaded, interpreters, plain, python, run, succeed, with_gil};
+use crate::process::{
+    few, free_threaded, interpreters, is_newest, plain, python, run, succeed, tries_all, with_gil,
+};
 
 /// What a service does: objects of all sizes, four threads, a fork whose child allocates, subprocesses, and a look at the
 /// environment that they see.
@@ -51,7 +53,9 @@ print(mine == theirs.decode().strip(), os.environ.get('PYTHONMALLOC'))
 #[test]
 fn a_program_does_the_same_in_every_row() {
     for interpreter in with_gil() {
-        for row in interpreter.rows() {
+        // What serves is the work of the rows and of the interpreter, and not of each pair.
+        let all = tries_all() || is_newest(interpreter);
+        for row in interpreter.rows().filter(|row| all || matches!(*row, "mimalloc" | "debug")) {
             let expected = format!("{{\"hello\": [1, 2, 3]}}\nTrue True\nTrue {row}\n");
             let output = succeed(python(&interpreter.path, row).args(["-c", PROGRAM]));
             assert_eq!(output, expected, "{interpreter} with {row}");
@@ -61,7 +65,7 @@ fn a_program_does_the_same_in_every_row() {
 
 #[test]
 fn without_pythonmalloc_the_variable_stays_unset() {
-    for interpreter in interpreters() {
+    for interpreter in few() {
         let mut preloaded = crate::process::preloaded(&interpreter.path);
         let with = succeed(preloaded.args(["-c", PROGRAM]));
         let without = succeed(plain(&interpreter.path).args(["-c", PROGRAM]));

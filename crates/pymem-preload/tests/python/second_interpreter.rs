@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::process::{python, succeed, with_gil};
+use crate::process::{is_newest, python, succeed, tries_all, with_gil};
 
 /// The first minor version in which a subinterpreter may have a GIL of its own.
 const FIRST_WITH_OWN_GIL: u32 = 12;
@@ -64,6 +64,10 @@ print(before, threads(), failed, os.waitpid(pid, 0)[1])
 #[case::hooks("pymalloc_debug")]
 fn interpreters_with_a_gil_of_their_own_run_side_by_side(#[case] row: &str) {
     for interpreter in with_gil().filter(|python| python.minor >= FIRST_WITH_OWN_GIL) {
+        let is_end = interpreter.minor == FIRST_WITH_OWN_GIL || is_newest(interpreter);
+        if row == "pymalloc_debug" && !tries_all() && !is_end {
+            continue;
+        }
         let program = format!("{ASK}{SIDE_BY_SIDE}");
         let mut command = python(&interpreter.path, row);
         let output = succeed(command.args(["-S", "-W", "ignore", "-c", &program]));

@@ -9,7 +9,9 @@ use rstest::rstest;
 
 use super::{bytes_at, folder, read};
 use crate::interpreters::Interpreter;
-use crate::process::{plain, preloaded, python, run, succeed, with_gil};
+use crate::process::{
+    few_with_gil, is_newest, plain, preloaded, python, run, succeed, tries_all, with_gil,
+};
 
 /// Blocks of sizes that nothing else has, each made in a place of its own.
 const PLACES: &str = "\
@@ -57,6 +59,10 @@ const EXPECTED: [(&str, u32, u64); 5] = [
 #[case::beside_hooks("debug")]
 fn a_block_stands_at_the_line_that_made_it(#[case] row: &str) {
     for interpreter in with_gil() {
+        // Frames are of the interpreter, and what stands beside the profile is of the row.
+        if row != "pymalloc" && !few_with_gil().any(|few| few.path == interpreter.path) {
+            continue;
+        }
         let (folder, path) = folder("places.json");
         let program = folder.path().join("places.py");
         fs::write(&program, PLACES).expect("a program");
@@ -138,7 +144,9 @@ kept.append(bytearray(90_000))
 other.switch()
 kept.append(bytearray(100_000))
 ";
-    for interpreter in with_gil() {
+    // A greenlet hides its frames in another way on 3.9 and 3.10, on 3.11 and 3.12, and since.
+    let differ = |python: &&Interpreter| matches!(python.minor, 9 | 12 | 13) || is_newest(python);
+    for interpreter in with_gil().filter(|python| tries_all() || differ(python)) {
         let (folder, path) = folder("greenlets.json");
         if !has_package(interpreter, "greenlet", folder.path()) {
             continue;
@@ -257,6 +265,10 @@ for i in range(60):
 print(len(places) < 30)
 ";
     for interpreter in with_gil() {
+        // The C library seldom has an address again so soon, on any interpreter.
+        if row == "malloc" && !tries_all() && !is_newest(interpreter) {
+            continue;
+        }
         let (_folder, path) = folder("code.json");
         let mut command = preloaded(&interpreter.path);
         command.env("PYTHONMALLOC", row).env("PYMEM_PROFILE", &path).args(["-c", PROGRAM]);
