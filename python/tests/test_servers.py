@@ -19,9 +19,12 @@ from conftest import Note, clean_environment
 
 TESTS = Path(__file__).parent
 HAS_GIL = not hasattr(sys, "_is_gil_enabled") or sys._is_gil_enabled()
+#: Whether everything is to be tried: plain CPython too, for its memory beside ours, and more requests.
+TRIES_ALL = "PYMEM_TEST_ALL" in os.environ
 #: Rows by what is asked for; None is plain CPython.
 ROWS = {"pymalloc": "pymalloc" if HAS_GIL else "mimalloc", "debug": "pymalloc_debug" if HAS_GIL else "mimalloc_debug"}
-REQUESTS = 1000
+ASKED = [None, *ROWS] if TRIES_ALL else [*ROWS]
+REQUESTS = 1000 if TRIES_ALL else 320
 
 
 def row_of(asked: str | None) -> str:
@@ -90,7 +93,7 @@ def end(process: subprocess.Popen[bytes], log: Path) -> None:
     assert "Debug memory block" not in text
 
 
-@pytest.mark.parametrize("asked", [None, *ROWS])
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("preload", [False, True], ids=["prefork", "preload"])
 def test_gunicorn(asked: str | None, preload: bool, tmp_path: Path, note: Note) -> None:
     pytest.importorskip("gunicorn")
@@ -110,7 +113,7 @@ def test_gunicorn(asked: str | None, preload: bool, tmp_path: Path, note: Note) 
     assert len({body["pid"] for body in answers}) > 2
 
 
-@pytest.mark.parametrize("asked", [None, *ROWS])
+@pytest.mark.parametrize("asked", ASKED)
 def test_uvicorn(asked: str | None, tmp_path: Path, note: Note) -> None:
     pytest.importorskip("uvicorn")
     port, log = free_port(), tmp_path / "log"
@@ -128,7 +131,7 @@ def test_uvicorn(asked: str | None, tmp_path: Path, note: Note) -> None:
     assert {body["row"] for body in answers + renewed} == {row_of(asked)}
 
 
-@pytest.mark.parametrize("asked", [None, *ROWS])
+@pytest.mark.parametrize("asked", ASKED)
 def test_celery(asked: str | None, tmp_path: Path, note: Note) -> None:
     pytest.importorskip("celery")
     for name in ("queue", "control", "done"):
@@ -141,7 +144,7 @@ def test_celery(asked: str | None, tmp_path: Path, note: Note) -> None:
     words = ["-m", "celery", "-A", "celery_tasks", "worker", "--pool", "prefork", "--concurrency", "2"]
     words += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
     # The first workers are replaced after so many tasks each.
-    words += ["--max-tasks-per-child", "300"]
+    words += ["--max-tasks-per-child", str(REQUESTS * 3 // 10)]
 
     def done() -> list[int]:
         return [int(line) for file in (tmp_path / "done").iterdir() for line in file.read_text().split()]
@@ -160,14 +163,14 @@ def test_celery(asked: str | None, tmp_path: Path, note: Note) -> None:
     assert f'"row": "{row_of(asked)}"' in (tmp_path / "row").read_text()
 
 
-@pytest.mark.parametrize("asked", [None, *ROWS])
+@pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_multiprocessing(asked: str | None, method: str) -> None:
     code = (
         "import multiprocessing, servers\n"
         "if __name__ == '__main__':\n"
         f"    with multiprocessing.get_context({method!r}).Pool(2, maxtasksperchild=10) as pool:\n"
-        f"        print(pool.map(servers.square, range({REQUESTS}), chunksize=20))"
+        f"        print(pool.map(servers.square, range({REQUESTS}), chunksize={REQUESTS // 50}))"
     )
     words = command(asked, "-c", code)
     environment = clean_environment(PYTHONPATH=str(TESTS))
