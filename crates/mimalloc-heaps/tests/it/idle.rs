@@ -1,10 +1,11 @@
 //! Memory goes back from a process that makes no call any more.
 
+use std::env;
 use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use malloc_api::testing::{alone, resident_bytes};
+use malloc_api::testing::{alone, resident_bytes, test_process};
 use malloc_api::{Malloc, page_bytes};
 use mimalloc_heaps::{MiMalloc, allow_background_thread};
 
@@ -57,40 +58,45 @@ fn goes_back(size: usize, is_freed_elsewhere: bool) {
     }
 }
 
-#[test]
-fn small_blocks_go_back() {
-    alone("idle::small_blocks_go_back", || goes_back(100, false));
-}
-
-#[test]
-fn large_blocks_go_back() {
-    alone("idle::large_blocks_go_back", || goes_back(1 << 20, false));
-}
-
-#[test]
-fn blocks_that_another_thread_freed_go_back() {
-    alone("idle::blocks_that_another_thread_freed_go_back", || goes_back(500, true));
-}
-
 /// Of a block that grows what it had before goes back.
-#[test]
 fn a_block_that_grew_leaves_nothing() {
-    alone("idle::a_block_that_grew_leaves_nothing", || {
-        let before = resident_bytes();
-        let mut size = 1 << 20;
-        let mut block = MiMalloc.malloc(size).unwrap();
-        while size < 48 << 20 {
-            fill(block, size, 3);
-            size += size / 4;
-            // SAFETY: (1) live and (2) not used afterwards.
-            block = unsafe { MiMalloc.realloc(Some(block), size) }.unwrap();
-        }
-        thread::sleep(Duration::from_secs(9));
-        let idle = resident_bytes() - before;
-        assert!(idle < size + (4 << 20), "{idle} bytes for a block of {size}");
+    let before = resident_bytes();
+    let mut size = 1 << 20;
+    let mut block = MiMalloc.malloc(size).unwrap();
+    while size < 48 << 20 {
+        fill(block, size, 3);
+        size += size / 4;
         // SAFETY: (1) live and (2) not used afterwards.
-        unsafe { MiMalloc.free(Some(block)) };
+        block = unsafe { MiMalloc.realloc(Some(block), size) }.unwrap();
+    }
+    thread::sleep(Duration::from_secs(9));
+    let idle = resident_bytes() - before;
+    assert!(idle < size + (4 << 20), "{idle} bytes for a block of {size}");
+    // SAFETY: (1) live and (2) not used afterwards.
+    unsafe { MiMalloc.free(Some(block)) };
+}
+
+/// Each in a process of its own, at once, as they do nothing but sleep.
+#[test]
+fn memory_of_an_idle_process_goes_back() {
+    const CASE: &str = "IDLE_CASE";
+    const CASES: [(&str, fn()); 4] = [
+        ("small blocks", || goes_back(100, false)),
+        ("large blocks", || goes_back(1 << 20, false)),
+        ("blocks that another thread frees", || goes_back(500, true)),
+        ("a block that grows", a_block_that_grew_leaves_nothing),
+    ];
+    if let Ok(wanted) = env::var(CASE) {
+        CASES.iter().filter(|(name, _)| *name == wanted).for_each(|(_, case)| case());
+        return;
+    }
+    let processes = CASES.map(|(name, _)| {
+        let mut process = test_process("idle::memory_of_an_idle_process_goes_back");
+        (name, process.env(CASE, name).spawn().unwrap())
     });
+    for (name, mut process) in processes {
+        assert!(process.wait().unwrap().success(), "{name}");
+    }
 }
 
 /// A program that holds little has no thread.
@@ -139,7 +145,7 @@ fn a_fork_has_no_second_thread() {
 #[test]
 fn an_exit_waits_for_nobody() {
     alone("idle::an_exit_waits_for_nobody", || {
-        for delay in [0, 1_990, 2_000, 4_000, 4_010] {
+        let children = [0, 1_990, 2_000, 4_000, 4_010].map(|delay| {
             // SAFETY: the child calls what may follow a fork, and ends without unwinding.
             let child = unsafe { libc::fork() };
             if child == 0 {
@@ -150,6 +156,9 @@ fn an_exit_waits_for_nobody() {
                 // SAFETY: the child ends here, with its handlers and destructors.
                 unsafe { libc::exit(7) };
             }
+            child
+        });
+        for child in children {
             let mut status = 0;
             // SAFETY: a child of ours, and a place for its status.
             assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
