@@ -9,7 +9,8 @@ use malloc_api::Malloc;
 
 use crate::arena::ArenaPtr;
 use crate::config::{ARENA_BYTES, ARENA_SHIFT, ARENA_UNITS, PAGE_BYTES, POOL_SHIFT};
-use crate::pool::{PoolPtr, header_address};
+use crate::header::header_address;
+use crate::pool::PoolPtr;
 use crate::size_class::SizeClass;
 use crate::slots::FixedMap;
 use crate::source::ArenaSource;

@@ -22,9 +22,10 @@
 use core::ptr::NonNull;
 
 use crate::config::{ARENA_BYTES, ARENA_UNITS, PAGE_BYTES, PAIR_UNITS, POOL_BYTES, POOL_SHIFT};
+use crate::header::{IDLE_OFFSET, header_address};
 use crate::idle_map::IdleMap;
 use crate::lane::Lane;
-use crate::pool::{IDLE_OFFSET, Pool, PoolPtr, header_address};
+use crate::pool::{Pool, PoolPtr};
 use crate::size_class::SizeClass;
 
 /// What a pool consists of.

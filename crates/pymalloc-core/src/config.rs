@@ -47,9 +47,9 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 /// Bytes in a huge page where pages have 4 KiB; elsewhere the kernel refuses, and arenas get small pages.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Bytes that the process's region can grow to: 64 GiB, where a pointer can hold them.
+/// Bytes that the process's region can grow to: 64 GiB.
 #[cfg(feature = "std")]
-pub(crate) const REGION_BYTES_MAX: usize = 1 << if usize::BITS >= 64 { 36 } else { 28 };
+pub(crate) const REGION_BYTES_MAX: usize = 64 << 30;
 
 /// Arenas that fit into the region.
 #[cfg(feature = "std")]

@@ -18,11 +18,13 @@ mod config;
 mod depot;
 mod exchange;
 mod graveyard;
+mod header;
 mod idle_map;
 mod lane;
 mod large_blocks;
 #[cfg(feature = "std")]
 mod large_runs;
+mod links;
 mod policy;
 mod pool;
 mod pymalloc;

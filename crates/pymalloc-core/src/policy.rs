@@ -145,17 +145,16 @@ pub(crate) const RUNS_UNMAPPED_BYTES: usize = 4 << 20;
 /// Addresses among which a region's base is drawn.
 #[cfg(feature = "std")]
 pub(crate) struct HintRange {
-    start: u64,
-    bytes: u64,
+    start: usize,
+    bytes: usize,
 }
 
 #[cfg(feature = "std")]
 impl HintRange {
-    /// A multiple of a huge page in the range; 0, which is no hint, where a pointer cannot hold one.
+    /// A multiple of a huge page in the range.
     pub(crate) fn pick(&self, random: usize) -> usize {
-        let pages = self.bytes / HUGE_PAGE_BYTES as u64;
-        let address = self.start + random as u64 % pages * HUGE_PAGE_BYTES as u64;
-        usize::try_from(address).unwrap_or(0)
+        let pages = self.bytes / HUGE_PAGE_BYTES;
+        self.start + random % pages * HUGE_PAGE_BYTES
     }
 }
 

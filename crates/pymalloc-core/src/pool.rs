@@ -1,5 +1,5 @@
 //! Owns a pool: its record and the list of its freed blocks. Leaves the map of those that it has not handed out yet to `idle_map.rs`,
-//! the arena around it to `arena.rs`, and to `used_pools.rs` the lists of pools.
+//! where the record lies to `header.rs`, the arena around it to `arena.rs`, and to `used_pools.rs` the lists of pools.
 //!
 //! ```text
 //!  record, 32 bytes, in the arena's header           idle map, 16 bytes, in the header too
@@ -23,11 +23,11 @@ use pymem_sync::Filling;
 
 use crate::checks::annotate;
 use crate::checks::hardened::{self, Misuse};
-use crate::config::{
-    ARENA_BYTES, ARENA_UNITS, GRAIN_BYTES, HUGE_PAGE_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT,
-};
+use crate::config::{ARENA_UNITS, GRAIN_BYTES, PAGE_BYTES, POOL_BYTES, POOL_SHIFT};
+use crate::header::{IDLE_OFFSET, RECORD_SHIFT, beside_header, record_address};
 use crate::idle_map::{GROUPS_MAX, IDLE_WORDS, IdleMap};
 use crate::lane::{LANE_BITS, Lane};
+use crate::links::{read_link, write_link};
 use crate::size_class::{Geometry, SizeClass};
 
 /// Most blocks of a pool.
@@ -56,41 +56,26 @@ pub(crate) struct Pool {
 /// Bits of a lane's number, and of a word's, in a record.
 const LANE_SHIFT: u32 = u8::BITS - LANE_BITS;
 const _: () = assert!(IDLE_WORDS <= 1 << LANE_SHIFT);
-const _: () = assert!(POOL_BYTES / GRAIN_BYTES <= u16::MAX as usize);
-#[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Pool>() == 1 << RECORD_SHIFT, "the hot path shifts by it");
 
-/// Binary logarithm of a record's bytes.
-pub(crate) const RECORD_SHIFT: u32 = size_of::<Pool>().trailing_zeros();
-const _: () = assert!(size_of::<Pool>().is_power_of_two());
-
-/// Stands for "no pool": its list stays empty, so that every pop takes the cold path.
-pub(crate) static NO_POOL: NoPool = NoPool(Pool {
-    key: AtomicU32::new(0),
-    live: 0,
-    class: 0,
-    first_word: 0,
-    list: core::ptr::null_mut(),
-    next: None,
-    prev: None,
-});
-
-pub(crate) struct NoPool(Pool);
-
-// SAFETY: nobody writes the record: a pop writes only after it has found a block.
-unsafe impl Sync for NoPool {}
-
-impl NoPool {
-    pub(crate) const fn as_ptr(&'static self) -> PoolPtr {
-        let record = core::ptr::from_ref(&self.0).cast_mut();
-        // SAFETY: a reference is not null.
-        PoolPtr(unsafe { NonNull::new_unchecked(record) })
+impl Pool {
+    /// A record that is no arena's, of a pool without a class.
+    pub(crate) const fn none() -> Self {
+        Self {
+            key: AtomicU32::new(0),
+            live: 0,
+            class: 0,
+            first_word: 0,
+            list: core::ptr::null_mut(),
+            next: None,
+            prev: None,
+        }
     }
 }
 
 /// A pool record of a live arena.
 ///
-/// Invariant: made by [`PoolPtr::new`] and [`NoPool::as_ptr`] alone, whose callers promise what the methods rely on.
+/// Invariant: made by [`PoolPtr::new`] alone, whose callers promise what the methods rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub(crate) struct PoolPtr(NonNull<Pool>);
@@ -103,7 +88,7 @@ impl PoolPtr {
     /// 2. Nobody else reads or writes the record meanwhile but through handles of the same allocator, on which
     ///    the caller has exclusive access.
     #[inline(always)]
-    pub(crate) unsafe fn new(record: NonNull<Pool>) -> Self {
+    pub(crate) const unsafe fn new(record: NonNull<Pool>) -> Self {
         Self(record)
     }
 
@@ -509,84 +494,3 @@ impl PoolPtr {
         );
     }
 }
-
-/// Writes the link of a freed block into its first word; feature `hardened` encodes the link.
-///
-/// # Safety
-///
-/// 1. `block` is a block of a pool that nobody else uses.
-#[inline(always)]
-unsafe fn write_link(block: NonNull<u8>, next: *mut u8) {
-    if hardened::IS_ON {
-        // SAFETY: 1.
-        unsafe { hardened::write_link(block, next) };
-    } else {
-        // SAFETY: 1: a block has a word at least and is aligned to it.
-        annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().write(next) });
-    }
-}
-
-/// Reads the link of a freed block.
-///
-/// # Safety
-///
-/// 1. [`write_link`] wrote it.
-#[inline(always)]
-unsafe fn read_link(block: NonNull<u8>) -> *mut u8 {
-    if hardened::IS_ON {
-        // SAFETY: 1.
-        unsafe { hardened::read_link(block) }
-    } else {
-        // SAFETY: 1.
-        annotate::in_free_block(block, || unsafe { block.cast::<*mut u8>().read() })
-    }
-}
-
-/// Pages of an arena's first unit.
-const WINDOWS: usize = POOL_BYTES / PAGE_BYTES;
-const _: () = assert!(WINDOWS.is_power_of_two());
-
-/// How far down in an address the number of a unit moves to be the offset of its record, and with it that of an arena's pair to be
-/// the page of the header: both by one shift.
-const TO_RECORD_SHIFT: u32 = POOL_SHIFT - RECORD_SHIFT;
-const TURN_MASK: usize = (WINDOWS - 1) * PAGE_BYTES;
-const RECORD_MASK: usize = (ARENA_UNITS - 1) << RECORD_SHIFT;
-const _: () = assert!(PAGE_BYTES << TO_RECORD_SHIFT == HUGE_PAGE_BYTES, "pairs take turns");
-
-/// Address of the header, which begins with the records, in an arena whose first unit is at `first_unit`.
-#[inline(always)]
-pub(crate) const fn header_address(first_unit: usize) -> usize {
-    first_unit + (first_unit >> TO_RECORD_SHIFT & TURN_MASK)
-}
-
-/// Address of the record of the unit in which `address` lies, in an arena that begins at a multiple of its size.
-#[inline(always)]
-pub(crate) const fn record_address(address: usize) -> usize {
-    (address & !(ARENA_BYTES - 1)) + (address >> TO_RECORD_SHIFT & (TURN_MASK | RECORD_MASK))
-}
-
-/// Where the two differ, each free takes the slow way, and nothing else shows.
-const _: () = {
-    let mut unit = 0;
-    while unit < 2 * WINDOWS * ARENA_UNITS {
-        let (arena, record) =
-            (unit / ARENA_UNITS * ARENA_BYTES, (unit % ARENA_UNITS) << RECORD_SHIFT);
-        let found = record_address((unit << POOL_SHIFT) + GRAIN_BYTES);
-        assert!(found == header_address(arena) + record, "records are in the header");
-        unit += 1;
-    }
-};
-
-/// The parts of `from..to`, offsets from an arena's first unit at `first_unit`, that are before and behind the header, if there are any.
-pub(crate) fn beside_header(
-    first_unit: usize,
-    from: usize,
-    to: usize,
-) -> impl Iterator<Item = Range<usize>> {
-    let header = header_address(first_unit) - first_unit;
-    let parts = [from..to.min(header), from.max(header + PAGE_BYTES)..to];
-    parts.into_iter().filter(|part| !part.is_empty())
-}
-
-/// Where in the header the idle maps begin.
-pub(crate) const IDLE_OFFSET: usize = ARENA_UNITS << RECORD_SHIFT;

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use crate::arena::ArenaPtr;
 use crate::arenas::Arenas;
 use crate::config::{PAGE_BYTES, POOL_BYTES};
-use crate::pool::beside_header;
+use crate::header::beside_header;
 use crate::source::ArenaSource;
 
 /// Purges free pools until at most `target` bytes of them are resident, those of the emptiest arenas first; returns the

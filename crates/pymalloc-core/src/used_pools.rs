@@ -3,8 +3,26 @@
 use core::ptr::NonNull;
 
 use crate::lane::{Lane, PerLane};
-use crate::pool::{NO_POOL, PoolPtr};
+use crate::pool::{Pool, PoolPtr};
 use crate::size_class::{ROWS, SizeClass};
+
+/// Stands for "no pool": its list stays empty, so that every pop takes the cold path.
+static NO_POOL: NoPool = NoPool(Pool::none());
+
+struct NoPool(Pool);
+
+// SAFETY: nobody writes the record: a pop writes only after it has found a block.
+unsafe impl Sync for NoPool {}
+
+impl NoPool {
+    const fn as_ptr(&'static self) -> PoolPtr {
+        let record = core::ptr::from_ref(&self.0).cast_mut();
+        // SAFETY: a reference is not null.
+        let record = unsafe { NonNull::new_unchecked(record) };
+        // SAFETY: 1: of no arena: only the list and the key are read, which lead nowhere; 2: nobody writes it.
+        unsafe { PoolPtr::new(record) }
+    }
+}
 
 /// For each class and lane, the list of the pools that can give a block, with the first pool at hand for the hot path.
 ///

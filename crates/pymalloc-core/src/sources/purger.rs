@@ -11,8 +11,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use pymem_sync::{ForkLock, IdleMemory, IdleThread, IdleUnits, Keeper, Rank, hold_over_forks};
 
 use crate::config::{ARENA_SHIFT, ARENAS_MAX, POOL_BYTES, POOL_SHIFT};
+use crate::header::beside_header;
 use crate::policy::{IDLE_SECONDS, PURGER_AFTER_BYTES};
-use crate::pool::beside_header;
 use crate::sources::{mmap, run_memory};
 
 /// The first word has one unit: all free runs together, whose age `run_memory.rs` knows. The others are those of the arenas.
