@@ -10,12 +10,13 @@ use malloc_api::{Malloc, Pools, ReleaseLevel, Usage};
 use pymem_sync::{Lock, RemoteStack};
 
 use crate::checks::annotate;
-use crate::pymalloc::Pymalloc;
+use crate::pymalloc::{Pymalloc, calloc_by};
 use crate::slots::{self, NONE, SlotOf};
 use crate::source::{ArenaAllocator, ArenaSource};
 #[cfg(feature = "std")]
 use crate::sources::region::MmapArenas;
-use crate::stats::{PoolStats, PoolWalk, Stats};
+use crate::stats::{PoolStats, Stats};
+use crate::walk::walk_pinned;
 
 /// A pool allocator for one thread at a time.
 ///
@@ -234,7 +235,8 @@ macro_rules! calls {
 
             #[inline]
             fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-                self.with(|core| core.calloc(nelem, elsize))
+                let elsewhere = || self.with(|core| core.calloc_elsewhere(nelem, elsize));
+                calloc_by(self, nelem, elsize, elsewhere)
             }
 
             #[inline]
@@ -289,34 +291,6 @@ impl<R: Malloc, S: ArenaSource> LocalPymalloc<R, S> {
     /// meanwhile, and whether the walk meets a pool that `f` opens is not specified.
     pub fn for_each_pool(&self, f: impl FnMut(PoolStats)) {
         walk_pinned(&|work| self.with(work), f);
-    }
-}
-
-/// What lends an allocator's pools for the time of a call.
-type Lend<'a, R, S> = dyn Fn(&mut dyn FnMut(&mut Pymalloc<R, S>)) + 'a;
-
-/// Calls `f` with each pool of the allocator whose pools `lend` lends; `f` may use the allocator.
-pub(crate) fn walk_pinned<R: Malloc, S: ArenaSource>(
-    lend: &Lend<'_, R, S>,
-    mut f: impl FnMut(PoolStats),
-) {
-    struct Unpin<'a, R: Malloc, S: ArenaSource>(&'a Lend<'a, R, S>);
-    impl<R: Malloc, S: ArenaSource> Drop for Unpin<'_, R, S> {
-        fn drop(&mut self) {
-            (self.0)(&mut |core| core.stock.arenas.unpin());
-        }
-    }
-    let mut pools = None;
-    lend(&mut |core| {
-        core.stock.arenas.pin();
-        pools = Some(core.pools());
-    });
-    let _unpin = Unpin(lend);
-    loop {
-        let mut next = None;
-        lend(&mut |_| next = pools.as_mut().and_then(PoolWalk::next));
-        let Some(pool) = next else { return };
-        f(pool);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::checks::annotate;
 use crate::checks::hardened;
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
 
-use crate::pymalloc::Pymalloc;
+use crate::pymalloc::{Pymalloc, calloc_by};
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
 use crate::slots::{Home, Magazines, NONE, Slot, UNKNOWN};
 use crate::source::ArenaSource;
@@ -159,24 +159,6 @@ impl<R: Malloc + Send + 'static, S: ArenaSource + Send + 'static> Home for Cache
         // SAFETY: 1: the caller's.
         unsafe { self.0.core.lock().take_magazines_back(magazines) };
     }
-}
-
-/// `calloc` of pools that have a way of their own for blocks of the pools alone; zero bytes and a large request are `slow`.
-#[inline(always)]
-pub(crate) fn calloc_by(
-    pools: &impl Malloc,
-    nelem: usize,
-    elsize: usize,
-    slow: impl FnOnce() -> Option<NonNull<u8>>,
-) -> Option<NonNull<u8>> {
-    let size = nelem.checked_mul(elsize)?;
-    if size == 0 || size > POOLED_MAX {
-        return slow();
-    }
-    let block = pools.malloc(size)?;
-    // SAFETY: `malloc` gave `size` bytes.
-    unsafe { block.write_bytes(0, size) };
-    Some(block)
 }
 
 // SAFETY: 1: a block is in one place only: handed out, in one thread's magazine, or free in its pool; blocks move between the

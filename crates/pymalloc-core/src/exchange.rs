@@ -9,10 +9,19 @@ use crate::lane::Lane;
 use crate::policy::MEETINGS;
 use crate::pymalloc::Pymalloc;
 use crate::size_class::{ROWS, SizeClass};
-use crate::slots::{Home, Magazines};
+use crate::slots::{FixedMap, Home, Magazines};
 use crate::source::ArenaSource;
+use crate::stock::Stock;
 
 impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
+    /// Where the blocks are, once and for all; `None` without memory, or without a span.
+    fn fix_map(&mut self) -> Option<FixedMap> {
+        if self.key == 0 {
+            self.begin();
+        }
+        self.stock.map.fix_table(&self.stock.source)
+    }
+
     /// Magazines for a thread that has none; `None` without memory, or without a span.
     pub(crate) fn magazines_for(&mut self, home: &'static dyn Home) -> Option<&'static Magazines> {
         let map = self.fix_map()?;
@@ -54,6 +63,33 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         if lane != Lane::FIRST && self.depot.threads_in(lane) == 0 {
             self.close_lane(lane);
         }
+    }
+
+    /// Lets `lane` have pools; `false` without memory.
+    fn open_lane(&mut self, lane: Lane) -> bool {
+        let Stock { arenas, source, .. } = &mut self.stock;
+        self.used.open(lane, |bytes| source.alloc_table(bytes))
+            && arenas.open(lane, |bytes| source.alloc_table(bytes))
+    }
+
+    /// Gives the pools of `lane` to the first.
+    fn close_lane(&mut self, lane: Lane) {
+        for class in SizeClass::all() {
+            while let Some(pool) = self.used.first(class, lane) {
+                match pool.live_blocks() {
+                    0 => self.close_pool(class, pool),
+                    live => {
+                        self.used.unlink(class, pool);
+                        pool.set_lane(Lane::FIRST);
+                        if live < pool.capacity(class) {
+                            self.used.insert(class, pool, self.key);
+                        }
+                    }
+                }
+            }
+        }
+        self.used.close(lane);
+        self.stock.arenas.close(lane);
     }
 
     /// A block of `size` bytes, as [`malloc`](Self::malloc); and half a magazine of its class, as far as the class has pools with free

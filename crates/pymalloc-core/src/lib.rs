@@ -16,6 +16,7 @@ mod checks {
 }
 mod config;
 mod depot;
+mod elsewhere;
 mod exchange;
 mod graveyard;
 mod header;
@@ -54,6 +55,7 @@ mod stats;
 mod stock;
 mod supply;
 mod used_pools;
+mod walk;
 
 pub use access::{LocalPymalloc, LockedPymalloc, OwnedPymalloc, Remote};
 pub use account::{BudgetedArenas, LocalPools, LockedPools};

@@ -1,5 +1,6 @@
 //! Owns the allocator itself: the four calls, and which pools they take blocks from. Leaves the memory of the pools to `stock.rs`, the
-//! lock, or the promise that none is needed, to `access.rs`, and to `exchange.rs` what threads keep before it.
+//! lock, or the promise that none is needed, to `access.rs`, to `exchange.rs` what threads keep before it, and to `elsewhere.rs` what the
+//! fallback serves.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +16,6 @@ use crate::depot::Depot;
 use crate::lane::Lane;
 use crate::pool::PoolPtr;
 use crate::size_class::{CLASS_OF_GRAINS, SizeClass};
-use crate::slots::FixedMap;
 use crate::source::ArenaSource;
 use crate::stats::{PoolWalk, Stats};
 use crate::stock::Stock;
@@ -43,9 +43,9 @@ pub(crate) enum Pushed {
 pub(crate) struct Pymalloc<R: Malloc, S: ArenaSource> {
     pub(crate) stock: Stock<S>,
     /// The key in the records of used pools; 0 before the first call.
-    key: u32,
-    used: UsedPools,
-    fallback_blocks: usize,
+    pub(crate) key: u32,
+    pub(crate) used: UsedPools,
+    pub(crate) fallback_blocks: usize,
     /// What threads keep before these pools: free blocks that are live ones here.
     pub(crate) depot: Depot,
     /// Called before each new arena, with the counts as of then.
@@ -131,88 +131,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         };
         self.stock.annotate_allocated(block, size);
         Some(block)
-    }
-
-    /// Zero bytes, a large request, and any where the pools have no memory.
-    #[cold]
-    #[inline(never)]
-    fn malloc_elsewhere(&mut self, size: usize) -> Option<NonNull<u8>> {
-        self.fallback_block(size, |fallback| fallback.malloc(size))
-    }
-
-    /// Allocates `nelem * elsize` zero bytes; see [`Malloc::calloc`].
-    #[inline]
-    pub(crate) fn calloc(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let size = nelem.checked_mul(elsize)?;
-        if size == 0 || size > POOLED_MAX {
-            return self.calloc_cold(nelem, elsize);
-        }
-        let block = self.malloc(size)?;
-        // SAFETY: `malloc` gave `size` bytes.
-        unsafe { block.write_bytes(0, size) };
-        Some(block)
-    }
-
-    /// Zero bytes, and a large request.
-    #[cold]
-    #[inline(never)]
-    fn calloc_cold(&mut self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        let bytes = nelem.saturating_mul(elsize);
-        self.fallback_block(bytes, |fallback| fallback.calloc(nelem, elsize))
-    }
-
-    /// A new block of `bytes` of the fallback; see [`or_after_release`](Self::or_after_release).
-    fn fallback_block(
-        &mut self,
-        bytes: usize,
-        call: impl Fn(&R) -> Option<NonNull<u8>>,
-    ) -> Option<NonNull<u8>> {
-        let block = self.with_room(bytes, call)?;
-        self.fallback_blocks += 1;
-        Some(block)
-    }
-
-    /// As [`or_after_release`](Self::or_after_release), for a block of `bytes`, for which free memory is given back where the process
-    /// would come to hold more than ever.
-    #[inline]
-    fn with_room(
-        &mut self,
-        bytes: usize,
-        call: impl Fn(&R) -> Option<NonNull<u8>>,
-    ) -> Option<NonNull<u8>> {
-        let may_lift = self.stock.may_lift(bytes);
-        if may_lift {
-            self.make_room(bytes);
-        }
-        let block = self.or_after_release(call);
-        match block {
-            None => self.stock.kept.refused(bytes),
-            Some(_) if may_lift => self.stock.kept.served(bytes),
-            Some(_) => {}
-        }
-        block
-    }
-
-    /// Gives free memory back for a block of `bytes` that may lift the process's peak.
-    fn make_room(&mut self, bytes: usize) {
-        if let Some(target) = self.stock.target_beside(bytes) {
-            self.trim(target);
-        }
-    }
-
-    /// Calls the fallback. If the fallback has no memory, gives the kept pools and arenas back and calls it once more.
-    #[inline]
-    fn or_after_release(
-        &mut self,
-        call: impl Fn(&R) -> Option<NonNull<u8>>,
-    ) -> Option<NonNull<u8>> {
-        let open = self.stock.open_bytes;
-        match call(&self.fallback) {
-            None if self.release(ReleaseLevel::Arenas) > 0 || self.stock.open_bytes < open => {
-                call(&self.fallback)
-            }
-            block => block,
-        }
     }
 
     /// Frees `ptr`; see [`Malloc::free`].
@@ -343,23 +261,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
         Some(new)
     }
 
-    /// Resizes a block of the fallback.
-    ///
-    /// # Safety
-    ///
-    /// 1. `ptr` is a live block that the fallback made.
-    /// 2. After a successful call the old pointer is dead, even where it equals the new one.
-    #[cold]
-    #[inline(never)]
-    unsafe fn realloc_elsewhere(
-        &mut self,
-        ptr: Option<NonNull<u8>>,
-        new_size: usize,
-    ) -> Option<NonNull<u8>> {
-        // SAFETY: 1, 2: the caller's; a call that fails leaves the block alone.
-        self.with_room(new_size, |fallback| unsafe { fallback.realloc(ptr, new_size) })
-    }
-
     /// Moves free blocks of `class` into `filling`, as far as `lane` has pools with some; they are live here then.
     pub(crate) fn take_many(&mut self, class: SizeClass, lane: Lane, filling: &mut Filling<'_>) {
         while let Some(pool) = self.used.first(class, lane).filter(|_| filling.left() > 0) {
@@ -398,14 +299,6 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
                 blocks.next()
             }
         }
-    }
-
-    /// Where the blocks are, once and for all; `None` without memory, or without a span.
-    pub(crate) fn fix_map(&mut self) -> Option<FixedMap> {
-        if self.key == 0 {
-            self.begin();
-        }
-        self.stock.map.fix_table(&self.stock.source)
     }
 
     /// As [`refill`](Self::refill); where `lane` can have no more memory, what the first lane has at hand.
@@ -469,36 +362,9 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     }
 
     /// Closes a used pool without live blocks.
-    fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
+    pub(crate) fn close_pool(&mut self, class: SizeClass, pool: PoolPtr) {
         self.used.unlink(class, pool);
         self.stock.close_pool(class, pool);
-    }
-
-    /// Lets `lane` have pools; `false` without memory.
-    pub(crate) fn open_lane(&mut self, lane: Lane) -> bool {
-        let Stock { arenas, source, .. } = &mut self.stock;
-        self.used.open(lane, |bytes| source.alloc_table(bytes))
-            && arenas.open(lane, |bytes| source.alloc_table(bytes))
-    }
-
-    /// Gives the pools of `lane` to the first.
-    pub(crate) fn close_lane(&mut self, lane: Lane) {
-        for class in SizeClass::all() {
-            while let Some(pool) = self.used.first(class, lane) {
-                match pool.live_blocks() {
-                    0 => self.close_pool(class, pool),
-                    live => {
-                        self.used.unlink(class, pool);
-                        pool.set_lane(Lane::FIRST);
-                        if live < pool.capacity(class) {
-                            self.used.insert(class, pool, self.key);
-                        }
-                    }
-                }
-            }
-        }
-        self.used.close(lane);
-        self.stock.arenas.close(lane);
     }
 
     /// Closes the pools that are kept although they have no live block.
@@ -516,7 +382,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// The first call: takes a key, and covers the source's span with a map.
     #[cold]
     #[inline(never)]
-    fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         while matches!(self.key, 0 | NO_KEY) {
             // Relaxed: the keys' order does not matter, only that they differ.
             self.key = NEXT_KEY.fetch_add(1, Ordering::Relaxed);
@@ -527,7 +393,7 @@ impl<R: Malloc, S: ArenaSource> Pymalloc<R, S> {
     /// Gives free memory back, whole arenas first, then pools of the emptiest ones, until at most `target` bytes of it are resident;
     /// returns the bytes given back.
     #[cold]
-    fn trim(&mut self, target: usize) -> usize {
+    pub(crate) fn trim(&mut self, target: usize) -> usize {
         self.close_empty_pools();
         self.stock.trim(target)
     }
@@ -609,4 +475,22 @@ impl<R: Malloc, S: ArenaSource> Drop for Pymalloc<R, S> {
         self.close_empty_pools();
         self.stock.give_up(&self.fallback);
     }
+}
+
+/// `calloc` by the `malloc` of `pools`; zero bytes and a large request are `slow`.
+#[inline(always)]
+pub(crate) fn calloc_by(
+    pools: &impl Malloc,
+    nelem: usize,
+    elsize: usize,
+    slow: impl FnOnce() -> Option<NonNull<u8>>,
+) -> Option<NonNull<u8>> {
+    let size = nelem.checked_mul(elsize)?;
+    if size == 0 || size > POOLED_MAX {
+        return slow();
+    }
+    let block = pools.malloc(size)?;
+    // SAFETY: `malloc` gave `size` bytes.
+    unsafe { block.write_bytes(0, size) };
+    Some(block)
 }

@@ -8,19 +8,20 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering
 use malloc_api::{Malloc, ReleaseLevel};
 use pymem_sync::Passage;
 
-use crate::access::{LockedPymalloc, debug, questions, walk_pinned};
-use crate::cached::{CachedPymalloc, calloc_by};
+use crate::access::{LockedPymalloc, debug, questions};
+use crate::cached::CachedPymalloc;
 use crate::checks::{annotate, hardened};
 use crate::config::{GRAIN_BYTES, POOLED_MAX};
 use crate::lane::Lane;
 use crate::pool::PoolPtr;
-use crate::pymalloc::{NO_KEY, Pushed, Pymalloc};
+use crate::pymalloc::{NO_KEY, Pushed, Pymalloc, calloc_by};
 use crate::size_class::CLASS_OF_GRAINS;
 use crate::slots;
 use crate::source::{ArenaAllocator, ArenaSource};
 #[cfg(feature = "std")]
 use crate::sources::region::MmapArenas;
 use crate::stats::{PoolStats, Stats};
+use crate::walk::walk_pinned;
 
 /// A pool allocator for all threads whose callers hold one lock of their own over every call, such as Python's global lock, for as long
 /// as there is only one.
@@ -258,7 +259,7 @@ where
     #[cold]
     #[inline(never)]
     fn calloc_slow(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        self.with(|core| core.calloc(nelem, elsize))
+        self.with(|core| core.calloc_elsewhere(nelem, elsize))
     }
 
     /// Every case of `realloc` but a block that stays where it is.
