@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use malloc_api::testing::{alone, conformance, forked};
 use malloc_api::{LibcMalloc, Malloc};
-use pymalloc_core::{MmapArenas, ReleaseLevel, SerializedPymalloc, can_be_shared};
+use pymalloc_core::{MmapArenas, ReleaseLevel, SerializedPymalloc, Stats, can_be_shared};
 
 type Pools = SerializedPymalloc<LibcMalloc, MmapArenas>;
 
@@ -53,10 +53,7 @@ fn free_many(pools: &Pools, blocks: Vec<NonNull<u8>>) {
 /// # Safety
 ///
 /// 1. That of [`forked`].
-unsafe fn child_of<R>(pools: &SerializedPymalloc<R, MmapArenas>, work: impl FnOnce()) -> bool
-where
-    R: Malloc + Send + 'static,
-{
+unsafe fn child_of(pools: &Pools, work: impl FnOnce()) -> bool {
     pools.lock_for_fork();
     let work = || {
         // SAFETY: 1: locked above, by the thread that forked.
@@ -219,31 +216,11 @@ fn a_child_allocates_and_shares() {
 static IS_INSIDE: AtomicBool = AtomicBool::new(false);
 static GOES_ON: AtomicBool = AtomicBool::new(false);
 
-/// A fallback that keeps its caller inside until it may go on.
-struct Waits;
-
-// SAFETY: 1-5: every call is passed on to `LibcMalloc`.
-unsafe impl Malloc for Waits {
-    fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        IS_INSIDE.store(true, Ordering::Relaxed);
-        while !GOES_ON.load(Ordering::Relaxed) {
-            thread::yield_now();
-        }
-        LibcMalloc.malloc(size)
-    }
-
-    fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
-        LibcMalloc.calloc(nelem, elsize)
-    }
-
-    unsafe fn realloc(&self, ptr: Option<NonNull<u8>>, new_size: usize) -> Option<NonNull<u8>> {
-        // SAFETY: 1, 2: the caller's.
-        unsafe { LibcMalloc.realloc(ptr, new_size) }
-    }
-
-    unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        // SAFETY: 1, 2: the caller's.
-        unsafe { LibcMalloc.free(ptr) }
+/// Keeps whoever needs an arena inside of its call until it may go on.
+fn wait_inside(_: &Stats) {
+    IS_INSIDE.store(true, Ordering::Relaxed);
+    while !GOES_ON.load(Ordering::Relaxed) {
+        thread::yield_now();
     }
 }
 
@@ -252,23 +229,22 @@ unsafe impl Malloc for Waits {
 fn a_child_does_not_wait_for_a_call_of_a_lost_thread() {
     let name = "serialized::a_child_does_not_wait_for_a_call_of_a_lost_thread";
     alone(name, || {
-        // SAFETY: 1: one thread makes all calls until the child shares them.
-        static POOLS: SerializedPymalloc<Waits, MmapArenas> =
-            unsafe { SerializedPymalloc::new(Waits) };
-        assert!(can_be_shared());
+        let pools = pools!();
+        // SAFETY: 1, 2: it looks at two words.
+        unsafe { pools.set_new_arena_hook(Some(wait_inside)) };
         thread::scope(|scope| {
             scope.spawn(|| {
                 // SAFETY: 1: live; 2: not used again.
-                unsafe { POOLS.free(POOLS.malloc(1 << 20)) };
+                unsafe { pools.free(pools.malloc(10)) };
             });
             while !IS_INSIDE.load(Ordering::Relaxed) {
                 thread::yield_now();
             }
             // SAFETY: 1: the child only shares the pools.
-            let ended = unsafe { child_of(&POOLS, || POOLS.share()) };
+            let ended = unsafe { child_of(pools, || pools.share()) };
             GOES_ON.store(true, Ordering::Relaxed);
             assert!(ended);
         });
-        assert_eq!(POOLS.allocated_blocks(), 0);
+        assert_empty(pools);
     });
 }
