@@ -147,7 +147,8 @@ named! {
 
 impl AllocatorName {
     /// Whether the build decides what the name stands for, so that another name says it more exactly.
-    const fn is_relative(self) -> bool {
+    #[must_use]
+    pub const fn is_relative(self) -> bool {
         matches!(self, Self::Default | Self::Debug)
     }
 }

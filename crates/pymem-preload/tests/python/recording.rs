@@ -95,11 +95,7 @@ fn a_recorded_program_replays_without_a_fault_in_every_row() {
     let mut rows = 0;
     for build in [Build::Gil, Build::FreeThreaded] {
         let profile = Profile::new(Version::V3_14, build, true, true, false).expect("a profile");
-        // `default` and `debug` are other names of two of them.
-        for name in AllocatorName::ALL
-            .into_iter()
-            .filter(|name| !matches!(name, AllocatorName::Default | AllocatorName::Debug))
-        {
+        for name in AllocatorName::ALL.into_iter().filter(|name| !name.is_relative()) {
             let Ok(domains) = Domains::new(profile, Some(name)) else { continue };
             domains.start();
             let [raw, mem, obj] = Domain::ALL.map(|domain| domains.get(domain));
