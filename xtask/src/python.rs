@@ -20,8 +20,6 @@ use crate::workspace;
 
 /// The exit status when there is no interpreter that can be served.
 const NO_INTERPRETER: u8 = 2;
-/// The oldest minor version of Python 3 that the package is for.
-pub(crate) const OLDEST_MINOR: u32 = 9;
 
 /// The package's command, from the folder that is the first argument.
 const COMMAND: &str = "import sys; sys.path[0] = sys.argv.pop(1); \
@@ -44,14 +42,7 @@ pub(crate) struct Args {
 /// Builds the library and replaces this process by the package's command, which becomes the interpreter.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let program = args.python.unwrap_or_else(|| PathBuf::from("python3"));
-    let interpreter = Interpreter::probe(&program).and_then(|found| match found.minor {
-        OLDEST_MINOR.. => Ok(found),
-        minor => Err(format!(
-            "{} is Python 3.{minor}; 3.{OLDEST_MINOR} or newer is needed",
-            program.display()
-        )),
-    });
-    let interpreter = match interpreter {
+    let interpreter = match Interpreter::probe(&program) {
         Ok(interpreter) => interpreter,
         Err(reason) => {
             eprintln!("error: {reason}.");

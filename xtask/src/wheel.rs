@@ -15,7 +15,7 @@ use xshell::{Shell, cmd};
 
 use environment::Environment;
 
-use crate::python::{self, Interpreter, OLDEST_MINOR};
+use crate::python::{self, Interpreter};
 use crate::workspace;
 
 /// The version of glibc to build for: the oldest that Rust's standard library runs on.
@@ -145,10 +145,8 @@ fn check(shell: &Shell, tools: &Environment, wheel: &Path) -> Result<()> {
     sources(shell, tools, wheel)?;
     let mut count = 0;
     let mut pythons = Interpreter::installed();
-    pythons.retain(|python| python.minor >= OLDEST_MINOR);
-    // One of each kind.
-    pythons.sort_by_key(|python| (python.minor, python.free_threaded, python.pydebug));
-    pythons.dedup_by_key(|python| (python.minor, python.free_threaded, python.pydebug));
+    pythons.sort_by_key(Interpreter::kind);
+    pythons.dedup_by_key(|python| python.kind());
     for python in pythons {
         in_empty_environment(shell, tools, wheel, &python)
             .with_context(|| format!("the wheel does not work on {python}"))?;

@@ -43,6 +43,11 @@ print(os.path.realpath(sys.executable), *sys.version_info[:3],
 ";
 
 impl Interpreter {
+    /// The version and the build.
+    pub(crate) const fn kind(&self) -> (u32, bool, bool) {
+        (self.minor, self.free_threaded, self.pydebug)
+    }
+
     /// Asks the program at `path` what it is.
     ///
     /// # Errors

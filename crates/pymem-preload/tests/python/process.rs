@@ -31,9 +31,8 @@ pub(crate) fn interpreters() -> &'static [Interpreter] {
         if !tries_all() {
             // Of several the one with `libpython` in its program, as most distributions build it: that is the largest.
             let bytes = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-            let kind = |python: &Interpreter| (python.minor, python.free_threaded, python.pydebug);
-            found.sort_by_cached_key(|python| (kind(python), Reverse(bytes(&python.path))));
-            found.dedup_by_key(|python| kind(python));
+            found.sort_by_cached_key(|python| (python.kind(), Reverse(bytes(&python.path))));
+            found.dedup_by_key(|python| python.kind());
         }
         if found.is_empty() {
             eprintln!(
