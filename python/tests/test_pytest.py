@@ -158,6 +158,12 @@ def test_words_that_are_none(tmp_path: Path, planted: Path) -> None:
     assert "unknown option `stricct`" in result.stderr
 
 
+def test_an_interpreter_that_ignores_its_variables_checks(tmp_path: Path, planted: Path) -> None:
+    (tmp_path / "test_it.py").write_text(SUITE.format(planted=str(planted)))
+    result = start(sys.executable, "-E", "-m", "pytest", "-rA", "-p", "no:cacheprovider", "--pymem=strict", cwd=tmp_path)
+    assert outcomes(result) == EXPECTED
+
+
 def test_a_session_inside_of_another_program_says_how(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_a(): pass")
     code = "import pytest, sys; sys.exit(pytest.main(['--pymem=debug', 'test_it.py']))"

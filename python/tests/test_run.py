@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,32 @@ def test_rows(command: Run, options: list[str], row: str) -> None:
     assert (result.stdout, result.stderr) == (f"{row}\n", "")
 
 
+@pytest.mark.parametrize("switch", ["-E", "-I"])
+def test_an_interpreter_that_ignores_its_variables_is_served(command: Run, switch: str) -> None:
+    if hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled():
+        pytest.skip("without the GIL mem and obj are the interpreter's own")
+    for options, env, row in (
+        (["--debug", "strict"], {}, "pymalloc_debug"),
+        (["--debug", "strict"], {"PYTHONMALLOC": "malloc_debug"}, "malloc_debug"),
+        (["--malloc", "mimalloc"], {"PYTHONMALLOC": "malloc"}, "mimalloc"),
+    ):
+        result = command("run", *options, switch, "-c", SERVED, env=env)
+        assert (result.stdout, result.stderr) == (f"{row}\n", "")
+
+
+def test_a_child_may_choose_another_row(command: Run) -> None:
+    child = f"PYTHONMALLOC=malloc {sys.executable} -c {shlex.quote(SERVED)}"
+    result = command("run", "--malloc", "debug", "sh", "-c", child)
+    assert (result.stdout, result.stderr) == ("malloc\n", "")
+
+
+def test_dev_mode_says_that_nothing_is_served(command: Run) -> None:
+    result = command("run", "--malloc", "mimalloc", "-X", "dev", "-W", "ignore", "-c", SERVED)
+    assert (result.returncode, result.stdout) == (0, "no\n")
+    assert "PYMEM_MALLOC: nothing is served in dev mode" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_the_words_of_the_program_are_its_own(command: Run, tmp_path: Path) -> None:
     show = "import sys; print(sys.argv, sys.stdin.read())"
     (tmp_path / "app.py").write_text(show)
@@ -72,7 +99,7 @@ def test_the_process_is_the_one_that_was_started() -> None:
 
 
 def test_children_follow_and_nested_runs_preload_once(command: Run) -> None:
-    child = "import os; print(os.environ['LD_PRELOAD'].count('libpymem'), os.environ['PYTHONMALLOC'])"
+    child = "import os; print(os.environ['LD_PRELOAD'].count('libpymem'), os.environ['PYMEM_MALLOC'])"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-m', 'pymem_domains', 'run', '-c', {child!r}])"
     result = command("run", "--malloc", "debug", "-c", parent)
     assert (result.stdout, result.stderr) == ("1 debug\n", "")

@@ -21,10 +21,10 @@ def test_a_shell_reads_it(command: Run) -> None:
 
 def test_the_forms(command: Run) -> None:
     docker = command("env", "--debug", "strict", "--format", "docker").stdout.splitlines()
-    assert docker[:2] == ['ENV PYTHONMALLOC="debug"', 'ENV PYMEM_DEBUG="strict"']
-    assert docker[2].startswith('ENV LD_PRELOAD="/')
+    assert docker[:3] == ['ENV PYTHONMALLOC=""', 'ENV PYMEM_MALLOC="debug"', 'ENV PYMEM_DEBUG="strict"']
+    assert docker[3].startswith('ENV LD_PRELOAD="/')
     unit = command("env", "--malloc", "mimalloc", "--format", "systemd").stdout.splitlines()
-    assert unit[0] == 'Environment="PYTHONMALLOC=mimalloc"'
+    assert unit[:2] == ['Environment="PYTHONMALLOC="', 'Environment="PYMEM_MALLOC=mimalloc"']
 
 
 def test_what_is_no_picture(command: Run, tmp_path: Path) -> None:

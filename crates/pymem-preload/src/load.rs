@@ -12,7 +12,7 @@ use crate::host::{behind, gil, late};
 use crate::observe::report;
 use crate::request::command_line::CommandLine;
 use crate::request::environment;
-use crate::request::options::{self, Choice, Requests};
+use crate::request::options::{self, Choice, Requests, RowRequest};
 use crate::request::refusal::Refusal;
 use crate::service::{self, Service};
 use crate::start_pages;
@@ -154,7 +154,8 @@ pub(crate) unsafe fn setup(
 }
 
 /// Says what of a request is not served: in dev mode anything that was asked for by name, and a configuration that a
-/// free-threaded host cannot have, and then refuses too.
+/// free-threaded host cannot have, and then refuses too. Ends the process on a `PYMEM_MALLOC` that the host cannot have, since
+/// the host does not read it.
 ///
 /// # Safety
 ///
@@ -168,14 +169,22 @@ unsafe fn explain(host: &Host, line: CommandLine) {
         }
         return;
     }
-    if host.build == Build::Gil || line.ignores_environment {
-        return;
-    }
     // SAFETY: 1: by duty 1.
-    let Some(value) = (unsafe { environment::value(c"PYTHONMALLOC") }) else { return };
-    let rejected = AllocatorName::parse(value, &host.profile()).err();
-    if rejected.is_some_and(|error| error.reason() == Rejection::OtherBuild(Build::FreeThreaded)) {
-        Refusal::FreeThreaded(String::from_utf8_lossy(value).into_owned()).say();
+    let Some(asked) = (unsafe { RowRequest::of_process(line) }) else { return };
+    let value = asked.value();
+    let Err(error) = AllocatorName::parse(value, &host.profile()) else { return };
+    match asked {
+        RowRequest::Own(_) => {
+            Refusal::Row(error).say();
+            // SAFETY: as in `on_start`.
+            unsafe { libc::_exit(1) }
+        }
+        RowRequest::Interpreters(_)
+            if error.reason() == Rejection::OtherBuild(Build::FreeThreaded) =>
+        {
+            Refusal::FreeThreaded(String::from_utf8_lossy(value).into_owned()).say();
+        }
+        RowRequest::Interpreters(_) => {}
     }
 }
 

@@ -50,7 +50,15 @@ def diagnosis() -> tuple[list[str], int]:
     return lines, status
 
 
-_VARIABLES = ("PYTHONMALLOC", "PYMEM_DEBUG", "PYTHONDEVMODE", "LD_PRELOAD", "PYMEM_LIBRARY", "MALLOC_ARENA_MAX")
+_VARIABLES = (
+    "PYTHONMALLOC",
+    "PYMEM_MALLOC",
+    "PYMEM_DEBUG",
+    "PYTHONDEVMODE",
+    "LD_PRELOAD",
+    "PYMEM_LIBRARY",
+    "MALLOC_ARENA_MAX",
+)
 
 
 def _python() -> str:

@@ -21,7 +21,7 @@ class Request:
     """A row of the table, checks, and what is to be written where. Every field may be left alone."""
 
     def __init__(self) -> None:
-        #: A name of `PYTHONMALLOC`.
+        #: A name of `PYTHONMALLOC`, in a variable that the interpreter's `-E` and `-I` do not reach.
         self.malloc: str | None = None
         #: The words of `PYMEM_DEBUG`.
         self.debug: str | None = None
@@ -41,7 +41,7 @@ class Request:
     def choose_row(self, inherited: "str | None") -> None:
         """Completes the row from the words: checks that need debug hooks ask for a row that has them.
 
-        `inherited` is the `PYTHONMALLOC` that the process would have anyway.
+        `inherited` is the row that the environment names already.
         """
         row = self.malloc or inherited or None
         if self.malloc is not None and self.malloc not in ROWS:
@@ -52,19 +52,21 @@ class Request:
         # What pages find, they find without hooks too.
         if "guard" in words and set(words) <= {"guard", "backtrace", "native"}:
             return
-        if row is None:
-            self.malloc = "debug"
-        elif not row.endswith("debug"):
+        if row is not None and not row.endswith("debug"):
             raise Refusal(
                 USAGE,
                 f"`{self.debug}` needs debug hooks, and the row `{row}` has none; choose "
                 f"{'debug' if row == 'default' else row + '_debug'}",
             )
+        # Also a row that is inherited: `-E` hides it.
+        self.malloc = row or "debug"
 
     def variables(self) -> dict[str, str]:
         """The variables, but for the one that preloads the library."""
         wanted = {
-            "PYTHONMALLOC": self.malloc,
+            # The library asks the second where the first is empty, which a child may have set again.
+            "PYTHONMALLOC": None if self.malloc is None else "",
+            "PYMEM_MALLOC": self.malloc,
             "PYMEM_DEBUG": self.debug,
             "PYMEM_STATS": "1" if self.stats else None,
             "PYMEM_TRACE": self.trace,

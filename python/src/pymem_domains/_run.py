@@ -51,7 +51,7 @@ def served(request: Request, environment: dict[str, str], *, is_ours: bool = Tru
         _preload.check_interpreter()
     library = _preload.library_path()
     _preload.check_library(library)
-    request.choose_row(environment.get("PYTHONMALLOC"))
+    request.choose_row(environment.get("PYTHONMALLOC") or environment.get("PYMEM_MALLOC"))
     preloads = _preload.preloads(library, environment.get("LD_PRELOAD"))
     return {**request.variables(), "LD_PRELOAD": preloads}
 

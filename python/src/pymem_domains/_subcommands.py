@@ -29,7 +29,9 @@ def main(arguments: list[str]) -> int:
         help="print what a shell, a Dockerfile or a systemd unit needs",
         description="Prints the variables with which a process is served, and its children.",
     )
-    env.add_argument("--malloc", metavar="NAME", choices=ROWS, help="the row; without it, what PYTHONMALLOC says")
+    env.add_argument(
+        "--malloc", metavar="NAME", choices=ROWS, help="the row; without it, what PYTHONMALLOC or PYMEM_MALLOC says"
+    )
     env.add_argument("--debug", metavar="WORDS", help="checks beyond CPython's")
     env.add_argument(
         "--format", choices=("shell", "docker", "systemd"), default="shell", help="for whom (default: %(default)s)"

@@ -1,9 +1,10 @@
-//! Owns what the environment asks for: which configuration (`PYTHONMALLOC`), and the library's own variables.
+//! Owns what the environment asks for: which configuration (`PYTHONMALLOC`, `PYMEM_MALLOC`), and the library's own variables.
 //! Leaves hiding a variable to `environment.rs`, and carrying requests out to the file of each noun.
 //!
 //! | variable | asks for |
 //! | --- | --- |
 //! | `PYTHONMALLOC` | a configuration, by CPython's names |
+//! | `PYMEM_MALLOC` | the same, where `PYTHONMALLOC` is empty, not set, or ignored: the interpreter's `-E` and `-I` do not reach it |
 //! | `PYTHONMALLOCSTATS` | non-empty: statistics on stderr, before each new arena and at the end |
 //! | `PYTHON_PYMALLOC_HUGEPAGES` | a number but 0: arenas of the pools in reserved huge pages, from 3.15 on |
 //! | `PYMEM_DEBUG` | checks beyond CPython's hooks, in the `debug` configurations; guard pages in any |
@@ -15,7 +16,7 @@
 //! | `PYMEM_PROFILE` | a file that gets who holds the memory, and how that is recorded |
 //! | `PYMEM_HEAP_MAP` | a file that gets a picture of the heap, at exit and on SIGUSR1 |
 //!
-//! All but the first four are taken out of the environment: they speak of one process, not of its children.
+//! All but the first five are taken out of the environment: they speak of one process, not of its children.
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt as _;
@@ -44,11 +45,11 @@ impl Choice {
     ///
     /// In dev mode the host installs its table over any other after this choice, so ours would be lost, and blocks of the
     /// one would be freed by the other. An unknown name is the host's to report, in its own words.
-    pub(crate) fn new(pythonmalloc: Option<&[u8]>, dev_mode: bool, profile: &Profile) -> Self {
+    pub(crate) fn new(asked: Option<&[u8]>, dev_mode: bool, profile: &Profile) -> Self {
         if dev_mode {
             return Self::StepAside;
         }
-        let config = Preconfig { pythonmalloc, ..Preconfig::default() };
+        let config = Preconfig { pythonmalloc: asked, ..Preconfig::default() };
         match config.choose(profile) {
             Ok(name) => Self::Serve(name.unwrap_or(AllocatorName::Default)),
             Err(_) => Self::StepAside,
@@ -61,13 +62,43 @@ impl Choice {
     ///
     /// 1. No other thread changes the environment.
     pub(crate) unsafe fn of_process(line: CommandLine, profile: &Profile) -> Self {
+        // SAFETY: 1: by duty 1.
+        let asked = unsafe { RowRequest::of_process(line) };
+        // SAFETY: 1: by duty 1.
+        Self::new(asked.map(RowRequest::value), unsafe { is_dev_mode(line) }, profile)
+    }
+}
+
+/// The configuration that the environment asks for, by the variable that does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RowRequest {
+    /// `PYTHONMALLOC`, which the interpreter reads too.
+    Interpreters(&'static [u8]),
+    /// `PYMEM_MALLOC`, of which the interpreter knows nothing.
+    Own(&'static [u8]),
+}
+
+impl RowRequest {
+    /// What the environment asks for, as far as the command line lets it; `None` where it asks for nothing.
+    ///
+    /// # Safety
+    ///
+    /// 1. No other thread changes the environment.
+    pub(crate) unsafe fn of_process(line: CommandLine) -> Option<Self> {
         let variable = |name| {
             // SAFETY: by duty 1.
-            let value = unsafe { environment::value(name) };
-            value.filter(|value| !value.is_empty() && !line.ignores_environment)
+            unsafe { environment::value(name) }.filter(|value| !value.is_empty())
         };
-        // SAFETY: 1: by duty 1.
-        Self::new(variable(c"PYTHONMALLOC"), unsafe { is_dev_mode(line) }, profile)
+        let pythonmalloc = variable(c"PYTHONMALLOC").filter(|_| !line.ignores_environment);
+        let own = || variable(c"PYMEM_MALLOC").map(Self::Own);
+        pythonmalloc.map(Self::Interpreters).or_else(own)
+    }
+
+    /// The name.
+    pub(crate) const fn value(self) -> &'static [u8] {
+        match self {
+            Self::Interpreters(value) | Self::Own(value) => value,
+        }
     }
 }
 
@@ -96,6 +127,7 @@ pub(crate) unsafe fn asked_by_name() -> Option<&'static CStr> {
         c"PYMEM_PROFILE",
         c"PYMEM_LIMIT",
         c"PYMEM_HEAP_MAP",
+        c"PYMEM_MALLOC",
     ];
     names.into_iter().find(|name| {
         // SAFETY: 1: by duty 1.

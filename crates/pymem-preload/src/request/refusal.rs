@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use memdebug::{ConfigureError, ParseOptionsError};
 use mimalloc_heaps::HeapError;
-use pymem_domains::{Build, DomainsError, Rejection, SetAllocatorError};
+use pymem_domains::{Build, DomainsError, Rejection, SetAllocatorError, UnknownAllocator};
 use thiserror::Error;
 
 use crate::observe::profile_request::RequestError;
@@ -29,6 +29,9 @@ pub(crate) enum Refusal {
         reason = Rejection::OtherBuild(Build::FreeThreaded)
     )]
     FreeThreaded(String),
+    /// `PYMEM_MALLOC` is no name that this interpreter can have.
+    #[error("PYMEM_MALLOC: {0}")]
+    Row(UnknownAllocator),
     /// The interpreter serves itself, and this variable asks for something.
     #[error(
         "{0}: nothing is served in dev mode, for which the interpreter installs hooks of its own; take -X dev or \
@@ -173,6 +176,7 @@ mod tests {
                 ("pymem_preload::Refusal::TooLate", &R::TooLate),
                 ("pymem_preload::Refusal::Domains", &R::Domains(DomainsError::Hooks(hooks))),
                 ("pymem_preload::Refusal::FreeThreaded", &R::FreeThreaded("pymalloc".into())),
+                ("pymem_preload::Refusal::Row", &R::Row(row.clone())),
                 ("pymem_preload::Refusal::DevMode", &R::DevMode("PYMEM_DEBUG".into())),
                 ("pymem_preload::Refusal::LateHost", &R::LateHost("PYMEM_DEBUG".into())),
                 ("pymem_preload::Refusal::Debug", &R::Debug(word)),

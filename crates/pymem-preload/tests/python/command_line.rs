@@ -59,6 +59,36 @@ fn precedence(
     }
 }
 
+/// The library's own variable chooses where the interpreter's is ignored or says nothing, and the library answers a name that is none.
+#[test]
+fn a_row_that_the_interpreter_does_not_read() {
+    const ROW: &str = r"
+import ctypes, json, os
+mine = ctypes.PyDLL(os.environ['LD_PRELOAD'])
+report = ctypes.create_string_buffer(1 << 20)
+mine.pymem_stats_json(report, ctypes.c_size_t(len(report)))
+print(json.loads(report.value)['serves'].split()[0])
+";
+    for interpreter in with_gil() {
+        for (options, pythonmalloc, own, expected) in [
+            ("-E", "malloc", "pymalloc_debug", "pymalloc_debug\n"),
+            ("-I", "foo", "malloc_debug", "malloc_debug\n"),
+            ("-s", "", "malloc", "malloc\n"),
+            ("-s", "malloc", "pymalloc_debug", "malloc\n"),
+        ] {
+            let mut command = preloaded(&interpreter.path);
+            command.env("PYTHONMALLOC", pythonmalloc).env("PYMEM_MALLOC", own);
+            let output = succeed(command.args([options, "-c", ROW]));
+            assert_eq!(output, expected, "{interpreter} {options}");
+        }
+        let mut command = preloaded(&interpreter.path);
+        let outcome = run(command.env("PYMEM_MALLOC", "foo").args(["-c", "print(1)"]));
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        let said = "pymem-preload: PYMEM_MALLOC: unknown allocator \"foo\": expected default, ";
+        assert!(outcome.stderr.starts_with(said), "{interpreter}: {outcome:?}");
+    }
+}
+
 /// Counts are there when asked for, and speak of the first process alone.
 #[test]
 fn a_report_at_exit_only_on_request() {
