@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -147,6 +148,50 @@ def test_a_session_that_is_told_to_end_ends(tmp_path: Path, planted: Path) -> No
     result = suite(tmp_path, text, planted, "--pymem=debug")
     assert result.returncode == 5
     assert outcomes(result) == {"test_a": "PASSED"}
+
+
+def test_a_process_outlives_the_test_that_died(tmp_path: Path, planted: Path) -> None:
+    text = """
+import os, time
+from pathlib import Path
+
+def test_dies():
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path("child").write_text(str(child))
+    os.abort()
+def test_a_child_that_comes_back():
+    if os.fork() != 0:
+        os.wait()
+def test_after():
+    os.kill(int(Path("child").read_text()), 9)
+"""
+    began = time.monotonic()
+    result = suite(tmp_path, text, planted, "--pymem=debug")
+    assert time.monotonic() - began < 50
+    expected = {"test_dies": "FAILED", "test_a_child_that_comes_back": "PASSED", "test_after": "PASSED"}
+    assert outcomes(result) == expected, result.stdout
+
+
+def test_processes_that_are_left_end_as_with_pytest(tmp_path: Path, planted: Path) -> None:
+    text = """
+import concurrent.futures, multiprocessing, time
+
+context = multiprocessing.get_context("fork")
+pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+
+def test_daemon():
+    context.Process(target=time.sleep, args=(60,), daemon=True).start()
+def test_pool():
+    assert pool.submit(abs, -1).result() == 1
+"""
+    began = time.monotonic()
+    result = suite(tmp_path, text, planted, "--pymem=debug")
+    # Each of them has the output that is waited for.
+    assert time.monotonic() - began < 50
+    assert outcomes(result) == {"test_daemon": "PASSED", "test_pool": "PASSED"}, result.stdout
 
 
 def test_words_that_are_none(tmp_path: Path, planted: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import BinaryIO
 
 #: What the parent says.
@@ -195,9 +197,13 @@ def _work(session: pytest.Session, first: int, told: Any, out: BinaryIO) -> NoRe
     recorder.begin()
     session.config.pluginmanager.register(recorder, "pymem-recorder")
     _send_faults_to_capture()
+    # A process that a test forks must not keep the parent waiting, nor answer it.
+    for stream in (told, out):
+        os.register_at_fork(after_in_child=stream.close)
+    _disown_processes()
     items = session.items
-    status = 0
-    try:
+
+    def run() -> None:
         for at in range(first, len(items)):
             if told.read(1) != _RUN:
                 session._setupstate.teardown_exact(None)
@@ -210,15 +216,40 @@ def _work(session: pytest.Session, first: int, told: Any, out: BinaryIO) -> NoRe
                 recorder.answer["exit"] = (exit_.msg, exit_.returncode)
             pickle.dump(recorder.answer, out)
             out.flush()
+
+    did_all = [_does(run), _does(_end_processes)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not the interpreter's end, which is the parent's: its handlers, and files that are to be written once.
+    os._exit(not all(did_all))
+
+
+def _does(part: Callable[[], None]) -> bool:
+    """Whether `part` comes to its end; what keeps it from that is printed."""
+    try:
+        part()
     except BaseException:
         import traceback
 
         traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not the interpreter's end, which is the parent's: its handlers, and files that are to be written once.
-    os._exit(status)
+        return False
+    return True
+
+
+def _disown_processes() -> None:
+    """Leaves the processes of the parent to it."""
+    multiprocessing: Any = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None:
+        multiprocessing._children = set()
+
+
+def _end_processes() -> None:
+    """Ends what the tests have left of `multiprocessing` as the interpreter's end would."""
+    multiprocessing: Any = sys.modules.get("multiprocessing.util")
+    if multiprocessing is not None:
+        # Threads first, which have the workers of pools end.
+        threading._shutdown()  # type: ignore[attr-defined]
+        multiprocessing._exit_function()
 
 
 def _send_faults_to_capture() -> None:
