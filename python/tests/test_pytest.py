@@ -137,6 +137,41 @@ def test_limits(tmp_path: Path, planted: Path, workers: list[str]) -> None:
     assert "limit_memory: `some` is no amount of memory" in result.stdout
 
 
+def test_what_pytest_keeps_of_a_test_is_no_leak(tmp_path: Path, planted: Path) -> None:
+    text = """
+import logging, os, warnings
+import pytest
+
+pytestmark = pytest.mark.limit_leaks("0 B")
+kept = []
+
+def test_log(): logging.getLogger("app").warning("hello")
+def test_warning(): warnings.warn("old", DeprecationWarning)
+def test_patch(monkeypatch):
+    monkeypatch.setenv("PATCHED", "1")
+    monkeypatch.setattr(os, "sep", "|")
+def test_looks_at_its_log(caplog):
+    logging.getLogger("app").warning("hello")
+    assert len(caplog.records) == 1 and caplog.text.count("hello") == 1
+def test_looks_at_its_warnings(recwarn):
+    warnings.warn("careful")
+    assert len(recwarn) == 1
+def test_keeps(): kept.append(bytes(24))
+def test_keeps_and_logs(): kept.append(bytes(24)); logging.getLogger("app").warning("hello")
+"""
+    result = suite(tmp_path, text, planted, "--pymem=default")
+    expected = {
+        "test_log": "PASSED",
+        "test_warning": "PASSED",
+        "test_patch": "PASSED",
+        "test_looks_at_its_log": "PASSED",
+        "test_looks_at_its_warnings": "PASSED",
+        "test_keeps": "FAILED",
+        "test_keeps_and_logs": "FAILED",
+    }
+    assert outcomes(result) == expected, result.stdout
+
+
 def test_limits_are_not_checked_without_a_row(tmp_path: Path, planted: Path) -> None:
     result = suite(tmp_path, LIMITS, planted)
     assert set(outcomes(result).values()) == {"PASSED"}

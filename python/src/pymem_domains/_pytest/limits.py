@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.logging import LogCaptureHandler
 
 from .. import _library
 from .._errors import Refusal
@@ -56,14 +59,14 @@ class Limits:
     def _hold_to(self, item: pytest.Item, at_most: int, warmups: int) -> None:
         # The call that pytest made was the first.
         for _ in range(warmups - 1):
-            item.runtest()
+            _call_again(item)
         before, after = _library.Counts(), _library.Counts()
         verdicts: list[str | None] = []
         for calls in _ROUNDS:
             gc.collect()
             before.take()
             for _ in range(calls):
-                item.runtest()
+                _call_again(item)
             gc.collect()
             after.take()
             grown = after.bytes - before.bytes
@@ -96,6 +99,30 @@ class Limits:
             terminalreporter.section(f"largest tests, on {served.row}")
             for nodeid, peak in largest:
                 terminalreporter.line(f"{peak:>14} bytes  {nodeid}")
+
+
+def _call_again(item: pytest.Item) -> None:
+    """Calls a test that pytest has called, and has pytest keep nothing of it: no log, no warning, no patch."""
+    fixtures = getattr(item, "funcargs", {}).values()
+    patches = [fixture for fixture in fixtures if isinstance(fixture, pytest.MonkeyPatch)]
+    records = [fixture for fixture in fixtures if isinstance(fixture, pytest.WarningsRecorder)]
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, LogCaptureHandler)]
+    kept = [(owner, dict(vars(owner))) for owner in (*patches, *handlers)]
+    for patch in patches:
+        vars(patch).update(vars(pytest.MonkeyPatch()))
+    for handler in handlers:
+        handler.reset()
+    for record in records:
+        record.clear()
+    try:
+        # A test that looks at its warnings has them from its own fixture, and each that it has seen again.
+        with warnings.catch_warnings(record=not records):
+            item.runtest()
+    finally:
+        for patch in patches:
+            patch.undo()
+        for owner, attributes in kept:
+            vars(owner).update(attributes)
 
 
 class _Body:
