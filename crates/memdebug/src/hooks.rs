@@ -257,6 +257,10 @@ impl<A: Malloc + Sync> crate::process::Verify for DebugHooks<A> {
             checks.verify_held(&self.blocks);
         }
     }
+
+    fn quarantine(&self) -> Option<&crate::checks::quarantine::Quarantine> {
+        self.checked.state()?.quarantine()
+    }
 }
 
 /// What the quarantine holds is verified and goes back to the allocator.

@@ -1,7 +1,6 @@
-//! Owns what happens when the process forks or exits. Over a fork every process-wide lock is held, so that a child finds none
-//! taken for ever; at exit quarantines are verified, and then blocks that leak are reported.
-//!
-//! The rings of a quarantine are not held over a fork: a ring whose lock is taken is passed over.
+//! Owns what happens when the process forks or exits. Over a fork every process-wide lock is held, and every ring of the hooks that
+//! are verified at exit, so that a child finds none taken for ever; at exit quarantines are verified, and then blocks that leak
+//! are reported.
 
 use core::fmt::Write as _;
 use core::ptr;
@@ -9,10 +8,11 @@ use core::ptr;
 use std::sync::{Once, OnceLock};
 
 use malloc_api::immortal;
-use pymem_sync::{ForkLock, Lock, Rank, hold_over_forks};
+use pymem_sync::{ForkLock, HeldOverFork, Lock, LockGuard, Rank, hold_over_forks};
 
 use crate::checks::filter::Filter;
 use crate::checks::leaks::LiveBlocks;
+use crate::checks::quarantine::Quarantine;
 use crate::checks::registry;
 use crate::guard::pool;
 use crate::options::{ConfigureError, LeakFormat, LeakReport};
@@ -37,6 +37,9 @@ const MOST_HOOKS: usize = 64;
 pub(crate) trait Verify: Sync {
     /// Verifies what the quarantine holds.
     fn verify_held(&self);
+
+    /// The quarantine, once there is one; from then on always the same.
+    fn quarantine(&self) -> Option<&Quarantine>;
 }
 
 /// What is done at exit.
@@ -45,14 +48,58 @@ struct AtExit {
     hooks: [Option<&'static dyn Verify>; MOST_HOOKS],
     /// What is reported, and by which process.
     report: Option<(&'static Filter, u32)>,
+    /// While a fork is under way: whether it holds the quarantine of the hooks at this place.
+    held: [bool; MOST_HOOKS],
 }
 
-static AT_EXIT: Lock<AtExit> = Lock::new(AtExit { hooks: [None; MOST_HOOKS], report: None });
+static AT_EXIT: Lock<AtExit> =
+    Lock::new(AtExit { hooks: [None; MOST_HOOKS], report: None, held: [false; MOST_HOOKS] });
+
+/// For a fork: whoever holds a ring waits for no lock, and whoever holds the list for none but the rings, which only a fork takes then.
+static FORK_LOCK: ForkLock = ForkLock::new(Rank::Memory, &ListAndRings);
+
+/// The list of what is done at exit, and the quarantines of the hooks on it.
+struct ListAndRings;
+
+impl HeldOverFork for ListAndRings {
+    fn hold(&self) {
+        let mut list = AT_EXIT.lock();
+        let AtExit { hooks, held, .. } = &mut *list;
+        for (hooks, held) in hooks.iter().zip(held) {
+            // Hooks may get a quarantine while the fork is under way, which it does not hold then.
+            let quarantine = hooks.and_then(Verify::quarantine);
+            *held = quarantine.is_some();
+            if let Some(quarantine) = quarantine {
+                quarantine.hold();
+            }
+        }
+        core::mem::forget(list);
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: `hold` has kept the lock for this thread (1), so nobody else reads or writes the list.
+        let AtExit { hooks, held, .. } = unsafe { &*AT_EXIT.as_ptr() };
+        for (hooks, _) in hooks.iter().zip(held).filter(|(_, held)| **held) {
+            if let Some(quarantine) = hooks.and_then(Verify::quarantine) {
+                // SAFETY: (1) `hold` took its rings, on behalf of this thread (1): hooks stay on the list, and keep their quarantine.
+                unsafe { quarantine.release() };
+            }
+        }
+        // SAFETY: (1) kept since `hold` (1), and the list is not touched below.
+        unsafe { AT_EXIT.raw().unlock() };
+    }
+}
+
+/// What is done at exit. Without memory for the handlers, forks are not guarded.
+fn list() -> LockGuard<'static, AtExit> {
+    let _ = hold_over_forks(&FORK_LOCK);
+    AT_EXIT.lock()
+}
 
 /// Changes what is done at exit.
 fn at_exit(change: impl FnOnce(&mut AtExit)) {
     static REGISTER: Once = Once::new();
-    change(&mut AT_EXIT.lock());
+    change(&mut list());
     REGISTER.call_once(|| {
         // SAFETY: a function without arguments that does not unwind. If it cannot be registered, nothing is done at exit.
         unsafe { libc::atexit(on_exit) };
@@ -80,7 +127,7 @@ pub(crate) fn verify_at_exit(hooks: &'static dyn Verify) {
 /// [`ConfigureError::NoRules`] and [`ConfigureError::BadRule`], about the file of [`LeakReport::ignore`].
 pub fn report_leaks_at_exit(report: LeakReport) -> Result<(), ConfigureError> {
     let process = std::process::id();
-    let known = AT_EXIT.lock().report;
+    let known = list().report;
     let filter = match known.filter(|(filter, _)| *filter.report() == report) {
         Some((filter, _)) => filter,
         None => immortal::leak(Filter::new(report)?),
@@ -95,13 +142,13 @@ pub fn report_leaks_at_exit(report: LeakReport) -> Result<(), ConfigureError> {
 /// Where the allocator below needs a lock that its callers hold, so does this.
 pub fn verify_quarantines() {
     // A copy: the handler of a violation may come back here.
-    let todo = *AT_EXIT.lock();
+    let todo = *list();
     todo.hooks.iter().flatten().for_each(|hooks| hooks.verify_held());
 }
 
 extern "C" fn on_exit() {
     verify_quarantines();
-    let todo = AT_EXIT.lock().report;
+    let todo = list().report;
     let Some((filter, _)) = todo.filter(|(_, process)| *process == std::process::id()) else {
         return;
     };
@@ -126,23 +173,31 @@ extern "C" fn on_exit() {
 
 #[cfg(test)]
 mod tests {
-    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-    use pymem_sync::HeldOverFork;
+    use malloc_api::LibcMalloc;
 
     use super::*;
+    use crate::{DebugHooks, Domain};
 
-    static SEEN: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
-    static POOL_SEEN: AtomicBool = AtomicBool::new(false);
+    /// Of the registry, the sites, the guard pages, the list, and the rings of the hooks on it.
+    type Counts = [usize; 5];
+
+    static HOOKS: DebugHooks<LibcMalloc> = DebugHooks::new(LibcMalloc, Domain::Mem);
+    static SEEN: [AtomicUsize; 5] = [const { AtomicUsize::new(0) }; 5];
+
+    fn locked() -> Counts {
+        let rings = Verify::quarantine(&HOOKS).map_or(0, Quarantine::locked);
+        let [pool, list] = [pool::is_locked(), AT_EXIT.raw().is_locked()].map(usize::from);
+        [registry::LIVE.locked(), site::locked(), pool, list, rings]
+    }
 
     /// Looks at the locks once all others are taken: of one rank, the first to be registered is taken last.
     struct Witness;
 
     impl HeldOverFork for Witness {
         fn hold(&self) {
-            SEEN[0].store(registry::LIVE.locked(), Relaxed);
-            SEEN[1].store(site::locked(), Relaxed);
-            POOL_SEEN.store(pool::is_locked(), Relaxed);
+            SEEN.iter().zip(locked()).for_each(|(seen, count)| seen.store(count, Relaxed));
         }
 
         unsafe fn release(&self) {}
@@ -154,14 +209,18 @@ mod tests {
         assert!(pool::set_up(64));
         hold_over_forks(&WITNESS).unwrap();
         guard_forks();
-        let work = || {
-            let left = registry::LIVE.locked() + site::locked() + usize::from(pool::is_locked());
-            assert_eq!(left, 0);
-        };
+        let left = || assert_eq!(locked(), Counts::default());
+        HOOKS.verify_at_exit();
         // SAFETY: 1: the child looks at locks, and takes none.
-        let (_, status) = unsafe { malloc_api::testing::forked(work) };
+        let (_, before) = unsafe { malloc_api::testing::forked(left) };
+        assert!(before.success(), "the child finds locks taken: {before}");
+        assert_eq!(SEEN.each_ref().map(|count| count.load(Relaxed)), [64, 16, 1, 1, 0]);
+        // SAFETY: 1: there are no blocks.
+        unsafe { HOOKS.configure(&"quarantine".parse().unwrap()) }.unwrap();
+        // SAFETY: 1: the child looks at locks, and takes none.
+        let (_, status) = unsafe { malloc_api::testing::forked(left) };
         assert!(status.success(), "the child finds locks taken: {status}");
-        assert_eq!(SEEN.each_ref().map(|count| count.load(Relaxed)), [64, 16]);
-        assert!(POOL_SEEN.load(Relaxed));
+        assert_eq!(SEEN.each_ref().map(|count| count.load(Relaxed)), [64, 16, 1, 1, 9]);
+        assert_eq!(locked(), Counts::default());
     }
 }

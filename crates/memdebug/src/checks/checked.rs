@@ -385,6 +385,10 @@ impl State {
         core::iter::from_fn(|| quarantine.pop()).map(|held| self.leave(blocks, &held)).count()
     }
 
+    pub(crate) fn quarantine(&self) -> Option<&Quarantine> {
+        self.quarantine.as_ref()
+    }
+
     pub(crate) fn quarantined(&self) -> (usize, usize) {
         self.quarantine.as_ref().map_or((0, 0), Quarantine::held)
     }

@@ -4,12 +4,14 @@
 //! owned it. Small blocks are spread over up to eight rings by address, so that threads seldom meet on a lock; blocks that
 //! would push too many others out of one share a ring of their own, with half of the bytes.
 //!
-//! A ring whose lock is busy is passed over for the next one. A child of `fork` may find one locked for ever: it uses
-//! the others. Leaves giving a block back to its allocator to `checked.rs`.
+//! A ring whose lock is busy is passed over for the next one. A fork holds the rings of hooks that are verified at exit; a child may
+//! find a ring of others locked for ever: it uses the rest. Leaves giving a block back to its allocator to `checked.rs`.
 
 use core::ptr::NonNull;
 
-use pymem_sync::{Lock, LockGuard};
+use std::time::{Duration, Instant};
+
+use pymem_sync::{HeldOverFork, Lock, LockGuard};
 
 use crate::block::{self, Extra, HEADER_BYTES, base_of, overhead};
 use crate::options::QuarantineBounds;
@@ -241,6 +243,12 @@ impl Quarantine {
         self.small.iter().chain([&self.large])
     }
 
+    /// How many rings are locked.
+    #[cfg(test)]
+    pub(crate) fn locked(&self) -> usize {
+        self.rings().filter(|ring| ring.raw().is_locked()).count()
+    }
+
     /// Takes any block out.
     pub(crate) fn pop(&self) -> Option<Held> {
         self.rings().find_map(|ring| ring.try_lock()?.pop(self.extra))
@@ -286,17 +294,33 @@ impl Quarantine {
     }
 }
 
+impl HeldOverFork for Quarantine {
+    fn hold(&self) {
+        self.small.hold();
+        self.large.hold();
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: (1) `hold` took it, on behalf of this thread (1).
+        unsafe { self.large.release() };
+        // SAFETY: (1) `hold` took them, on behalf of this thread (1).
+        unsafe { self.small.release() };
+    }
+}
+
 /// The lock once its holder is through with it; `None` if that takes longer than anything that is done under it, as after a
-/// signal that came in the middle.
+/// signal that came in the middle, or a fork of hooks that are not verified at exit.
 fn lock_soon(ring: &Lock<Ring>) -> Option<LockGuard<'_, Ring>> {
-    const TURNS: usize = 10_000;
-    (0..TURNS).find_map(|_| {
+    /// In time, since a turn may be that of a busy neighbour, and take as long as the neighbour's.
+    const PATIENCE: Duration = Duration::from_millis(100);
+    let start = Instant::now();
+    loop {
         let ring = ring.try_lock();
-        if ring.is_none() {
-            std::thread::yield_now();
+        if ring.is_some() || start.elapsed() > PATIENCE {
+            return ring;
         }
-        ring
-    })
+        std::thread::yield_now();
+    }
 }
 
 /// The pointer of a held block.
