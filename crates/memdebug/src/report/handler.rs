@@ -69,10 +69,39 @@ pub fn panic(violation: &Violation) {
 /// Where the reports of a process go, and which process that is: 2, standard error, of none.
 static TARGET: AtomicU64 = AtomicU64::new(libc::STDERR_FILENO as u64);
 
+/// The device and the number of the file that [`TARGET`] stands for, if that is not standard error. Relaxed, as these words and
+/// that one need not agree: a report that finds another file opens its own again, or goes to standard error.
+static FILE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
 /// Sends reports to an open file from now on, instead of standard error: for programs whose standard error is captured, and
-/// lost when they abort. The file stays open for the life of the process.
+/// lost when they abort.
+///
+/// The file stays open for the life of the process. If the program closes its descriptor all the same, as one does that closes all
+/// it does not know, reports go to standard error again, and never into what is opened in its place.
 pub fn report_to(file: impl Into<OwnedFd>) {
-    TARGET.store(file.into().into_raw_fd() as u64, Relaxed);
+    let file = file.into().into_raw_fd();
+    remember(status(file).as_ref());
+    TARGET.store(file as u64, Relaxed);
+}
+
+/// What the system says of an open file; `None` if none is open at this number.
+fn status(file: RawFd) -> Option<libc::stat> {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut status: libc::stat = unsafe { core::mem::zeroed() };
+    // SAFETY: any number may be asked for; `status` is writable.
+    (unsafe { libc::fstat(file, &mut status) } == 0).then_some(status)
+}
+
+fn remember(status: Option<&libc::stat>) {
+    let words = status.map_or([0; 2], |status| [status.st_dev, status.st_ino]);
+    FILE.iter().zip(words).for_each(|(known, word)| known.store(word, Relaxed));
+}
+
+/// Whether the file that is open at this number is the one that reports go to. Standard error is the program's own.
+fn is_known(file: RawFd) -> bool {
+    let known = || FILE.each_ref().map(|word| word.load(Relaxed));
+    file == libc::STDERR_FILENO
+        || status(file).is_some_and(|status| [status.st_dev, status.st_ino] == known())
 }
 
 /// The path before the process's number.
@@ -81,7 +110,7 @@ static PREFIX: OnceLock<Text<3072>> = OnceLock::new();
 /// Sends the reports of this process and of each forked child to a file of its own from now on: `prefix`, a dot, and the process's
 /// number.
 ///
-/// A file is made for the first report alone. An existing regular file of that name is appended to; where the name is that of a
+/// A file is made for the first report alone, and opened again if the program closed its descriptor. An existing regular file of that name is appended to; where the name is that of a
 /// symbolic link or of anything else, or no file can be made, the report goes to standard error.
 ///
 /// # Errors
@@ -98,12 +127,13 @@ pub fn report_to_files(prefix: &Path) -> io::Result<()> {
 #[must_use]
 pub fn target() -> RawFd {
     let target = TARGET.load(Relaxed);
+    let file = target as RawFd;
     let Some(prefix) = PREFIX.get() else {
-        return target as RawFd;
+        return if is_known(file) { file } else { libc::STDERR_FILENO };
     };
     let process = u64::from(std::process::id());
-    if target >> 32 == process {
-        return target as RawFd;
+    if target >> 32 == process && is_known(file) {
+        return file;
     }
     let file = open(prefix, process).unwrap_or(libc::STDERR_FILENO);
     TARGET.store(process << 32 | file as u64, Relaxed);
@@ -122,11 +152,9 @@ fn open(prefix: &Text<3072>, process: u64) -> Option<RawFd> {
         | libc::O_CLOEXEC;
     // SAFETY: a name that ends with a NUL.
     let file = unsafe { libc::open(name.as_str().as_ptr().cast(), flags, 0o600) };
-    // SAFETY: plain numbers, for which zero is a value.
-    let mut status: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: any number may be asked for; `status` is writable.
-    let is_known = unsafe { libc::fstat(file, &mut status) } == 0;
-    (is_known && status.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(file)
+    let status = status(file).filter(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG);
+    remember(status.as_ref());
+    status.is_some().then_some(file)
 }
 
 /// Bytes gathered before a write.

@@ -55,6 +55,9 @@ fn program() {
     if program == "check" {
         return check();
     }
+    if let Some(folder) = program.strip_prefix("closed:") {
+        return reports_after_a_close(folder.as_ref());
+    }
     if let Some(prefix) = program.strip_prefix("files:") {
         return reports_in_files(prefix);
     }
@@ -181,6 +184,52 @@ fn reports_in_files(prefix: &str) {
     let (child, status) = unsafe { forked(|| overrun(3)) };
     assert!(status.success(), "{status}");
     println!("\n{child}");
+}
+
+/// Reports, closes the descriptor of the reports as a program does that closes all it does not know, opens a file of its own, and
+/// reports again.
+fn reports_after_a_close(folder: &std::path::Path) {
+    if folder.ends_with("named") {
+        memdebug::report_to_files(&folder.join("report")).unwrap();
+    } else {
+        memdebug::report_to(std::fs::File::create(folder.join("report")).unwrap());
+    }
+    let hooks = hooks_of(Host::new().with_handler(handler::report), Domain::Mem, "");
+    let block = hooks.malloc(100).unwrap();
+    let overrun = |at: usize| {
+        // SAFETY: a planted bug: a guard byte after the block.
+        unsafe { block.as_ptr().wrapping_add(100 + at).write(0x41) };
+        // SAFETY: live, and it stays so.
+        unsafe { hooks.free(Some(block)) };
+    };
+    overrun(0);
+    let target = handler::target();
+    // SAFETY: it is nobody's but the reports', which must cope.
+    unsafe { libc::close(target) };
+    let own = std::fs::File::create(folder.join("own")).unwrap();
+    assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&own), target);
+    overrun(1);
+}
+
+/// No report is written into a file that the program opened in the place of the closed one, and none is lost.
+#[rstest]
+fn a_closed_descriptor_is_no_place_for_reports(#[values("named", "given")] way: &str) {
+    let folder = std::env::temp_dir().join(format!("memdebug-{:x}", fastrand::u64(..)));
+    let inner = folder.join(way);
+    std::fs::create_dir_all(&inner).unwrap();
+    let output = run(&format!("closed:{}", inner.display()));
+    let files = std::fs::read_dir(&inner).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: std::path::PathBuf| (path.clone(), std::fs::read_to_string(path).unwrap());
+    let files: Vec<_> = files.map(read).collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let (own, report): (Vec<_>, Vec<_>) = files.iter().partition(|(path, _)| path.ends_with("own"));
+    assert_eq!([own.len(), report.len()], [1, 1], "{files:?}");
+    assert_eq!(own[0].1, "", "a report in the program's file");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let expected = if way == "named" { [2, 0] } else { [1, 1] };
+    let count = |text: &str| text.matches("Fatal Python error: _PyMem_DebugRawFree").count();
+    assert_eq!([count(&report[0].1), count(&errors)], expected, "{files:?}\n{errors}");
 }
 
 /// Each process has a file of its own, which no link is taken for; nothing is lost.
