@@ -44,6 +44,7 @@ mod guard {
     pub(crate) mod fault;
     pub(crate) mod pool;
     pub(crate) mod sampler;
+    pub(crate) mod slots;
 }
 
 /// What was found, and how it is told.

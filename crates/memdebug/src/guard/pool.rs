@@ -8,7 +8,7 @@
 //!
 //! A freed slot faults on any access until it is reused; slots are reused in the order of their frees. The block has no
 //! header and no tail: what they would say is in the slot's record. The rest of its pages is FORBIDDENBYTE and checked
-//! when it comes back. Leaves whose turn it is to `countdown.rs`,
+//! when it comes back. Leaves which slots are free to `slots.rs`, whose turn it is to `countdown.rs`,
 //! when to ask to `sampler.rs`, and the signal to `fault.rs`.
 
 use core::fmt::Write as _;
@@ -22,6 +22,7 @@ use pymem_sync::{HeldOverFork, Lock};
 
 use crate::checks::registry;
 use crate::guard::countdown::random;
+use crate::guard::slots::{FreeSlots, GROUP_SLOTS};
 use crate::os::mapping::{MappedSlice, Mapping, Zeroed};
 use crate::pattern::{CLEANBYTE, FORBIDDENBYTE, first_other};
 use crate::report::handler::Stderr;
@@ -32,10 +33,6 @@ use crate::sites::site::Site;
 const MOST_SLOTS: usize = 1 << 17;
 /// Fewest slots of a pool that is worth its trouble.
 const LEAST_SLOTS: usize = 64;
-/// Slots of a group, which retires as one.
-const GROUP_SLOTS: usize = 64;
-/// Live blocks between pages that fault: the kernel keeps two records for each, and gives a process 65,530.
-const MOST_GUARDED: usize = 8192;
 /// Largest block in bytes that is guarded.
 pub(crate) const MAX_GUARDED: usize = 16 << 10;
 
@@ -46,28 +43,10 @@ pub(crate) struct Pool {
     /// Bytes from one slot's first guard page to the next one's.
     stride: usize,
     slots: MappedSlice<Slot>,
-    free: Lock<Free>,
+    free: Lock<FreeSlots>,
     /// Blocks that were not guarded though it was their turn.
     passed_over: AtomicUsize,
 }
-
-/// Free slots, oldest first. Slots that were never used come before any other.
-pub(crate) struct Free {
-    ring: MappedSlice<u32>,
-    first: usize,
-    len: usize,
-    unused: usize,
-    /// Live blocks of each group, or [`RETIRED`].
-    groups: MappedSlice<u32>,
-    /// Live blocks of the groups that are not retired.
-    guarded: usize,
-    retired: usize,
-    /// The group that is looked at next.
-    next_group: usize,
-}
-
-/// The mark of a group whose pages all stay open: its blocks have lived long, and their guard pages serve newer blocks.
-const RETIRED: u32 = u32::MAX;
 
 /// What is known of a slot's block. Written by the thread that allocates or frees it; read by whoever is handed the
 /// pointer, and by the fault handler, which takes what it finds.
@@ -145,16 +124,7 @@ impl Pool {
             }
         };
         unify(&pages);
-        let free = Free {
-            ring: MappedSlice::new(count)?,
-            first: 0,
-            len: 0,
-            unused: 0,
-            groups: MappedSlice::new(count / GROUP_SLOTS)?,
-            guarded: 0,
-            retired: 0,
-            next_group: 0,
-        };
+        let free = FreeSlots::new(count)?;
         let slots = MappedSlice::new(count)?;
         Some(Self {
             pages,
@@ -169,12 +139,13 @@ impl Pool {
     /// A slot for a block whose turn it is.
     fn take(&self) -> Option<usize> {
         let mut free = self.free.lock();
-        if free.guarded >= MOST_GUARDED {
-            self.retire_one(&mut free);
+        if let Some(group) = free.group_to_retire() {
+            // Newer blocks may have guard pages instead.
+            if self.protect_group(group, libc::PROT_READ | libc::PROT_WRITE) {
+                free.retire(group);
+            }
         }
-        let slots = self.slots.len();
-        let has_turn = free.guarded < 2 * MOST_GUARDED && free.has_turn(slots);
-        let slot = if has_turn { free.take(slots) } else { None };
+        let slot = free.take();
         drop(free);
         if slot.is_none() && self.passed_over.fetch_add(1, Relaxed) == 0 {
             let mut err = Stderr::new();
@@ -189,25 +160,19 @@ impl Pool {
         slot
     }
 
-    /// Opens all pages of an old group that is mostly live, so that newer blocks may have guard pages instead.
-    fn retire_one(&self, free: &mut Free) {
-        let used = free.unused / GROUP_SLOTS;
-        for _ in 0..used {
-            let group = free.next_group % used;
-            free.next_group = group + 1;
-            let live = free.groups[group];
-            if live == RETIRED || (live as usize) < GROUP_SLOTS / 2 {
-                continue;
-            }
-            let start = self.data(group * GROUP_SLOTS);
-            let bytes = self.stride * GROUP_SLOTS - self.page;
-            if self.protect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) {
-                free.groups[group] = RETIRED;
-                free.guarded -= live as usize;
-                free.retired += GROUP_SLOTS;
-            }
-            return;
+    /// Takes the slot of a freed block back.
+    fn give(&self, slot: usize) {
+        let mut free = self.free.lock();
+        if let Some(group) = free.give(slot) {
+            // Under the lock: nobody has a block in the group before it is closed. Pages that stay open are no guard, but serve.
+            self.protect_group(group, libc::PROT_NONE);
         }
+    }
+
+    /// Protects all pages of a group, but for the guard pages at its ends, which are its neighbours' too.
+    fn protect_group(&self, group: usize, protection: libc::c_int) -> bool {
+        let start = self.data(group * GROUP_SLOTS);
+        self.protect(start, self.stride * GROUP_SLOTS - self.page, protection)
     }
 
     /// The slot whose data pages or whose left guard page `address` lies in.
@@ -252,52 +217,6 @@ fn unify(pages: &Mapping) {
     }
 }
 
-impl Free {
-    /// Whether a block gets a slot: always while half of them are left, and one in four each time that half of the rest is
-    /// taken, so that there are some for what is made later.
-    fn has_turn(&self, slots: usize) -> bool {
-        let left = self.len + slots - self.unused;
-        let halvings = (slots / left.max(1)).ilog2();
-        random() & ((1 << (2 * halvings).min(31)) - 1) == 0
-    }
-
-    fn take(&mut self, slots: usize) -> Option<usize> {
-        let slot = if self.unused < slots {
-            self.unused += 1;
-            self.unused - 1
-        } else {
-            loop {
-                let left = self.len.checked_sub(1)?;
-                let slot = self.ring[self.first] as usize;
-                self.first = (self.first + 1) % slots;
-                self.len = left;
-                // It was free when its group retired.
-                if !self.is_retired(slot) {
-                    break slot;
-                }
-            }
-        };
-        self.groups[slot / GROUP_SLOTS] += 1;
-        self.guarded += 1;
-        Some(slot)
-    }
-
-    fn is_retired(&self, slot: usize) -> bool {
-        self.groups[slot / GROUP_SLOTS] == RETIRED
-    }
-
-    fn give(&mut self, slot: usize, slots: usize) {
-        if self.is_retired(slot) {
-            return;
-        }
-        self.groups[slot / GROUP_SLOTS] -= 1;
-        self.guarded -= 1;
-        let place = (self.first + self.len) % slots;
-        self.ring[place] = slot as u32;
-        self.len += 1;
-    }
-}
-
 /// What the guard pages of a process cover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -306,7 +225,7 @@ pub struct GuardCoverage {
     pub slots: usize,
     /// Live blocks between pages that fault.
     pub guarded: usize,
-    /// Slots of groups of long-lived blocks whose guard pages serve others now.
+    /// Slots of groups of long-lived blocks whose guard pages serve others now, until the last of these blocks is freed.
     pub retired: usize,
     /// Blocks that got no guard pages though it was their turn.
     pub passed_over: usize,
@@ -389,7 +308,7 @@ pub(crate) fn malloc(
     let offset = if right { (whole - size.max(1)) & !(MIN_ALIGN - 1) } else { 0 };
     let start = data.wrapping_add(offset / pool.page * pool.page);
     if !pool.protect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) {
-        pool.free.lock().give(slot, pool.slots.len());
+        pool.give(slot);
         pool.passed_over.fetch_add(1, Relaxed);
         return None;
     }
@@ -466,7 +385,7 @@ pub(crate) fn free(guarded: &Guarded, freed: Option<Site>) -> bool {
     if !pool.free.lock().is_retired(guarded.slot) {
         pool.protect(start, bytes, libc::PROT_NONE);
     }
-    pool.free.lock().give(guarded.slot, pool.slots.len());
+    pool.give(guarded.slot);
     true
 }
 

@@ -79,6 +79,8 @@ unsafe impl Zeroed for u8 {}
 // SAFETY: 1: an integer.
 unsafe impl Zeroed for u32 {}
 // SAFETY: 1: an integer.
+unsafe impl Zeroed for u64 {}
+// SAFETY: 1: an integer.
 unsafe impl Zeroed for u128 {}
 
 impl<T: Zeroed> MappedSlice<T> {

@@ -319,23 +319,30 @@ fn a_fork_finds_no_lock_held() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Blocks that stay live, and then 3,000 that come and go: how many of these are guarded.
+/// Blocks that stay live, and then 3,000 that come and go: how many of these are guarded, and of 3,000 more once the first are freed.
 fn among_long_lived_blocks(program: &str) {
     let (text, live) = program.rsplit_once(':').expect("options and a number");
     let live: usize = live.parse().expect("a number");
     let counting = Counting::new(LibcMalloc);
     let sampler = GuardSampler::new(&counting, Domain::Obj);
     let sampler = sampler.with_options(&options(text)).expect("address space for the guard pages");
-    let long_lived: Vec<_> = (0..live).map(|_| sampler.malloc(32).expect("memory")).collect();
-    let mut guarded = 0;
-    for _ in 0..3000 {
+    let made = |size: usize| {
         let before = counting.counts().calls();
-        let block = sampler.malloc(48).expect("memory");
-        guarded += usize::from(counting.counts().calls() == before);
-        // SAFETY: live, and not used again.
-        unsafe { sampler.free(Some(block)) };
-    }
-    for block in long_lived {
+        let block = sampler.malloc(size).expect("memory");
+        (block, counting.counts().calls() == before)
+    };
+    let come_and_go = || {
+        let blocks = (0..3000).map(|_| {
+            let (block, is_guarded) = made(48);
+            // SAFETY: live, and not used again.
+            unsafe { sampler.free(Some(block)) };
+            usize::from(is_guarded)
+        });
+        blocks.sum::<usize>()
+    };
+    let long_lived: Vec<_> = (0..live).map(|_| made(32)).collect();
+    let guarded = come_and_go();
+    for &(block, _) in &long_lived {
         // SAFETY: live, 32 bytes.
         unsafe { block.as_ptr().wrapping_add(31).write(1) };
         // SAFETY: live, and not used again.
@@ -343,10 +350,18 @@ fn among_long_lived_blocks(program: &str) {
     }
     assert_eq!(counting.counts().live_blocks, 0);
     let coverage = GuardCoverage::now();
-    println!("\n{guarded} guarded {}", coverage.passed_over);
+    assert_eq!((coverage.guarded, coverage.retired), (0, 0), "pages are guarded for nobody");
+    let passed_over = coverage.passed_over;
+    for (block, _) in long_lived.into_iter().filter(|&(_, is_guarded)| is_guarded) {
+        // SAFETY: any address may be asked for.
+        let answer = unsafe { libc::access(block.as_ptr().cast(), libc::F_OK) };
+        let error = std::io::Error::last_os_error().raw_os_error();
+        assert_eq!((answer, error), (-1, Some(libc::EFAULT)), "a freed block can be read");
+    }
+    println!("\n{guarded} guarded {passed_over} {}", come_and_go());
 }
 
-/// Long-lived blocks do not use up the guard pages: what is made later has some.
+/// Long-lived blocks do not use up the guard pages: what is made later has some, and all of it once they are freed.
 #[rstest]
 #[case::small_reproducer("guard=1/1:131072", 40_000, 3000..=3000, false)]
 #[case::all_slots_taken("guard=1/1", 300_000, 1..=2999, true)]
@@ -362,8 +377,10 @@ fn long_lived_blocks_leave_guard_pages(
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
-    let line = text.lines().find_map(|line| line.split_once(" guarded ")).expect("a count");
-    let guarded: usize = line.0.parse().unwrap();
-    assert!(expected.contains(&guarded), "{guarded} of 3,000 are guarded; passed over: {}", line.1);
+    let line = text.lines().find(|line| line.contains(" guarded ")).expect("counts");
+    let counts: Vec<_> = line.split(' ').filter_map(|word| word.parse::<usize>().ok()).collect();
+    assert!(expected.contains(&counts[0]), "guarded, passed over, guarded at last: {line}");
+    let at_last = if options == "guard=1/100" { expected } else { 3000..=3000 };
+    assert!(at_last.contains(&counts[2]), "guarded, passed over, guarded at last: {line}");
     assert_eq!(errors.matches("fewer blocks are guarded from now on").count(), usize::from(says));
 }
