@@ -62,6 +62,12 @@ unsafe fn give(offset: usize) {
     }
 }
 
+/// Whether `block` lies in the span; `false` before its first block.
+#[must_use]
+pub fn is_large_run(block: NonNull<u8>) -> bool {
+    run_memory::offset_of(block).is_some()
+}
+
 /// Gives all free memory of the span back to the system; returns how many bytes.
 pub fn release_large_runs() -> usize {
     run_memory::release()

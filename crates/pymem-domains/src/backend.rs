@@ -8,6 +8,7 @@ pub(crate) mod mimalloc;
 pub(crate) mod pymalloc;
 
 use core::fmt;
+use core::ptr::NonNull;
 
 use malloc_api::{AllocatorRecord, Domain, ReleaseLevel};
 use memdebug::ConfigureError;
@@ -49,6 +50,11 @@ pub(crate) trait Serve: fmt::Debug + Sync {
         None
     }
 
+    /// Whether the free of a live block is passed on to raw.
+    fn passes_on(&self, _block: NonNull<u8>) -> bool {
+        true
+    }
+
     /// Gives memory without a live block back to the system; returns how many bytes.
     fn release(&self, _level: ReleaseLevel) -> usize {
         0
@@ -73,7 +79,7 @@ pub(crate) mod pymalloc {
     use malloc_api::{AllocatorRecord, Domain, ThreadSafety};
 
     use super::Serve;
-    use crate::domain_allocator::DomainAllocator;
+    use crate::raw_below::RawBelow;
 
     /// Counts of pools, of which a build without the feature `pymalloc` has none.
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +99,7 @@ pub(crate) mod pymalloc {
         /// # Safety
         ///
         /// None; as for the pools of a build that has them.
-        pub(crate) const unsafe fn new(_: DomainAllocator, _: bool, _: ThreadSafety) -> Self {
+        pub(crate) const unsafe fn new(_: RawBelow, _: bool, _: ThreadSafety) -> Self {
             Self
         }
 

@@ -178,11 +178,8 @@ impl Domains {
         DomainAllocator::new(&self.shared.cells[domain.index()])
     }
 
-    /// Raw as an allocator of other domains takes memory from it: without the debug hooks and guard pages of raw, which would take a block
-    /// that such an allocator hands on for one of raw's.
-    #[must_use]
-    pub fn raw_for_allocators(self) -> DomainAllocator {
-        DomainAllocator::new(self.shared.for_pools)
+    pub(crate) const fn shared(self) -> &'static Shared {
+        self.shared
     }
 
     /// The record that serves `domain` now; C's `PyMem_GetAllocator`.

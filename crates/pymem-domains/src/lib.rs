@@ -13,10 +13,12 @@ mod name;
 mod preconfig;
 mod process;
 mod profile;
+mod raw_below;
 mod shared;
 mod stats;
 mod table;
 mod typed;
+mod under_pools;
 
 pub use backend::pymalloc::PoolStats;
 pub use debug::{DebugConfig, hooks_over};
@@ -31,6 +33,7 @@ pub use malloc_api::{
 pub use name::{Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
 pub use preconfig::Preconfig;
 pub use profile::{Build, Profile, ProfileError, Version};
+pub use raw_below::WatchRaw;
 pub use stats::{Description, DomainDescription, Stats};
 pub use table::{AllocatorName, Backend, Row, TABLE};
 pub use typed::{OutOfMemory, TypedMalloc};

@@ -6,10 +6,11 @@ use pymem_sync::{HeldOverFork, Lock, Published};
 
 use crate::backend::malloc::libc_record;
 use crate::debug::{Checks, DebugConfig};
-use crate::domain_allocator::{DomainAllocator, Gate, Gated};
+use crate::domain_allocator::{Gate, Gated};
 use crate::error::{DomainsError, SetAllocatorError};
 use crate::layers::Layers;
 use crate::profile::{Build, Profile};
+use crate::raw_below::RawBelow;
 use crate::table::{Backend, Backends, Row};
 
 /// The number of the gate through which the pools reach raw: below raw's debug hooks, since blocks of the pools have hooks of
@@ -29,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) default_raw: AllocatorRecord,
     debug: DebugConfig,
     /// Where the pools find raw.
-    pub(crate) for_pools: &'static Published<AllocatorRecord>,
+    pub(crate) raw_below: RawBelow,
 }
 
 impl Shared {
@@ -46,10 +47,9 @@ impl Shared {
         cells: &'static Cells,
         threads: ThreadSafety,
     ) -> Result<&'static Self, DomainsError> {
-        let for_pools = immortal::leak(Published::new(immortal::leak(libc_record())));
-        let raw = DomainAllocator::new(for_pools);
+        let raw_below = RawBelow::new(libc_record());
         // SAFETY: 1: by duty 1.
-        let backends = immortal::leak(unsafe { Backends::new(raw, profile, threads) });
+        let backends = immortal::leak(unsafe { Backends::new(raw_below, profile, threads) });
         let layers = |domain| {
             let backend = row.backend(domain);
             let base = backend.of(backends).record(domain);
@@ -69,7 +69,7 @@ impl Shared {
             row,
             debug,
             cells,
-            for_pools,
+            raw_below,
             layers,
             backends,
             default_raw,
@@ -86,7 +86,7 @@ impl Shared {
         let gate = |domain| {
             immortal::leak(AllocatorRecord::new(immortal::leak(Gate::new(shared, domain))))
         };
-        for_pools.store(gate(FOR_POOLS));
+        raw_below.store(gate(FOR_POOLS));
         for (domain, cell) in cells.iter().enumerate() {
             cell.store(gate(domain));
         }
@@ -153,7 +153,7 @@ impl Shared {
         if layers.used() {
             self.cells[domain.index()].store(layers.top());
             if domain == Domain::Raw {
-                self.for_pools.store(layers.for_allocators());
+                self.raw_below.store(layers.for_allocators());
             }
         }
     }
@@ -179,25 +179,20 @@ impl HeldOverFork for Shared {
 }
 
 impl Gated for Shared {
-    fn open(&self, domain: usize) -> &'static AllocatorRecord {
-        let mut layers = self.layers.lock();
-        if domain == FOR_POOLS {
-            let raw = &mut layers[Domain::Raw.index()];
-            raw.mark_used();
-            self.for_pools.store(raw.for_allocators());
-            return raw.for_allocators();
-        }
-        let layers = &mut layers[domain];
+    fn open(&self, gate: usize) -> &'static AllocatorRecord {
+        let domain = *Domain::ALL.get(gate).unwrap_or(&Domain::Raw);
+        let layers = &mut self.layers.lock()[domain.index()];
         layers.mark_used();
-        self.cells[domain].store(layers.top());
-        layers.top()
+        self.publish(domain, layers);
+        if gate == FOR_POOLS { self.raw_below.record() } else { layers.top() }
     }
 
-    fn peek(&self, domain: usize) -> &'static AllocatorRecord {
+    fn peek(&self, gate: usize) -> &'static AllocatorRecord {
         let layers = self.layers.lock();
-        match domain {
-            FOR_POOLS => layers[Domain::Raw.index()].for_allocators(),
-            _ => layers[domain].top(),
+        match Domain::ALL.get(gate) {
+            Some(domain) => layers[domain.index()].top(),
+            None if layers[Domain::Raw.index()].used() => self.raw_below.record(),
+            None => layers[Domain::Raw.index()].for_allocators(),
         }
     }
 }

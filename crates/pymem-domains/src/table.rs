@@ -22,8 +22,8 @@ use crate::backend::Serve;
 use crate::backend::malloc::Libc;
 use crate::backend::mimalloc::Heaps;
 use crate::backend::pymalloc::Pools;
-use crate::domain_allocator::DomainAllocator;
 use crate::profile::{Build, Profile, Version};
+use crate::raw_below::RawBelow;
 
 /// Declares an enum of named values, with `ALL` and the name of each.
 macro_rules! named {
@@ -106,11 +106,7 @@ impl Backends {
     /// # Safety
     ///
     /// 1. `threads` is true of every later call, until the pools are shared.
-    pub(crate) const unsafe fn new(
-        raw: DomainAllocator,
-        profile: Profile,
-        threads: ThreadSafety,
-    ) -> Self {
+    pub(crate) const unsafe fn new(raw: RawBelow, profile: Profile, threads: ThreadSafety) -> Self {
         // SAFETY: 1: by duty 1.
         let pools = unsafe { Pools::new(raw, profile.huge_pages(), threads) };
         Self { pools, heaps: Heaps::new(profile) }

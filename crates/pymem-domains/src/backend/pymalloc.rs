@@ -1,16 +1,18 @@
 //! Owns the pools of one set of domains: behind a lock of their own, or behind one that their callers hold as long as that is one.
 
-use malloc_api::{AllocatorRecord, Domain, Forward, ReleaseLevel, ThreadSafety};
+use core::ptr::NonNull;
+
+use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
 use pymalloc_core::{
     ArenaAllocator, HugePages, LargeRuns, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats,
-    large_runs_stats, release_large_runs,
+    is_large_run, large_runs_stats, release_large_runs,
 };
 
 use super::Serve;
 use super::malloc::libc_record;
 use crate::debug::{Checks, DebugConfig};
-use crate::domain_allocator::DomainAllocator;
+use crate::raw_below::RawBelow;
 
 /// Counts of the pools; their text is that of CPython's `sys._debugmallocstats()`.
 pub type PoolStats = Stats;
@@ -20,14 +22,14 @@ pub type PoolStats = Stats;
 #[allow(clippy::large_enum_variant, reason = "one for each set of domains, which lives for ever")]
 pub(crate) enum Pools {
     /// Behind a lock of their own, with magazines of each thread before the lock.
-    Locked(LockedPymalloc<LargeRuns<DomainAllocator>, MmapArenas>),
+    Locked(LockedPymalloc<LargeRuns<RawBelow>, MmapArenas>),
     /// Behind the callers' lock, until they are shared.
-    Serialized(SerializedPymalloc<LargeRuns<DomainAllocator>, MmapArenas>),
+    Serialized(SerializedPymalloc<LargeRuns<RawBelow>, MmapArenas>),
 }
 
 /// Whether `raw` is the C library's allocator with nothing over it: what another allocator or a wrapper was set for reaches it.
-fn is_libc(raw: &DomainAllocator) -> bool {
-    *raw.target() == libc_record()
+fn is_libc(raw: &RawBelow) -> bool {
+    *raw.raw.load() == libc_record()
 }
 
 /// Calls a method that both sorts of pools have.
@@ -44,11 +46,7 @@ impl Pools {
     /// # Safety
     ///
     /// 1. `threads` is true of every later call, until the pools are shared.
-    pub(crate) const unsafe fn new(
-        raw: DomainAllocator,
-        huge_pages: bool,
-        threads: ThreadSafety,
-    ) -> Self {
+    pub(crate) const unsafe fn new(raw: RawBelow, huge_pages: bool, threads: ThreadSafety) -> Self {
         let arenas = match huge_pages {
             true => MmapArenas::with_huge_pages(HugePages::Hugetlb),
             false => MmapArenas::new(),
@@ -157,6 +155,10 @@ impl Serve for Pools {
 
     fn pool_block_bytes(&self, block: *const u8) -> Option<usize> {
         either!(self, pools => pools.block_size(block))
+    }
+
+    fn passes_on(&self, block: NonNull<u8>) -> bool {
+        self.pool_block_bytes(block.as_ptr()).is_none() && !is_large_run(block)
     }
 
     fn release(&self, level: ReleaseLevel) -> usize {

@@ -23,6 +23,8 @@ mod table;
 mod third_party;
 mod threads;
 mod typed;
+#[cfg(feature = "pymalloc")]
+mod under_pools;
 
 #[global_allocator]
 static GLOBAL: GlobalAdapter<Obj> = GlobalAdapter::new(Obj);

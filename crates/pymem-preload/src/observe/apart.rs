@@ -51,11 +51,10 @@ pub(crate) fn profiled(
         if let Some(malloc) = inner.to_c().malloc {
             POOLS_MALLOC.store(malloc as *mut c_void, Relaxed);
         }
-        let below = |raw| AllocatorRecord::leak(Below(raw));
         // Without memory for the handler a child may find the lock held.
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
-        // SAFETY: 1: its blocks are those of the record that it was given.
-        unsafe { domains.wrap_allocator(Domain::Raw, below) };
+        // SAFETY: 1: its blocks are those of the record that it was given. 2: it is a word, which is leaked.
+        unsafe { domains.watch_raw_below(|raw| AllocatorRecord::leak(Below(raw))) };
         Apart { profiler, pools: inner, domains }
     });
     let (malloc, calloc, realloc) = match domain {
@@ -89,7 +88,7 @@ impl Apart {
 
     /// A block outside of the pools with what `block` of `size` bytes has, in its place; `None` without memory.
     fn outside(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
-        if self.domains.pool_block_bytes(block.as_ptr()).is_none() {
+        if self.domains.is_passed_on(block) {
             return Some(block);
         }
         WANTED.set(size);
@@ -164,7 +163,7 @@ unsafe extern "C" fn realloc<const IS_OBJ: bool>(
     Some(if COUNTDOWN.passes(new_size) { new } else { apart.record::<IS_OBJ>(new, new_size) })
 }
 
-/// Raw as the pools see it: their blocks outside of the pools.
+/// Raw as the pools see it: their blocks outside of the pools and of the span beside them.
 #[derive(Debug)]
 struct Below(AllocatorRecord);
 
