@@ -20,6 +20,7 @@ mod host {
     pub(crate) mod behind;
     pub(crate) mod capi;
     pub(crate) mod code_deaths;
+    pub(crate) mod deadline;
     pub(crate) mod debug_offsets;
     pub(crate) mod frame_words;
     pub(crate) mod gil;

@@ -22,6 +22,7 @@ use core::ffi::{c_char, c_int, c_uint};
 use core::ptr;
 
 use crate::host::behind::{Behind, SET_LOCALE, SIGACTION, SetLocale, Sigaction};
+use crate::host::deadline;
 use crate::load;
 use crate::observe::{profile, report};
 use crate::service;
@@ -50,7 +51,12 @@ pub unsafe extern "C" fn sigaction(
 
 type Exit = unsafe extern "C" fn(c_int) -> !;
 
+/// Seconds in which what a process tells at its end must be written, where it ends by `_exit`.
+const TELLS_WITHIN: u32 = 10;
+
 /// The C library's `_exit`, which writes a profile and a file of statistics first.
+///
+/// A signal handler may end the process so in the middle of a call that holds a lock: what waits for that is given up after 10 seconds.
 ///
 /// # Safety
 ///
@@ -58,8 +64,11 @@ type Exit = unsafe extern "C" fn(c_int) -> !;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _exit(status: c_int) -> ! {
     static BEHIND: Behind = Behind::new(c"_exit");
-    profile::write_the_end();
-    report::write_the_end();
+    if profile::is_due() || report::is_due() {
+        deadline::end_within(TELLS_WITHIN, status);
+        profile::write_the_end();
+        report::write_the_end();
+    }
     // SAFETY: 1: the C library's type.
     match unsafe { BEHIND.find::<Exit>() } {
         // SAFETY: by duty 1.

@@ -303,6 +303,11 @@ fn write() {
     }
 }
 
+/// Whether this process has its last file still to write.
+pub(crate) fn is_due() -> bool {
+    WRITER.is_due()
+}
+
 /// Writes the last file of this process, once.
 pub(crate) fn write_the_end() {
     if WRITER.ends() {

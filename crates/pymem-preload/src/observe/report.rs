@@ -55,6 +55,11 @@ pub(crate) fn report_at_exit(request: &StatsRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether this process has a file still to write.
+pub(crate) fn is_due() -> bool {
+    FILE.get().is_some() && WRITER.is_due()
+}
+
 /// Writes the file of this process once, if there is to be one: that of a child has the child's number after its name.
 pub(crate) fn write_the_end() {
     let Some(path) = FILE.get().filter(|_| WRITER.ends()) else { return };

@@ -43,6 +43,11 @@ impl Writer {
         self.current.load(Relaxed) == process::id()
     }
 
+    /// Whether this process has its last file still to write.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_current() && self.done.load(Relaxed) != process::id()
+    }
+
     /// Whether this process writes its last file now: it does so once.
     pub(crate) fn ends(&self) -> bool {
         let process = process::id();

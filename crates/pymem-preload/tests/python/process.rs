@@ -120,6 +120,18 @@ pub(crate) fn python(path: &Path, row: &str) -> Command {
     command
 }
 
+/// What the C compiler makes of `text` with these `options`, in `folder`; `None` without one.
+pub(crate) fn compiled(folder: &Path, text: &str, options: &[&str]) -> Option<PathBuf> {
+    if run(plain("sh").args(["-c", "command -v cc"])).status != Some(0) {
+        eprintln!("skipped: there is no C compiler");
+        return None;
+    }
+    let (source, made) = (folder.join("source.c"), folder.join("made"));
+    std::fs::write(&source, text).expect("a file of the test");
+    succeed(plain("cc").args(options).arg("-o").arg(&made).arg(&source).arg("-ldl"));
+    Some(made)
+}
+
 /// What a program did, for comparison and for messages.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {

@@ -1,9 +1,13 @@
 //! Signals in an interpreter that the hooks watch: whose report or end each of them is.
 
+use std::thread;
+
 use rstest::rstest;
 
 use crate::debugging::{PRELUDE, ROWS};
-use crate::process::{few_with_gil, is_newest, python, run, tries_all, with_gil};
+use crate::process::{
+    compiled, few_with_gil, is_newest, library, plain, python, run, tries_all, with_gil,
+};
 
 /// `faulthandler` is on, and a thread other than the main one makes the access.
 #[rstest]
@@ -101,5 +105,44 @@ fn blocks_given_to_the_c_library(
             };
             assert!(errors.contains(message), "{context}");
         }
+    }
+}
+
+/// A handler in C that ends the process while the very thread counts a call, and holds the lock of the counts.
+#[test]
+fn a_handler_ends_the_process_in_the_middle_of_a_call() {
+    const HANDLER: &str = r"
+#include <signal.h>
+#include <sys/time.h>
+#include <unistd.h>
+static void end(int number) { _exit(7); }
+int arm(int microseconds) {
+    struct itimerval once = {{0, 0}, {0, microseconds}};
+    signal(SIGALRM, end);
+    return setitimer(ITIMER_REAL, &once, 0);
+}
+";
+    const PROGRAM: &str = "
+import ctypes, sys
+ctypes.CDLL(sys.argv[1]).arm(int(sys.argv[2]))
+while True:
+    [bytes(1000) for _ in range(1000)]
+";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(handler) = compiled(folder.path(), HANDLER, &["-shared", "-fPIC"]) else { return };
+    for interpreter in few_with_gil().filter(|python| is_newest(python)) {
+        let end = |number: usize| {
+            // What hangs is killed; what gives up does so before.
+            let mut command = plain("timeout");
+            command.args(["-s", "KILL", "60"]).arg(&interpreter.path).args(["-c", PROGRAM]);
+            command.arg(&handler).arg((20_000 + 1_009 * number).to_string());
+            command.env("LD_PRELOAD", library()).env("PYTHONMALLOC", "pymalloc");
+            run(command.env("PYMEM_STATS", folder.path().join(number.to_string()))).status
+        };
+        let ends: Vec<_> = thread::scope(|scope| {
+            let all: Vec<_> = (0..12).map(|number| scope.spawn(move || end(number))).collect();
+            all.into_iter().map(|one| one.join().expect("it asserts nothing")).collect()
+        });
+        assert_eq!(ends, [Some(7); 12], "{interpreter}");
     }
 }
