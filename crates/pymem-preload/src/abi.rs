@@ -56,18 +56,20 @@ const NO_MEMORY: c_int = -4;
 ///
 /// Returns 0 when the allocators are installed; -1, with nothing changed, for an unknown name, one that this interpreter
 /// cannot have, or a `PYMEM_DEBUG` that cannot be had; -2, with nothing changed, when it is too late: the interpreter is
-/// initialized, the library was preloaded or has been set up before, or no interpreter that takes allocators is there.
+/// initialized or up to 3.11 has blocks of an earlier run, the library was preloaded or has been set up before, or no interpreter that
+/// takes allocators is there.
 ///
 /// # Safety
 ///
 /// 1. `name` is null or a text that ends with a NUL.
 /// 2. No other thread uses the interpreter or the environment during the call.
+/// 3. The interpreter has not run in this process before.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pymem_setup(name: *const c_char) -> c_int {
     // SAFETY: 1: by duty 1.
     let Ok(name) = parse(unsafe { text(name) }.unwrap_or_default()) else { return UNKNOWN_NAME };
     let Some(host) = host() else { return TOO_LATE };
-    if service::installed().is_some() || host.is_initialized() {
+    if service::installed().is_some() || host.is_initialized() || host.has_blocks() {
         return TOO_LATE;
     }
     if name.row(&host.profile()).is_err() {

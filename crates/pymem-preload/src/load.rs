@@ -71,7 +71,8 @@ unsafe fn await_host() {
     }
 }
 
-/// Serves an interpreter that has come since the program's start, if it has not been initialized.
+/// Serves an interpreter that has come since the program's start, if it has not been initialized, and the program has set no allocator
+/// of its own.
 ///
 /// # Safety
 ///
@@ -80,7 +81,9 @@ pub(crate) unsafe fn serve_late_host() {
     if !IS_AWAITED.load(Relaxed) {
         return;
     }
-    let Some(host) = late::arrived().filter(|host| !host.is_initialized()) else { return };
+    let is_untouched =
+        |host: &&Host| !host.is_initialized() && !host.has_blocks() && host.has_own_records();
+    let Some(host) = late::arrived().filter(is_untouched) else { return };
     if service::installed().is_none() && IS_AWAITED.swap(false, Relaxed) {
         // SAFETY: 1: not initialized, and by duty 1.
         unsafe { on_start(host, CommandLine::default()) };

@@ -315,7 +315,7 @@ impl Service {
         for domain in Domain::ALL {
             let record = self.records[domain.index()];
             let first = if domain == Domain::Obj && environment::is_hidden() {
-                shim::first_call_shim(record)
+                shim::first_call_shim(record, !host.serves_second_start(self.domains.row()))
             } else {
                 record.to_c()
             };

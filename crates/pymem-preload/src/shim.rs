@@ -1,13 +1,15 @@
 //! Owns the record that serves the obj domain until its first call. That call comes after the interpreter has read its
 //! configuration and before it builds `os.environ`: the moment to put the hidden `PYTHONMALLOC` back. The shim then
 //! installs the real record, so that later calls go straight to the allocator, and passes the call on. When the
-//! interpreter has ended, all that is done again, for a program that starts it a second time.
+//! interpreter has ended, all that is done again, for a program that starts it a second time; newer interpreters reset their records
+//! then, and find the variable as it was, unless they do not know its row.
 //!
 //! Its context is that of the real record: a thread that sees some words of the one and some of the other while the host
 //! exchanges them calls either function with the context that both take.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use malloc_api::Malloc;
@@ -25,9 +27,14 @@ type AtExit = unsafe extern "C" fn(extern "C" fn()) -> c_int;
 /// The interpreter's `Py_AtExit`; looked up together with all else that is looked up at the start.
 static AT_EXIT: OnceLock<Option<AtExit>> = OnceLock::new();
 
-/// The record that the obj domain starts with, on the way to `real`.
-pub(crate) fn first_call_shim(real: AllocatorRecord) -> PyMemAllocatorEx {
+/// Whether a second start of the interpreter finds what the first one has found.
+static STARTS_OVER: AtomicBool = AtomicBool::new(false);
+
+/// The record that the obj domain starts with, on the way to `real`; at each start, if it `starts_over`.
+pub(crate) fn first_call_shim(real: AllocatorRecord, starts_over: bool) -> PyMemAllocatorEx {
     let real = REAL.get_or_init(|| real);
+    // The thread that starts the interpreter makes the first call too.
+    STARTS_OVER.store(starts_over, Relaxed);
     // SAFETY: 1: a function of CPython with this signature, in every version.
     AT_EXIT.get_or_init(|| unsafe { symbol(c"Py_AtExit") });
     PyMemAllocatorEx {
@@ -46,7 +53,7 @@ fn pass() -> &'static AllocatorRecord {
     if let Some(host) = host() {
         // SAFETY: 1: the first object of a starting interpreter is made before it lets other threads run.
         unsafe { environment::restore() };
-        if retire(host, real) {
+        if retire(host, real) && STARTS_OVER.load(Relaxed) {
             start_over_at_the_end();
         }
     }
@@ -60,7 +67,7 @@ fn start_over_at_the_end() {
             // SAFETY: 1: the interpreter has ended on this thread, and the threads that it had with it.
             unsafe { environment::hide_pythonmalloc() };
             // SAFETY: 1: the shim's blocks are the real record's. 2: as above.
-            unsafe { host.set_allocator(Domain::Obj, first_call_shim(*real)) };
+            unsafe { host.set_allocator(Domain::Obj, first_call_shim(*real, true)) };
         }
     }
     if let Some(Some(at_exit)) = AT_EXIT.get() {

@@ -1,11 +1,12 @@
 //! Owns the question which Python this is: whether there is one, its version, and how it was built.
 //! Leaves the lookup of functions to `capi.rs`.
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use pymem_domains::{
-    AllocatorRecord, Build, Domain, Profile, PyMemAllocatorEx, ThreadSafety, Version,
+    AllocatorRecord, Backend, Build, Domain, Profile, PyMemAllocatorEx, Row, ThreadSafety, Version,
 };
 
 use crate::host::capi::{Api, symbol};
@@ -15,6 +16,12 @@ pub(crate) const OLDEST_MINOR: u32 = 8;
 
 /// The first minor version in which a subinterpreter may have a GIL of its own.
 const FIRST_WITH_OWN_GIL: u32 = 12;
+
+/// The first minor version that resets its records at each start.
+const FIRST_TO_RESET: u32 = 12;
+
+/// The first minor version with mimalloc.
+const FIRST_WITH_MIMALLOC: u32 = 13;
 
 /// The first minor version whose variables speak of huge pages.
 const FIRST_WITH_HUGE_PAGES: u32 = 15;
@@ -43,6 +50,15 @@ pub(crate) fn host() -> Option<&'static Host> {
     }
 }
 
+/// Where the loaded object that `function` lies in begins; null where it lies in none.
+fn library_of(function: *const c_void) -> *mut c_void {
+    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: room for the answer; any address may be asked for.
+    unsafe { libc::dladdr(function, found.as_mut_ptr()) };
+    // SAFETY: all zeros are an answer of pointers and numbers.
+    unsafe { found.assume_init() }.dli_fbase
+}
+
 impl Host {
     /// Not in line, so that what is asked after the start stands in few bytes.
     #[cold]
@@ -64,6 +80,30 @@ impl Host {
         // The records of a host that has not started are its default. Hooks of a debug build lie over both.
         host.is_on_libc = host.own_record(Domain::Raw) == host.own_record(Domain::Mem);
         Some(host)
+    }
+
+    /// Whether blocks of its own pools are live; `false` from 3.12 on, which does not tell.
+    pub(crate) fn has_blocks(&self) -> bool {
+        // SAFETY: 1: a function of CPython with this signature, in every version that has it.
+        let count: Option<unsafe extern "C" fn() -> isize> =
+            unsafe { symbol(c"_Py_GetAllocatedBlocks") };
+        // SAFETY: it counts under no lock, and nobody uses the interpreter before its start.
+        count.is_some_and(|count| unsafe { count() } > 0)
+    }
+
+    /// Whether its own records serve all domains, and none that the program has set: their functions lie in the interpreter's library.
+    pub(crate) fn has_own_records(&self) -> bool {
+        let library = library_of(self.api.get_version as *const c_void);
+        Domain::ALL.iter().all(|domain| {
+            let malloc = self.get_allocator(*domain).malloc;
+            malloc.is_some_and(|malloc| library_of(malloc as *const c_void) == library)
+        })
+    }
+
+    /// Whether a second start in one process puts its own records back, and serves `row` by them.
+    pub(crate) fn serves_second_start(&self, row: &Row) -> bool {
+        let knows = !row.uses(Backend::Mimalloc) || self.minor >= FIRST_WITH_MIMALLOC;
+        self.minor >= FIRST_TO_RESET && knows
     }
 
     /// Whether `Py_Initialize` has run: too late to replace allocators.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pymem_domains::AllocatorName;
 
 use crate::interpreters::Interpreter;
-use crate::process::{interpreters, plain, preloaded, run, succeed};
+use crate::process::{compiled, interpreters, library, plain, preloaded, run, succeed};
 
 fn example() -> PathBuf {
     let test = env::current_exe().expect("the test knows its own path");
@@ -60,13 +60,8 @@ int main(int count, char **words) {
     return ((int (*)(void))dlsym(library, "Py_FinalizeEx"))();
 }
 "#;
-    if run(plain("sh").args(["-c", "command -v cc"])).status != Some(0) {
-        return eprintln!("skipped: there is no C compiler");
-    }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (source, program) = (folder.path().join("late.c"), folder.path().join("late"));
-    std::fs::write(&source, PROGRAM).expect("a file of the test");
-    succeed(plain("cc").arg("-o").arg(&program).arg(&source).arg("-ldl"));
+    let Some(program) = compiled(folder.path(), PROGRAM, &[]) else { return };
     for interpreter in interpreters() {
         let Some(library) = shared_library(interpreter) else { continue };
         let home = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
@@ -99,4 +94,89 @@ int main(int count, char **words) {
         assert!(told.starts_with(line) && told.lines().count() == 1, "{interpreter}: {told}");
         assert_eq!(start(directly, "default", "PYMEM_OTHER"), "", "{interpreter}");
     }
+}
+
+/// A program in which each letter is a step, with an interpreter of its own.
+const STEPS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+typedef struct {
+    void *ctx, *(*malloc)(void *, size_t), *(*calloc)(void *, size_t, size_t), *(*realloc)(void *, void *, size_t), (*free)(void *, void *);
+} Record;
+static void *own_malloc(void *ctx, size_t size) { char *p = malloc(size + 16); return p ? p + 16 : 0; }
+static void *own_calloc(void *ctx, size_t n, size_t size) { char *p = calloc(1, n * size + 16); return p ? p + 16 : 0; }
+static void *own_realloc(void *ctx, void *old, size_t size) { char *p = realloc(old ? (char *)old - 16 : 0, size + 16); return p ? p + 16 : 0; }
+static void own_free(void *ctx, void *p) { if (p) free((char *)p - 16); }
+int main(int count, char **words) {
+    void *library = dlopen(words[1], RTLD_NOW | RTLD_GLOBAL), *block = 0;
+    if (!library) return 2;
+    setvbuf(stdout, 0, _IONBF, 0);
+    for (const char *step = words[2]; *step; step++) {
+        Record record = {0, own_malloc, own_calloc, own_realloc, own_free};
+        switch (*step) {
+        case 'o':
+            for (int domain = 0; domain < 3; domain++) ((void (*)(int, Record *))dlsym(library, "PyMem_SetAllocator"))(domain, &record);
+            break;
+        case 'm': block = ((void *(*)(size_t))dlsym(library, "PyMem_RawMalloc"))(100); break;
+        case 'f': ((void (*)(void *))dlsym(library, "PyMem_RawFree"))(block); break;
+        case 'k':
+            ((void (*)(int, Record *))dlsym(library, "PyMem_GetAllocator"))(2, &record);
+            printf("kept %d\n", record.malloc == own_malloc);
+            break;
+        case 's': printf("setup %d\n", ((int (*)(const char *))dlsym(dlopen(words[3], RTLD_NOW), "pymem_setup"))("malloc")); break;
+        case '+': ((void (*)(void))dlsym(library, "Py_Initialize"))(); break;
+        case '-': printf("end %d\n", ((int (*)(void))dlsym(library, "Py_FinalizeEx"))()); break;
+        case 'p':
+            ((int (*)(const char *))dlsym(library, "PyRun_SimpleString"))("import json, re, threading, os; print(os.environ.get('PYTHONMALLOC'), flush=True)");
+        }
+    }
+    return 0;
+}
+"#;
+
+/// What the program of [`STEPS`] prints over each shared interpreter.
+fn each_embedded(mut embed: impl FnMut(&Interpreter, &mut dyn FnMut(bool, &str, &str) -> String)) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(program) = compiled(folder.path(), STEPS, &[]) else { return };
+    for interpreter in interpreters().iter().filter(|python| !python.free_threaded) {
+        let Some(libpython) = shared_library(interpreter) else { continue };
+        let home = interpreter.path.parent().and_then(|bin| bin.parent()).expect("a prefix");
+        embed(interpreter, &mut |is_preloaded, row, steps| {
+            let mut command = if is_preloaded { preloaded(&program) } else { plain(&program) };
+            command.env("PYTHONHOME", home).env("PYTHONMALLOC", row).arg(&libpython).arg(steps);
+            succeed(command.arg(library()))
+        });
+    }
+}
+
+/// Blocks of the program's own allocator stay its own.
+#[test]
+fn an_embedders_allocator_stays() {
+    each_embedded(|interpreter, steps| {
+        assert_eq!(steps(true, "", "om+kf-"), "kept 1\nend 0\n", "{interpreter}");
+    });
+}
+
+/// A second run is asked for as the first one is.
+#[test]
+fn a_second_run_sees_the_variable() {
+    each_embedded(|interpreter, steps| {
+        for row in ["default", "debug"] {
+            let expected = format!("{row}\nend 0\n{row}\nend 0\n");
+            assert_eq!(steps(true, row, "+p-+p-"), expected, "{interpreter}");
+        }
+    });
+}
+
+/// Blocks of the first run outlive it up to 3.11; later versions have a duty in the place of an answer.
+#[test]
+fn it_is_too_late_after_a_run() {
+    each_embedded(|interpreter, steps| {
+        if interpreter.minor <= 11 {
+            let told = steps(false, "default", "+p-s+p-");
+            assert_eq!(told, "default\nend 0\nsetup -2\ndefault\nend 0\n", "{interpreter}");
+        }
+    });
 }
