@@ -66,12 +66,14 @@ extern "C" {
  *
  * Returns 0 when the allocators are installed; -1, with nothing changed, for an unknown name, one that this interpreter
  * cannot have, or a `PYMEM_DEBUG` that cannot be had; -2, with nothing changed, when it is too late: the interpreter is
- * initialized, the library was preloaded or has been set up before, or no interpreter that takes allocators is there.
+ * initialized or up to 3.11 has blocks of an earlier run, the library was preloaded or has been set up before, or no interpreter that
+ * takes allocators is there.
  *
  * # Safety
  *
  * 1. `name` is null or a text that ends with a NUL.
  * 2. No other thread uses the interpreter or the environment during the call.
+ * 3. The interpreter has not run in this process before.
  */
 int pymem_setup(const char *name);
 
