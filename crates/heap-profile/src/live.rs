@@ -1,6 +1,6 @@
 //! Owns `Live`: how many bytes are live, by who allocated them, and whether that is the peak.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use malloc_api::Domain;
 
@@ -11,8 +11,8 @@ use crate::counters::Overlap;
 pub(crate) struct Live {
     /// Those of each domain, and of all that is reported.
     domains: [DomainBytes; 4],
-    /// How calls of each are counted.
-    overlaps: [Overlap; 4],
+    /// Whether calls of the mem and obj domains do not overlap.
+    is_serialized: AtomicBool,
     /// The live bytes at the noted peak.
     noted: AtomicU64,
     /// How many peaks were noted, each above the one before. A site notes what it held when it first changes after one.
@@ -20,7 +20,7 @@ pub(crate) struct Live {
 }
 
 /// The bytes of a domain; apart, as some domains may count without atomic additions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DomainBytes {
     allocated: AtomicU64,
     freed: AtomicU64,
@@ -36,6 +36,16 @@ pub(crate) struct DomainBytes {
 const NO_PEAK: u32 = u32::MAX;
 
 impl DomainBytes {
+    const fn new() -> Self {
+        Self {
+            allocated: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
+            look_at: AtomicU64::new(0),
+            plain_below: AtomicU64::new(0),
+            plain_peak: AtomicU32::new(NO_PEAK),
+        }
+    }
+
     /// The number of the last peak, which no site has that is to be counted in another way than by additions.
     #[inline(always)]
     pub(crate) fn plain_peak(&self) -> u32 {
@@ -78,21 +88,26 @@ fn add(to: &AtomicU64, more: u64, overlap: Overlap) -> u64 {
 impl Live {
     /// No bytes. If calls are `serialized`, those of the mem and obj domains do not overlap.
     pub(crate) fn new(serialized: bool) -> Self {
-        let is_held = |origin| origin == Domain::Mem as u8 || origin == Domain::Obj as u8;
-        let overlap = |origin| {
-            if serialized && is_held(origin) { Overlap::Never } else { Overlap::AtAnyTime }
-        };
-        let overlaps = [0, 1, 2, 3].map(overlap);
-        let bytes = |overlap| {
-            let plain_peak = AtomicU32::new(if overlap == Overlap::Never { 0 } else { NO_PEAK });
-            DomainBytes { plain_peak, ..DomainBytes::default() }
-        };
-        Self {
-            domains: overlaps.map(bytes),
-            overlaps,
+        let live = Self {
+            domains: [const { DomainBytes::new() }; 4],
+            is_serialized: AtomicBool::new(serialized),
             noted: AtomicU64::new(0),
             peaks: AtomicU32::new(0),
+        };
+        for index in 0..live.domains.len() {
+            if live.overlap_at(index) == Overlap::Never {
+                live.domains[index].plain_peak.store(0, Relaxed);
+            }
         }
+        live
+    }
+
+    /// From now on calls of all domains may overlap.
+    pub(crate) fn share(&self) {
+        // Relaxed: whoever makes calls overlap lets the threads that make them see this before.
+        self.is_serialized.store(false, Relaxed);
+        // The largest number of all, so that no peak that is noted meanwhile takes its place.
+        self.domains.iter().for_each(|bytes| bytes.plain_peak.store(NO_PEAK, Relaxed));
     }
 
     /// Where an origin's bytes are counted.
@@ -109,7 +124,17 @@ impl Live {
     /// How an origin's calls are counted.
     #[inline(always)]
     pub(crate) fn overlap(&self, origin: u8) -> Overlap {
-        self.overlaps[Self::index(origin)]
+        self.overlap_at(Self::index(origin))
+    }
+
+    #[inline(always)]
+    fn overlap_at(&self, index: usize) -> Overlap {
+        let is_held = index == Domain::Mem as usize || index == Domain::Obj as usize;
+        if is_held && self.is_serialized.load(Relaxed) {
+            Overlap::Never
+        } else {
+            Overlap::AtAnyTime
+        }
     }
 
     /// The bytes of all origins.
@@ -133,7 +158,7 @@ impl Live {
     #[inline(always)]
     pub(crate) fn allocate(&self, origin: u8, bytes: u64) {
         let index = Self::index(origin);
-        add(&self.domains[index].allocated, bytes, self.overlaps[index]);
+        add(&self.domains[index].allocated, bytes, self.overlap_at(index));
     }
 
     /// Looks for a peak before `bytes` are freed, if that is due.
@@ -150,7 +175,7 @@ impl Live {
     #[inline]
     pub(crate) fn free(&self, origin: u8, bytes: u64) {
         let index = Self::index(origin);
-        add(&self.domains[index].freed, bytes, self.overlaps[index]);
+        add(&self.domains[index].freed, bytes, self.overlap_at(index));
     }
 
     /// Notes the peak if `bytes` are about to be freed and more is live than at the last noted peak.
@@ -165,7 +190,7 @@ impl Live {
         let look_at = freed + (live.saturating_sub(bytes) / 128).max(4096);
         let DomainBytes { look_at: next, plain_below, .. } = &self.domains[index];
         next.store(look_at, Relaxed);
-        if self.overlaps[index] == Overlap::Never {
+        if self.overlap_at(index) == Overlap::Never {
             plain_below.store(look_at, Relaxed);
         }
         self.note_peak_of(live, self.noted.load(Relaxed) / 128);
@@ -184,8 +209,8 @@ impl Live {
         let note = || self.noted.compare_exchange(noted, live, Relaxed, Relaxed);
         if is_above && note().is_ok() {
             let number = self.peaks.fetch_add(1, Relaxed).wrapping_add(1);
-            for (bytes, overlap) in self.domains.iter().zip(self.overlaps) {
-                if overlap == Overlap::Never {
+            for (index, bytes) in self.domains.iter().enumerate() {
+                if self.overlap_at(index) == Overlap::Never {
                     // Of two threads that note peaks, the second may come here first.
                     bytes.plain_peak.fetch_max(number, Relaxed);
                 }
@@ -206,5 +231,16 @@ mod tests {
         assert_eq!(live.peak(), 1);
         let told = [Domain::Raw, Domain::Mem, Domain::Obj].map(|of| live.of(of).plain_peak());
         assert_eq!(told, [NO_PEAK, 1, 1]);
+    }
+
+    #[test]
+    fn no_domain_counts_by_additions_once_they_are_shared() {
+        let live = Live::new(true);
+        live.share();
+        live.allocate(Domain::Mem as u8, 10);
+        live.note_peak();
+        assert_eq!(live.peak(), 1);
+        assert_eq!(Domain::ALL.map(|of| live.of(of).plain_peak()), [NO_PEAK; 3]);
+        assert_eq!(live.overlap(Domain::Obj as u8), Overlap::AtAnyTime);
     }
 }

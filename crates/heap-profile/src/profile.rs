@@ -29,7 +29,7 @@ pub struct Options {
     pub frames: usize,
     /// Whether calls of the mem and obj domains never overlap, as Python's threads hold the GIL in them; false unless set.
     ///
-    /// Counts of calls that overlap all the same may be lost.
+    /// Counts of calls that overlap all the same may be lost, until the profile is [shared](Profile::share).
     pub serialized: bool,
     /// Buckets of the tables of stacks, some five bytes each; 262,144 unless set.
     pub buckets: usize,
@@ -117,6 +117,14 @@ impl<S: StackSource + 'static> Profile<S> {
     /// The stacks of the profile, whose locks are held over a fork beside the profile's own.
     pub const fn stacks(&self) -> &'static StackTable<S> {
         self.stacks
+    }
+
+    /// From now on calls of all domains may overlap, of a profile that was [serialized](Options::serialized); what is counted during this
+    /// call may be lost.
+    ///
+    /// Whoever makes calls overlap lets the threads that make them see this call before.
+    pub fn share(&self) {
+        self.live.share();
     }
 
     /// Stops recording allocations, or goes on; frees of recorded blocks are counted all the while.

@@ -232,10 +232,12 @@ pub unsafe extern "C" fn pymem_profile_start(request: *const c_char) -> c_int {
     let Some(request) = (unsafe { text(request) }) else { return NO_REQUEST };
     let Ok(request) = ProfileRequest::parse(request) else { return NO_REQUEST };
     let Some(host) = host() else { return NOT_STARTED };
-    let noted_in =
-        service::installed().map_or(profile::NotedIn::Table, service::Service::noted_in_late);
+    let service = service::installed();
+    let noted_in = service.map_or(profile::NotedIn::Table, service::Service::noted_in_late);
+    // A second interpreter is told of where the pools wait for one.
+    let serialized = !host.has_own_gils() || service.is_some_and(service::Service::is_unshared);
     // SAFETY: 1: by duty 2.
-    match unsafe { profile::start_late(host, request, noted_in) } {
+    match unsafe { profile::start_late(host, request, noted_in, serialized) } {
         Ok(()) => OK,
         Err(_) => NOT_STARTED,
     }

@@ -241,7 +241,7 @@ impl Service {
         }
         if let Some(request) = &requests.profile {
             let noted_in = self.noted_in();
-            let profile = profile::start(host, request.clone())?;
+            let profile = profile::start(host, request.clone(), true)?;
             // The interpreter frees some raw blocks by the C library.
             self.wrap(&[Domain::Raw], |domain, record| {
                 profile.profiled(domain, record, NotedIn::Table)
@@ -250,12 +250,18 @@ impl Service {
                 profile.profiled(domain, record, noted_in)
             });
         }
-        let has_pools = self.domains.row().backend(Domain::Obj) == Backend::Pymalloc;
-        if has_pools && host.has_own_gils() && self.domains.threads() == ThreadSafety::OneAtATime {
+        if host.has_own_gils() && (self.is_unshared() || requests.profile.is_some()) {
             let domains = self.domains;
-            self.wrap(&[Domain::Raw], |_, raw| second_interpreter::watched(domains, raw));
+            let watched = |_, raw| second_interpreter::watched(domains, profile::share, raw);
+            self.wrap(&[Domain::Raw], watched);
         }
         Ok(())
+    }
+
+    /// Whether the pools serve callers that hold one lock, and a second interpreter is waited for.
+    pub(crate) fn is_unshared(&self) -> bool {
+        let has_pools = self.domains.row().backend(Domain::Obj) == Backend::Pymalloc;
+        has_pools && self.domains.threads() == ThreadSafety::OneAtATime
     }
 
     /// Where a profile that starts later notes them: none has a header.

@@ -8,7 +8,7 @@ use heap_profile::{
 };
 use malloc_api::{Domain, LibcMalloc, Malloc};
 
-use crate::script::{profile, run};
+use crate::script::{profile, run, serialized};
 
 /// Makes blocks in four threads, which another four free, all counting at once.
 fn cross(heap: &(impl Malloc + Sync)) {
@@ -41,6 +41,16 @@ fn blocks_that_cross_threads_are_counted_exactly() {
     let bytes: u64 = (0..20_000).map(|step| 1 + step % 300).sum();
     assert_eq!((snapshot.live().bytes, snapshot.live().blocks), (0, 0));
     assert_eq!((snapshot.total().bytes, snapshot.total().blocks), (4 * bytes, 80_000));
+}
+
+/// As [`blocks_that_cross_threads_are_counted_exactly`], where calls have not overlapped before.
+#[test]
+fn a_shared_profile_counts_calls_that_overlap() {
+    let (_, profile) = serialized();
+    profile.share();
+    cross(&ExactProfiler::new(LibcMalloc, profile, Domain::Obj));
+    let total = profile.snapshot().total();
+    assert_eq!((profile.live_bytes(), total.blocks), (0, 80_000));
 }
 
 #[test]

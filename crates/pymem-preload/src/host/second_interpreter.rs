@@ -1,5 +1,5 @@
 //! Owns the moment at which the host makes a second interpreter, which since 3.12 may have a GIL of its own: the pools must let any
-//! thread in before that runs.
+//! thread in before that runs, and a profile must count so.
 //!
 //! Each interpreter's state but that of the first is a block of raw that the host asks for by `calloc(1, size)`, before anything of
 //! the interpreter runs: `alloc_interpreter` of 3.12 to 3.15, 190 to 380 KiB, and since 3.13 one more for its own pools, of 257. The
@@ -16,19 +16,19 @@ use pymem_domains::{AllocatorRecord, Domains, PyMemAllocatorEx};
 /// No interpreter's state is smaller.
 const STATE_BYTES_MIN: usize = 64 << 10;
 
-/// What is to be shared, and the function of raw behind ours.
-static WATCHED: OnceLock<(Domains, CallocFn)> = OnceLock::new();
+/// What is to be shared, whom to tell first, and the function of raw behind ours.
+static WATCHED: OnceLock<(Domains, fn(), CallocFn)> = OnceLock::new();
 
-/// The record of `raw` by whose calls a second interpreter is noticed, before which `domains` are shared. They are at once where they
-/// are not the first.
-pub(crate) fn watched(domains: Domains, raw: AllocatorRecord) -> AllocatorRecord {
+/// The record of `raw` by whose calls a second interpreter is noticed, before which `tell` is called and `domains` are shared. They are at
+/// once where they are not the first.
+pub(crate) fn watched(domains: Domains, tell: fn(), raw: AllocatorRecord) -> AllocatorRecord {
     let PyMemAllocatorEx { ctx, malloc, calloc, realloc, free } = raw.to_c();
     let (Some(malloc), Some(inner), Some(realloc), Some(free)) = (malloc, calloc, realloc, free)
     else {
         domains.share();
         return raw;
     };
-    if WATCHED.set((domains, inner)).is_err() {
+    if WATCHED.set((domains, tell, inner)).is_err() {
         domains.share();
         return raw;
     }
@@ -44,8 +44,9 @@ unsafe extern "C" fn calloc_watched(
     nelem: usize,
     elsize: usize,
 ) -> Option<NonNull<u8>> {
-    let (domains, inner) = WATCHED.get()?;
+    let (domains, tell, inner) = WATCHED.get()?;
     if nelem == 1 && elsize >= STATE_BYTES_MIN {
+        tell();
         domains.share();
     }
     // SAFETY: 1: by duty 1.

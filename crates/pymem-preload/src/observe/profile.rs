@@ -84,7 +84,8 @@ pub(crate) fn running() -> Option<&'static ProcessProfile> {
     RUNNING.get()
 }
 
-/// Starts the profile of this process, which records from now on what its profilers pass on.
+/// Starts the profile of this process, which records from now on what its profilers pass on; `serialized` while calls of mem and obj do not
+/// overlap, until it is [told](share) that they do.
 ///
 /// # Errors
 ///
@@ -92,6 +93,7 @@ pub(crate) fn running() -> Option<&'static ProcessProfile> {
 pub(crate) fn start(
     host: &Host,
     mut request: ProfileRequest,
+    serialized: bool,
 ) -> Result<&'static ProcessProfile, Refusal> {
     if host.build == Build::FreeThreaded {
         return Err(Refusal::ProfileFreeThreaded);
@@ -99,7 +101,7 @@ pub(crate) fn start(
     // The program may change its folder.
     request.path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
     NewFile::beside(&request.path).map_err(Refusal::ProfileFile)?;
-    let mut options = Options { frames: request.frames, serialized: true, ..Options::default() };
+    let mut options = Options { frames: request.frames, serialized, ..Options::default() };
     if request.interval.is_some() {
         options.buckets = SAMPLED_BUCKETS;
     }
@@ -139,13 +141,14 @@ pub(crate) unsafe fn start_late(
     host: &Host,
     request: ProfileRequest,
     noted_in: NotedIn,
+    serialized: bool,
 ) -> Result<(), Refusal> {
     // When `tracemalloc` stops, it puts back the records of before its start, in which the profile would not be.
     // SAFETY: 1: by duty 1.
     if !host.is_initialized() || unsafe { hooks::is_tracing() } {
         return Err(Refusal::TooLate);
     }
-    let running = start(host, request)?;
+    let running = start(host, request, serialized)?;
     for domain in [Domain::Mem, Domain::Obj] {
         let Some(own) = host.own_record(domain) else { continue };
         let record = running.profiled(domain, own, noted_in);
@@ -300,6 +303,13 @@ fn command() -> Vec<String> {
 fn write() {
     if let Some(running) = running().filter(|_| WRITER.is_current()) {
         running.write();
+    }
+}
+
+/// From now on interpreters may run side by side.
+pub(crate) fn share() {
+    if let Some(running) = running() {
+        running.profile.share();
     }
 }
 
