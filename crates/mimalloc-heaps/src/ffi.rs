@@ -115,7 +115,7 @@ struct Heap {
     _links_and_place: [usize; 8],
     theaps_lock: libc::pthread_mutex_t,
     _abandoned: [usize; 75 + 1],
-    _abandoned_lock: libc::pthread_mutex_t,
+    abandoned_lock: libc::pthread_mutex_t,
     _arena_pages: [usize; ARENAS_MAX],
     arena_pages_lock: libc::pthread_mutex_t,
 }
@@ -270,9 +270,9 @@ pub(crate) fn purge_expired() {
 }
 
 /// The mutexes of mimalloc's that a thread may take in any call, in an order in which no holder waits for one before its own: that of
-/// the main heap's theaps, of new arenas, and of the arenas that the main heap has pages in. Once mimalloc is [started](start), they
-/// stay.
-pub(crate) fn own_mutexes() -> [NonNull<libc::pthread_mutex_t>; 3] {
+/// the main heap's theaps, of new arenas, of the arenas that the main heap has pages in, and of its pages outside of arenas. Once
+/// mimalloc is [started](start), they stay.
+pub(crate) fn own_mutexes() -> [NonNull<libc::pthread_mutex_t>; 4] {
     // SAFETY: no preconditions.
     let heap = unsafe { mi_heap_main() };
     // SAFETY: no preconditions.
@@ -283,8 +283,23 @@ pub(crate) fn own_mutexes() -> [NonNull<libc::pthread_mutex_t>; 3] {
     let reserve = unsafe { &raw mut (*subproc).reserve_lock };
     // SAFETY: as above.
     let arena_pages = unsafe { &raw mut (*heap).arena_pages_lock };
+    // SAFETY: as above.
+    let abandoned = unsafe { &raw mut (*heap).abandoned_lock };
     // SAFETY: parts of statics, so none is null.
-    [theaps, reserve, arena_pages].map(|mutex| unsafe { NonNull::new_unchecked(mutex) })
+    [theaps, reserve, arena_pages, abandoned].map(|mutex| unsafe { NonNull::new_unchecked(mutex) })
+}
+
+/// The mutex that any thread may take which frees into a page of `heap` outside of the arenas; its holder waits for nothing.
+///
+/// # Safety
+///
+/// 1. `heap` is live.
+pub(crate) unsafe fn abandoned_mutex(heap: NonNull<mi_heap_t>) -> NonNull<libc::pthread_mutex_t> {
+    let heap = heap.cast::<Heap>().as_ptr();
+    // SAFETY: a live heap (1), of which an address is taken.
+    let mutex = unsafe { &raw mut (*heap).abandoned_lock };
+    // SAFETY: a part of a live heap, so not null.
+    unsafe { NonNull::new_unchecked(mutex) }
 }
 
 /// The version of the linked mimalloc, as it writes it: 30302 is 3.3.2.
@@ -428,10 +443,21 @@ mod tests {
             // SAFETY: a live block.
             assert!(unsafe { _mi_arenas_contain(block) });
         }
+        /// Aligned to more than arenas have, so that each block has a page of its own, which is given up when the next one is made.
+        fn give_up_a_page_outside_arenas() {
+            for _ in 0..20 {
+                // SAFETY: a power of two.
+                let block = unsafe { mi_zalloc_aligned(300_000, 128 << 10) };
+                assert!(!block.is_null());
+            }
+        }
         alone("ffi::tests::mutexes_are_where_mimalloc_has_them", || {
             start();
+            // SAFETY: an option of 3.3.2.
+            unsafe { mi_option_set(MI_OPTION_VISIT_ABANDONED, 1) };
             make_an_arena();
-            let actions = [begin_a_thread, make_an_arena, make_an_arena];
+            let actions =
+                [begin_a_thread, make_an_arena, make_an_arena, give_up_a_page_outside_arenas];
             for (index, (mutex, action)) in own_mutexes().into_iter().zip(actions).enumerate() {
                 let (to_main, from_thread) = channel();
                 // SAFETY: an initialised mutex, which the calling thread does not hold.

@@ -1,5 +1,5 @@
 //! Owns what a child of a fork needs: the reclaiming of what the threads that do not exist in the child have owned.
-//! Leaves to `registry.rs` that no lock of mimalloc's is inherited taken.
+//! Leaves to `mutexes.rs` that no lock of mimalloc's is inherited taken.
 
 use core::ptr;
 

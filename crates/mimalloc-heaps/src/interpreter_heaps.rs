@@ -9,6 +9,7 @@ use pymem_sync::qsbr::Limits;
 use crate::heap::HeapKind;
 use crate::heap_set::HeapSet;
 use crate::interpreter::Interpreter;
+use crate::prepare::prepare;
 use crate::registry::{self, HeapError};
 use crate::release;
 use crate::stats::{self, Statistics};
@@ -47,7 +48,7 @@ impl InterpreterHeaps {
     /// [`HeapError::Version`] if another mimalloc is linked; [`HeapError::ForkHandlers`] if those could not be registered;
     /// [`HeapError::OutOfMemory`].
     pub fn new() -> Result<Self, HeapError> {
-        registry::prepare()?;
+        prepare()?;
         let interpreter = Interpreter::start(&mut registry::lock());
         Ok(Self { interpreter: interpreter.ok_or(HeapError::OutOfMemory)? })
     }

@@ -19,6 +19,7 @@ use crate::heap::Heap;
 use crate::idle;
 use crate::mi_malloc::{request, request_array};
 use crate::page::{MADE_AT_ONCE, page_of, room_of, stays};
+use crate::prepare::prepare;
 use crate::registry::{self, HeapError};
 use crate::theap::{self, rounded};
 use crate::thread;
@@ -92,7 +93,7 @@ const LEAST_AHEAD_BYTES: usize = 256 << 10;
 /// # Ok::<(), mimalloc_heaps::HeapError>(())
 /// ```
 pub fn heap_account<B: ToBudget>(budget: B) -> Result<Account<OwnHeap<B>>, HeapError> {
-    registry::prepare()?;
+    prepare()?;
     let mut registry = registry::lock();
     thread::begin(&mut registry).ok_or(HeapError::OutOfMemory)?;
     let heap = Heap::new();

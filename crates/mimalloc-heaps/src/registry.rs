@@ -1,14 +1,12 @@
-//! Owns the one lock of the crate, what must be done once before it is first taken, and [`HeapError`].
+//! Owns the one lock of the crate, and [`HeapError`]. Leaves to `prepare.rs` what must be done once before it is first taken.
 //!
 //! The lock is held around each call that takes one of mimalloc's own locks for a heap of this crate (heaps and theaps made and
-//! freed, attached threads that end), and over a fork, so that no child inherits one of them taken. What threads without such a
-//! heap take, `mutexes.rs` holds. Nothing under the lock allocates through Rust's global allocator, which may be one of ours.
+//! freed, attached threads that end), and over a fork, so that no child inherits one of them taken. What threads take without it,
+//! `mutexes.rs` holds. Nothing under the lock allocates through Rust's global allocator, which may be one of ours.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use pymem_sync::{Lock, LockGuard};
 
-use pymem_sync::{ForkLock, Lock, LockGuard, Rank};
-
-use crate::{ffi, idle, mutexes};
+use crate::ffi;
 
 /// Why a thread or an interpreter could not get its heaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,18 +50,8 @@ pub(crate) struct Registry {
     last_interpreter: u64,
 }
 
-static REGISTRY: Lock<Registry> =
+pub(crate) static REGISTRY: Lock<Registry> =
     Lock::new(Registry { last_owner: NOBODY, last_interpreter: NOBODY });
-static HELD_OVER_FORKS: ForkLock = ForkLock::new(Rank::Allocator, &REGISTRY);
-
-/// Set by the negative control alone.
-static WITHOUT_HANDLERS: AtomicBool = AtomicBool::new(false);
-
-/// Lets heaps be used without fork handlers, to see that the fork test then fails. Before the first heap.
-#[doc(hidden)]
-pub fn control_without_fork_handlers() {
-    WITHOUT_HANDLERS.store(true, Ordering::Relaxed);
-}
 
 /// Waits for the lock.
 pub(crate) fn lock() -> LockGuard<'static, Registry> {
@@ -75,38 +63,6 @@ pub(crate) fn lock() -> LockGuard<'static, Registry> {
 /// Heaps of this crate do that themselves. After options that concern the start, before any other use of mimalloc, and from any thread.
 pub fn start() {
     ffi::start();
-}
-
-/// Has a child of any fork from now on find mimalloc's own mutexes unlocked, and the thread that gives memory back end before each
-/// fork. Starts mimalloc as [`start`] does.
-///
-/// Heaps of this crate do that themselves; for [`MiMalloc`](crate::MiMalloc) alone it is called before a second thread allocates.
-///
-/// # Errors
-///
-/// [`HeapError::Version`] and [`HeapError::ForkHandlers`].
-pub fn hold_over_forks() -> Result<(), HeapError> {
-    start();
-    let found = ffi::linked_version();
-    if found != ffi::SUPPORTED_VERSION {
-        return Err(HeapError::Version { found, expected: ffi::SUPPORTED_VERSION });
-    }
-    let held = pymem_sync::hold_over_forks(&mutexes::OVER_FORKS);
-    held.and_then(|()| idle::stop_before_forks()).map_err(|errno| HeapError::ForkHandlers { errno })
-}
-
-/// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`].
-pub(crate) fn prepare() -> Result<(), HeapError> {
-    start();
-    if !WITHOUT_HANDLERS.load(Ordering::Relaxed) {
-        hold_over_forks()?;
-        let held = pymem_sync::hold_over_forks(&HELD_OVER_FORKS);
-        held.map_err(|errno| HeapError::ForkHandlers { errno })?;
-    }
-    let _registry = lock();
-    // SAFETY: an option of 3.3.2; takes effect for pages that are made from now on.
-    unsafe { ffi::mi_option_set(ffi::MI_OPTION_VISIT_ABANDONED, 1) };
-    Ok(())
 }
 
 impl Registry {
