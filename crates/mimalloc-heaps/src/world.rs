@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 use core::hint;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -119,7 +120,8 @@ impl BarrierWorld {
     ///    `join` and the drop of the result, and not inside [`WorldThread::blocking`]; no thread uses them without joining.
     /// 2. What lock-free readers of this thread hold, they drop before each checkpoint and each `blocking`.
     pub unsafe fn join(&self) -> WorldThread<'_> {
-        let thread = WorldThread { world: self, runs: Cell::new(false), ran: Cell::new(false) };
+        let (runs, ran) = (Cell::new(false), Cell::new(false));
+        let thread = WorldThread { world: self, runs, ran, _not_send: PhantomData };
         thread.resume();
         thread
     }
@@ -138,6 +140,8 @@ pub struct WorldThread<'w> {
     runs: Cell<bool>,
     /// Whether it did when it stopped the world.
     ran: Cell<bool>,
+    /// What stands still is the thread that joined.
+    _not_send: PhantomData<*mut ()>,
 }
 
 impl WorldThread<'_> {

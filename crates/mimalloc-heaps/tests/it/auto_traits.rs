@@ -5,7 +5,8 @@ use static_assertions::{assert_impl_all, assert_not_impl_any};
 
 // Theaps belong to their thread.
 assert_not_impl_any!(ThreadHeaps: Send, Sync);
-assert_not_impl_any!(WorldThread<'static>: Sync);
+// On another thread it would stop a world in which the one that joined runs.
+assert_not_impl_any!(WorldThread<'static>: Send, Sync);
 assert_impl_all!(InterpreterHeaps: Send, Sync);
 assert_impl_all!(BarrierWorld: Send, Sync);
 assert_impl_all!(ThreadMalloc: Send, Sync);
