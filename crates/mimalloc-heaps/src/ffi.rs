@@ -7,14 +7,14 @@
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicI64, AtomicUsize};
+use core::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::Once;
 
 pub(crate) use libmimalloc_sys::{
     MI_SMALL_SIZE_MAX, mi_block_visit_fun, mi_calloc, mi_collect, mi_free, mi_good_size,
     mi_heap_area_t, mi_heap_delete, mi_heap_destroy, mi_heap_new, mi_heap_t, mi_heap_visit_blocks,
-    mi_malloc, mi_option_set, mi_option_t, mi_realloc, mi_theap_t, mi_thread_done, mi_thread_init,
-    mi_usable_size, mi_version, mi_zalloc_aligned,
+    mi_malloc, mi_option_get, mi_option_set, mi_option_t, mi_realloc, mi_theap_t, mi_thread_done,
+    mi_thread_init, mi_usable_size, mi_version, mi_zalloc_aligned,
 };
 
 /// The only mimalloc that this crate has been checked against: 3.3.2, as mimalloc itself writes it.
@@ -22,6 +22,9 @@ pub(crate) const SUPPORTED_VERSION: c_int = 30302;
 
 /// The option that puts abandoned pages which came straight from the operating system on a list, so that visits see them.
 pub(crate) const MI_OPTION_VISIT_ABANDONED: mi_option_t = 28;
+
+/// The option that says after how many milliseconds what is free goes back; 0 for at once.
+pub(crate) const MI_OPTION_PURGE_DELAY: mi_option_t = 15;
 
 /// One statistic that rises and falls.
 #[repr(C)]
@@ -124,7 +127,8 @@ struct Heap {
 #[repr(C)]
 struct Subproc {
     _number_and_links: [usize; 3],
-    _arenas: [usize; 1 + ARENAS_MAX],
+    arena_count: usize,
+    _arenas: [usize; ARENAS_MAX],
     reserve_lock: libc::pthread_mutex_t,
     /// When some arena gives back what waits in it, in milliseconds; 0 while nothing waits.
     purge_expires: AtomicI64,
@@ -269,6 +273,20 @@ pub(crate) fn purge_expired() {
     unsafe { _mi_arenas_collect(false, true, &raw const thread) };
 }
 
+/// Whether nobody is giving back what waits in arenas: mimalloc lets one thread at a time, by a static mark. Where nothing waits, as it
+/// goes back at once or never, the answer is no.
+pub(crate) fn may_purge() -> bool {
+    // SAFETY: counts, null pointers, and a mutex that nobody uses.
+    let mut subproc: Subproc = unsafe { core::mem::zeroed() };
+    // One arena that is none, and a time in the future, which who may give back brings nearer.
+    subproc.arena_count = 1;
+    subproc.purge_expires = AtomicI64::new(i64::MAX);
+    let thread = ThreadData { _thread: 0, sequence: 0, _numa_node: 0, subproc: &raw const subproc };
+    // SAFETY: of a thread it reads the two fields that are set, of the subprocess the arenas and the time, which is atomic.
+    unsafe { _mi_arenas_collect(false, true, &raw const thread) };
+    subproc.purge_expires.load(Ordering::Relaxed) != i64::MAX
+}
+
 /// The mutexes of mimalloc's that a thread may take in any call, in an order in which no holder waits for one before its own: that of
 /// the main heap's theaps, of new arenas, of the arenas that the main heap has pages in, and of its pages outside of arenas. Once
 /// mimalloc is [started](start), they stay.
@@ -348,6 +366,7 @@ mod tests {
             assert_eq!(stats.pages.current, 0);
             assert!(mi_stats_get(&raw mut stats));
             assert!(stats.purged >= 0);
+            assert_eq!(mi_option_get(MI_OPTION_PURGE_DELAY), 1000, "the option is another one");
 
             let small = mi_theap_malloc(theap, 64);
             let zeroed = mi_theap_zalloc(theap, 64);
@@ -405,8 +424,6 @@ mod tests {
 
     #[test]
     fn what_waits_in_arenas_is_where_mimalloc_has_it() {
-        use core::sync::atomic::Ordering;
-
         let clock = || -> f64 {
             let text = std::fs::read_to_string("/proc/uptime").unwrap();
             text.split(' ').next().unwrap().parse().unwrap()

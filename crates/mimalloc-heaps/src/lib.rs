@@ -14,6 +14,7 @@ mod mutexes;
 mod own_heap;
 mod page;
 mod prepare;
+mod purge_mark;
 mod registry;
 mod release;
 mod stats;

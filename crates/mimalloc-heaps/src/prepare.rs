@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::registry::{self, HeapError};
-use crate::{ffi, idle, mutexes};
+use crate::{ffi, idle, mutexes, purge_mark};
 
 /// Set by the negative control alone.
 static WITHOUT_HANDLERS: AtomicBool = AtomicBool::new(false);
@@ -14,8 +14,8 @@ pub fn control_without_fork_handlers() {
     WITHOUT_HANDLERS.store(true, Ordering::Relaxed);
 }
 
-/// Has a child of any fork from now on find mimalloc's own mutexes unlocked, and the thread that gives memory back end before each
-/// fork. Starts mimalloc as [`start`](crate::start) does.
+/// Has a child of any fork from now on find mimalloc's own mutexes unlocked and give memory back, and the thread that does so end before
+/// each fork. Starts mimalloc as [`start`](crate::start) does.
 ///
 /// Heaps of this crate do that themselves; for [`MiMalloc`](crate::MiMalloc) alone it is called before a second thread allocates.
 ///
@@ -28,8 +28,10 @@ pub fn hold_over_forks() -> Result<(), HeapError> {
     if found != ffi::SUPPORTED_VERSION {
         return Err(HeapError::Version { found, expected: ffi::SUPPORTED_VERSION });
     }
-    let held = pymem_sync::hold_over_forks(&mutexes::OF_THREADS);
-    held.and_then(|()| idle::stop_before_forks()).map_err(|errno| HeapError::ForkHandlers { errno })
+    pymem_sync::hold_over_forks(&mutexes::OF_THREADS)
+        .and_then(|()| pymem_sync::hold_over_forks(&purge_mark::OVER_FORKS))
+        .and_then(|()| idle::stop_before_forks())
+        .map_err(|errno| HeapError::ForkHandlers { errno })
 }
 
 /// Prepares the process: checks mimalloc's version, sets its options and has the lock held over forks. Before [`lock`](registry::lock).

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use malloc_api::Malloc as _;
-use malloc_api::testing::alone;
+use malloc_api::testing::{alone, resident_bytes};
+use malloc_api::{Malloc as _, ReleaseLevel};
 use mimalloc_heaps::{BarrierWorld, HeapKind, InterpreterHeaps, MiMalloc, World};
 
 use crate::threads::{Parcel, check, fill};
@@ -229,6 +229,53 @@ fn without_handlers_children_hang() {
         mimalloc_heaps::control_without_fork_handlers();
         let hung = hung_children(200, 1, hold_the_lock_often);
         assert_ne!(hung, 0, "no child hung without fork handlers");
+    });
+}
+
+/// mimalloc lets one thread at a time give memory back, under a mark of its own that a child may inherit.
+#[test]
+fn every_child_gives_memory_back() {
+    fn give_back(done: &AtomicBool) {
+        let interpreter = InterpreterHeaps::new().unwrap();
+        let heaps = interpreter.attach().unwrap();
+        while !done.load(Ordering::Relaxed) {
+            let block = heaps.malloc(HeapKind::Mem, 32 << 20).unwrap();
+            fill(block, 32 << 20, 1);
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+            heaps.release(ReleaseLevel::Pages);
+        }
+    }
+    alone("fork::every_child_gives_memory_back", || {
+        const BYTES: usize = 16 << 20;
+        let interpreter = InterpreterHeaps::new().unwrap();
+        let use_and_free = || {
+            let heaps = interpreter.attach().unwrap();
+            let block = heaps.malloc(HeapKind::Mem, BYTES).unwrap();
+            fill(block, BYTES, 1);
+            let before = resident_bytes();
+            // SAFETY: (1) live and (2) not used afterwards.
+            unsafe { heaps.free(Some(block)) };
+            heaps.release(ReleaseLevel::Pages);
+            before - resident_bytes().min(before)
+        };
+        let done = AtomicBool::new(false);
+        let kept = thread::scope(|scope| {
+            scope.spawn(|| give_back(&done));
+            scope.spawn(|| give_back(&done));
+            let kept = (0..100).filter(|_| {
+                // The child's child too.
+                let in_child = || {
+                    let in_grandchild = in_fork(|| i32::from(use_and_free() < BYTES / 2));
+                    in_grandchild.unwrap_or(2) + 4 * i32::from(use_and_free() < BYTES / 2)
+                };
+                in_fork(in_child) != Some(0)
+            });
+            let kept = kept.count();
+            done.store(true, Ordering::Relaxed);
+            kept
+        });
+        assert_eq!(kept, 0, "children that keep what is free");
     });
 }
 
