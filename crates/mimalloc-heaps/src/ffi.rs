@@ -185,6 +185,7 @@ unsafe extern "C" {
     /// For a page whose last block was freed by its owner.
     pub(crate) fn _mi_page_retire(page: *const Page);
     pub(crate) fn _mi_page_free_collect(page: *mut c_void, force: bool);
+    pub(crate) fn _mi_os_good_alloc_size(size: usize) -> usize;
     pub(crate) fn _mi_arenas_contain(ptr: *const c_void) -> bool;
     pub(crate) fn _mi_thread_local_get(key: usize) -> *mut c_void;
     pub(crate) fn _mi_thread_local_set(key: usize, value: *mut c_void) -> bool;
@@ -287,9 +288,8 @@ pub(crate) fn may_purge() -> bool {
     subproc.purge_expires.load(Ordering::Relaxed) != i64::MAX
 }
 
-/// The mutexes of mimalloc's that a thread may take in any call, in an order in which no holder waits for one before its own: that of
-/// the main heap's theaps, of new arenas, of the arenas that the main heap has pages in, and of its pages outside of arenas. Once
-/// mimalloc is [started](start), they stay.
+/// The mutexes of mimalloc's that a thread may take in any call, no holder of which waits for one before: of the main heap's theaps, of new
+/// arenas, of the main heap's arenas, and of its pages outside of arenas. Once mimalloc is [started](start), they stay.
 pub(crate) fn own_mutexes() -> [NonNull<libc::pthread_mutex_t>; 4] {
     // SAFETY: no preconditions.
     let heap = unsafe { mi_heap_main() };

@@ -18,7 +18,7 @@ use crate::free;
 use crate::heap::Heap;
 use crate::idle;
 use crate::mi_malloc::{request, request_array};
-use crate::page::{MADE_AT_ONCE, page_of, room_of, stays};
+use crate::page::{MADE_AT_ONCE, block_bytes, page_of, room_of, stays};
 use crate::prepare::prepare;
 use crate::registry::{self, HeapError};
 use crate::theap::{self, rounded};
@@ -160,9 +160,7 @@ impl<B: ToBudget> OwnHeap<B> {
         }
         self.at_hand.set(ffi::empty_theap());
         self.unspent.set(0);
-        // SAFETY: no preconditions.
-        let block = unsafe { ffi::mi_good_size(size) };
-        let needed = live.checked_add(block)?;
+        let needed = live.checked_add(block_bytes(size))?;
         while !self.take_in_all(needed.checked_add(ahead)?) {
             if ahead == 0 {
                 return None;
@@ -300,7 +298,8 @@ mod tests {
         let mut live = std::vec::Vec::new();
         let mut turns = [0, 0];
         for step in 0..200_000 {
-            let size = rng.usize(0..200_000) >> rng.u32(0..14);
+            let most = if rng.u8(0..30) == 0 { 3 << 20 } else { 200_000 };
+            let size = rng.usize(0..most) >> rng.u32(0..14);
             if rng.usize(0..60_000) >= live.len() {
                 live.extend(account.malloc(size));
             } else {
@@ -322,11 +321,23 @@ mod tests {
     }
 
     #[test]
+    fn a_large_block_is_counted_with_all_that_it_has() {
+        for size in (1000..9 << 20).step_by(99_991).chain([512 << 10, (512 << 10) + 1]) {
+            let bytes = block_bytes(rounded(size));
+            for limit in [bytes - 1, bytes] {
+                let budget = malloc_api::Budget::new(limit);
+                let account = heap_account(&budget).unwrap();
+                assert_eq!(account.malloc(size).is_some(), limit == bytes, "{size} in {limit}");
+                assert!(account.usage().bytes <= limit, "{size} in {limit}");
+            }
+        }
+    }
+
+    #[test]
     fn a_block_has_at_most_a_quarter_more_than_is_spent() {
         for size in (0..=70_000).chain((1 << 17..1 << 24).step_by(4093)) {
             let spent = rounded(size);
-            // SAFETY: no preconditions.
-            let block = unsafe { ffi::mi_good_size(spent) };
+            let block = block_bytes(spent);
             assert!(
                 spent >= size.max(MIN_ALIGN) && block * 4 <= spent * 5,
                 "{size}: {spent}, {block}"

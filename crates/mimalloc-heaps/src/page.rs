@@ -9,6 +9,20 @@ use crate::ffi::{self, Page};
 /// mimalloc makes new blocks of a page as far as they fit into these, and one at least.
 pub(crate) const MADE_AT_ONCE: usize = 4096;
 
+/// Blocks up to these bytes share pages with others of their size.
+const SHARED_MAX: usize = 512 << 10;
+
+/// Bytes of a block that mimalloc makes for `size`; its own `mi_good_size` knows only of blocks that share pages.
+pub(crate) fn block_bytes(size: usize) -> usize {
+    if size <= SHARED_MAX {
+        // SAFETY: no preconditions.
+        unsafe { ffi::mi_good_size(size) }
+    } else {
+        // SAFETY: no preconditions.
+        unsafe { ffi::_mi_os_good_alloc_size(size) }
+    }
+}
+
 /// The page of `block`.
 ///
 /// # Safety
