@@ -298,7 +298,7 @@ mod tests {
         let mut live = std::vec::Vec::new();
         let mut turns = [0, 0];
         for step in 0..200_000 {
-            let most = if rng.u8(0..30) == 0 { 3 << 20 } else { 200_000 };
+            let most = if rng.u8(0..100) == 0 { 3 << 20 } else { 200_000 };
             let size = rng.usize(0..most) >> rng.u32(0..14);
             if rng.usize(0..60_000) >= live.len() {
                 live.extend(account.malloc(size));

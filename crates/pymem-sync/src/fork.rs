@@ -259,11 +259,18 @@ pub use process::hold_over_forks;
 
 #[cfg(all(feature = "fork", unix, not(pymem_loom)))]
 mod process {
+    use core::ptr;
+
     use super::{ForkLock, ForkLocks};
-    use crate::sync::{AtomicBool, Ordering};
+    use crate::sync::{AtomicBool, AtomicPtr, AtomicU16, Ordering};
 
     static PROCESS: ForkLocks = ForkLocks::new();
+    /// Relaxed: whoever registers a lock while handlers are missing registers them too.
     static HAS_HANDLERS: AtomicBool = AtomicBool::new(false);
+    /// The thread that forks, by its number; null for none. Relaxed: a thread looks for what it has written itself.
+    static FORKING: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+    /// How often the handlers are there for the fork under way. Used by the thread that forks.
+    static HANDLERS: AtomicU16 = AtomicU16::new(0);
 
     /// Has `lock` held over every fork of the process from now on; a second call for it changes nothing.
     ///
@@ -285,26 +292,41 @@ mod process {
     /// // A child that is forked from now on finds `NAMES` unlocked and whole.
     /// ```
     pub fn hold_over_forks(lock: &'static ForkLock) -> Result<(), i32> {
-        // No lock: a child that is forked here would inherit it.
-        if !HAS_HANDLERS.swap(true, Ordering::Relaxed) {
+        // No lock: a child that is forked here would inherit it. So two threads, or a child, may register the handlers again.
+        if !HAS_HANDLERS.load(Ordering::Relaxed) {
             // SAFETY: three functions without arguments that do not unwind.
             let errno =
                 unsafe { libc::pthread_atfork(Some(prepare), Some(release), Some(release)) };
             if errno != 0 {
-                HAS_HANDLERS.store(false, Ordering::Relaxed);
                 return Err(errno);
             }
+            HAS_HANDLERS.store(true, Ordering::Relaxed);
         }
         PROCESS.add(lock);
         Ok(())
     }
 
+    fn this_thread() -> *mut () {
+        // SAFETY: no preconditions.
+        ptr::without_provenance_mut((unsafe { libc::pthread_self() }) as usize)
+    }
+
     extern "C" fn prepare() {
-        PROCESS.prepare();
+        if FORKING.load(Ordering::Relaxed) != this_thread() {
+            PROCESS.prepare();
+            FORKING.store(this_thread(), Ordering::Relaxed);
+        }
+        HANDLERS.store(HANDLERS.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     extern "C" fn release() {
-        // SAFETY: (1) `prepare` ran on the thread that forks, which this one is or, in the child, was.
-        unsafe { PROCESS.release() };
+        // 0 would be a fork that began before the handlers were there.
+        let Some(left) = HANDLERS.load(Ordering::Relaxed).checked_sub(1) else { return };
+        HANDLERS.store(left, Ordering::Relaxed);
+        if left == 0 {
+            FORKING.store(ptr::null_mut(), Ordering::Relaxed);
+            // SAFETY: (1) `prepare` ran on the thread that forks, which this one is or, in the child, was, and this is the last handler.
+            unsafe { PROCESS.release() };
+        }
     }
 }
