@@ -95,8 +95,9 @@ impl InterpreterHeaps {
 
     /// Calls `visitor` for every live block of `kind`, of every thread and of those that have exited; it can break off.
     ///
-    /// Stops the world meanwhile. Blocks that wait for a delayed free are live. A `visitor` that attaches, detaches or forks waits for
-    /// ever; it may write to the blocks' contents.
+    /// Stops the world meanwhile, and holds a lock of the process's: a `visitor` waits for ever that attaches, detaches or forks, that takes
+    /// its thread's first block of a kind, of any interpreter, that makes or ends an account, or that visits, counts or releases heaps. Blocks
+    /// that wait for a delayed free are live, and it may write to the blocks' contents.
     ///
     /// # Safety
     ///
