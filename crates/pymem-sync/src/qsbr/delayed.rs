@@ -211,8 +211,9 @@ impl<'d, T: Reclaim> Delayed<'d, T> {
         if self.is_processing.get() {
             return 0;
         }
+        // The queue is growing, and the global allocator has called.
+        let Ok(at_start) = self.queue.try_borrow().map(|queue| queue.len()) else { return 0 };
         let _flag = Flag::raise(&self.is_processing);
-        let at_start = self.queue.borrow().len();
         let mut left = at_start;
         while left > 0 {
             let Some(goal) = self.queue.borrow().first_goal() else { break };
@@ -261,8 +262,9 @@ impl<'d, T: Reclaim> Delayed<'d, T> {
         if self.is_processing.get() {
             return 0;
         }
+        // As in `process_own`.
+        let Ok(at_start) = self.queue.try_borrow().map(|queue| queue.len()) else { return 0 };
         let _flag = Flag::raise(&self.is_processing);
-        let at_start = self.queue.borrow().len();
         for _ in 0..at_start {
             let Some(item) = self.queue.borrow_mut().pop_any() else { break };
             self.reclaim(item);

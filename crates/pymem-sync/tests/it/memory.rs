@@ -10,6 +10,8 @@ thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
     /// Bytes that this thread has allocated and not freed.
     static LIVE: Cell<usize> = const { Cell::new(0) };
+    /// Called in this thread's next allocation.
+    static NEXT: Cell<Option<fn()>> = const { Cell::new(None) };
 }
 
 /// The system's allocator, until the calling thread has used up what it has left.
@@ -18,6 +20,9 @@ struct OnDemand;
 // SAFETY: the system's allocator, or a failure.
 unsafe impl GlobalAlloc for OnDemand {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(next) = NEXT.take() {
+            next();
+        }
         let left = LEFT.get();
         if left == 0 {
             return std::ptr::null_mut();
@@ -200,4 +205,32 @@ fn registration_without_memory_is_an_error_and_can_be_repeated() {
     drop((first, ninth));
     let again = without_memory(|| Participant::register(collector).map(drop));
     assert!(again.is_ok(), "a free slot needs no memory");
+}
+
+thread_local! {
+    static QUEUE: Cell<Option<&'static Delayed<'static, Numbered>>> = const { Cell::new(None) };
+    static REFUSED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Contract: an allocator that retires into the queue that grows has its item back.
+#[test]
+fn an_allocator_may_retire_while_the_queue_grows() {
+    fn retire_again() {
+        let queue = QUEUE.get().unwrap();
+        // SAFETY: (1) no reader knows of it; (2), (3) there is none.
+        let refused = unsafe { queue.retire(Numbered(7)) };
+        let number = refused.map_err(|error| error.0.0);
+        // SAFETY: (1) there is no reader.
+        let reclaimed = unsafe { queue.reclaim_all() } + queue.process();
+        REFUSED.set(usize::from(number == Err(7) && reclaimed == 0));
+    }
+    let domain: &'static Domain<Numbered> = Box::leak(Box::new(Domain::new()));
+    let queue = Box::leak(Box::new(Delayed::new(domain, Limits::default()).unwrap()));
+    QUEUE.set(Some(queue));
+    NEXT.set(Some(retire_again));
+    // SAFETY: (1) no reader knows of it; (2), (3) there is none.
+    unsafe { queue.retire(Numbered(0)) }.unwrap();
+    assert_eq!(REFUSED.get(), 1);
+    assert_eq!(queue.pending().items, 1);
+    assert_eq!(queue.flush(), 1);
 }
