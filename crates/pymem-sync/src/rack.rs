@@ -66,13 +66,22 @@ impl<const ROWS: usize, const PLACES: usize> Rack<ROWS, PLACES> {
 
     /// Gives each magazine its part of the places: room for up to `limit(row)` blocks, or for what is left. All are empty.
     ///
+    /// More than 65,535 places are an error of the compiler:
+    ///
+    /// ```compile_fail,E0080
+    /// let rack = pymem_sync::Rack::<1, 65_536>::new();
+    /// // SAFETY: (1) the only thread.
+    /// unsafe { rack.lay_out(|_row| 10) };
+    /// ```
+    ///
     /// # Safety
     ///
     /// 1. The calling thread is the owner; see [`pop`](Self::pop).
     pub unsafe fn lay_out(&self, limit: impl Fn(usize) -> usize) {
-        let mut first = 0;
+        const { assert!(PLACES <= u16::MAX as usize, "a place has a number of 16 bits") };
+        let mut first = 0_usize;
         for (row, magazine) in self.magazines.iter().enumerate() {
-            let last = PLACES.min(first + limit(row));
+            let last = PLACES.min(first.saturating_add(limit(row)));
             for place in [&magazine.top, &magazine.first] {
                 place.store(first as u16, Ordering::Relaxed);
             }

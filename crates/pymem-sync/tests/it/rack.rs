@@ -134,3 +134,22 @@ fn a_drain_takes_all_blocks_in_the_order_in_which_they_came() {
     // SAFETY: (1) the only thread.
     assert_eq!(unsafe { rack.drain(4) }.count(), 0, "there are four rows");
 }
+
+/// As many places as a row asks for, or what is left, however many it asks for.
+#[test]
+fn no_place_belongs_to_two_rows() {
+    for limits in [[usize::MAX; 4], [1, usize::MAX, usize::MAX, 1], [90, 0, usize::MAX, 100]] {
+        let rack = Rows::new();
+        // SAFETY: (1) the only thread.
+        unsafe { rack.lay_out(|row| limits[row]) };
+        let mut left = 100;
+        for (row, limit) in limits.into_iter().enumerate() {
+            for _ in 0..10 {
+                // SAFETY: (1) the only thread.
+                unsafe { rack.grow(row) };
+            }
+            assert_eq!(rack.room(row), left.min(limit), "{limits:?}, row {row}");
+            left -= rack.room(row);
+        }
+    }
+}
