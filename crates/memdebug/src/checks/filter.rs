@@ -19,7 +19,14 @@ use crate::words;
 pub(crate) struct Filter {
     report: LeakReport,
     /// The text of the file of rules.
-    rules: Option<MappedSlice<u8>>,
+    rules: Option<Rules>,
+}
+
+/// The text of a file, in pages of its own: what is allocated here would be a leak itself.
+#[derive(Debug)]
+struct Rules {
+    bytes: MappedSlice<u8>,
+    len: usize,
 }
 
 /// One rule of the file.
@@ -44,7 +51,7 @@ impl Filter {
     /// The filter that `report` asks for, its file read.
     pub(crate) fn new(report: LeakReport) -> Result<Self, ConfigureError> {
         let path = report.ignore.as_str();
-        let rules = if path.is_empty() { None } else { Some(read(path).map_err(no_rules)?) };
+        let rules = if path.is_empty() { None } else { Some(Rules::read(path).map_err(no_rules)?) };
         let filter = Self { report, rules };
         let faulty = filter.lines().find(|(_, line)| Rule::parse(line).is_none());
         match faulty.map(|(line, _)| line) {
@@ -70,7 +77,9 @@ impl Filter {
 
     /// The lines that are neither empty nor comments, with their numbers. What is no text has one line, the first.
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        let text = core::str::from_utf8(self.rules.as_deref().unwrap_or_default());
+        let text = core::str::from_utf8(
+            self.rules.as_ref().map_or(&[], |rules| &rules.bytes[..rules.len]),
+        );
         let lines = text.unwrap_or("no text").lines().map(str::trim).zip(1..);
         let lines = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
         lines.map(|(line, number)| (number, line))
@@ -81,13 +90,31 @@ impl Filter {
     }
 }
 
-/// The text of a file, in pages of its own: what is allocated here would be a leak itself.
-fn read(path: &str) -> io::Result<MappedSlice<u8>> {
-    let mut file = File::open(path)?;
-    let bytes = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
-    let mut text = MappedSlice::new(bytes).ok_or(io::ErrorKind::OutOfMemory)?;
-    file.read_exact(&mut text)?;
-    Ok(text)
+impl Rules {
+    /// Reads a file to its end, of less than 16 MiB: pipes, and what the system makes up while it is read, state no size.
+    fn read(path: &str) -> io::Result<Self> {
+        const FIRST_BYTES: usize = 16 << 10;
+        const MOST_BYTES: usize = 16 << 20;
+        let room = |bytes| MappedSlice::<u8>::new(bytes).ok_or(io::ErrorKind::OutOfMemory);
+        let mut file = File::open(path)?;
+        let mut text = Self { bytes: room(FIRST_BYTES)?, len: 0 };
+        loop {
+            match file.read(&mut text.bytes[text.len..]) {
+                Ok(0) => return Ok(text),
+                Ok(count) => text.len += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if text.len == MOST_BYTES {
+                return Err(io::Error::from_raw_os_error(libc::EFBIG));
+            }
+            if text.len == text.bytes.len() {
+                let mut bytes = room(2 * text.len)?;
+                bytes[..text.len].copy_from_slice(&text.bytes);
+                text.bytes = bytes;
+            }
+        }
+    }
 }
 
 fn no_rules(error: io::Error) -> ConfigureError {

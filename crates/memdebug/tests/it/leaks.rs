@@ -1,6 +1,9 @@
 //! The report of live blocks at exit, in children of their own: the registry is the process's.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 
 use malloc_api::{LibcMalloc, Malloc};
 use memdebug::{ConfigureError, DebugHooks, Domain, Host, HostStacks, LiveBlocks};
@@ -282,6 +285,24 @@ fn leaks_are_filtered(#[case] options: &str, #[case] rules: &str, #[case] sizes:
     assert_eq!(output.status.code(), Some(if sizes.is_empty() { 0 } else { 7 }), "{errors}");
 }
 
+/// Rules come from a pipe as from a file, and are read to their end.
+#[test]
+fn rules_come_from_a_pipe() {
+    let mut ends = [0; 2];
+    // SAFETY: room for two numbers.
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: new descriptors, each of which one file has from now on.
+    let [reader, mut writer] = ends.map(|end| unsafe { File::from_raw_fd(end) });
+    let rules = "# A comment of 20,000 lines.\n".repeat(20_000) + "leak:in load\nwrong";
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(rules.as_bytes()).expect("a reader"));
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        let options = options(&format!("leak_ignore={path}"));
+        let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&options);
+        assert_eq!(hooks.map(drop), Err(ConfigureError::BadRule { line: 20_002 }));
+    });
+}
+
 /// A file of rules in the system's folder, gone when dropped.
 struct RulesFile(std::path::PathBuf);
 
@@ -308,12 +329,14 @@ impl Drop for RulesFile {
 /// Rules that cannot be read are refused when they are asked for, not at exit.
 #[rstest]
 #[case::not_there(None, ConfigureError::NoRules { errno: libc::ENOENT })]
+#[case::a_folder(Some("/"), ConfigureError::NoRules { errno: libc::EISDIR })]
+#[case::without_end(Some("/dev/zero"), ConfigureError::NoRules { errno: libc::EFBIG })]
 #[case::no_rule(Some("leak:x\n\n# y\nin load\n"), ConfigureError::BadRule { line: 4 })]
 #[case::no_domain(Some("all:x"), ConfigureError::BadRule { line: 1 })]
 #[case::no_pattern(Some("leak:"), ConfigureError::BadRule { line: 1 })]
 fn faulty_rules_are_refused(#[case] text: Option<&str>, #[case] error: ConfigureError) {
-    let file = text.map(RulesFile::new);
-    let path = file.as_ref().map_or("/no/such/file", RulesFile::path);
+    let file = text.filter(|text| !text.starts_with('/')).map(RulesFile::new);
+    let path = file.as_ref().map_or(text.unwrap_or("/no/such/file"), RulesFile::path);
     let options = options(&format!("leak_ignore={path}"));
     let hooks = DebugHooks::new(LibcMalloc, Domain::Mem).with_options(&options);
     assert_eq!(hooks.map(drop), Err(error));
