@@ -275,7 +275,7 @@ pub(crate) fn violation(
     domain: Domain,
     host: &Host,
 ) -> Violation {
-    let facts = guarded.map(|g| BlockFacts::known(p, g.size, g.domain, Shape::Guarded));
+    let facts = guarded.map(|g| BlockFacts::known_at(p, g.block, g.size, g.domain, Shape::Guarded));
     let mut violation = host.violation(kind, call, domain, facts);
     violation.allocated = guarded.and_then(|g| g.allocated);
     violation.freed = guarded.and_then(|g| g.freed).filter(|_| guarded.is_some_and(|g| !g.live));

@@ -253,7 +253,7 @@ fn write_block(block: &BlockFacts, out: &mut dyn DumpSink) -> fmt::Result {
             None => out.write_str("    The number of the call that made it cannot be read.\n")?,
         }
     }
-    write_data(block, size, out)?;
+    write_data(block, out)?;
     out.write_str("\n")
 }
 
@@ -302,10 +302,11 @@ fn write_guard_byte(byte: u8, out: &mut dyn DumpSink) -> fmt::Result {
     writeln!(out, "0x{byte:02x}{mark}")
 }
 
-fn write_data(block: &BlockFacts, size: u64, out: &mut dyn DumpSink) -> fmt::Result {
-    let Some(size) = block.plausible_size().filter(|_| size > 0) else {
+fn write_data(block: &BlockFacts, out: &mut dyn DumpSink) -> fmt::Result {
+    let size = block.data_bytes;
+    if size == 0 {
         return Ok(());
-    };
+    }
     let (Some(first), Some(last)) = (block.first, block.last) else {
         return out.write_str("    Data at p cannot be read.\n");
     };

@@ -219,7 +219,9 @@ pub(crate) struct BlockFacts {
     pub(crate) tail: Peek<TAIL_BYTES>,
     /// Whether serial numbers are on, and the number if it could be read.
     pub(crate) serial: Option<Peek<SERIAL_BYTES>>,
-    /// The first bytes of the data; only the first `min(size, 8)` count.
+    /// Bytes of data from the pointer on, whose ends follow; 0 if it is not known how many there are.
+    pub(crate) data_bytes: usize,
+    /// The first bytes of the data; only the first `min(data_bytes, 8)` count.
     pub(crate) first: Peek<SHOWN_BYTES>,
     /// The bytes after those, up to 8, or the last 8.
     pub(crate) last: Peek<SHOWN_BYTES>,
@@ -235,6 +237,7 @@ impl BlockFacts {
             header,
             tail: None,
             serial: serial.then_some(None),
+            data_bytes: 0,
             first: None,
             last: None,
         };
@@ -251,6 +254,7 @@ impl BlockFacts {
     }
 
     fn read_data(&mut self, size: usize) {
+        self.data_bytes = size;
         self.first = peek_up_to(self.address, size.min(SHOWN_BYTES));
         let rest = size.saturating_sub(SHOWN_BYTES).min(SHOWN_BYTES);
         self.last = peek_up_to(self.address.wrapping_add(size - rest), rest);
@@ -258,7 +262,19 @@ impl BlockFacts {
 
     /// The facts of a block whose size and domain are known, with the ends of its data as they are now.
     #[cfg(feature = "std")]
-    pub(crate) fn known(address: usize, size: usize, domain: Domain, shape: Shape) -> Self {
+    pub(crate) fn known(block: usize, size: usize, domain: Domain, shape: Shape) -> Self {
+        Self::known_at(block, block, size, domain, shape)
+    }
+
+    /// [`known`](Self::known) of the block near `address`: what is shown is its data from there on.
+    #[cfg(feature = "std")]
+    pub(crate) fn known_at(
+        address: usize,
+        block: usize,
+        size: usize,
+        domain: Domain,
+        shape: Shape,
+    ) -> Self {
         let mut header = [FORBIDDENBYTE; HEADER_BYTES];
         header[..8].copy_from_slice(&(size as u64).to_be_bytes());
         header[8] = domain.letter();
@@ -268,10 +284,12 @@ impl BlockFacts {
             header: Some(header),
             tail: None,
             serial: None,
+            data_bytes: 0,
             first: None,
             last: None,
         };
-        facts.read_data(size);
+        let offset = address.checked_sub(block);
+        facts.read_data(offset.map_or(0, |offset| size.saturating_sub(offset)));
         facts
     }
 

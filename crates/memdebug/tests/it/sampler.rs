@@ -124,6 +124,29 @@ fn bugs_are_named_when_the_block_comes_back(
     }
 }
 
+/// What a report shows of a block is its own data, from the pointer to its end.
+#[rstest]
+#[case(5, "Data at p: 05 06 07 08 09 0a 0b 0c ... 10 11 12 13 14 15 16 17\n")]
+#[case(12, "Data at p: 0c 0d 0e 0f 10 11 12 13 14 15 16 17\n")]
+#[case(23, "Data at p: 17\n")]
+fn a_report_shows_the_blocks_data_alone(#[case] offset: usize, #[case] line: &str) {
+    let ours = sampler(COLLECTING, Domain::Mem, "guard=1/1");
+    // On either side of its pages.
+    for _ in 0..20 {
+        let block = ours.malloc(24).expect("memory");
+        // SAFETY: live, 24 bytes.
+        (0..24_u8).for_each(|at| unsafe { block.as_ptr().wrapping_add(at.into()).write(at) });
+        // SAFETY: a planted bug: a pointer into the block.
+        unsafe { ours.free(NonNull::new(block.as_ptr().wrapping_add(offset))) };
+        let seen = seen();
+        let text = seen.first().expect("a violation").to_string();
+        assert!(text.contains("\n    24 bytes originally requested\n"), "{text}");
+        assert!(text.contains(line), "{text}");
+        // SAFETY: live, and not used again.
+        unsafe { ours.free(Some(block)) };
+    }
+}
+
 /// A write that stays on the pages of the block is found when it comes back, on whichever side there is room for it.
 #[rstest]
 fn writes_beside_a_block_on_its_pages_are_named(
