@@ -107,7 +107,8 @@ fn place_of(signal: c_int) -> Option<&'static Next> {
 ///
 /// A handler that is installed later gets a fault first, unless the program's `sigaction` asks [`chain_handler`]. If such a
 /// handler restores this one and lets the access happen again, or raises the signal again from its own signal stack
-/// (Python's `faulthandler` does), the report follows.
+/// (Python's `faulthandler` does), the report follows. A thread that blocks SIGSEGV or SIGBUS gets no report: the kernel ends the
+/// process at a fault that is blocked, and asks no handler.
 ///
 /// # Errors
 ///
@@ -177,7 +178,9 @@ fn install(signal: c_int, next: &Next) -> io::Result<()> {
 /// For libraries that take the place of the C library's `sigaction`: a handler that the program installs later, as Python's
 /// `faulthandler` does, then gets the faults that are none of the hooks', with the kernel's own record, and every signal that
 /// was sent. `false` if the signal is not handled here, so that the C library's function must be called. The signals
-/// that a handler wants blocked while it runs are not kept.
+/// that a handler wants blocked while it runs are not kept. A signal that the program ignores is kept here like a handler, as
+/// reports come all the same; so a program that `exec` starts then has the default action for it, where it would inherit
+/// that the signal is ignored.
 ///
 /// # Safety
 ///
