@@ -94,6 +94,22 @@ with p.profile({str(outer)!r}): f = [bytes(800) for _ in range(1000)]
 
 
 @profiled
+def test_profiles_of_forked_children(command: Run, tmp_path: Path) -> None:
+    program = """
+import os, sys
+child = os.fork()
+if child == 0: sys.exit()
+os.waitpid(child, 0)
+print(child)
+"""
+    for ending in ("speedscope.json", "lines.json", "pb.gz"):
+        result = command("run", "--profile", str(tmp_path / f"app.{ending}"), "-W", "ignore", "-c", program)
+        written = (tmp_path / f"app.{result.stdout.strip()}.{ending}").read_bytes()
+        assert b"pymem-profile" not in written
+        assert written[:2] == (tmp_path / f"app.{ending}").read_bytes()[:2]
+
+
+@profiled
 def test_no_profile_begins_while_tracemalloc_traces(command: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "x.lines.json")
     code = (

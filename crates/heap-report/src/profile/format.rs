@@ -1,7 +1,9 @@
 //! Owns `ReportFormat`: the forms in which a profile is handed on.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -54,10 +56,35 @@ impl ReportFormat {
     /// The format that the name of a file tells; the profile's own where it tells none.
     #[must_use]
     pub fn of_path(path: &Path) -> Self {
-        let name = path.as_os_str().as_encoded_bytes();
+        Self::told_by(path).map_or(Self::Json, |&(.., format)| format)
+    }
+
+    /// `path` with `word` before the ending that tells the format, so that both tell the same; before the last dot where none does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use heap_report::profile::ReportFormat;
+    ///
+    /// let path = ReportFormat::before_ending(Path::new("logs/app.pb.gz"), "7");
+    /// assert_eq!(path, Path::new("logs/app.7.pb.gz"));
+    /// ```
+    #[must_use]
+    pub fn before_ending(path: &Path, word: &str) -> PathBuf {
+        let name = path.file_name().unwrap_or_default();
+        let extension = path.extension().map_or(0, |extension| extension.len() + 1);
+        let ending = Self::told_by(path).map_or(extension, |(_, end, _)| end.len());
+        let (stem, ending) = name.as_bytes().split_at(name.len() - ending);
+        let name = [stem, b".", word.as_bytes(), ending].concat();
+        path.with_file_name(OsStr::from_bytes(&name))
+    }
+
+    fn told_by(path: &Path) -> Option<&'static (&'static str, &'static str, Self)> {
+        let name = path.file_name().unwrap_or_default().as_bytes();
         // The longest ending first.
-        let told = Self::NAMES.iter().rev().find(|(_, end, _)| name.ends_with(end.as_bytes()));
-        told.map_or(Self::Json, |&(.., format)| format)
+        Self::NAMES.iter().rev().find(|(_, end, _)| name.ends_with(end.as_bytes()))
     }
 
     /// Writes `file` in this format.

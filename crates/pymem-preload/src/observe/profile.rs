@@ -266,13 +266,7 @@ impl ProcessProfile {
         if WRITER.is_first() {
             return self.request.path.clone();
         }
-        let mut name = self.request.path.file_stem().unwrap_or_default().to_owned();
-        name.push(format!(".{}", process::id()));
-        if let Some(extension) = self.request.path.extension() {
-            name.push(".");
-            name.push(extension);
-        }
-        self.request.path.with_file_name(name)
+        ReportFormat::before_ending(&self.request.path, &process::id().to_string())
     }
 
     fn write(&self) {
