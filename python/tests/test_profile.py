@@ -94,6 +94,34 @@ with p.profile({str(outer)!r}): f = [bytes(800) for _ in range(1000)]
 
 
 @profiled
+def test_a_second_profile_has_a_peak_of_its_own(command: Run, tmp_path: Path) -> None:
+    path, kept = str(tmp_path / "app.collapsed"), tmp_path / "kept"
+    code = f"""
+with p.profile({path!r}): a = [bytes(1000) for _ in range(20_000)]
+del a
+with p.profile({path!r}): b = [bytes(1000) for _ in range(300)]
+import shutil; shutil.copy({path!r}, {str(kept)!r})
+def refused(path, **options):
+    try:
+        p.profile(path, **options).__enter__()
+    except (ValueError, p.NotProfiledError) as error: print(type(error).__name__, error)
+refused({path!r}, sample=1000)
+refused({path!r}, frames=4)
+refused({path!r}, frames=1000)
+refused("/no/app.json")
+with p.profile({path!r}): refused("/no/app.json")
+"""
+    lines = inside(command, code).splitlines()
+    peak = sum(int(line.rsplit(" ", 1)[1]) for line in kept.read_text().splitlines())
+    assert 300_000 < peak < 1_000_000
+    assert [line.split()[0] for line in lines] == ["ValueError"] * 3 + ["NotProfiledError"] * 2
+    assert "a process has one profile" in lines[0]
+    assert lines[0] == lines[1]
+    assert "frames is 1 to 128" in lines[2]
+    assert "/no/app.json cannot be written" in lines[3]
+
+
+@profiled
 def test_profiles_of_forked_children(command: Run, tmp_path: Path) -> None:
     program = """
 import os, sys

@@ -201,6 +201,17 @@ impl Live {
         self.note_peak_of(self.bytes(), 0);
     }
 
+    /// Notes what is live now as the peak, whatever was live before, and looks for the next one at once.
+    pub(crate) fn begin_peak(&self) {
+        let live = self.bytes();
+        self.noted.store(live, Relaxed);
+        for bytes in &self.domains {
+            bytes.look_at.store(0, Relaxed);
+            bytes.plain_below.store(0, Relaxed);
+        }
+        self.number_peak();
+    }
+
     /// Notes the peak if `live` is more than `margin` above the last noted one.
     fn note_peak_of(&self, live: u64, margin: u64) {
         let noted = self.noted.load(Relaxed);
@@ -208,12 +219,17 @@ impl Live {
         // One thread of those that see the same peak.
         let note = || self.noted.compare_exchange(noted, live, Relaxed, Relaxed);
         if is_above && note().is_ok() {
-            let number = self.peaks.fetch_add(1, Relaxed).wrapping_add(1);
-            for (index, bytes) in self.domains.iter().enumerate() {
-                if self.overlap_at(index) == Overlap::Never {
-                    // Of two threads that note peaks, the second may come here first.
-                    bytes.plain_peak.fetch_max(number, Relaxed);
-                }
+            self.number_peak();
+        }
+    }
+
+    /// Gives what is live now the number of a new peak.
+    fn number_peak(&self) {
+        let number = self.peaks.fetch_add(1, Relaxed).wrapping_add(1);
+        for (index, bytes) in self.domains.iter().enumerate() {
+            if self.overlap_at(index) == Overlap::Never {
+                // Of two threads that note peaks, the second may come here first.
+                bytes.plain_peak.fetch_max(number, Relaxed);
             }
         }
     }

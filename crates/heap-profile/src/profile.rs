@@ -132,6 +132,13 @@ impl<S: StackSource + 'static> Profile<S> {
         self.wanted.set(recording.then_some(self.stacks.stacks()));
     }
 
+    /// Lets the peak begin anew, at what is live now: what was live before is forgotten. Totals go on.
+    ///
+    /// The caller keeps other threads out of the domains whose calls are [`serialized`](Options::serialized).
+    pub fn begin_peak(&self) {
+        self.live.begin_peak();
+    }
+
     /// Whether allocations are recorded.
     #[inline]
     #[must_use]

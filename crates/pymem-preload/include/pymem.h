@@ -162,12 +162,14 @@ int pymem_heap_map(const char *path);
 /**
  * Starts a profile of who holds the memory of mem and obj, or lets one that was stopped go on.
  *
- * `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. The request is not read where there is a profile already;
- * null is enough then. What was allocated before the start is not in the profile.
+ * `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. Null is enough where there is a profile already, whose
+ * file and options stay. What was allocated before the start is not in the profile; one that goes on has a new peak, and knows what
+ * it knew: its blocks that are live, and in its totals all that it ever recorded.
  *
- * Returns 0; 1 where it is recorded already, so that it is for whoever began that to stop it; -1, with nothing changed, for null without
- * a profile and for a request that is none; -2 when it cannot be met: the file cannot be written, no interpreter with the GIL is there, or
- * `tracemalloc` traces, which would end the profile by its own end.
+ * Returns 0; 1 where it is recorded already, with whatever options, so that it is for whoever began that to stop it; -1, with nothing
+ * changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file cannot be written, no
+ * interpreter with the GIL is there, or `tracemalloc` traces, which would end the profile by its own end; -3, with nothing changed,
+ * for other options than those of a profile that was stopped.
  * The calling thread must hold the GIL.
  *
  * # Safety

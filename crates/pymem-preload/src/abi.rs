@@ -15,6 +15,7 @@ use crate::observe::profile_request::ProfileRequest;
 use crate::observe::replay::{self, ReplayError, Replayed};
 use crate::observe::{budget, counting, heap_map, profile, profile_report, report};
 use crate::request::command_line::CommandLine;
+use crate::request::refusal::Refusal;
 use crate::service;
 
 /// Every function with a status: done.
@@ -42,6 +43,8 @@ const WAS_RECORDING: c_int = 1;
 const NO_REQUEST: c_int = -1;
 /// `pymem_profile_start`: the file cannot be written, there are no stacks to be told, or `tracemalloc` traces.
 const NOT_STARTED: c_int = -2;
+/// `pymem_profile_start`: a profile that was stopped goes on with its own options alone.
+const OTHER_OPTIONS: c_int = -3;
 /// `pymem_report`: an unknown format, or null.
 const NO_FORMAT: c_int = -1;
 /// `pymem_report`, `pymem_replay`: the file is not what it should be.
@@ -211,12 +214,14 @@ pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
 
 /// Starts a profile of who holds the memory of mem and obj, or lets one that was stopped go on.
 ///
-/// `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. The request is not read where there is a profile already;
-/// null is enough then. What was allocated before the start is not in the profile.
+/// `request` is what `PYMEM_PROFILE` takes: a file, and options after commas. Null is enough where there is a profile already, whose
+/// file and options stay. What was allocated before the start is not in the profile; one that goes on has a new peak, and knows what
+/// it knew: its blocks that are live, and in its totals all that it ever recorded.
 ///
-/// Returns 0; 1 where it is recorded already, so that it is for whoever began that to stop it; -1, with nothing changed, for null without
-/// a profile and for a request that is none; -2 when it cannot be met: the file cannot be written, no interpreter with the GIL is there, or
-/// `tracemalloc` traces, which would end the profile by its own end.
+/// Returns 0; 1 where it is recorded already, with whatever options, so that it is for whoever began that to stop it; -1, with nothing
+/// changed, for null without a profile and for a request that is none; -2 when it cannot be met: the file cannot be written, no
+/// interpreter with the GIL is there, or `tracemalloc` traces, which would end the profile by its own end; -3, with nothing changed,
+/// for other options than those of a profile that was stopped.
 /// The calling thread must hold the GIL.
 ///
 /// # Safety
@@ -225,12 +230,18 @@ pub unsafe extern "C" fn pymem_heap_map(path: *const c_char) -> c_int {
 /// 2. The calling thread holds the GIL, and no interpreter has another one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pymem_profile_start(request: *const c_char) -> c_int {
-    if let Some(running) = profile::running() {
-        return if running.start_recording() { OK } else { WAS_RECORDING };
-    }
     // SAFETY: 1: by duty 1.
-    let Some(request) = (unsafe { text(request) }) else { return NO_REQUEST };
-    let Ok(request) = ProfileRequest::parse(request) else { return NO_REQUEST };
+    let request = unsafe { text(request) }.map(ProfileRequest::parse).transpose();
+    let Ok(request) = request else { return NO_REQUEST };
+    if let Some(running) = profile::running() {
+        return match running.start_recording(request) {
+            Ok(true) => OK,
+            Ok(false) => WAS_RECORDING,
+            Err(Refusal::OtherProfile) => OTHER_OPTIONS,
+            Err(_) => NOT_STARTED,
+        };
+    }
+    let Some(request) = request else { return NO_REQUEST };
     let Some(host) = host() else { return NOT_STARTED };
     let service = service::installed();
     let noted_in = service.map_or(profile::NotedIn::Table, service::Service::noted_in_late);

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NO_REQUEST = -1
 #: The same for a profile that is recorded already.
 _WAS_RECORDING = 1
+#: The same for other options than those of the profile that goes on.
+_OTHER_OPTIONS = -3
 #: The status of the functions below for a process without a profile.
 _NO_PROFILE = -1
 
@@ -108,7 +110,8 @@ class profile:  # noqa: N801 - used as a function
     tools, anything else is a profile that `pymem-domains report` draws. `sample` is the number of bytes for each block that
     is recorded, or None for every block; `frames` is the greatest depth of a stack. A process has one profile: where one
     runs already, as under `run --profile` or in another thread's body, it goes on with its own `sample` and `frames`, and does
-    not end with this body. The file of a process's first
+    not end with this body. A later one needs the first one's `sample` and `frames`, and is refused with others. Each has a peak
+    of its own; what the ones before recorded is in it as far as it is live, and in its totals. The file of a process's first
     profile is written again when the process ends. Needs an interpreter with the GIL, 3.9 to 3.15.
 
     >>> from pymem_domains import active
@@ -154,6 +157,8 @@ class profile:  # noqa: N801 - used as a function
 
 
 def snapshot() -> Snapshot:
+        if status == _OTHER_OPTIONS:
+            raise ValueError("a process has one profile, and the first had another sample or frames; give the same again")
     """What every line holds now, of what was allocated while a profile ran.
 
     Needs a process that is profiled: inside of `with profile(...)`, or started with `run --profile FILE`.

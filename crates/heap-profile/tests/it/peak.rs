@@ -43,6 +43,31 @@ fn a_peak_in_the_middle_is_seen_to_one_part_in_64() {
 }
 
 #[test]
+fn a_peak_that_begins_anew_forgets_the_one_before() {
+    for keeps_none in [true, false] {
+        let (_, profile) = profile(32);
+        let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);
+        let make = |line: usize, count: u32| -> Vec<_> {
+            (0..count).map(|_| run(&[line], || heap.malloc(1_000))).collect()
+        };
+        // SAFETY: (1) live; (2) not used again.
+        let free =
+            |blocks: Vec<_>| blocks.into_iter().for_each(|block| unsafe { heap.free(block) });
+        let kept = make(101, if keeps_none { 0 } else { 2 });
+        free(make(102, 50_000));
+        profile.begin_peak();
+        let held = if keeps_none { vec![] } else { vec![(101, 2_000)] };
+        assert_eq!(at_peak(&profile.snapshot()), held);
+        // Less than what lay between two looks for a peak before.
+        free(make(103, 100));
+        let expected = [held, vec![(103, 100_000)]].concat();
+        assert_eq!(at_peak(&profile.snapshot()), expected);
+        free(kept);
+        assert_eq!(at_peak(&profile.snapshot()), expected);
+    }
+}
+
+#[test]
 fn a_peak_among_frees_is_seen_too() {
     let (_, profile) = profile(32);
     let heap = ExactProfiler::new(LibcMalloc, profile, Domain::Obj);

@@ -225,11 +225,28 @@ impl ProcessProfile {
         &self.tracker
     }
 
-    /// Records from now on; `false` if that was so before.
-    pub(crate) fn start_recording(&self) -> bool {
+    /// Records from now on, with a peak of its own, what `request` asks for; `false` if it is recorded already, as was asked for
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: the file cannot be written, or the process records in another way.
+    pub(crate) fn start_recording(&self, request: Option<ProfileRequest>) -> Result<bool, Refusal> {
         let is_new = !self.profile.is_recording();
+        if let Some(request) = request {
+            let path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
+            NewFile::beside(&path).map_err(Refusal::ProfileFile)?;
+            let ProfileRequest { interval, frames, native, .. } = self.request;
+            if is_new && (ProfileRequest { interval, frames, native, ..request.clone() }) != request
+            {
+                return Err(Refusal::OtherProfile);
+            }
+        }
+        if is_new {
+            self.profile.begin_peak();
+        }
         self.profile.set_recording(true);
-        is_new
+        Ok(is_new)
     }
 
     /// Records no longer.

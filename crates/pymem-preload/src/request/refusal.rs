@@ -82,6 +82,9 @@ pub(crate) enum Refusal {
          interpreter with the GIL"
     )]
     ProfileFreeThreaded,
+    /// A profile was recorded before, with other options.
+    #[error("the process has recorded a profile with other options, which every other has too")]
+    OtherProfile,
     /// Stacks cannot be told.
     #[error(
         "PYMEM_PROFILE: this interpreter does not tell where its frames are; profile the program in one of 3.9 to 3.15"
@@ -194,6 +197,7 @@ mod tests {
                     &R::Profile(RequestError::Unknown("fast".into())),
                 ),
                 ("pymem_preload::Refusal::ProfileFreeThreaded", &R::ProfileFreeThreaded),
+                ("pymem_preload::Refusal::OtherProfile", &R::OtherProfile),
                 ("pymem_preload::Refusal::ProfileFrames", &R::ProfileFrames),
                 (
                     "pymem_preload::Refusal::ProfileMemory",
