@@ -138,6 +138,36 @@ print(child)
 
 
 @profiled
+def test_a_child_forked_among_bodies_has_bodies_of_its_own(command: Run, tmp_path: Path) -> None:
+    path, inner = str(tmp_path / "app.lines.json"), str(tmp_path / "child.lines.json")
+    code = f"""
+import os, threading
+ends = threading.Event()
+def again():
+    while not ends.is_set():
+        with p.profile({path!r}): pass
+threads = [threading.Thread(target=again) for _ in range(2)]
+with p.profile({path!r}): pass
+for thread in threads: thread.start()
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        a = [bytes(300) for _ in range(1000)]
+        with p.profile({inner!r}): b = [bytes(400) for _ in range(1000)]
+        c = [bytes(500) for _ in range(1000)]
+        with p.profile({inner!r}): d = [bytes(600) for _ in range(1000)]
+        os._exit(0)
+    os.waitpid(child, 0)
+    import json
+    held = {{line[2] for line in json.load(open({inner!r})) if line[3] > 100_000}}
+    if held != {{15, 17}}: print(held)
+ends.set()
+for thread in threads: thread.join()
+"""
+    assert inside(command, code) == ""
+
+
+@profiled
 def test_no_profile_begins_while_tracemalloc_traces(command: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "x.lines.json")
     code = (

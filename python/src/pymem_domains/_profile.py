@@ -94,13 +94,27 @@ class _Bodies:
     """Those of `with profile(...)` that run now, in all threads."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.running = 0
+        self.lock = threading.RLock()
+        #: The threads that began them.
+        self.running: list[int] = []
         #: Whether one of them started what is recorded, so that the last one stops it.
         self.started_it = False
 
+    def end(self) -> None:
+        """Stops what is recorded if none of them is left."""
+        if self.started_it and not self.running:
+            self.started_it = False
+            functions().profile_stop()
+
+    def after_fork(self) -> None:
+        """Forgets those of the threads that the child has not."""
+        self.running = [thread for thread in self.running if thread == threading.get_ident()]
+        self.end()
+        self.lock.release()
+
 
 _bodies = _Bodies()
+os.register_at_fork(before=_bodies.lock.acquire, after_in_parent=_bodies.lock.release, after_in_child=_bodies.after_fork)
 
 
 class profile:  # noqa: N801 - used as a function
@@ -132,7 +146,8 @@ class profile:  # noqa: N801 - used as a function
     def __enter__(self) -> None:
         with _bodies.lock:
             self._start()
-            _bodies.running += 1
+            self._thread = threading.get_ident()
+            _bodies.running.append(self._thread)
 
     def _start(self) -> None:
         status: int = functions().profile_start(self._request)
@@ -149,10 +164,10 @@ class profile:  # noqa: N801 - used as a function
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         with _bodies.lock:
-            _bodies.running -= 1
-            if _bodies.started_it and not _bodies.running:
-                _bodies.started_it = False
-                functions().profile_stop()
+            # That of a thread that a child has not is forgotten.
+            if self._thread in _bodies.running:
+                _bodies.running.remove(self._thread)
+            _bodies.end()
         _write(self._path)
 
 
