@@ -122,6 +122,20 @@ with p.profile({path!r}): refused("/no/app.json")
 
 
 @profiled
+def test_a_profile_is_where_it_was_asked_for(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    code = f"""
+import os
+os.chdir({str(tmp_path)!r})
+with p.profile("first.json"): os.chdir("elsewhere")
+with p.profile("second.json"): os.chdir("..")
+"""
+    inside(command, code)
+    assert [path.name for path in sorted(tmp_path.glob("**/*.json"))] == ["second.json", "first.json"]
+    assert (tmp_path / "first.json").exists()
+
+
+@profiled
 def test_profiles_of_forked_children(command: Run, tmp_path: Path) -> None:
     program = """
 import os, sys

@@ -135,15 +135,17 @@ class profile:  # noqa: N801 - used as a function
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sample: int | None = None, frames: int = 32) -> None:
-        self._path = os.fsencode(path)
-        if b"," in self._path:
+        self._named = os.fsencode(path)
+        if b"," in self._named:
             raise ValueError(f"{os.fspath(path)} has a comma, which ends a file's name in a request; name a file without one")
-        options = [self._path, b"frames=%d" % frames]
+        options = [self._named, b"frames=%d" % frames]
         if sample is not None:
             options.append(b"sample=%d" % sample)
         self._request = b",".join(options)
 
     def __enter__(self) -> None:
+        # The body may change the folder.
+        self._path = os.fsencode(Path(os.fsdecode(self._named)).absolute())
         with _bodies.lock:
             self._start()
             self._thread = threading.get_ident()
@@ -155,6 +157,8 @@ class profile:  # noqa: N801 - used as a function
             return
         if status == _NO_REQUEST:
             raise ValueError(f"`{os.fsdecode(self._request)}` cannot be profiled; sample is above 0, frames is 1 to 128")
+        if status == _OTHER_OPTIONS:
+            raise ValueError("a process has one profile, and the first had another sample or frames; give the same again")
         if status != 0:
             raise NotProfiledError(
                 f"no profile can be started: {os.fsdecode(self._path)} cannot be written, or this interpreter is not one "
@@ -172,8 +176,6 @@ class profile:  # noqa: N801 - used as a function
 
 
 def snapshot() -> Snapshot:
-        if status == _OTHER_OPTIONS:
-            raise ValueError("a process has one profile, and the first had another sample or frames; give the same again")
     """What every line holds now, of what was allocated while a profile ran.
 
     Needs a process that is profiled: inside of `with profile(...)`, or started with `run --profile FILE`.
