@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Run, start
+from conftest import Run, clean_environment, start
 
 
 def test_a_shell_reads_it(command: Run) -> None:
@@ -78,6 +79,19 @@ def test_the_doctor(command: Run) -> None:
     assert told.returncode == 0
     assert len(lines) <= 12
     assert lines[0].startswith(f"python       CPython {sys.version_info[0]}.{sys.version_info[1]}")
+def test_a_replay_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "calls.log"
+    os.mkfifo(log)
+    words = [sys.executable, "-m", "pymem_domains", "replay", str(log)]
+    started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
+    # The replay has the log open then, and waits for what is in it.
+    with started as process, log.open("wb"):
+        process.send_signal(signal.SIGINT)
+        # Both processes have the streams.
+        process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+
+
     assert any(line.startswith("served       no: ") for line in lines)
     sick = command("doctor", env={"PYMEM_LIBRARY": "/no/library.so"})
     assert sick.returncode == 125

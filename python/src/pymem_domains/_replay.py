@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -96,16 +97,24 @@ def _in_child(path: str, row: str, bar: _Bar) -> _Replayed | None:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        found = _Words()
-        status = function(os.fsencode(path), os.fsencode(row), ctypes.byref(found))
-        if status == 0:
-            os.write(send, bytes(found))
-        os._exit(0)
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            found = _Words()
+            status = function(os.fsencode(path), os.fsencode(row), ctypes.byref(found))
+            if status == 0:
+                os.write(send, bytes(found))
+        finally:
+            os._exit(0)
     os.close(send)
-    bar.wait(row, receive)
-    with os.fdopen(receive, "rb") as answer:
-        told = answer.read()
-    _, status = os.waitpid(child, 0)
+    try:
+        bar.wait(row, receive)
+        with os.fdopen(receive, "rb") as answer:
+            told = answer.read()
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
     if status != 0:
         raise Refusal(USAGE, f"the replay on {row} ended early, by signal {os.WTERMSIG(status)}: was there enough memory?")
     return _Replayed(*_Words.from_buffer_copy(told)) if told else None
