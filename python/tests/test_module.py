@@ -116,6 +116,12 @@ print(mem(200_000_000) is not None)
     assert command("run", "--limit", "120 MB", "-c", "x = bytes(90_000_000); bytearray(20_000_000)").stderr == ""
 
 
+@pytest.mark.parametrize("maximum", [0, 2**64 - 1, 2**64 + 10])
+def test_a_limit_that_is_none(maximum: int) -> None:
+    with pytest.raises(ValueError, match="give"):
+        pymem_domains.limit(maximum)
+
+
 def test_what_is_not_counted_has_no_limit(command: Run) -> None:
     code = "try: p.limit(10**9)\nexcept p.NotCountedError as error: print(error)"
     assert "run --limit 0" in inside(command, code)

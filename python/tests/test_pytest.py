@@ -63,6 +63,12 @@ def test_allowed_loss(): library.lose()
 def test_clean(): library.keep_nothing(); sorted(str(n) for n in range(100))
 @pytest.mark.limit_memory("some")
 def test_no_amount(): pass
+@pytest.mark.limit_memory("1 kB", extra=1)
+def test_another_word(): pass
+@pytest.mark.limit_memory("1 kB", "2 kB")
+def test_two_amounts(): pass
+@pytest.mark.limit_leaks("1 kB", 2)
+def test_two_words(): pass
 """
 
 
@@ -130,11 +136,15 @@ def test_limits(tmp_path: Path, planted: Path, workers: list[str]) -> None:
         "test_allowed_loss": "PASSED",
         "test_clean": "PASSED",
         "test_no_amount": "FAILED",
+        "test_another_word": "FAILED",
+        "test_two_amounts": "FAILED",
+        "test_two_words": "FAILED",
     }
     assert outcomes(result) == expected, result.stdout
     assert "limit_memory: 1000001 bytes were live at a time, and 1000000 are the limit" in result.stdout
     assert "24.0 bytes a call, and 0 are the limit" in result.stdout
     assert "limit_memory: `some` is no amount of memory" in result.stdout
+    assert "limit_memory takes an amount alone; leave out extra" in result.stdout
 
 
 def test_what_pytest_keeps_of_a_test_is_no_leak(tmp_path: Path, planted: Path) -> None:
@@ -175,7 +185,7 @@ def test_keeps_and_logs(): kept.append(bytes(24)); logging.getLogger("app").warn
 def test_limits_are_not_checked_without_a_row(tmp_path: Path, planted: Path) -> None:
     result = suite(tmp_path, LIMITS, planted)
     assert set(outcomes(result).values()) == {"PASSED"}
-    assert "the limits of 8 tests were not checked; add --pymem=pymalloc" in result.stdout
+    assert "the limits of 11 tests were not checked; add --pymem=pymalloc" in result.stdout
 
 
 def test_a_session_that_is_told_to_end_ends(tmp_path: Path, planted: Path) -> None:
@@ -236,6 +246,9 @@ def test_words_that_are_none(tmp_path: Path, planted: Path) -> None:
     result = suite(tmp_path, "def test_a(): pass", planted, "--pymem=stricct")
     assert result.returncode == 1
     assert "unknown option `stricct`" in result.stderr
+    result = suite(tmp_path, "def test_a(): pass", planted, "--pymem=")
+    assert result.returncode == 4
+    assert "--pymem is empty; give a row or checks" in result.stderr
 
 
 def test_an_interpreter_that_ignores_its_variables_checks(tmp_path: Path, planted: Path) -> None:

@@ -179,6 +179,12 @@ class TestRefusals:
             assert result.returncode == 2
             assert "usage: pymem-domains run" in result.stderr
 
+    def test_what_would_be_ignored(self, command: Run) -> None:
+        for words in (["--profile", ""], ["--trace="], ["--malloc="]):
+            result = command("run", *words, "-c", "pass")
+            self.refused(result, 2, f"`{words[0].rstrip('=')}` needs a value that is not empty")
+        self.refused(command("run", "--trace-limit", "1 MB", "-c", "pass"), 2, "add --trace FILE")
+
     def test_no_such_program(self, command: Run) -> None:
         self.refused(command("run", "no-such-program"), 127, "there is no program `no-such-program`")
 

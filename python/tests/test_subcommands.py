@@ -28,6 +28,12 @@ def test_the_forms(command: Run) -> None:
     assert unit[:2] == ['Environment="PYTHONMALLOC="', 'Environment="PYMEM_MALLOC=mimalloc"']
 
 
+def test_words_that_are_none(command: Run) -> None:
+    result = command("env", "--debug", "stricct", env={"PYTHONDEVMODE": "1"})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("pymem-domains: PYMEM_DEBUG: unknown option `stricct`")
+
+
 def test_what_is_no_picture(command: Run, tmp_path: Path) -> None:
     (tmp_path / "x.svg").write_text("<svg></svg>")
     result = command("map", str(tmp_path / "x.svg"))
@@ -73,12 +79,6 @@ def test_what_is_no_recording(command: Run, tmp_path: Path) -> None:
     assert command("replay", str(text), "--malloc", "jemalloc").returncode == 2
 
 
-def test_the_doctor(command: Run) -> None:
-    told = command("doctor")
-    lines = told.stdout.splitlines()
-    assert told.returncode == 0
-    assert len(lines) <= 12
-    assert lines[0].startswith(f"python       CPython {sys.version_info[0]}.{sys.version_info[1]}")
 def test_a_replay_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "calls.log"
     os.mkfifo(log)
@@ -92,6 +92,12 @@ def test_a_replay_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode not in (0, None)
 
 
+def test_the_doctor(command: Run) -> None:
+    told = command("doctor")
+    lines = told.stdout.splitlines()
+    assert told.returncode == 0
+    assert len(lines) <= 12
+    assert lines[0].startswith(f"python       CPython {sys.version_info[0]}.{sys.version_info[1]}")
     assert any(line.startswith("served       no: ") for line in lines)
     sick = command("doctor", env={"PYMEM_LIBRARY": "/no/library.so"})
     assert sick.returncode == 125

@@ -22,6 +22,9 @@ WORK = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 #: What `pymem_profile_traceback` calls: with data, a function, a file and a line.
 CALL = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
 
+#: No limit.
+_UNLIMITED = ctypes.c_size_t(-1).value
+
 #: The levels of `release`, least thorough first.
 LEVELS = ("arenas", "pools", "pages")
 
@@ -170,7 +173,9 @@ def limit(maximum: int | None) -> None:
     """
     if maximum is not None and maximum <= 0:
         raise ValueError(f"a limit of {maximum} bytes cannot be kept; give a positive number, or None for no limit")
-    if functions().limit(ctypes.c_size_t(-1).value if maximum is None else maximum) != 0:
+    if maximum is not None and maximum >= _UNLIMITED:
+        raise ValueError(f"a limit of {maximum} bytes is more than can be counted; give None for no limit")
+    if functions().limit(_UNLIMITED if maximum is None else maximum) != 0:
         raise _not_counted()
 
 

@@ -27,6 +27,8 @@ def run(arguments: list[str]) -> int:
         print(HELP)
         return 0
     request, command = parse(arguments)
+    if request.trace_limit is not None and request.trace is None:
+        raise Refusal(USAGE, "`--trace-limit` is of a log, and none is asked for; add --trace FILE")
     if not command:
         raise Refusal(USAGE, f"no program is named\n{USAGE_LINE}")
     argv = resolve(command)
@@ -77,6 +79,8 @@ def parse(arguments: list[str]) -> tuple[Request, list[str]]:
             if following is None:
                 raise Refusal(USAGE, f"`{name}` needs a value\n{USAGE_LINE}")
             value = arguments[following]
+        if not value:
+            raise Refusal(USAGE, f"`{name}` needs a value that is not empty; give one, or leave it out")
         setattr(request, name[2:].replace("-", "_"), parse_bytes(value) if name in _AMOUNTS else value)
     return request, []
 

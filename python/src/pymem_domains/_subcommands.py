@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from . import __version__
@@ -84,6 +86,8 @@ def print_environment(chosen: argparse.Namespace) -> int:
     # What is preloaded already is kept by the shell when it reads the line, and is not this process's to know elsewhere.
     inherited = {"LD_PRELOAD": os.environ.get("LD_PRELOAD", "")} if chosen.format == "shell" else {}
     variables = served(request, inherited)
+    if request.debug:
+        _check(variables)
     if chosen.format == "docker":
         print("\n".join(f'ENV {name}="{value}"' for name, value in variables.items()))
     elif chosen.format == "systemd":
@@ -93,6 +97,16 @@ def print_environment(chosen: argparse.Namespace) -> int:
 
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
     return 0
+
+
+def _check(variables: dict[str, str]) -> None:
+    """Has the library read its words, in an interpreter that does nothing."""
+    words = [sys.executable, "-I", "-S", "-c", "pass"]
+    tried = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, **variables})
+    said = tried.stderr.strip().removeprefix("pymem-preload: ")
+    # Anything else, as a file that is missing here, may be otherwise where the words are used.
+    if said.startswith("PYMEM_DEBUG: "):
+        raise Refusal(USAGE, said)
 
 
 def print_report(chosen: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ class Limits:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        at_most = _amount(item, "limit_memory")
+        at_most = _memory(item)
         leak_limit, warmups = _leaks(item)
         body = _Body(item)
         with body:
@@ -188,14 +188,21 @@ def _amount(item: pytest.Item, name: str) -> int | None:
     marker = item.get_closest_marker(name)
     if marker is None:
         return None
-    if not marker.args or not isinstance(marker.args[0], str):
-        pytest.fail(f'{name} needs an amount, such as "100 MB"', pytrace=False)
+    if len(marker.args) != 1 or not isinstance(marker.args[0], str):
+        pytest.fail(f'{name} needs an amount, such as "100 MB", and nothing after it', pytrace=False)
     fault = ""
     try:
         return parse_bytes(marker.args[0])
     except Refusal as refusal:
         fault = str(refusal)
     pytest.fail(f"{name}: {fault}", pytrace=False)
+
+
+def _memory(item: pytest.Item) -> int | None:
+    marker = item.get_closest_marker("limit_memory")
+    if marker is not None and marker.kwargs:
+        pytest.fail(f"limit_memory takes an amount alone; leave out {', '.join(marker.kwargs)}", pytrace=False)
+    return _amount(item, "limit_memory")
 
 
 def _leaks(item: pytest.Item) -> tuple[int | None, int]:

@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
     # Before pytest redirects the streams: the process that takes this one's place needs them.
     words = getattr(early_config.known_args_namespace, "pymem", None)
+    if words == "":
+        raise pytest.UsageError("--pymem is empty; give a row or checks, such as --pymem=pymalloc or --pymem=strict")
     if words:
         from . import restart, xdist
 
