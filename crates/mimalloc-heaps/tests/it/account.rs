@@ -149,7 +149,8 @@ fn accounts_share_a_budget_over_threads() {
         });
         threads.map(|thread| thread.join().unwrap()).iter().sum()
     });
-    assert!(blocks >= LIMIT / 4096);
+    // What one account holds ahead may have another one refused, a block early each.
+    assert!(blocks >= LIMIT / 4096 - 4, "{blocks}");
     assert_eq!(budget.held(), 0);
 }
 
