@@ -337,7 +337,7 @@ fn turn() -> Option<Turn> {
             Holder::Taken(turn) => return Some(turn),
             Holder::Mine => return None,
             // SAFETY: no memory is involved.
-            Holder::Other => _ = unsafe { libc::sched_yield() },
+            Holder::Other(_) => _ = unsafe { libc::sched_yield() },
         }
     }
 }

@@ -154,6 +154,10 @@ fn open(prefix: &Text<3072>, process: u64) -> Option<RawFd> {
     let file = unsafe { libc::open(name.as_str().as_ptr().cast(), flags, 0o600) };
     let status = status(file).filter(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG);
     remember(status.as_ref());
+    if status.is_none() {
+        // SAFETY: just opened, and given to nobody; -1 is no file.
+        unsafe { libc::close(file) };
+    }
     status.is_some().then_some(file)
 }
 
@@ -172,8 +176,8 @@ pub(crate) enum Holder {
     Taken(Turn),
     /// This thread already.
     Mine,
-    /// Another thread.
-    Other,
+    /// Another thread, by its number.
+    Other(u64),
 }
 
 impl Turns {
@@ -192,7 +196,7 @@ impl Turns {
         match self.0.compare_exchange(before, me, Relaxed, Relaxed) {
             Ok(_) => Holder::Taken(Turn(self)),
             Err(holder) if holder == me => Holder::Mine,
-            Err(_) => Holder::Other,
+            Err(holder) => Holder::Other(holder),
         }
     }
 }
@@ -214,17 +218,22 @@ pub(crate) struct Stderr {
 impl Stderr {
     pub(crate) fn new() -> Self {
         static TURNS: Turns = Turns::new();
+        /// For each thread that has the turn before this one.
         const NAPS: u32 = 10_000;
         const NAP: Duration = Duration::from_micros(100);
-        let turn = (0..NAPS).find_map(|_| match TURNS.ask() {
-            Holder::Taken(turn) => Some(Some(turn)),
-            Holder::Mine => Some(None),
-            Holder::Other => {
-                thread::sleep(NAP);
-                None
+        let (mut last, mut naps) = (0, 0);
+        let turn = loop {
+            match TURNS.ask() {
+                Holder::Taken(turn) => break Some(turn),
+                Holder::Other(holder) if holder != last => (last, naps) = (holder, 0),
+                Holder::Other(_) if naps < NAPS => {
+                    naps += 1;
+                    thread::sleep(NAP);
+                }
+                Holder::Mine | Holder::Other(_) => break None,
             }
-        });
-        Self { buffer: [0; BUFFER_BYTES], len: 0, _turn: turn.flatten() }
+        };
+        Self { buffer: [0; BUFFER_BYTES], len: 0, _turn: turn }
     }
 
     fn put(&mut self, mut bytes: &[u8]) {
@@ -279,5 +288,22 @@ impl DumpSink for Stderr {
     fn pass_on(&mut self) -> fmt::Result {
         self.drain();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Eight reports of 300 ms: whoever waits for seven of them has waited longer than for one that takes too long.
+    #[test]
+    fn reports_that_queue_all_get_their_turn() {
+        let report = || {
+            let err = Stderr::new();
+            thread::sleep(Duration::from_millis(300));
+            err._turn.is_some()
+        };
+        let reports = [(); 8].map(|()| thread::spawn(report));
+        assert_eq!(reports.map(|report| report.join().expect("it asserts nothing")), [true; 8]);
     }
 }
