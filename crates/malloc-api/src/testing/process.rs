@@ -99,7 +99,9 @@ pub fn under_memory_checker(name: &str) -> Option<Command> {
     Some(command)
 }
 
-/// Physical memory that this process holds, in bytes.
+/// Physical memory that this process holds beside pages of files, in bytes.
+///
+/// Pages of the program and its libraries come and go by what the system has at hand.
 ///
 /// # Panics
 ///
@@ -107,7 +109,7 @@ pub fn under_memory_checker(name: &str) -> Option<Command> {
 #[must_use]
 pub fn resident_bytes() -> usize {
     let status = fs::read_to_string("/proc/self/status").expect("Linux reports memory");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
     kib.expect("a number of KiB") * 1024
 }
