@@ -22,19 +22,20 @@ const IS_ON: bool = !annotate::IS_ON && !hardened::IS_ON;
 pub struct LargeRuns<R> {
     below: R,
     is_open: fn(&R) -> bool,
+    freed: fn(&R, NonNull<u8>),
 }
 
 impl<R: Malloc> LargeRuns<R> {
     /// Large blocks over `below`.
     #[must_use]
     pub const fn new(below: R) -> Self {
-        Self::while_open(below, |_| true)
+        Self::while_open(below, |_| true, |_, _| {})
     }
 
-    /// Large blocks over `below`, which serves them too where `is_open` says no.
+    /// Large blocks over `below`, which serves them too where `is_open` says no; `freed` is called with each block of the span that ends.
     #[must_use]
-    pub const fn while_open(below: R, is_open: fn(&R) -> bool) -> Self {
-        Self { below, is_open }
+    pub const fn while_open(below: R, is_open: fn(&R) -> bool, freed: fn(&R, NonNull<u8>)) -> Self {
+        Self { below, is_open, freed }
     }
 
     /// A block of the span, and whether it reads as zero; see [`run_memory::take`].
@@ -60,12 +61,6 @@ unsafe fn give(offset: usize) {
     if let Some(spare) = unsafe { run_memory::give(offset, purger::is_late) } {
         purger::offer_runs(spare);
     }
-}
-
-/// Whether `block` lies in the span; `false` before its first block.
-#[must_use]
-pub fn is_large_run(block: NonNull<u8>) -> bool {
-    run_memory::offset_of(block).is_some()
 }
 
 /// Gives all free memory of the span back to the system; returns how many bytes.
@@ -132,15 +127,20 @@ unsafe impl<R: Malloc> Malloc for LargeRuns<R> {
         };
         // SAFETY: two live blocks of so many bytes at least.
         unsafe { new.copy_from_nonoverlapping(old, bytes.min(new_size)) };
+        (self.freed)(&self.below, old);
         // SAFETY: 1: the caller's 1 and 2.
         unsafe { give(offset) };
         Some(new)
     }
 
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        match ptr.and_then(run_memory::offset_of) {
-            // SAFETY: 1: the caller's 1 and 2.
-            Some(offset) => unsafe { give(offset) },
+        let run = ptr.and_then(|block| Some((block, run_memory::offset_of(block)?)));
+        match run {
+            Some((block, offset)) => {
+                (self.freed)(&self.below, block);
+                // SAFETY: 1: the caller's 1 and 2.
+                unsafe { give(offset) }
+            }
             // SAFETY: 1, 2: the caller's, and the block is not of the span.
             None => unsafe { self.below.free(ptr) },
         }

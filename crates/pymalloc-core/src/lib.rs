@@ -68,9 +68,7 @@ pub use config::{ARENA_BYTES, POOL_BYTES, POOLED_MAX, SMALL_MAX};
 pub use graveyard::Graveyard;
 pub use large_blocks::LargeBlocks;
 #[cfg(feature = "std")]
-pub use large_runs::{
-    LargeRuns, check_large_runs, is_large_run, large_runs_stats, release_large_runs,
-};
+pub use large_runs::{LargeRuns, check_large_runs, large_runs_stats, release_large_runs};
 pub use malloc_api::ReleaseLevel;
 pub use serialized::{SerializedPymalloc, UnsharedPymalloc, can_be_shared};
 pub use size_class::SizeClass;

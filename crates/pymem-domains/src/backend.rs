@@ -8,7 +8,6 @@ pub(crate) mod mimalloc;
 pub(crate) mod pymalloc;
 
 use core::fmt;
-use core::ptr::NonNull;
 
 use malloc_api::{AllocatorRecord, Domain, ReleaseLevel};
 use memdebug::ConfigureError;
@@ -48,11 +47,6 @@ pub(crate) trait Serve: fmt::Debug + Sync {
     /// Usable bytes of a block of pools; `None` for any other address.
     fn pool_block_bytes(&self, _block: *const u8) -> Option<usize> {
         None
-    }
-
-    /// Whether the free of a live block is passed on to raw.
-    fn passes_on(&self, _block: NonNull<u8>) -> bool {
-        true
     }
 
     /// Gives memory without a live block back to the system; returns how many bytes.

@@ -33,7 +33,7 @@ pub use malloc_api::{
 pub use name::{Rejection, UNKNOWN_ALLOCATOR_TEXT, UnknownAllocator};
 pub use preconfig::Preconfig;
 pub use profile::{Build, Profile, ProfileError, Version};
-pub use raw_below::WatchRaw;
+pub use raw_below::RawWatch;
 pub use stats::{Description, DomainDescription, Stats};
 pub use table::{AllocatorName, Backend, Row, TABLE};
 pub use typed::{OutOfMemory, TypedMalloc};

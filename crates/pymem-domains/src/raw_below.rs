@@ -1,6 +1,7 @@
 //! Owns [`RawBelow`]: raw as the pools of mem and obj take memory from it, and who watches that. Leaves which record that is to
 //! `layers.rs`.
 
+use core::ptr::NonNull;
 use std::sync::OnceLock;
 
 use malloc_api::{AllocatorRecord, Forward, immortal};
@@ -13,7 +14,7 @@ pub(crate) struct RawBelow {
     /// Raw with nobody who watches.
     pub(crate) raw: &'static Published<AllocatorRecord>,
     watched: &'static Published<AllocatorRecord>,
-    pub(crate) watch: &'static OnceLock<WatchRaw>,
+    pub(crate) watch: &'static OnceLock<RawWatch>,
 }
 
 impl RawBelow {
@@ -31,7 +32,7 @@ impl RawBelow {
 
     /// Goes on with `record`.
     pub(crate) fn store(&self, record: &'static AllocatorRecord) {
-        let watched = self.watch.get().map(|watch| immortal::leak(watch(*record)));
+        let watched = self.watch.get().map(|watch| immortal::leak((watch.wrap)(*record)));
         self.watched.store(watched.unwrap_or(record));
         self.raw.store(record);
     }
@@ -47,5 +48,11 @@ unsafe impl Forward for RawBelow {
     }
 }
 
-/// The record of a wrapper around the one that it is given.
-pub type WatchRaw = fn(AllocatorRecord) -> AllocatorRecord;
+/// Who works under the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct RawWatch {
+    /// Makes a wrapper around the record that it is given.
+    pub wrap: fn(AllocatorRecord) -> AllocatorRecord,
+    /// Is told of a large block that ends, which lay in the span beside the pools.
+    pub freed: fn(NonNull<u8>),
+}

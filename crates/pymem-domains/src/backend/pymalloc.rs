@@ -6,7 +6,7 @@ use malloc_api::{AllocatorRecord, Domain, ReleaseLevel, ThreadSafety};
 use memdebug::ConfigureError;
 use pymalloc_core::{
     ArenaAllocator, HugePages, LargeRuns, LockedPymalloc, MmapArenas, SerializedPymalloc, Stats,
-    is_large_run, large_runs_stats, release_large_runs,
+    large_runs_stats, release_large_runs,
 };
 
 use super::Serve;
@@ -32,6 +32,13 @@ fn is_libc(raw: &RawBelow) -> bool {
     *raw.raw.load() == libc_record()
 }
 
+/// Tells who watches of a large block that ends.
+fn tell_freed(raw: &RawBelow, block: NonNull<u8>) {
+    if let Some(watch) = raw.watch.get() {
+        (watch.freed)(block);
+    }
+}
+
 /// Calls a method that both sorts of pools have.
 macro_rules! either {
     ($pools:expr, $name:ident => $call:expr) => {
@@ -51,7 +58,7 @@ impl Pools {
             true => MmapArenas::with_huge_pages(HugePages::Hugetlb),
             false => MmapArenas::new(),
         };
-        let large = LargeRuns::while_open(raw, is_libc);
+        let large = LargeRuns::while_open(raw, is_libc, tell_freed);
         match threads {
             ThreadSafety::AnyThread => Self::Locked(LockedPymalloc::with_source(large, arenas)),
             ThreadSafety::OneAtATime => {
@@ -155,10 +162,6 @@ impl Serve for Pools {
 
     fn pool_block_bytes(&self, block: *const u8) -> Option<usize> {
         either!(self, pools => pools.block_size(block))
-    }
-
-    fn passes_on(&self, block: NonNull<u8>) -> bool {
-        self.pool_block_bytes(block.as_ptr()).is_none() && !is_large_run(block)
     }
 
     fn release(&self, level: ReleaseLevel) -> usize {

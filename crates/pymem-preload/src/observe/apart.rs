@@ -1,7 +1,6 @@
-//! Owns `Apart`: a sampled profile over the pools, for mem and obj. A sampled block lies outside of the pools, which pass its free on to
-//! raw; so the pools' own `free` serves these domains, and an allocation asks a countdown and goes on in the pools by a jump.
+//! Owns `Apart`: a sampled profile over the pools, for mem and obj. A sampled block lies beside the pools, which pass its free on; so
+//! the pools' own `free` serves these domains, and an allocation asks a countdown and goes on in the pools by a jump.
 
-use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
@@ -10,7 +9,8 @@ use std::sync::OnceLock;
 
 use heap_profile::{ApartProfiler, Countdown, Profile, Stack};
 use malloc_api::{Malloc, MallocFn, immortal};
-use pymem_domains::{AllocatorRecord, Domain, Domains};
+use pymalloc_core::POOLED_MAX;
+use pymem_domains::{AllocatorRecord, Domain, Domains, RawWatch};
 use pymem_sync::{ForkLock, Rank, hold_over_forks};
 
 use crate::host::python_stacks::PythonStacks;
@@ -33,11 +33,6 @@ static COUNTDOWN: Countdown = Countdown::new();
 /// The pools' `malloc`, at hand for each call.
 static POOLS_MALLOC: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-thread_local! {
-    /// What the pools' next request of no bytes stands for.
-    static WANTED: Cell<usize> = const { Cell::new(0) };
-}
-
 /// The record by which `domain` of `domains` is profiled, which `inner` serves, the pools' own; `None` for raw.
 pub(crate) fn profiled(
     domains: Domains,
@@ -53,8 +48,9 @@ pub(crate) fn profiled(
         }
         // Without memory for the handler a child may find the lock held.
         let _ = hold_over_forks(immortal::leak(ForkLock::new(Rank::Wrapper, profiler.lock())));
+        let watch = RawWatch { wrap: |raw| AllocatorRecord::leak(Below(raw)), freed: forget };
         // SAFETY: 1: its blocks are those of the record that it was given. 2: it is a word, which is leaked.
-        unsafe { domains.watch_raw_below(|raw| AllocatorRecord::leak(Below(raw))) };
+        unsafe { domains.watch_raw_below(watch) };
         Apart { profiler, pools: inner, domains }
     });
     let (malloc, calloc, realloc) = match domain {
@@ -88,14 +84,12 @@ impl Apart {
 
     /// A block outside of the pools with what `block` of `size` bytes has, in its place; `None` without memory.
     fn outside(&self, block: NonNull<u8>, size: usize) -> Option<NonNull<u8>> {
-        if self.domains.is_passed_on(block) {
+        if self.domains.pool_block_bytes(block.as_ptr()).is_none() {
             return Some(block);
         }
-        WANTED.set(size);
-        // Of no bytes for the pools, which count it and ask raw, and of so many there.
-        let outside = self.pools.malloc(0);
-        WANTED.set(0);
-        let outside = outside?;
+        // More than pools have: in the span beside them, a page of which is touched, or below. The C library's heap would keep what is free
+        // behind it.
+        let outside = self.pools.malloc(size.max(POOLED_MAX + 1))?;
         // SAFETY: both have `size` bytes, and are not the same.
         unsafe { outside.copy_from_nonoverlapping(block, size) };
         // SAFETY: a live block of the pools, which nobody has seen.
@@ -163,6 +157,13 @@ unsafe extern "C" fn realloc<const IS_OBJ: bool>(
     Some(if COUNTDOWN.passes(new_size) { new } else { apart.record::<IS_OBJ>(new, new_size) })
 }
 
+/// Ends what is noted of a block.
+fn forget(block: NonNull<u8>) {
+    if let Some(apart) = APART.get() {
+        apart.profiler.forget(block);
+    }
+}
+
 /// Raw as the pools see it: their blocks outside of the pools and of the span beside them.
 #[derive(Debug)]
 struct Below(AllocatorRecord);
@@ -170,8 +171,7 @@ struct Below(AllocatorRecord);
 // SAFETY: 1 to 5 are those of the record, whose blocks are handed out as they are.
 unsafe impl Malloc for Below {
     fn malloc(&self, size: usize) -> Option<NonNull<u8>> {
-        let wanted = if size == 0 { WANTED.get() } else { size };
-        self.0.malloc(wanted)
+        self.0.malloc(size)
     }
 
     fn calloc(&self, nelem: usize, elsize: usize) -> Option<NonNull<u8>> {
@@ -185,8 +185,8 @@ unsafe impl Malloc for Below {
     }
 
     unsafe fn free(&self, ptr: Option<NonNull<u8>>) {
-        if let Some((apart, block)) = APART.get().zip(ptr) {
-            apart.profiler.forget(block);
+        if let Some(block) = ptr {
+            forget(block);
         }
         // SAFETY: the caller's duties 1 and 2.
         unsafe { self.0.free(ptr) };
