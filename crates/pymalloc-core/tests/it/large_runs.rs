@@ -53,7 +53,8 @@ fn the_layer_below_gets_what_is_smaller_or_larger() {
 fn a_closed_layer_passes_everything_on_and_takes_its_blocks_back() {
     static IS_OPEN: AtomicBool = AtomicBool::new(true);
     let below = Counting::new(LibcMalloc);
-    let runs = LargeRuns::while_open(&below, |_| IS_OPEN.load(Ordering::Relaxed));
+    let is_open = |_: &_| IS_OPEN.load(Ordering::Relaxed);
+    let runs = LargeRuns::while_open(&below, is_open, |_, _| {});
     let ours = filled(&runs, 20 * KIB);
     assert_eq!(below.counts().live_blocks, 0);
     IS_OPEN.store(false, Ordering::Relaxed);
