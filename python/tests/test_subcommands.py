@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -86,10 +87,15 @@ def test_a_replay_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment())
     # The replay has the log open then, and waits for what is in it.
     with started as process, log.open("wb"):
-        process.send_signal(signal.SIGINT)
-        # Both processes have the streams.
-        process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
+        # The first may come while the parent still ends its fork, whose handlers swallow it.
+        for _ in range(60):
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # Both processes have the streams.
+                process.communicate(timeout=1)
+                break
+    # 2 would be a log that ended.
+    assert process.returncode not in (0, 2, None)
 
 
 def test_the_doctor(command: Run) -> None:

@@ -105,8 +105,8 @@ def _in_child(path: str, row: str, bar: _Bar) -> _Replayed | None:
                 os.write(send, bytes(found))
         finally:
             os._exit(0)
-    os.close(send)
     try:
+        os.close(send)
         bar.wait(row, receive)
         with os.fdopen(receive, "rb") as answer:
             told = answer.read()
