@@ -4,6 +4,7 @@
 //! Nothing is linked: every function is looked up by name, so that the library loads into any process.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
+use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
@@ -131,6 +132,15 @@ pub(crate) unsafe fn symbol<F: Copy>(name: &CStr) -> Option<F> {
     }
     // SAFETY: a function pointer has the size of the address, which is that of a function of this type (duty 1).
     Some(unsafe { core::mem::transmute_copy(&address) })
+}
+
+/// The address at which the program or the library with `address` begins.
+pub(crate) fn base_of(address: *const c_void) -> Option<usize> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: any address may be asked for; `info` is writable.
+    let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) };
+    // SAFETY: four words, for which zeros are good.
+    (found != 0).then(|| unsafe { info.assume_init() }.dli_fbase.addr())
 }
 
 /// The word at an address.

@@ -2,14 +2,13 @@
 //! Leaves the lookup of functions to `capi.rs`.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use pymem_domains::{
     AllocatorRecord, Backend, Build, Domain, Profile, PyMemAllocatorEx, Row, ThreadSafety, Version,
 };
 
-use crate::host::capi::{Api, symbol};
+use crate::host::capi::{Api, base_of, symbol};
 
 /// The oldest minor version of Python 3 on which the library installs anything.
 pub(crate) const OLDEST_MINOR: u32 = 8;
@@ -50,15 +49,6 @@ pub(crate) fn host() -> Option<&'static Host> {
     }
 }
 
-/// Where the loaded object that `function` lies in begins; null where it lies in none.
-fn library_of(function: *const c_void) -> *mut c_void {
-    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: room for the answer; any address may be asked for.
-    unsafe { libc::dladdr(function, found.as_mut_ptr()) };
-    // SAFETY: all zeros are an answer of pointers and numbers.
-    unsafe { found.assume_init() }.dli_fbase
-}
-
 impl Host {
     /// Not in line, so that what is asked after the start stands in few bytes.
     #[cold]
@@ -93,10 +83,10 @@ impl Host {
 
     /// Whether its own records serve all domains, and none that the program has set: their functions lie in the interpreter's library.
     pub(crate) fn has_own_records(&self) -> bool {
-        let library = library_of(self.api.get_version as *const c_void);
+        let library = base_of(self.api.get_version as *const c_void);
         Domain::ALL.iter().all(|domain| {
             let malloc = self.get_allocator(*domain).malloc;
-            malloc.is_some_and(|malloc| library_of(malloc as *const c_void) == library)
+            malloc.is_some_and(|malloc| base_of(malloc as *const c_void) == library)
         })
     }
 

@@ -2,10 +2,9 @@
 //! `-X dev`. The constructor runs before the interpreter reads it, and must come to the same answer.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::mem::MaybeUninit;
 use std::env::current_exe;
 
-use crate::host::capi::symbol;
+use crate::host::capi::{base_of, symbol};
 
 /// Options of the interpreter that change how it chooses allocators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,15 +86,6 @@ fn has_main() -> bool {
     let headers = unsafe { libc::getauxval(libc::AT_PHDR) } as usize;
     let program = base_of(core::ptr::with_exposed_provenance(headers));
     main.is_some_and(|main| program.is_some() && base_of(main) == program)
-}
-
-/// The address at which the program or the library with `address` begins.
-fn base_of(address: *const c_void) -> Option<usize> {
-    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: any address may be asked for; `info` is writable.
-    let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) };
-    // SAFETY: four words, for which zeros are good.
-    (found != 0).then(|| unsafe { info.assume_init() }.dli_fbase.addr())
 }
 
 /// Whether a program's file name is one that interpreters have: `python`, `python3.13t`.
