@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{self, BufWriter, Write as _};
 use std::num::NonZeroU64;
-use std::path::{self, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -26,7 +26,7 @@ use crate::host::python_stacks::{self, PythonStacks};
 use crate::observe::apart;
 use crate::observe::moments::{self, Attentive, Moment};
 use crate::observe::profile_request::ProfileRequest;
-use crate::observe::writer::Writer;
+use crate::observe::writer::{self, Writer};
 use crate::request::refusal::Refusal;
 
 /// The profile of this process.
@@ -98,9 +98,7 @@ pub(crate) fn start(
     if host.build == Build::FreeThreaded {
         return Err(Refusal::ProfileFreeThreaded);
     }
-    // The program may change its folder.
-    request.path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
-    NewFile::beside(&request.path).map_err(Refusal::ProfileFile)?;
+    request.path = writer::place(&request.path).map_err(Refusal::ProfileFile)?;
     let mut options = Options { frames: request.frames, serialized, ..Options::default() };
     if request.interval.is_some() {
         options.buckets = SAMPLED_BUCKETS;
@@ -234,11 +232,8 @@ impl ProcessProfile {
     pub(crate) fn start_recording(&self, request: Option<ProfileRequest>) -> Result<bool, Refusal> {
         let is_new = !self.profile.is_recording();
         if let Some(request) = request {
-            let path = path::absolute(&request.path).map_err(Refusal::ProfileFile)?;
-            NewFile::beside(&path).map_err(Refusal::ProfileFile)?;
-            let ProfileRequest { interval, frames, native, .. } = self.request;
-            if is_new && (ProfileRequest { interval, frames, native, ..request.clone() }) != request
-            {
+            writer::place(&request.path).map_err(Refusal::ProfileFile)?;
+            if is_new && !request.records_like(&self.request) {
                 return Err(Refusal::OtherProfile);
             }
         }

@@ -37,6 +37,12 @@ pub(crate) enum RequestError {
 }
 
 impl ProfileRequest {
+    /// Whether the two differ in no more than their files.
+    pub(crate) fn records_like(&self, other: &Self) -> bool {
+        let how = |request: &Self| (request.interval, request.frames, request.native);
+        how(self) == how(other)
+    }
+
     /// Reads `FILE[,sample=BYTES][,frames=NUMBER][,native]`.
     ///
     /// # Errors

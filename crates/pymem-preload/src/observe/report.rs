@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::{self, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::host::python::host;
 use crate::observe::counting;
-use crate::observe::writer::Writer;
+use crate::observe::writer::{self, Writer};
 use crate::request::options::StatsRequest;
 use crate::request::refusal::Refusal;
 use crate::service::{self, Service};
@@ -43,10 +43,7 @@ pub(crate) fn report_at_exit(request: &StatsRequest) -> Result<(), Refusal> {
     }
     if let StatsRequest::File(path) = request {
         let refuse = |error| Refusal::Stats { path: path.clone(), error };
-        // The program may change its folder.
-        let absolute = path::absolute(path).map_err(refuse)?;
-        NewFile::beside(&absolute).map_err(refuse)?;
-        let _ = FILE.set(absolute);
+        let _ = FILE.set(writer::place(path).map_err(refuse)?);
         WRITER.follow_forks();
     }
     WRITER.begin();

@@ -1,11 +1,23 @@
 //! Owns `Writer`: which process writes a file of what was asked for: the one that was asked, and each child that is forked from then
-//! on, which goes on with what it inherits.
+//! on, which goes on with what it inherits; and where the file can be.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::process;
+use std::path::{self, Path, PathBuf};
+use std::{io, process};
 
-use malloc_api::immortal;
+use malloc_api::{NewFile, immortal};
 use pymem_sync::{ForkLock, HeldOverFork, Rank, hold_over_forks};
+
+/// `path` from the root on, as the program may change its folder, where a file can be made now.
+///
+/// # Errors
+///
+/// What the system says about the file.
+pub(crate) fn place(path: &Path) -> io::Result<PathBuf> {
+    let path = path::absolute(path)?;
+    NewFile::beside(&path)?;
+    Ok(path)
+}
 
 /// The processes that write for one request.
 pub(crate) struct Writer {

@@ -5,7 +5,7 @@ use rstest::rstest;
 use crate::process::{is_newest, python, succeed, tries_all, with_gil};
 
 /// The first minor version in which a subinterpreter may have a GIL of its own.
-const FIRST_WITH_OWN_GIL: u32 = 12;
+pub(crate) const FIRST_WITH_OWN_GIL: u32 = 12;
 
 /// `threads()`: which threads may call the pools now.
 const ASK: &str = r"

@@ -7,6 +7,7 @@ use heap_report::profile::{Row, Which};
 
 use super::{folder, read};
 use crate::process::{preloaded, python, succeed, with_gil};
+use crate::second_interpreter::FIRST_WITH_OWN_GIL;
 
 /// Thirty lines that keep blocks of 500 bytes, ten of 1,500 samples and more, and twenty of 500 at most; and drop as many.
 ///
@@ -174,7 +175,7 @@ started = [threading.Thread(target=elsewhere) for _ in range(3)]
 for thread in started: thread.start()
 for thread in started: thread.join()
 ";
-    for interpreter in with_gil().filter(|python| python.minor >= 12) {
+    for interpreter in with_gil().filter(|python| python.minor >= FIRST_WITH_OWN_GIL) {
         // Without pools nobody waits for a second interpreter but the profile.
         for row in ["pymalloc", "malloc"] {
             let (_folder, path) = folder("apart.json");
